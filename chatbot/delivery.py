@@ -1,0 +1,42 @@
+"""Delivers bytes to a client that may read slowly, or never: bounded memory, bounded patience."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+MAX_UNSENT = 64 * 1024
+"""Bytes that may wait for one client beyond the kernel's own buffers."""
+
+STALL_SECONDS = 30.0
+"""How long a client may read nothing of what waits for it."""
+
+
+def transport_of(request: web.Request) -> asyncio.Transport:
+    """The connection; raises ConnectionResetError if the client has already gone."""
+    if request.transport is None:
+        raise ConnectionResetError("the client has gone")
+    return request.transport
+
+
+async def sent(request: web.Request, *, everything: bool) -> None:
+    """Waits until little or, if asked, nothing waits to be sent to the client.
+
+    Drops a client that reads nothing for STALL_SECONDS, and raises ConnectionResetError.
+    """
+    transport = transport_of(request)
+    if everything:
+        transport.set_write_buffer_limits(0)  # drain() now waits for the last byte
+    try:
+        while True:
+            unsent = transport.get_write_buffer_size()
+            try:
+                async with asyncio.timeout(STALL_SECONDS):
+                    return await request.writer.drain()
+            except TimeoutError:
+                if transport.get_write_buffer_size() >= unsent:
+                    transport.abort()
+                    raise ConnectionResetError("the client does not read") from None
+    finally:
+        transport.set_write_buffer_limits()

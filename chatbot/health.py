@@ -1,0 +1,71 @@
+"""Tells whether the process lives, whether it is ready, and what it can do."""
+
+from __future__ import annotations
+
+import asyncio
+from hashlib import sha256
+from importlib import resources
+
+from aiohttp import web
+
+from chatbot import __version__
+from chatbot.api import REPLIES, json_response
+
+READY_CACHE_SECONDS = 5.0
+
+
+class Health:
+    """The handlers of the health endpoints and of the API's description."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._asking = asyncio.Lock()
+        self._llm = ""
+        self._llm_until = 0.0
+        self._openapi = resources.files("chatbot").joinpath("openapi.json").read_bytes()
+        self._etag = sha256(self._openapi).hexdigest()[:32]
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """Registers the routes."""
+        router.add_get("/api/health", self.health)
+        router.add_get("/api/health/ready", self.ready)
+        router.add_get("/api/openapi.json", self.openapi)
+
+    async def health(self, request: web.Request) -> web.StreamResponse:
+        """Handle "GET /api/health": the process lives. It never asks the LLM: a liveness probe that did
+
+        would have a dead LLM restart this process, and lose its memory.
+        """
+        replies = request.app[REPLIES]
+        return json_response(
+            {
+                "status": "ok",
+                "version": __version__,
+                "uptime_seconds": round(self._loop.time() - self._began, 3),
+                "sessions": replies.store.sessions,
+                "active_replies": len(replies),
+            }
+        )
+
+    async def ready(self, request: web.Request) -> web.StreamResponse:
+        """Handle "GET /api/health/ready": whether a chat would work now; what the LLM said is kept 5 s."""
+        replies = request.app[REPLIES]
+        async with self._asking:
+            if self._loop.time() >= self._llm_until:
+                self._llm = await replies.llm.ready()
+                self._llm_until = self._loop.time() + READY_CACHE_SECONDS
+        if replies.closing:
+            return json_response({"status": "shutting_down", "llm": self._llm}, 503)
+        ready = self._llm == "ok"
+        return json_response(
+            {"status": "ok" if ready else "unavailable", "llm": self._llm}, 200 if ready else 503
+        )
+
+    async def openapi(self, request: web.Request) -> web.StreamResponse:
+        """Handle "GET /api/openapi.json": the description of this API."""
+        response = web.Response(body=self._openapi, content_type="application/json")
+        response.etag = self._etag
+        if any(etag.value in (self._etag, "*") for etag in request.if_none_match or ()):
+            response = web.Response(status=304, headers={"ETag": f'"{self._etag}"'})
+        return response

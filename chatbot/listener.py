@@ -1,0 +1,130 @@
+"""Tells one client a reply: what it missed as one chunk, then each frame as it comes.
+
+A listener is live while all text before `_told` is on its way to the client: the reply's task then
+writes to it directly, with no wake-up of its own. When too much waits unsent it falls behind, is passed
+over, and its own task gives it the rest from the reply's text until it is live again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from aiohttp import web
+from aiohttp.http_writer import StreamWriter
+
+from chatbot import delivery, shapes, sse
+from chatbot.errors import ChatError
+from chatbot.reply import Reply, StoredReply
+
+CATCH_UP_CHARS = 64 * 1024
+"""The most text in one catch-up chunk, which bounds what a listener costs."""
+
+
+class StreamListener:
+    """One client's place in a reply; `after` is how many characters of it the client already has."""
+
+    def __init__(self, reply: Reply | StoredReply, after: int, heartbeat: float) -> None:
+        if after > reply.length:
+            message = f"The reply has only {reply.length} characters."
+            raise ChatError("invalid_request", message, "Last-Event-ID")
+        self._reply = reply
+        self._told = after
+        self._heartbeat = heartbeat
+        self._live = after == reply.length and not reply.ended
+        self._finish_told = False
+        self._held: list[bytes] = []  # frames that came before the response was prepared
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._wrote_at = self._loop.time()
+        self._writer: StreamWriter | None = None
+        self._transport: asyncio.Transport | None = None
+
+    async def push(self, data: bytes, offset: int, *, finish: bool) -> None:
+        """Sends the next frames at once, if the client keeps up; never waits for it."""
+        if not self._live:
+            return
+        if self._transport is None or self._writer is None:
+            if sum(map(len, self._held)) > delivery.MAX_UNSENT:
+                self._fall_behind()
+                return
+            self._held.append(data)
+        elif self._transport.get_write_buffer_size() > delivery.MAX_UNSENT:
+            self._fall_behind()
+            return
+        else:
+            try:
+                await self._writer.write(data, drain=False)
+            except ConnectionError:  # the client has gone; aiohttp is about to cancel its handler
+                self._fall_behind()
+                return
+        self._told = offset
+        self._finish_told = self._finish_told or finish
+
+    def wake(self) -> None:
+        """Notices that the reply has ended."""
+        self._wake.set()
+
+    def _fall_behind(self) -> None:
+        self._live = False
+        self._wake.set()
+
+    async def run(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Prepares the response and tells the reply to its end.
+
+        Raises ConnectionResetError when the client has gone or does not read.
+        """
+        self._transport = delivery.transport_of(request)
+        await response.prepare(request)
+        writer = cast(StreamWriter, request.writer)
+        if self._held:
+            await writer.write(b"".join(self._held), drain=False)
+        else:
+            writer.send_headers()  # what comes first may be long in coming
+        self._held.clear()
+        self._writer = writer
+        await self._catch_up(request)
+        while not self._reply.ended:
+            await self._listen(request)
+            await self._catch_up(request)
+        await writer.write(self._ending(), drain=False)
+        await response.write_eof()
+
+    async def _listen(self, request: web.Request) -> None:
+        """Is live until it falls behind or the reply ends; fills a silence with a comment."""
+        self._live = True
+        self._wake.clear()
+        while not self._wake.is_set():
+            due = max(self._reply.told_at, self._wrote_at) + self._heartbeat
+            try:
+                async with asyncio.timeout_at(due):
+                    await self._wake.wait()
+            except TimeoutError:
+                if max(self._reply.told_at, self._wrote_at) + self._heartbeat <= self._loop.time():
+                    await self._write(request, sse.KEEP_ALIVE)
+
+    async def _catch_up(self, request: web.Request) -> None:
+        """Sends the text that the client does not have, no faster than it reads."""
+        while self._told < self._reply.length:
+            text = self._reply.text(self._told, CATCH_UP_CHARS)
+            self._told += len(text)
+            delta = {"role": "assistant", "content": text}
+            chunk = shapes.chunk(self._reply.message_id, self._reply.created_at, delta)
+            await self._write(request, sse.frame(self._told, chunk))
+        # No await from here to `_listen`, which goes live: no frame can come between.
+
+    async def _write(self, request: web.Request, data: bytes) -> None:
+        assert self._writer
+        await self._writer.write(data, drain=False)
+        self._wrote_at = self._loop.time()
+        if self._transport and self._transport.get_write_buffer_size() > delivery.MAX_UNSENT:
+            await delivery.sent(request, everything=False)
+
+    def _ending(self) -> bytes:
+        """What ends the stream: the finish that was not told yet and [DONE], or an error."""
+        if self._reply.error:
+            return shapes.error_frame(self._reply.error)
+        if self._finish_told:
+            return sse.DONE
+        assert self._reply.message, "a reply that ended without an error was stored"
+        return shapes.ending(self._reply.message, self._told)

@@ -1,0 +1,186 @@
+"""What every request passes: its id, who may come in, one shape for every error, one log line."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from aiohttp import web
+
+from chatbot import delivery, shapes
+from chatbot.api import SESSION_ID
+from chatbot.config import Config
+from chatbot.errors import ChatError
+
+log = logging.getLogger("chatbot.access")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+CONFIG = web.AppKey("config", Config)
+REQUEST_ID = web.RequestKey("request_id", str)
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_OPEN_PATHS = ("/api/health", "/api/health/ready", "/api/openapi.json")
+_EXPOSED = (
+    "Content-Location, Idempotent-Replayed, Location, Retry-After, "
+    "X-Context-Messages, X-Message-ID, X-Request-ID, X-Session-ID"
+)
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
+    "Access-Control-Allow-Headers": (
+        "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-ID"
+    ),
+    "Access-Control-Max-Age": "600",
+}
+
+
+@web.middleware
+async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Lets a request in or not, answers what went wrong, delivers the answer, writes the log line."""
+    began = time.perf_counter()
+    status = 0
+    try:
+        response = await _answer(request, handler)
+        status = response.status
+        if not response.prepared:
+            await response.prepare(request)
+            await response.write_eof()
+        if delivery.transport_of(request).get_write_buffer_size():
+            await delivery.sent(request, everything=True)
+        return response
+    finally:
+        _log(request, status, time.perf_counter() - began)
+
+
+def _log(request: web.Request, status: int, seconds: float) -> None:
+    """One line a request: the route and not the path, which holds a session's id.
+
+    499 is nginx's word for a client that left before it had the answer.
+    """
+    if log.isEnabledFor(logging.INFO):
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource else "-"
+        request_id = request.get(REQUEST_ID, "-")
+        log.info("%s %s %d %.1fms %s", request.method, route, status or 499, seconds * 1000, request_id)
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        preflight = _check_origin(request)
+        if preflight:
+            return preflight
+        _check_key(request)
+        return await handler(request)
+    except ChatError as error:
+        return error_response(error)
+    except web.HTTPException as error:
+        return _http_error(request, error)
+    except ConnectionError:
+        raise  # the client has gone, or was dropped
+    except Exception:
+        logging.getLogger(__name__).exception("request %s crashed", request.get(REQUEST_ID, "-"))
+        if request.writer.output_size:
+            raise ConnectionResetError("the answer had begun") from None
+        return error_response(ChatError("internal_error", "Internal error."))
+
+
+def error_response(error: ChatError, headers: dict[str, str] | None = None) -> web.Response:
+    """An error as an HTTP answer."""
+    status, _ = shapes.ERRORS[error.code]
+    response = web.Response(
+        body=shapes.dumps(shapes.error_object(error)),
+        status=status,
+        headers=headers,
+        content_type="application/json",
+    )
+    if error.retry_after:
+        response.headers["Retry-After"] = error.retry_after
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _http_error(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+    """The router's and the body reader's own errors in our shape."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allow = ", ".join(sorted(error.allowed_methods))
+        message = f"This path takes {allow}."
+        return error_response(ChatError("method_not_allowed", message), {"Allow": allow})
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        limit = request.app[CONFIG].max_request_bytes
+        return error_response(ChatError("request_too_large", f"The body exceeds {limit} bytes."))
+    if error.status == 404:
+        return error_response(ChatError("not_found", "There is nothing at this path."))
+    return error_response(ChatError("invalid_request", f"The request cannot be served: {error.reason}."))
+
+
+def _check_key(request: web.Request) -> None:
+    keys = request.app[CONFIG].api_keys
+    if not keys or not request.path.startswith("/api/") or request.path in _OPEN_PATHS:
+        return
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    given_bytes = given.strip().encode("utf-8", "surrogateescape")
+    # All keys are compared, each in constant time: how long it takes tells nothing.
+    matches = [hmac.compare_digest(given_bytes, key.encode()) for key in keys]
+    if scheme.lower() != "bearer" or not any(matches):
+        raise ChatError("unauthorized", "A valid key is needed: Authorization: Bearer …", "Authorization")
+
+
+def _check_origin(request: web.Request) -> web.Response | None:
+    """Lets browsers in only from where they may come; answers the preflight of an allowed origin.
+
+    Without this any web page could talk to a server on localhost. An origin that equals the Host is
+    trusted only if that host is an address or localhost: a name may be another site's, pointed here
+    (DNS rebinding); behind a proxy with a name of its own, that name goes into ALLOWED_ORIGINS.
+    """
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return None
+    allowed = origin.lower() in request.app[CONFIG].allowed_origins
+    if not allowed and not _is_own(origin, request.headers.get("Host", "")):
+        raise ChatError("origin_not_allowed", "This origin is not in ALLOWED_ORIGINS.", "Origin")
+    if allowed and request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        return web.Response(status=204, headers=_PREFLIGHT)
+    return None
+
+
+def _is_own(origin: str, host: str) -> bool:
+    scheme, _, netloc = origin.partition("://")
+    if scheme not in ("http", "https") or not netloc or netloc.lower() != host.lower():
+        return False
+    try:
+        name = urlsplit(origin).hostname or ""
+        if name != "localhost":
+            ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+async def set_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Adds the headers that every answer bears; an on_response_prepare signal."""
+    headers = response.headers
+    headers["X-Request-ID"] = request_id(request)
+    if SESSION_ID in request:
+        headers["X-Session-ID"] = request[SESSION_ID]
+    allowed_origins = request.app[CONFIG].allowed_origins
+    if allowed_origins:
+        headers["Vary"] = "Origin"
+        origin = request.headers.get("Origin", "")
+        if origin.lower() in allowed_origins:
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Expose-Headers"] = _EXPOSED
+
+
+def request_id(request: web.BaseRequest) -> str:
+    """The client's X-Request-ID if it can be trusted in a log, else a new one; the same when asked again."""
+    if REQUEST_ID not in request:
+        given = request.headers.get("X-Request-ID", "")
+        request[REQUEST_ID] = given if _SAFE_ID.fullmatch(given) else str(uuid4())
+    return request[REQUEST_ID]

@@ -1,0 +1,123 @@
+"""All replies that run: at most one a session, found again by id or key, ended at shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from chatbot.config import Config
+from chatbot.errors import ChatError
+from chatbot.llm import LLM
+from chatbot.reply import Ask, Reply, StoredReply, Tools
+from chatbot.store import Store
+
+
+class Replies:
+    """All replies that run, at most one a session, and what they need."""
+
+    def __init__(self, config: Config, store: Store, llm: LLM, now: Callable[[], float]) -> None:
+        self.config = config
+        self.store = store
+        self.llm = llm
+        self._now = now
+        self._tools = Tools(config, store, llm, self.now_ms)
+        self._running: dict[str, Reply] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    def now_ms(self) -> int:
+        """The wall clock in milliseconds since 1970."""
+        return int(self._now() * 1000)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, session_id: object) -> bool:
+        return session_id in self._running
+
+    @property
+    def closing(self) -> bool:
+        """Whether the process is shutting down."""
+        return self._closing
+
+    def running(self, session_id: str) -> Reply | None:
+        """The reply that a session is being given."""
+        return self._running.get(session_id)
+
+    def find(self, session_id: str, message_id: str) -> Reply | StoredReply:
+        """A running or stored reply of a session; raises ChatError("message_not_found")."""
+        reply = self._running.get(session_id)
+        if reply and reply.message_id == message_id:
+            return reply
+        message = self.store.message(session_id, message_id)
+        if not message or message.role != "assistant":
+            raise ChatError("message_not_found", "There is no such reply in this session.", "message_id")
+        return StoredReply(message)
+
+    def known(self, session_id: str, ask: Ask) -> Reply | StoredReply | None:
+        """The reply that was already given, or is being given, under the ask's idempotency key.
+
+        Raises ChatError("idempotency_key_reused") if the key was used for something else.
+        """
+        if not ask.key:
+            return None
+        reply = self._running.get(session_id)
+        if reply and reply.ask.key == ask.key:
+            request_hash, message_id = reply.ask.request_hash, reply.message_id
+        elif row := self.store.reply_by_key(session_id, ask.key):
+            message_id, request_hash = row
+        else:
+            return None
+        if request_hash != ask.request_hash:
+            raise ChatError(
+                "idempotency_key_reused",
+                "This key was used for a different request.",
+                "Idempotency-Key",
+            )
+        return self.find(session_id, message_id)
+
+    def start(self, session_id: str, ask: Ask, *, stream: bool) -> Reply:
+        """Begins a reply; the caller joins its audience before it awaits anything.
+
+        Raises ChatError: session_busy, shutting_down, overloaded, storage_full.
+        """
+        if running := self._running.get(session_id):
+            message = "The session is being given another reply."
+            raise ChatError("session_busy", message, extra={"message_id": running.message_id})
+        if self._closing:
+            raise ChatError("shutting_down", "The server is shutting down.", retry_after="5")
+        if len(self._running) >= self.config.max_active_replies:
+            raise ChatError("overloaded", "Too many replies are running.", retry_after="1")
+        self.store.require_space()
+        reply = Reply(self._tools, session_id, ask, self._forget)
+        task = reply.start(stream=stream)
+        self._running[session_id] = reply
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return reply
+
+    def _forget(self, reply: Reply) -> None:
+        self._running.pop(reply.session_id, None)
+
+    async def drain(self, grace: float, hurry: asyncio.Event) -> None:
+        """Begins no more replies and waits for those that run: at most `grace` seconds, or until `hurry`."""
+        self._closing = True
+        hurried = asyncio.create_task(hurry.wait())
+        idle = asyncio.create_task(self._idle())
+        await asyncio.wait({hurried, idle}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        for task in (hurried, idle):
+            task.cancel()
+        await asyncio.gather(hurried, idle, return_exceptions=True)
+
+    async def _idle(self) -> None:
+        while self._running:
+            await next(iter(self._running.values())).finished.wait()
+
+    async def close(self) -> None:
+        """Stops what still runs: its text is stored as cancelled, its listeners are told of the shutdown."""
+        self._closing = True
+        for reply in list(self._running.values()):
+            reply.stop(ChatError("shutting_down", "The server is shutting down.", retry_after="5"))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

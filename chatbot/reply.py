@@ -1,0 +1,282 @@
+"""One running reply: its task, its text, its listeners, its end.
+
+The rules:
+
+1. A reply belongs to nobody who asked for it. It runs in its own task; requests listen to it, come
+   and go. A session has at most one that runs.
+2. A reply ends once (`_settle`), and its end is decided and stored in the same breath, with no await
+   between: whoever comes later, be it a cancel, a client or the LLM, finds it ended.
+
+       ASKING ──first frame──> TELLING ──┬─ the LLM finished ──────────────> stored, its finish_reason
+         │                        │      ├─ its text passed 4 MiB ─────────> stored, "length"
+         │                        │      └─ cancelled, nobody listened for
+         │                        │         the grace, or shutdown ────────> stored, "cancelled"
+         └── any of these without a word of text, an error of the LLM, ──────> absent, an error is told
+             a deleted session, a rewound message
+
+3. A turn is whole or absent: the question and the reply are stored in one transaction at the end,
+   so what fails leaves no trace and frees its idempotency key.
+4. The text is the log. A listener is at an offset in it; one that falls behind, comes back or comes
+   late is given the text from there. So there are no queues, and no listener can slow the reply.
+5. A cancelled reply whose finish_reason was already told is complete: it is stored as finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+from uuid import uuid4
+
+from chatbot import context, sse
+from chatbot.answers import Answer
+from chatbot.config import Config
+from chatbot.errors import ChatError, TooLong
+from chatbot.llm import LLM
+from chatbot.store import Message, NewMessage, Store, usage_text
+
+log = logging.getLogger(__name__)
+
+MAX_REPLY_BYTES = 4 * 1024 * 1024
+
+
+class Ask(NamedTuple):
+    """What a client asks: its message, fields that go to the LLM as they are, and how to know it again."""
+
+    message: str
+    options: Mapping[str, Any]
+    key: str | None
+    request_hash: str | None
+
+
+class Tools(NamedTuple):
+    """What a reply works with; `now_ms` is the wall clock in milliseconds since 1970."""
+
+    config: Config
+    store: Store
+    llm: LLM
+    now_ms: Callable[[], int]
+
+
+class Listener(Protocol):
+    """One who is told the reply as it comes."""
+
+    async def push(self, data: bytes, offset: int, *, finish: bool) -> None:
+        """Takes the next frames, after which `offset` characters are delivered; must not wait."""
+
+    def wake(self) -> None:
+        """Notices that the reply has ended."""
+
+
+class StoredReply:
+    """A reply that ended long ago, to those who listen to it: its stored text."""
+
+    ended = True
+    error: ChatError | None = None
+    told_at = 0.0
+
+    def __init__(self, message: Message) -> None:
+        self.message: Message | None = message
+        self.message_id = message.message_id
+        self.created_at = message.created_at
+        self.length = len(message.content)
+
+    def text(self, start: int, limit: int) -> str:
+        """At most `limit` characters of the text from character `start`."""
+        assert self.message
+        return self.message.content[start : start + limit]
+
+
+class Reply:
+    """A reply while it is written.
+
+    `created_at` is when it was asked for; `length` how many characters of it have come;
+    `context_messages` how many messages the LLM was sent; `told_at` when listeners last were told
+    something (loop time). Once `ended`, `message` is what was stored, and `error` what listeners are
+    told instead of [DONE]; at shutdown both are set.
+    """
+
+    def __init__(self, tools: Tools, session_id: str, ask: Ask, on_end: Callable[[Reply], None]) -> None:
+        self.session_id = session_id
+        self.message_id = str(uuid4())
+        self.ask = ask
+        self.created_at = tools.now_ms()
+        self.length = 0
+        self.context_messages = 0
+        self.told_at = 0.0
+        self.message: Message | None = None
+        self.error: ChatError | None = None
+        self.begun = asyncio.Event()  # a first frame has come, or the end
+        self.finished = asyncio.Event()
+        self._tools = tools
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._answer: Answer | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._parts: list[str] = []
+        self._bytes = 0
+        self._listeners: tuple[Listener, ...] = ()
+        self._audience = 0
+        self._abandon: asyncio.TimerHandle | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.finished.is_set()
+
+    def text(self, start: int, limit: int) -> str:
+        """At most `limit` characters of the text from character `start`."""
+        if len(self._parts) > 1:
+            self._parts = ["".join(self._parts)]
+        return self._parts[0][start : start + limit] if self._parts else ""
+
+    # Its audience
+
+    @contextmanager
+    def audience(self, listener: Listener | None = None) -> Iterator[None]:
+        """Somebody waits for the reply in this block; a `listener` is told each frame.
+
+        When the last has left, the reply goes on for the grace and is then stopped.
+        """
+        self._audience += 1
+        if self._abandon:
+            self._abandon.cancel()
+            self._abandon = None
+        if listener:
+            self._listeners += (listener,)
+        try:
+            yield
+        finally:
+            self._audience -= 1
+            if listener:
+                self._listeners = tuple(other for other in self._listeners if other is not listener)
+            if not self._audience and not self.ended:
+                grace = self._tools.config.disconnect_grace_seconds
+                if grace:
+                    self._abandon = self._loop.call_later(grace, self.stop)
+                else:
+                    self.stop()
+
+    # Its ends
+
+    def stop(self, error: ChatError | None = None) -> None:
+        """Ends the reply with the text that has come, as cancelled; listeners are told `error` if given."""
+        reason = self._answer.finish_reason if self._answer else None
+        self._settle(reason or "cancelled", error)
+
+    def discard(self, error: ChatError) -> None:
+        """Ends the reply and stores nothing of it."""
+        self._settle(None, error)
+
+    def _settle(self, finish_reason: str | None, error: ChatError | None = None) -> None:
+        if self.ended:
+            return
+        if finish_reason and not self.length:
+            if finish_reason == "cancelled":
+                error = error or ChatError(
+                    "reply_cancelled", "The reply was cancelled before its first word."
+                )
+            else:
+                error = ChatError("llm_error", "The LLM server sent a reply without text.")
+        elif finish_reason:
+            try:
+                self.message = self._store(finish_reason)
+            except ChatError as full:
+                error = full
+            except Exception:
+                log.exception("reply %s could not be stored", self.message_id)
+                error = ChatError("internal_error", "Internal error.")
+        self.error = error
+        self.begun.set()
+        self.finished.set()
+        self._on_end(self)
+        if self._abandon:
+            self._abandon.cancel()
+        if self._task and self._task is not asyncio.current_task():
+            self._task.cancel()
+        for listener in self._listeners:
+            listener.wake()
+
+    def _store(self, finish_reason: str) -> Message:
+        text = self.text(0, self.length)
+        now = self._tools.now_ms()
+        usage = usage_text(self._answer.usage if self._answer else None)
+        question = NewMessage(str(uuid4()), "user", self.ask.message, self.created_at)
+        key, request_hash = self.ask.key, self.ask.request_hash
+        reply = NewMessage(self.message_id, "assistant", text, now, usage, finish_reason, key, request_hash)
+        self._tools.store.add_turn(self.session_id, question, reply)
+        return Message(0, self.message_id, "assistant", text, now, usage, finish_reason)
+
+    # Its life
+
+    def start(self, *, stream: bool) -> asyncio.Task[None]:
+        """Begins to ask the LLM, with or without streaming."""
+        config = self._tools.config
+        prompt, history = self._tools.store.context(self.session_id, config.max_context_messages - 1)
+        window = context.newest(history, self.ask.message, config.max_context_messages)
+        self._task = asyncio.create_task(self._run(prompt or config.system_prompt, window, stream))
+        return self._task
+
+    async def _run(self, prompt: str, window: list[context.Turn], stream: bool) -> None:
+        try:
+            await self._ask(prompt, window, stream)
+        except ChatError as error:
+            log.warning("reply %s failed: %s", self.message_id, error.code)
+            self._settle(None, error)
+        except asyncio.CancelledError:
+            self.stop()  # no-op unless the task was cancelled from outside, with the whole loop
+            raise
+        except Exception:
+            log.exception("reply %s crashed", self.message_id)
+            self._settle(None, ChatError("internal_error", "Internal error."))
+
+    async def _ask(self, prompt: str, window: list[context.Turn], stream: bool) -> None:
+        """Asks with less and less of the conversation until it fits."""
+        while True:
+            self.context_messages = len(window)
+            messages = context.as_messages(prompt, window)
+            try:
+                self._answer = await self._tools.llm.ask(messages, self.ask.options, stream=stream)
+                return await self._pass_on(self._answer)
+            except TooLong:
+                if self.told_at or len(window) == 1:
+                    raise
+                window = context.halved(window)
+
+    async def _pass_on(self, answer: Answer) -> None:
+        finished = False
+        try:
+            while frames := await answer.read():
+                data = []
+                for payload, text in frames:
+                    if text:
+                        self._bytes += len(text) if text.isascii() else len(text.encode())
+                        if self._bytes > MAX_REPLY_BYTES:
+                            return self._cut(text)
+                        self._parts.append(text)
+                        self.length += len(text)
+                    data.append(sse.frame(self.length, payload))
+                finish = not finished and answer.finish_reason is not None
+                finished = finished or finish
+                await self._tell(data[0] if len(data) == 1 else b"".join(data), finish)
+            self._settle(answer.finish_reason)
+            await answer.finish()
+        finally:
+            answer.close()
+
+    async def _tell(self, data: bytes, finish: bool) -> None:
+        if not self.told_at:
+            self.begun.set()
+        self.told_at = self._loop.time()
+        for listener in self._listeners:
+            await listener.push(data, self.length, finish=finish)
+
+    def _cut(self, text: str) -> None:
+        """Ends the reply at MAX_REPLY_BYTES, in the middle of `text`; listeners catch up from the log."""
+        encoded = text.encode()
+        room = MAX_REPLY_BYTES - (self._bytes - len(encoded))
+        text = encoded[:room].decode("utf-8", "ignore")
+        self._parts.append(text)
+        self.length += len(text)
+        self._settle("length")

@@ -1,0 +1,147 @@
+"""The process: listens, waits for a signal, lets the running replies finish, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+from aiohttp.http import HttpProcessingError
+
+from chatbot import api
+from chatbot.app import create_app
+from chatbot.config import Config
+from chatbot.errors import ChatError
+from chatbot.middleware import error_response, request_id
+from chatbot.store import Store
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 75.0
+"""How long a connection may be without a complete request; longer than proxies keep theirs (nginx: 60)."""
+
+BACKLOG = 4096
+
+
+class Connection(web.RequestHandler):
+    """One client's connection; tells even what is no HTTP in the shape of our errors."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answers a request that never reached the application; the connection is closed after it."""
+        if isinstance(exc, HttpProcessingError):
+            logging.getLogger("chatbot.access").info("- - 400 bad HTTP: %s", type(exc).__name__)
+            error = ChatError("invalid_request", "The request is not valid HTTP.")
+        else:
+            log.error("a request crashed", exc_info=exc)
+            error = ChatError("internal_error", "Internal error.")
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("the answer had begun")
+        response = error_response(error, {"X-Request-ID": request_id(request)})
+        response.force_close()
+        return response
+
+
+class Server:
+    """The server with the given settings; `now` is the wall clock in seconds.
+
+    start() raises OSError (the port) or StoreError (the database); `port` is then the real one.
+    """
+
+    def __init__(self, config: Config, *, now: Callable[[], float] = time.time) -> None:
+        self._config = config
+        self._now = now
+        self.port = config.port
+
+    async def start(self) -> None:
+        """Opens the database and listens."""
+        config = self._config
+        store = Store(config.database_url, config.max_database_mb * 1024 * 1024)
+        self.app = create_app(config, store, now=self._now)
+        self._runner = web.AppRunner(
+            self.app,
+            handler_cancellation=True,  # a client that leaves ends its handler, in tests and out
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+            shutdown_timeout=0.5,
+        )
+        try:
+            await self._runner.setup()
+        except BaseException:
+            store.close()
+            raise
+        try:
+            self._listener = await asyncio.get_running_loop().create_server(
+                self._accept, config.host, config.port, backlog=BACKLOG, reuse_address=True
+            )
+        except BaseException:
+            await self._runner.cleanup()
+            raise
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    def _accept(self) -> web.RequestHandler:
+        server = self._runner.server
+        assert server is not None
+        connection = server()
+        connection.__class__ = Connection  # aiohttp has no hook for the class; it adds no state
+        return connection
+
+    async def stop(self, hurry: asyncio.Event | None = None) -> None:
+        """Lets running replies finish within the grace, or until `hurry`; then ends everything.
+
+        It goes on listening meanwhile, so that clients are told and a proxy's health check sees it.
+        """
+        replies = self.app[api.REPLIES]
+        await replies.drain(self._config.shutdown_grace_seconds, hurry or asyncio.Event())
+        self._listener.close()
+        await self._runner.cleanup()
+
+
+async def serve(config: Config) -> None:
+    """Runs a server until SIGINT or SIGTERM; a second signal ends the grace."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, on_signal)
+        except NotImplementedError:  # Windows: Ctrl-C ends asyncio.run
+            pass
+    server = Server(config)
+    await server.start()
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    log.info("listening on http://%s:%d", host, server.port)
+    try:
+        await stop.wait()
+        log.info("shutting down; running replies have %g s", config.shutdown_grace_seconds)
+    finally:
+        await server.stop(hurry)
+    log.info("bye")
+
+
+def raise_file_limit() -> None:
+    """Allows as many open connections as the system lets us have; each stream takes two."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError) as error:
+            log.warning("the limit of %d open files stays: %s", soft, error)

@@ -1,0 +1,68 @@
+"""Which sessions are alive: found and kept alive by use, expired to the moment, swept in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from uuid import uuid4
+
+from chatbot.errors import ChatError
+from chatbot.replies import Replies
+from chatbot.store import NewMessage, Session
+
+log = logging.getLogger(__name__)
+
+SWEEP_BATCH = 100
+"""Sessions deleted between two turns of the event loop: about 1 ms."""
+
+
+class Sessions:
+    """The sessions that are alive; one with a running reply never expires."""
+
+    def __init__(self, replies: Replies) -> None:
+        self._replies = replies
+        self._store = replies.store
+        self.timeout_ms = max(1, round(replies.config.session_timeout_hours * 3_600_000))
+        self._sweep_seconds = min(60.0, max(1.0, self.timeout_ms / 10_000))
+
+    def create(self, metadata: str, system_prompt: str | None) -> Session:
+        """Makes a session; `metadata` is JSON text. Raises ChatError("storage_full")."""
+        session_id, now = str(uuid4()), self._replies.now_ms()
+        first = NewMessage(str(uuid4()), "system", system_prompt, now) if system_prompt else None
+        self._store.add_session(session_id, now, metadata, first)
+        return Session(session_id, now, now, metadata)
+
+    def open(self, session_id: str) -> Session:
+        """Finds a session and marks it accessed; raises ChatError("session_not_found").
+
+        Never was, deleted and expired are one answer: it says nothing about other people's sessions.
+        """
+        now = self._replies.now_ms()
+        in_use = session_id in self._replies
+        session = self._store.touch_session(session_id, now, now - self.timeout_ms, in_use=in_use)
+        if not session:
+            raise ChatError("session_not_found", "There is no such session, or it has expired.", "session_id")
+        return session
+
+    def delete(self, session_id: str) -> None:
+        """Deletes a session, and stops the reply that it is being given."""
+        if reply := self._replies.running(session_id):
+            reply.discard(ChatError("session_not_found", "The session was deleted.", "session_id"))
+        self._store.delete_session(session_id)
+
+    async def sweep_forever(self) -> None:
+        """Deletes expired sessions from time to time, until it is cancelled."""
+        while True:
+            await asyncio.sleep(self._sweep_seconds)
+            try:
+                await self.sweep()
+            except Exception:
+                log.exception("the sweep failed and will be tried again")
+
+    async def sweep(self) -> None:
+        """Deletes all expired sessions in small batches, with the event loop free in between."""
+        full = SWEEP_BATCH
+        while full == SWEEP_BATCH:
+            now = self._replies.now_ms()
+            full = self._store.evict(now, now - self.timeout_ms, SWEEP_BATCH, self._replies)
+            await asyncio.sleep(0)

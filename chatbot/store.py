@@ -1,0 +1,311 @@
+"""Keeps sessions and messages in SQLite: one method a statement of schema.sql, and no await.
+
+Being synchronous is what makes it simple: nothing else runs between two statements, so a turn is
+stored whole or not at all, also from a `finally`. The connection is the only one: a file database is
+locked for this process alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sqlite3
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any, NamedTuple
+
+from chatbot.errors import ChatError
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of the tables, kept as PRAGMA user_version
+APPLICATION = 0x43484154  # "CHAT", kept as PRAGMA application_id
+
+# A page of history ends early rather than hold more text than this (in characters).
+PAGE_CHARS = 4 * 1024 * 1024
+
+# What SQLite says when the disk or the memory is full or failing (https://sqlite.org/rescode.html).
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_TOOBIG)
+
+
+class StoreError(Exception):
+    """The database cannot be opened; the message is one line for whoever starts the server."""
+
+
+class Session(NamedTuple):
+    """A conversation; times in milliseconds since 1970, `metadata` as JSON text."""
+
+    session_id: str
+    created_at: int
+    last_accessed: int
+    metadata: str
+
+
+class Message(NamedTuple):
+    """A stored message; `seq` orders the conversation, `token_usage` is JSON text or None."""
+
+    seq: int
+    message_id: str
+    role: str
+    content: str
+    created_at: int
+    token_usage: str | None
+    finish_reason: str | None
+
+
+class NewMessage(NamedTuple):
+    """What add_message needs, in the names of its columns."""
+
+    message_id: str
+    role: str
+    content: str
+    created_at: int
+    token_usage: str | None = None
+    finish_reason: str | None = None
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+
+
+class _Nothing(dict[str, None]):
+    """Binds every parameter to NULL, to compile a statement without running it."""
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+def load_statements(text: str) -> dict[str, str]:
+    """Splits schema.sql at its "-- name:" lines into {name: SQL}."""
+    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    return {name: sql.strip() for name, sql in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+class Store:
+    """The database at `path` (":memory:" or a file).
+
+    Beyond `max_bytes` nothing new is begun (`require_space`), but what runs is still stored. Every method
+    may raise ChatError("storage_full") when the disk or the memory really is full.
+    """
+
+    def __init__(self, path: str = ":memory:", max_bytes: int = 2**30) -> None:
+        self._max_bytes = max_bytes
+        self._sql = load_statements(resources.files("chatbot").joinpath("schema.sql").read_text("utf-8"))
+        try:
+            self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot open {path}: {error}") from None
+        try:
+            self._prepare()
+        except sqlite3.Error as error:
+            self._db.close()
+            if error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise StoreError(f"{path} is in use by another process") from None
+            raise StoreError(f"cannot use {path}: {error}") from None
+        except StoreError:
+            self._db.close()
+            raise
+        self._page_size: int = self._value("PRAGMA page_size")
+        self.sessions: int = self._value(self._sql["count_sessions"])
+        """How many sessions are stored, expired ones not yet swept among them."""
+
+    def _prepare(self) -> None:
+        """Takes the database for this process alone, makes the tables, compiles every statement."""
+        # In WAL mode with an exclusive lock a second process is refused, and no shared memory is
+        # needed. NORMAL: a commit survives the death of the process, and costs no fsync.
+        for pragma in (
+            "locking_mode=EXCLUSIVE",
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            "foreign_keys=ON",
+        ):
+            self._value(f"PRAGMA {pragma}")
+        self._db.execute("BEGIN EXCLUSIVE")
+        version, application = (
+            self._value("PRAGMA user_version"),
+            self._value("PRAGMA application_id"),
+        )
+        if not version and self._value("SELECT count(*) FROM sqlite_master"):
+            raise StoreError("the database holds something else, not chat sessions")
+        if version not in (0, VERSION) or application not in (0, APPLICATION):
+            raise StoreError(f"the database is of version {version}, and this program knows {VERSION}")
+        for statement in self._sql["schema"].split(";\n"):
+            self._db.execute(statement)
+        self._db.execute(f"PRAGMA user_version={VERSION}")
+        self._db.execute(f"PRAGMA application_id={APPLICATION}")
+        self._db.execute("COMMIT")
+        for name, sql in self._sql.items():
+            if name != "schema":
+                self._db.execute(f"EXPLAIN {sql}", _Nothing()).fetchall()
+
+    def close(self) -> None:
+        """Closes the database; a file's WAL is folded back into it."""
+        self._db.close()
+
+    # Running statements
+
+    def _value(self, sql: str) -> Any:
+        row = self._db.execute(sql).fetchone()
+        return row[0] if row else None
+
+    def _all(self, name: str, parameters: Mapping[str, Any]) -> list[Any]:
+        with _full_is_told():
+            return self._db.execute(self._sql[name], parameters).fetchall()
+
+    def _run(self, name: str, parameters: Mapping[str, Any]) -> int:
+        """Runs a statement that changes rows; returns how many."""
+        with _full_is_told():
+            return self._db.execute(self._sql[name], parameters).rowcount
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _full_is_told():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                # SQLite has rolled back by itself after some errors, a full disk among them.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def require_space(self) -> None:
+        """Raises ChatError("storage_full") if the database has reached its limit.
+
+        Asked before something new is begun and not when it is stored: a reply that was admitted is
+        never lost to the limit, which is passed by no more than the replies that are running.
+        """
+        used = (self._value("PRAGMA page_count") - self._value("PRAGMA freelist_count")) * self._page_size
+        if used >= self._max_bytes:
+            raise ChatError("storage_full", "The database is full.", retry_after="60")
+
+    # Sessions
+
+    def add_session(self, session_id: str, now: int, metadata: str, first: NewMessage | None) -> None:
+        """Makes a session, with its system prompt as `first` message if it has one."""
+        self.require_space()
+        with self._transaction():
+            self._run("add_session", {"session_id": session_id, "now": now, "metadata": metadata})
+            if first:
+                self._run("add_message", {"session_id": session_id, **first._asdict()})
+        self.sessions += 1
+
+    def touch_session(self, session_id: str, now: int, cutoff: int, *, in_use: bool) -> Session | None:
+        """Finds a session last accessed after `cutoff` (or `in_use`) and marks it accessed `now`."""
+        parameters = {"session_id": session_id, "now": now, "cutoff": cutoff, "in_use": in_use}
+        try:
+            rows = self._all("touch_session", parameters)
+        except ChatError:
+            rows = self._all("get_session", parameters)
+        return Session(*rows[0]) if rows else None
+
+    def set_metadata(self, session_id: str, metadata: str) -> None:
+        """Replaces a session's metadata."""
+        self.require_space()
+        self._run("set_metadata", {"session_id": session_id, "metadata": metadata})
+
+    def delete_session(self, session_id: str) -> None:
+        """Deletes a session and its messages."""
+        self.sessions -= self._run("delete_session", {"session_id": session_id})
+
+    def evict(self, now: int, cutoff: int, limit: int, in_use: Container[str]) -> int:
+        """Deletes up to `limit` sessions idle since `cutoff`; returns how many rows it looked at.
+
+        Those `in_use` are marked accessed instead, which also takes them out of the sweep's way.
+        """
+        with self._transaction():
+            expired = [row[0] for row in self._all("expired_sessions", {"cutoff": cutoff, "limit": limit})]
+            gone = 0
+            for session_id in expired:
+                if session_id in in_use:
+                    self._run("touch", {"session_id": session_id, "now": now})
+                else:
+                    gone += self._run("delete_session", {"session_id": session_id})
+        self.sessions -= gone
+        return len(expired)
+
+    # Messages
+
+    def add_turn(self, session_id: str, question: NewMessage, reply: NewMessage) -> None:
+        """Stores a question and its reply, both or neither, and marks the session as used."""
+        with self._transaction():
+            self._run("add_message", {"session_id": session_id, **question._asdict()})
+            self._run("add_message", {"session_id": session_id, **reply._asdict()})
+            self._run("touch", {"session_id": session_id, "now": reply.created_at})
+
+    def count_messages(self, session_id: str) -> int:
+        """How many messages a session has, its system prompt among them."""
+        rows: list[tuple[int]] = self._all("count_messages", {"session_id": session_id})
+        return rows[0][0]
+
+    def message(self, session_id: str, message_id: str) -> Message | None:
+        """One message of one session."""
+        rows = self._all("get_message", {"session_id": session_id, "message_id": message_id})
+        return Message(*rows[0]) if rows else None
+
+    def page(
+        self, session_id: str, limit: int, *, before: int | None, after: int | None
+    ) -> tuple[list[Message], bool]:
+        """Up to `limit` messages, oldest first, and whether there are more in the paging direction.
+
+        `before` and `after` are places (`Message.seq`); with neither it is the newest page. It ends early
+        when its text passes PAGE_CHARS, so that no page is larger than a client and this process can bear.
+        """
+        name = "messages_before" if after is None else "messages_after"
+        seq = after if after is not None else 2**63 - 1 if before is None else before
+        parameters = {"session_id": session_id, "seq": seq, "limit": limit + 1}
+        page: list[Message] = []
+        size, more = 0, False
+        with _full_is_told():
+            rows = self._db.execute(self._sql[name], parameters)
+            for row in rows:
+                message = Message(*row)
+                size += len(message.content)
+                if page and (len(page) == limit or size > PAGE_CHARS):
+                    more = True
+                    break
+                page.append(message)
+            rows.close()
+        return (page if after is not None else page[::-1]), more
+
+    def context(self, session_id: str, limit: int) -> tuple[str | None, list[tuple[str, str]]]:
+        """The session's system prompt, and its newest `limit` messages as (role, content), oldest first."""
+        prompts = self._all("system_prompt", {"session_id": session_id})
+        recent = self._all("recent_turns", {"session_id": session_id, "limit": limit})
+        return (prompts[0][0] if prompts else None), recent[::-1]
+
+    def rewind(self, session_id: str, message: Message) -> int:
+        """Deletes `message` and all after it; returns how many.
+
+        A reply takes its question along: a turn is whole or absent.
+        """
+        start = message.seq
+        if message.role == "assistant":
+            rows = self._all("question_of", {"session_id": session_id, "seq": start})
+            start = rows[0][0] if rows[0][0] is not None else start
+        return self._run("rewind", {"session_id": session_id, "seq": start})
+
+    def reply_by_key(self, session_id: str, key: str) -> tuple[str, str] | None:
+        """The (message_id, request_hash) of the stored reply that an idempotency key stands for."""
+        rows = self._all("reply_by_key", {"session_id": session_id, "idempotency_key": key})
+        return rows[0] if rows else None
+
+
+@contextmanager
+def _full_is_told() -> Iterator[None]:
+    """Turns SQLite's ways of saying "full" into ChatError("storage_full")."""
+    try:
+        yield
+    except MemoryError:
+        raise ChatError("storage_full", "The memory is full.", retry_after="60") from None
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _FULL:
+            raise
+        log.error("storage: %s", error)
+        raise ChatError("storage_full", "The storage is full.", retry_after="60") from None
+
+
+def usage_text(usage: Mapping[str, Any] | None) -> str | None:
+    """The LLM's token usage as it is stored."""
+    return json.dumps(usage, ensure_ascii=False, separators=(",", ":")) if usage else None

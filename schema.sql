@@ -1,0 +1,122 @@
+-- Everything the server says to SQLite: first the tables, then every statement.
+--
+-- A statement begins at its "-- name:" line, has one line on what it is for, and is a method of
+-- chatbot/store.py. Times are whole milliseconds since 1970 (UTC). Ids are UUID4 text.
+
+-- name: schema
+CREATE TABLE IF NOT EXISTS sessions (
+    session_id    TEXT    NOT NULL PRIMARY KEY,
+    created_at    INTEGER NOT NULL,
+    last_accessed INTEGER NOT NULL,                 -- moved by every request that names the session
+    metadata      TEXT    NOT NULL CHECK (json_type(metadata) = 'object')
+) STRICT;
+
+-- The sweep reads the oldest first and nothing else.
+CREATE INDEX IF NOT EXISTS sessions_by_access ON sessions (last_accessed);
+
+CREATE TABLE IF NOT EXISTS messages (
+    seq             INTEGER NOT NULL PRIMARY KEY,   -- the order of the conversation; clocks may repeat, this never does
+    message_id      TEXT    NOT NULL UNIQUE,
+    session_id      TEXT    NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE,
+    role            TEXT    NOT NULL CHECK (role IN ('system', 'user', 'assistant')),
+    content         TEXT    NOT NULL,
+    created_at      INTEGER NOT NULL,
+    token_usage     TEXT    CHECK (json_type(token_usage) = 'object'),  -- as the LLM reported it, if it did
+    finish_reason   TEXT,
+    idempotency_key TEXT,                           -- on the reply; goes with it, so a rewound turn frees its key
+    request_hash    TEXT,                           -- what the key was first used for
+    CHECK ((role = 'assistant') = (finish_reason IS NOT NULL)),
+    CHECK ((idempotency_key IS NULL) = (request_hash IS NULL))
+) STRICT;
+
+-- Serves history, context and the cascade from sessions.
+CREATE INDEX IF NOT EXISTS messages_by_session ON messages (session_id, seq);
+
+-- One reply a key; most replies have none.
+CREATE UNIQUE INDEX IF NOT EXISTS messages_by_key ON messages (session_id, idempotency_key)
+    WHERE idempotency_key IS NOT NULL;
+
+-- name: count_sessions
+-- How many sessions are stored; asked once, at start.
+SELECT count(*) FROM sessions;
+
+-- name: add_session
+-- A new conversation.
+INSERT INTO sessions (session_id, created_at, last_accessed, metadata)
+VALUES (:session_id, :now, :now, :metadata);
+
+-- name: touch_session
+-- Finds a session that has not expired and keeps it alive; a session in use (:in_use) cannot expire.
+UPDATE sessions SET last_accessed = :now
+WHERE session_id = :session_id AND (last_accessed > :cutoff OR :in_use)
+RETURNING session_id, created_at, last_accessed, metadata;
+
+-- name: get_session
+-- The same without keeping it alive: a full disk must not stop reading.
+SELECT session_id, created_at, last_accessed, metadata FROM sessions
+WHERE session_id = :session_id AND (last_accessed > :cutoff OR :in_use);
+
+-- name: set_metadata
+-- Replaces a session's metadata.
+UPDATE sessions SET metadata = :metadata WHERE session_id = :session_id;
+
+-- name: delete_session
+-- Deletes a conversation; its messages follow by cascade.
+DELETE FROM sessions WHERE session_id = :session_id;
+
+-- name: expired_sessions
+-- The next batch that the sweep may take, longest idle first.
+SELECT session_id FROM sessions WHERE last_accessed <= :cutoff ORDER BY last_accessed LIMIT :limit;
+
+-- name: add_message
+-- One message at the end of a conversation.
+INSERT INTO messages (message_id, session_id, role, content, created_at, token_usage, finish_reason,
+                      idempotency_key, request_hash)
+VALUES (:message_id, :session_id, :role, :content, :created_at, :token_usage, :finish_reason,
+        :idempotency_key, :request_hash);
+
+-- name: touch
+-- Marks a session as used now, whatever its age.
+UPDATE sessions SET last_accessed = :now WHERE session_id = :session_id;
+
+-- name: count_messages
+-- How long a conversation is.
+SELECT count(*) FROM messages WHERE session_id = :session_id;
+
+-- name: get_message
+-- One message of one session, with its place in it.
+SELECT seq, message_id, role, content, created_at, token_usage, finish_reason FROM messages
+WHERE message_id = :message_id AND session_id = :session_id;
+
+-- name: messages_before
+-- A page that ends just before :seq, newest first.
+SELECT seq, message_id, role, content, created_at, token_usage, finish_reason FROM messages
+WHERE session_id = :session_id AND seq < :seq ORDER BY seq DESC LIMIT :limit;
+
+-- name: messages_after
+-- A page that begins just after :seq, oldest first.
+SELECT seq, message_id, role, content, created_at, token_usage, finish_reason FROM messages
+WHERE session_id = :session_id AND seq > :seq ORDER BY seq LIMIT :limit;
+
+-- name: recent_turns
+-- What the LLM may be reminded of, newest first; the system prompt is not counted.
+SELECT role, content FROM messages
+WHERE session_id = :session_id AND role <> 'system' ORDER BY seq DESC LIMIT :limit;
+
+-- name: system_prompt
+-- The session's own system prompt: its first message, if that is one.
+SELECT content FROM messages
+WHERE session_id = :session_id AND role = 'system' ORDER BY seq LIMIT 1;
+
+-- name: question_of
+-- The question that a reply answers: the message just before it.
+SELECT max(seq) FROM messages WHERE session_id = :session_id AND seq < :seq AND role = 'user';
+
+-- name: rewind
+-- Deletes a message and all after it.
+DELETE FROM messages WHERE session_id = :session_id AND seq >= :seq;
+
+-- name: reply_by_key
+-- The stored reply that an idempotency key stands for.
+SELECT message_id, request_hash FROM messages
+WHERE session_id = :session_id AND idempotency_key = :idempotency_key;
