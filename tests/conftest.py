@@ -1,0 +1,233 @@
+"""The parts of the tests: a moved clock, a scripted LLM, the real server on a free port, a client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import aiohttp
+import pytest
+
+from chatbot import api
+from chatbot.config import Config
+from chatbot.replies import Replies
+from chatbot.server import Server
+from chatbot.sessions import Sessions
+from tests.scripted import ScriptedLLM
+
+
+class Clock:
+    """Moves the time of the event loop, and with it every timer, and the wall clock that the server is given."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._offset = 0.0
+        self._loop = loop
+        self._real = loop.time
+        loop.time = lambda: self._real() + self._offset  # type: ignore[method-assign]
+
+    def now(self) -> float:
+        return time.time() + self._offset
+
+    def advance(self, seconds: float) -> None:
+        """Moves on at once; timers that became due run when the loop is next given a turn."""
+        self._offset += seconds
+
+    def restore(self) -> None:
+        self._loop.time = self._real  # type: ignore[method-assign]
+
+
+@pytest.fixture
+async def clock() -> AsyncIterator[Clock]:
+    clock = Clock(asyncio.get_running_loop())
+    yield clock
+    clock.restore()
+
+
+@pytest.fixture
+async def llm() -> AsyncIterator[ScriptedLLM]:
+    llm = ScriptedLLM()
+    await llm.start()
+    yield llm
+    await llm.stop()
+
+
+@dataclass
+class Event:
+    """One event of a stream: its id (None for an error or [DONE]) and its data."""
+
+    id: int | None
+    data: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.data)
+
+    @property
+    def text(self) -> str:
+        choices = [] if self.data == "[DONE]" else self.json.get("choices", [])
+        return choices[0]["delta"].get("content") or "" if choices else ""
+
+    @property
+    def finish_reason(self) -> str | None:
+        choices = [] if self.data == "[DONE]" else self.json.get("choices", [])
+        return choices[0]["finish_reason"] if choices else None
+
+
+class Stream:
+    """An open stream of the server, read event by event."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.response = response
+        self.status = response.status
+        self.headers = response.headers
+        self.comments = 0
+
+    @property
+    def message_id(self) -> str:
+        return self.headers["X-Message-ID"]
+
+    async def event(self) -> Event | None:
+        """The next event; None at the end of the stream."""
+        number: int | None = None
+        data: str | None = None
+        while line := await self.response.content.readline():
+            text = line.decode().rstrip("\n")
+            if text.startswith(":"):
+                self.comments += 1
+            elif text.startswith("id: "):
+                number = int(text[4:])
+            elif text.startswith("data: "):
+                data = text[6:]
+            elif not text and data is not None:
+                return Event(number, data)
+        return None
+
+    async def rest(self) -> list[Event]:
+        """All events up to the end of the stream."""
+        found = []
+        while event := await self.event():
+            found.append(event)
+        return found
+
+    def leave(self) -> None:
+        """Closes the connection in the middle, as a closed tab does."""
+        self.response.close()
+
+
+def text_of(events: list[Event]) -> str:
+    """The text that a list of events delivers."""
+    return "".join(event.text for event in events)
+
+
+@dataclass
+class Running:
+    """A server that runs, and ways to talk to it."""
+
+    server: Server
+    http: aiohttp.ClientSession
+    config: Config
+    url: str = ""
+    streams: list[Stream] = field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def replies(self) -> Replies:
+        return self.server.app[api.REPLIES]
+
+    @property
+    def sessions(self) -> Sessions:
+        return self.server.app[api.SESSIONS]
+
+    def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Looks into the database behind the server's back."""
+        return self.replies.store._db.execute(statement, parameters).fetchall()
+
+    async def call(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any, Any]:
+        """Makes a request; returns its status, its JSON (None if it has none) and its headers."""
+        async with self.http.request(method, self.url + path, json=body, headers=headers) as response:
+            text = await response.text()
+            return response.status, json.loads(text) if text else None, response.headers
+
+    async def session(self, **body: Any) -> str:
+        """Makes a session; returns its id."""
+        status, answer, _ = await self.call("POST", "/api/sessions", body)
+        assert status == 201, answer
+        return answer["session_id"]
+
+    async def chat(self, session_id: str, message: str = "Hi", headers: Any = None, **options: Any) -> Any:
+        """POST /api/chat; returns what call() returns."""
+        body = {"session_id": session_id, "message": message, **options}
+        return await self.call("POST", "/api/chat", body, headers)
+
+    async def stream(self, session_id: str, message: str = "Hi", headers: Any = None, **options: Any) -> Stream:
+        """POST /api/chat/stream; returns when its headers have come."""
+        body = {"session_id": session_id, "message": message, **options}
+        stream = Stream(await self.http.post(self.url + "/api/chat/stream", json=body, headers=headers))
+        self.streams.append(stream)
+        return stream
+
+    async def resume(self, session_id: str, message_id: str, after: int | None = None) -> Stream:
+        """GET the stream of a reply, from a character on."""
+        headers = {} if after is None else {"Last-Event-ID": str(after)}
+        url = f"{self.url}/api/sessions/{session_id}/messages/{message_id}/stream"
+        stream = Stream(await self.http.get(url, headers=headers))
+        self.streams.append(stream)
+        return stream
+
+    async def history(self, session_id: str) -> list[tuple[str, str]]:
+        """The conversation as (role, content)."""
+        _, answer, _ = await self.call("GET", f"/api/sessions/{session_id}/messages?limit=1000")
+        return [(message["role"], message["content"]) for message in answer["messages"]]
+
+
+StartServer = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def start(llm: ScriptedLLM, clock: Clock) -> AsyncIterator[StartServer]:
+    """Starts the real server on a free port in front of the scripted LLM, with settings of the test's choice."""
+    running: list[Running] = []
+
+    async def start(**settings: Any) -> Running:
+        config = replace(Config(port=0, llm_server_url=llm.url, llm_model="test-model"), **settings)
+        server = Server(config, now=clock.now)
+        await server.start()
+        http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        one = Running(server, http, config, f"http://127.0.0.1:{server.port}")
+        running.append(one)
+        return one
+
+    yield start
+    for one in running:
+        for stream in one.streams:
+            stream.leave()
+        await one.http.close()
+        hurry = asyncio.Event()
+        hurry.set()
+        if not one.stopped:
+            await one.server.stop(hurry)
+
+
+@pytest.fixture
+async def server(start: StartServer) -> Running:
+    """The server with default settings."""
+    return await start()
+
+
+@pytest.fixture(autouse=True)
+def no_dotenv(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tests run where there is no .env, so that a developer's own settings change nothing."""
+    monkeypatch.chdir(tmp_path)
+    yield
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Gives the event loop turns until something has come about; the test's timeout ends it otherwise."""
+    while not condition():
+        await asyncio.sleep(0)
