@@ -33,18 +33,24 @@ def main(argv: list[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     # The path must be given: without it the file is looked for beside this one, which fails in a zipapp.
-    load_dotenv(".env")
+    try:
+        load_dotenv(".env")
+    except (OSError, ValueError) as error:
+        return _fail(f".env cannot be read: {error}")
     given = {"HOST": options.host, "PORT": options.port}
     environ = os.environ | {name: value for name, value in given.items() if value is not None}
     try:
         config = Config.from_env(environ)
         logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         server.raise_file_limit()
+        server.teach_allocator()
         asyncio.run(_run(config, demo=options.demo))
     except (ConfigError, StoreError) as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"cannot listen on {config.host} port {config.port}: {error.strerror or error}")
+    except UnicodeError:  # from the codec for host names
+        return _fail(f"HOST must be an address, not {config.host!r}")
     except KeyboardInterrupt:  # only where signals cannot be handled
         return 130
     return 0

@@ -17,6 +17,8 @@ def _url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError
+    if " " in text or not text.isprintable():
+        raise ValueError
     _ = parts.port  # raises ValueError when it is no port
     return text.rstrip("/")
 
@@ -45,11 +47,14 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word for word in (part.strip() for part in text.split(",")) if word)
 
 
-def _keys(text: str) -> tuple[str, ...]:
-    keys = _words(text)
-    if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
+def _key(text: str) -> str:
+    if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError
-    return keys
+    return text
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    return tuple(_key(word) for word in _words(text))
 
 
 def _origins(text: str) -> tuple[str, ...]:
@@ -97,7 +102,7 @@ class Config:
     """The settings, each from the environment variable of its name in capitals; README.md explains them."""
 
     llm_server_url: str = _setting("http://localhost:8000", _url, "an http:// or https:// URL")
-    llm_api_key: str = _setting("", str, "a key", secret=True)
+    llm_api_key: str = _setting("", _key, "a key of printable ASCII", secret=True)
     llm_model: str = _setting("", str, "a model's name")
     system_prompt: str = _setting("", str, "a text")
     llm_timeout_seconds: float = _setting(120.0, *_POSITIVE)

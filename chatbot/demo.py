@@ -247,8 +247,8 @@ def main(argv: list[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; 2 if the address cannot be had."""
     parser = argparse.ArgumentParser(prog="chatbot.demo", description="ELIZA as an LLM server")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one")
-    parser.add_argument("--delay", type=_seconds, default=0.03, help="seconds between two words")
+    parser.add_argument("--port", type=port_number, default=8000, help="0 takes a free one")
+    parser.add_argument("--delay", type=seconds, default=0.03, help="seconds between two words")
     options = parser.parse_args(argv)
     try:
         asyncio.run(_serve(options.host, options.port, options.delay))
@@ -260,18 +260,19 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _port(text: str) -> int:
+# argparse names these two to the user when they refuse: "invalid port_number value".
+def port_number(text: str) -> int:
     port = int(text)
     if not 0 <= port <= 65535:
         raise ValueError(text)
     return port
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds <= 60:  # nan is not, either
+def seconds(text: str) -> float:
+    pause = float(text)
+    if not 0 <= pause <= 60:  # nan is not, either
         raise ValueError(text)
-    return seconds
+    return pause
 
 
 async def _serve(host: str, port: int, delay: float) -> None:

@@ -490,10 +490,9 @@ def _particles(text: str) -> str:
 
     def choose(match: re.Match[str]) -> str:
         last, quote, after_consonant, after_vowel = match.groups()
+        closed = last.lower() in "013678lmn"  # 영, 일, 삼, 육, 칠, 팔
         if "가" <= last <= "힣":
             closed = (ord(last) - ord("가")) % 28 != 0
-        else:
-            closed = last.lower() in "013678lmn"  # 영, 일, 삼, 육, 칠, 팔
         return last + quote + (after_consonant if closed else after_vowel)
 
     return PARTICLE.sub(choose, text)

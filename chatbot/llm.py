@@ -22,7 +22,7 @@ CONNECT_SECONDS = 10.0
 READY_SECONDS = 2.0
 MAX_ERROR_BYTES = 64 * 1024
 
-_RETRY_AFTER = re.compile(r"\d{1,9}|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
+_RETRY_AFTER = re.compile(r"[0-9]{1,9}|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
 
 
 class LLM:

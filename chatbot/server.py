@@ -133,6 +133,16 @@ async def serve(config: Config) -> None:
     log.info("bye")
 
 
+def teach_allocator() -> None:
+    """Makes each read from a socket about 15 µs cheaper, which is most of what a relayed token costs.
+
+    asyncio reads into a fresh block of 256 KiB, and glibc maps a block of that size into memory and
+    out of it again each time, until it has once seen such a block freed: from then on it takes them
+    from the heap (mallopt(3), M_MMAP_THRESHOLD). Other allocators do not mind.
+    """
+    bytes(1024 * 1024)
+
+
 def raise_file_limit() -> None:
     """Allows as many open connections as the system lets us have; each stream takes two."""
     try:

@@ -99,7 +99,7 @@ class Store:
             self._prepare()
         except sqlite3.Error as error:
             self._db.close()
-            if error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise StoreError(f"{path} is in use by another process") from None
             raise StoreError(f"cannot use {path}: {error}") from None
         except StoreError:
@@ -113,22 +113,13 @@ class Store:
         """Takes the database for this process alone, makes the tables, compiles every statement."""
         # In WAL mode with an exclusive lock a second process is refused, and no shared memory is
         # needed. NORMAL: a commit survives the death of the process, and costs no fsync.
-        for pragma in (
-            "locking_mode=EXCLUSIVE",
-            "journal_mode=WAL",
-            "synchronous=NORMAL",
-            "foreign_keys=ON",
-        ):
+        self._value("PRAGMA locking_mode=EXCLUSIVE")
+        self._db.execute("BEGIN EXCLUSIVE")
+        self._check_ours()
+        self._db.execute("COMMIT")
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             self._value(f"PRAGMA {pragma}")
         self._db.execute("BEGIN EXCLUSIVE")
-        version, application = (
-            self._value("PRAGMA user_version"),
-            self._value("PRAGMA application_id"),
-        )
-        if not version and self._value("SELECT count(*) FROM sqlite_master"):
-            raise StoreError("the database holds something else, not chat sessions")
-        if version not in (0, VERSION) or application not in (0, APPLICATION):
-            raise StoreError(f"the database is of version {version}, and this program knows {VERSION}")
         for statement in self._sql["schema"].split(";\n"):
             self._db.execute(statement)
         self._db.execute(f"PRAGMA user_version={VERSION}")
@@ -137,6 +128,17 @@ class Store:
         for name, sql in self._sql.items():
             if name != "schema":
                 self._db.execute(f"EXPLAIN {sql}", _Nothing()).fetchall()
+
+    def _check_ours(self) -> None:
+        """Refuses another program's database, before anything in it is changed, and other versions of ours."""
+        version, application = self._value("PRAGMA user_version"), self._value("PRAGMA application_id")
+        is_new = not version and not application and not self._value("SELECT count(*) FROM sqlite_master")
+        if is_new:
+            return
+        if application != APPLICATION:
+            raise StoreError("the database holds something else, not chat sessions")
+        if version != VERSION:
+            raise StoreError(f"the database is of version {version}, and this program knows {VERSION}")
 
     def close(self) -> None:
         """Closes the database; a file's WAL is folded back into it."""
