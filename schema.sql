@@ -98,15 +98,18 @@ WHERE session_id = :session_id AND seq < :seq ORDER BY seq DESC LIMIT :limit;
 SELECT seq, message_id, role, content, created_at, token_usage, finish_reason FROM messages
 WHERE session_id = :session_id AND seq > :seq ORDER BY seq LIMIT :limit;
 
--- name: recent_turns
--- What the LLM may be reminded of, newest first; the system prompt is not counted.
-SELECT role, content FROM messages
-WHERE session_id = :session_id AND role <> 'system' ORDER BY seq DESC LIMIT :limit;
-
--- name: system_prompt
--- The session's own system prompt: its first message, if that is one.
-SELECT content FROM messages
-WHERE session_id = :session_id AND role = 'system' ORDER BY seq LIMIT 1;
+-- name: context
+-- What the LLM may be reminded of, newest first: the newest messages, and then the session's own system
+-- prompt, its first message, which is not counted.
+SELECT role, content FROM (
+    SELECT * FROM (
+        SELECT seq, role, content FROM messages
+        WHERE session_id = :session_id AND role <> 'system' ORDER BY seq DESC LIMIT :limit
+    )
+    UNION ALL
+    SELECT * FROM (SELECT seq, role, content FROM messages WHERE session_id = :session_id ORDER BY seq LIMIT 1)
+    WHERE role = 'system'
+) ORDER BY seq DESC;
 
 -- name: question_of
 -- The question that a reply answers: the message just before it.

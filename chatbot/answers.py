@@ -17,6 +17,9 @@ from chatbot.frames import Frame
 log = logging.getLogger(__name__)
 
 FINISH_SECONDS = 1.0
+LINGER_SECONDS = 5.0
+"""How long an LLM server may be silent that has told the finish_reason and neither [DONE] nor the end."""
+
 MAX_WHOLE_BYTES = 8 * 1024 * 1024
 """The largest answer in one piece; its JSON is parsed at once, while everything else waits."""
 
@@ -80,7 +83,13 @@ class Answer:
             self._watch = self._loop.call_at(due, self._check_silence)
         else:
             self._failure = timed_out(self._timeout)
-            self._response.close()
+            self._response.close()  # and _receive raises
+
+    def _expect_the_end(self) -> None:
+        """The reply is whole, and a client waits to hear so: what may still come must come soon."""
+        self._watch.cancel()
+        self._timeout = min(self._timeout, LINGER_SECONDS)
+        self._check_silence()
 
 
 class StreamedAnswer(Answer):
@@ -98,12 +107,14 @@ class StreamedAnswer(Answer):
                 data = await self._receive()
             except ChatError:
                 if self._reader.finish_reason:  # the reply is whole, whatever became of the connection
-                    break
+                    return []
                 raise
-            if self._failure:
-                raise self._failure
-            read = self._read_events(data)
-            if read:
+            if self._decoder.between_events and data.startswith(b"data: ") and data.endswith(b"\n\n"):
+                # Nearly always: one whole event, and in it only the text is new.
+                frame = self._reader.recognise(data[6:-2])
+                if frame:
+                    return [frame]
+            if read := self._read_events(data):
                 return read
         if self._failure:
             raise self._failure
@@ -116,6 +127,7 @@ class StreamedAnswer(Answer):
 
     def _read_events(self, data: bytes) -> list[Frame]:
         read: list[Frame] = []
+        known = self._reader.finish_reason
         try:
             self._ended = not data
             self._began = self._began or bool(data)
@@ -130,6 +142,8 @@ class StreamedAnswer(Answer):
             self._fail(ChatError("llm_error", "The LLM server sent a line of over 1 MiB."))
         except ChatError as error:
             self._fail(error)
+        if self._reader.finish_reason and not known:
+            self._expect_the_end()
         return read
 
     def _fail(self, error: ChatError) -> None:

@@ -153,9 +153,12 @@ async def rewind(request: web.Request) -> Answer:
 # Chat
 
 
-async def _ask(request: web.Request, *, stream: bool) -> tuple[Reply | StoredReply, dict[str, str]]:
+async def _ask(
+    request: web.Request, *, stream: bool, after: int = 0
+) -> tuple[Reply | StoredReply, dict[str, str]]:
     """The reply to a chat request, begun or met again, and the headers that say so.
 
+    One that goes on `after` some characters is only met: a reply that failed left no characters.
     The caller joins the reply's audience before it awaits anything.
     """
     session_id, ask = await bodies.read_ask(request)
@@ -163,6 +166,8 @@ async def _ask(request: web.Request, *, stream: bool) -> tuple[Reply | StoredRep
     replies = request.app[REPLIES]
     if known := replies.known(session_id, ask):
         return known, {"Idempotent-Replayed": "true"}
+    if after:
+        raise ChatError("invalid_request", "There is no reply under this key to go on with.", "Last-Event-ID")
     return replies.start(session_id, ask, stream=stream), {}
 
 
@@ -183,7 +188,7 @@ async def chat(request: web.Request) -> Answer:
 async def chat_stream(request: web.Request) -> Answer:
     """Handle "POST /api/chat/stream": the reply as server-sent events while it is written."""
     after = bodies.read_offset(request)
-    reply, headers = await _ask(request, stream=True)
+    reply, headers = await _ask(request, stream=True, after=after)
     return await _stream(request, reply, after, headers)
 
 

@@ -21,7 +21,7 @@ from chatbot.store import Store
 
 
 def create_app(config: Config, store: Store, *, now: Callable[[], float] = time.time) -> web.Application:
-    """The application over an open `store`, which it closes at the end. `now` is the wall clock in seconds."""
+    """The application over an open `store`, which it closes; `now` is the wall clock in seconds."""
     app = web.Application(middlewares=[gate], client_max_size=config.max_request_bytes)
     app[CONFIG] = config
     app.on_response_prepare.append(set_headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from aiohttp import web
 
@@ -18,6 +19,19 @@ def transport_of(request: web.Request) -> asyncio.Transport:
     if request.transport is None:
         raise ConnectionResetError("the client has gone")
     return request.transport
+
+
+async def whole(request: web.Request, response: web.StreamResponse) -> None:
+    """Sends an answer that is not streamed, and waits for it with the same patience as for a stream."""
+    transport = transport_of(request)
+    transport.set_write_buffer_limits(sys.maxsize)  # or aiohttp would wait in write_eof(), and for ever
+    try:
+        await response.prepare(request)
+        await response.write_eof()
+    finally:
+        transport.set_write_buffer_limits()
+    if transport.get_write_buffer_size():
+        await sent(request, everything=True)
 
 
 async def sent(request: web.Request, *, everything: bool) -> None:

@@ -45,15 +45,8 @@ class Reader:
 
         Raises ChatError when the LLM reports an error or the data is no chunk.
         """
-        if (
-            data.startswith(self._before)
-            and data.endswith(self._after)
-            and len(data) >= self._least  # or they would overlap
-        ):
-            text = self._plain(data[len(self._before) : -len(self._after)])
-            if text is not None:
-                self._credit += 1
-                return Frame(data, text)
+        if frame := self.recognise(data):
+            return frame
         if data.strip() in (b"", b"[DONE]"):
             self.done = self.done or bool(data.strip())
             return None
@@ -61,19 +54,28 @@ class Reader:
         raise_error(chunk)
         return self._read_chunk(data, chunk)
 
-    def _plain(self, literal: bytes) -> str | None:
-        """The text of a JSON string's inside, if it can be had without parsing."""
-        if self._surrogate or b'"' in literal or b"\\" in literal:
+    def recognise(self, data: bytes) -> Frame | None:
+        """Reads a chunk that differs in nothing but plain text from the one that was learned; else None.
+
+        What it recognises has no line end in it.
+        """
+        if not data.startswith(self._before) or not data.endswith(self._after) or self._surrogate:
+            return None
+        literal = data[len(self._before) : -len(self._after)]
+        if b'"' in literal or b"\\" in literal or len(data) < self._least:
             return None
         try:
             text = literal.decode()
         except UnicodeDecodeError:
             return None
-        return text if text.isprintable() else None  # control characters are no JSON
+        if not text.isprintable():  # control characters are no JSON
+            return None
+        self._credit += 1
+        return Frame(data, text)
 
     def _read_chunk(self, data: bytes, chunk: dict[str, Any]) -> Frame:
         if isinstance(usage := chunk.get("usage"), dict) and usage:
-            self.usage = bounded_usage(usage)
+            self.usage = storable_usage(usage)
         choices = chunk.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else {}
         delta = choice.get("delta") if isinstance(choice, dict) else None
@@ -84,13 +86,14 @@ class Reader:
         text = content if isinstance(content, str) else ""
         whole = self._without_split_pairs(text, last=bool(finish_reason))
         if isinstance(finish_reason, str) and finish_reason:
-            self.finish_reason = finish_reason[:64]
+            self.finish_reason = finish_reason[:64].encode("utf-8", "replace").decode()
         if whole != text:
             choice["delta"] = delta | {"content": whole}
             return Frame(_dump(chunk), whole)
+        data = _one_line(data)
         if text and not finish_reason and self._credit >= 3:
             self._learn(data, text)
-        return Frame(_one_line(data), whole)
+        return Frame(data, whole)
 
     def _without_split_pairs(self, text: str, *, last: bool) -> str:
         """`text` with a pair joined that began in the chunk before, and halves that stay alone replaced.
@@ -134,9 +137,14 @@ def parse_object(data: bytes) -> dict[str, Any]:
     return value
 
 
-def bounded_usage(usage: dict[str, Any]) -> dict[str, Any] | None:
-    """The usage as it may be stored: None for one of absurd size."""
-    return usage if len(json.dumps(usage)) <= MAX_USAGE_CHARS else None
+def storable_usage(usage: dict[str, Any]) -> dict[str, Any] | None:
+    """The usage if it can be stored: valid JSON, not huge, not nested deep (SQLite's JSON stops at 1,000)."""
+    try:
+        text = json.dumps(usage, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (ValueError, RecursionError):
+        return None
+    return usage if len(text) <= MAX_USAGE_CHARS and text.count("{") + text.count("[") <= 64 else None
 
 
 def raise_error(chunk: dict[str, Any]) -> None:

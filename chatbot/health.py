@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from hashlib import sha256
-from importlib import resources
 
 from aiohttp import web
 
 from chatbot import __version__
 from chatbot.api import REPLIES, json_response
+from chatbot.page import File
 
 READY_CACHE_SECONDS = 5.0
 
@@ -23,8 +22,7 @@ class Health:
         self._asking = asyncio.Lock()
         self._llm = ""
         self._llm_until = 0.0
-        self._openapi = resources.files("chatbot").joinpath("openapi.json").read_bytes()
-        self._etag = sha256(self._openapi).hexdigest()[:32]
+        self._openapi = File("openapi.json", "application/json")
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Registers the routes."""
@@ -33,9 +31,9 @@ class Health:
         router.add_get("/api/openapi.json", self.openapi)
 
     async def health(self, request: web.Request) -> web.StreamResponse:
-        """Handle "GET /api/health": the process lives. It never asks the LLM: a liveness probe that did
+        """Handle "GET /api/health": the process lives.
 
-        would have a dead LLM restart this process, and lose its memory.
+        It never asks the LLM: a dead one would have this process restarted, and its memory lost.
         """
         replies = request.app[REPLIES]
         return json_response(
@@ -64,8 +62,4 @@ class Health:
 
     async def openapi(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /api/openapi.json": the description of this API."""
-        response = web.Response(body=self._openapi, content_type="application/json")
-        response.etag = self._etag
-        if any(etag.value in (self._etag, "*") for etag in request.if_none_match or ()):
-            response = web.Response(status=304, headers={"ETag": f'"{self._etag}"'})
-        return response
+        return self._openapi.answer(request)

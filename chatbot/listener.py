@@ -2,7 +2,8 @@
 
 A listener is live while all text before `_told` is on its way to the client: the reply's task then
 writes to it directly, with no wake-up of its own. When too much waits unsent it falls behind, is passed
-over, and its own task gives it the rest from the reply's text until it is live again.
+over, and its own task gives it the rest from the reply's text until it is live again. One who comes
+between the reply's finish and its end is not made live any more: it is told both from what was stored.
 """
 
 from __future__ import annotations
@@ -31,8 +32,7 @@ class StreamListener:
         self._reply = reply
         self._told = after
         self._heartbeat = heartbeat
-        self._live = after == reply.length and not reply.ended
-        self._finish_told = False
+        self._live = after == reply.length and not reply.finish_told
         self._held: list[bytes] = []  # frames that came before the response was prepared
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -40,7 +40,7 @@ class StreamListener:
         self._writer: StreamWriter | None = None
         self._transport: asyncio.Transport | None = None
 
-    async def push(self, data: bytes, offset: int, *, finish: bool) -> None:
+    async def push(self, data: bytes, offset: int) -> None:
         """Sends the next frames at once, if the client keeps up; never waits for it."""
         if not self._live:
             return
@@ -59,7 +59,6 @@ class StreamListener:
                 self._fall_behind()
                 return
         self._told = offset
-        self._finish_told = self._finish_told or finish
 
     def wake(self) -> None:
         """Notices that the reply has ended."""
@@ -92,7 +91,8 @@ class StreamListener:
 
     async def _listen(self, request: web.Request) -> None:
         """Is live until it falls behind or the reply ends; fills a silence with a comment."""
-        self._live = True
+        if not self._reply.finish_told:
+            self._live = True
         self._wake.clear()
         while not self._wake.is_set():
             due = max(self._reply.told_at, self._wrote_at) + self._heartbeat
@@ -124,7 +124,7 @@ class StreamListener:
         """What ends the stream: the finish that was not told yet and [DONE], or an error."""
         if self._reply.error:
             return shapes.error_frame(self._reply.error)
-        if self._finish_told:
+        if self._live and self._reply.finish_told:
             return sse.DONE
         assert self._reply.message, "a reply that ended without an error was stored"
         return shapes.ending(self._reply.message, self._told)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
+from yarl import URL
 
 from chatbot import frames
 from chatbot.answers import MAX_WHOLE_BYTES, Answer, StreamedAnswer, WholeAnswer, cut_short, timed_out
@@ -22,15 +24,17 @@ CONNECT_SECONDS = 10.0
 READY_SECONDS = 2.0
 MAX_ERROR_BYTES = 64 * 1024
 
-_RETRY_AFTER = re.compile(r"[0-9]{1,9}|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
+_RETRY_AFTER = re.compile(r"\d{1,9}|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT", re.ASCII)
 
 
 class LLM:
     """The way to the LLM server that the settings name."""
 
     def __init__(self, config: Config) -> None:
-        base = config.llm_server_url
-        self._base = base if base.endswith("/v1") else f"{base}/v1"
+        url = config.llm_server_url
+        base = URL(url if url.endswith("/v1") else f"{url}/v1")
+        self._models_url = base / "models"
+        self._chat_url = base / "chat" / "completions"
         self._timeout = config.llm_timeout_seconds
         self._configured_model = config.llm_model
         self._found_model = ""
@@ -95,7 +99,7 @@ class LLM:
 
     async def _find_model(self) -> str:
         """The first model that the LLM server lists."""
-        async with await self._request("GET", "/models") as response:
+        async with await self._request("GET", self._models_url) as response:
             if response.status != 200:
                 raise await _refusal(response, client_chose_model=False)
             listed = frames.parse_object(await _read_start(response, MAX_WHOLE_BYTES)).get("data")
@@ -115,7 +119,7 @@ class LLM:
         if stream:
             body["stream_options"] = {"include_usage": True}
         data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-        response = await self._request("POST", "/chat/completions", data)
+        response = await self._request("POST", self._chat_url, data)
         if response.status == 200:
             if response.headers.get("Content-Encoding", "identity").lower() == "identity":
                 return response
@@ -124,14 +128,13 @@ class LLM:
         async with response:
             raise await _refusal(response, client_chose_model="model" in options)
 
-    async def _request(self, method: str, path: str, data: bytes | None = None) -> aiohttp.ClientResponse:
+    async def _request(self, method: str, url: URL, data: bytes | None = None) -> aiohttp.ClientResponse:
         """Sends a request and waits for the head of the answer.
 
         A pooled connection may have died unnoticed (llama-server closes each without saying so): a
         request that fails on one before its answer begins is sent once more on a fresh one.
         """
         reused: list[bool] = []
-        url = self._base + path
         try:
             try:
                 return await self._pooled.request(
@@ -153,7 +156,7 @@ class LLM:
         try:
             async with (
                 asyncio.timeout(READY_SECONDS),
-                await self._request("GET", "/models") as response,
+                await self._request("GET", self._models_url) as response,
             ):
                 status = response.status
         except (TimeoutError, ChatError):
@@ -178,7 +181,7 @@ async def _read_start(response: aiohttp.ClientResponse, limit: int) -> bytes:
         while limit > 0 and (data := await response.content.readany()):
             parts.append(data[:limit])
             limit -= len(data)
-    except aiohttp.ClientError as error:
+    except (aiohttp.ClientError, HttpProcessingError) as error:
         raise cut_short(error) from None
     return b"".join(parts)
 

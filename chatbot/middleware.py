@@ -47,12 +47,14 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     status = 0
     try:
         response = await _answer(request, handler)
+        if response.prepared:
+            if delivery.transport_of(request).get_write_buffer_size():
+                await delivery.sent(request, everything=True)
+        else:
+            if not request.content.is_eof():
+                response.force_close()  # the rest of a body that nobody reads is no next request
+            await delivery.whole(request, response)
         status = response.status
-        if not response.prepared:
-            await response.prepare(request)
-            await response.write_eof()
-        if delivery.transport_of(request).get_write_buffer_size():
-            await delivery.sent(request, everything=True)
         return response
     finally:
         _log(request, status, time.perf_counter() - began)
@@ -66,8 +68,8 @@ def _log(request: web.Request, status: int, seconds: float) -> None:
     if log.isEnabledFor(logging.INFO):
         resource = request.match_info.route.resource
         route = resource.canonical if resource else "-"
-        request_id = request.get(REQUEST_ID, "-")
-        log.info("%s %s %d %.1fms %s", request.method, route, status or 499, seconds * 1000, request_id)
+        milliseconds, label = seconds * 1000, request_id(request)
+        log.info("%s %s %d %.1fms %s", request.method, route, status or 499, milliseconds, label)
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -80,11 +82,11 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except ChatError as error:
         return error_response(error)
     except web.HTTPException as error:
-        return _http_error(request, error)
+        return http_error(request, error)
     except ConnectionError:
         raise  # the client has gone, or was dropped
     except Exception:
-        logging.getLogger(__name__).exception("request %s crashed", request.get(REQUEST_ID, "-"))
+        logging.getLogger(__name__).exception("request %s crashed", request_id(request))
         if request.writer.output_size:
             raise ConnectionResetError("the answer had begun") from None
         return error_response(ChatError("internal_error", "Internal error."))
@@ -106,8 +108,8 @@ def error_response(error: ChatError, headers: dict[str, str] | None = None) -> w
     return response
 
 
-def _http_error(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
-    """The router's and the body reader's own errors in our shape."""
+def http_error(request: web.Request, error: web.HTTPException) -> web.Response:
+    """The errors of aiohttp's own, of its router and its body reader, in our shape."""
     if isinstance(error, web.HTTPMethodNotAllowed):
         allow = ", ".join(sorted(error.allowed_methods))
         message = f"This path takes {allow}."
@@ -166,7 +168,10 @@ def _is_own(origin: str, host: str) -> bool:
 async def set_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Adds the headers that every answer bears; an on_response_prepare signal."""
     headers = response.headers
+    headers["Server"] = "chatbot"  # and not the versions of what it is made of
     headers["X-Request-ID"] = request_id(request)
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers.setdefault("Cache-Control", "no-store")
     if SESSION_ID in request:
         headers["X-Session-ID"] = request[SESSION_ID]
     allowed_origins = request.app[CONFIG].allowed_origins

@@ -10,18 +10,31 @@ from importlib import resources
 from aiohttp import web
 
 
+class File:
+    """A file that comes with the code, sent only to who has not seen it yet."""
+
+    def __init__(self, name: str, content_type: str) -> None:
+        self.body = resources.files("chatbot").joinpath(name).read_bytes()
+        self._etag = sha256(self.body).hexdigest()[:32]
+        self._headers = {"ETag": f'"{self._etag}"', "Cache-Control": "no-cache"}
+        self._content_type = {"Content-Type": content_type}
+
+    def answer(self, request: web.Request, headers: dict[str, str] | None = None) -> web.Response:
+        """The file, or 304 if the request names its ETag."""
+        headers = self._headers | (headers or {})
+        if any(etag.value in (self._etag, "*") for etag in request.if_none_match or ()):
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=self.body, headers=headers | self._content_type)
+
+
 class Page:
     """The handler of the page."""
 
     def __init__(self) -> None:
-        self._html = resources.files("chatbot").joinpath("page.html").read_bytes()
-        self._etag = sha256(self._html).hexdigest()[:32]
+        self._file = File("page.html", "text/html; charset=utf-8")
         self._headers = {
-            "ETag": f'"{self._etag}"',
-            "Cache-Control": "no-cache",
-            "Content-Security-Policy": content_security_policy(self._html),
+            "Content-Security-Policy": content_security_policy(self._file.body),
             "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff",
         }
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -30,9 +43,7 @@ class Page:
 
     async def page(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /": the page."""
-        if any(etag.value in (self._etag, "*") for etag in request.if_none_match or ()):
-            return web.Response(status=304, headers=self._headers)
-        return web.Response(body=self._html, content_type="text/html", charset="utf-8", headers=self._headers)
+        return self._file.answer(request, self._headers)
 
 
 def content_security_policy(html: bytes) -> str:

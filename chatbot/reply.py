@@ -24,6 +24,7 @@ The rules:
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -63,7 +64,7 @@ class Tools(NamedTuple):
 class Listener(Protocol):
     """One who is told the reply as it comes."""
 
-    async def push(self, data: bytes, offset: int, *, finish: bool) -> None:
+    async def push(self, data: bytes, offset: int) -> None:
         """Takes the next frames, after which `offset` characters are delivered; must not wait."""
 
     def wake(self) -> None:
@@ -74,6 +75,7 @@ class StoredReply:
     """A reply that ended long ago, to those who listen to it: its stored text."""
 
     ended = True
+    finish_told = True
     error: ChatError | None = None
     told_at = 0.0
 
@@ -94,8 +96,9 @@ class Reply:
 
     `created_at` is when it was asked for; `length` how many characters of it have come;
     `context_messages` how many messages the LLM was sent; `told_at` when listeners last were told
-    something (loop time). Once `ended`, `message` is what was stored, and `error` what listeners are
-    told instead of [DONE]; at shutdown both are set.
+    something (loop time), `finish_told` whether the LLM's finish_reason was among it. Once `ended`,
+    `message` is what was stored, and `error` what listeners are told instead of [DONE]; at shutdown
+    both are set.
     """
 
     def __init__(self, tools: Tools, session_id: str, ask: Ask, on_end: Callable[[Reply], None]) -> None:
@@ -106,6 +109,7 @@ class Reply:
         self.length = 0
         self.context_messages = 0
         self.told_at = 0.0
+        self.finish_told = False
         self.message: Message | None = None
         self.error: ChatError | None = None
         self.begun = asyncio.Event()  # a first frame has come, or the end
@@ -115,7 +119,7 @@ class Reply:
         self._loop = asyncio.get_running_loop()
         self._answer: Answer | None = None
         self._task: asyncio.Task[None] | None = None
-        self._parts: list[str] = []
+        self._text = io.StringIO()  # grows in place, a byte a character if it can
         self._bytes = 0
         self._listeners: tuple[Listener, ...] = ()
         self._audience = 0
@@ -127,9 +131,7 @@ class Reply:
 
     def text(self, start: int, limit: int) -> str:
         """At most `limit` characters of the text from character `start`."""
-        if len(self._parts) > 1:
-            self._parts = ["".join(self._parts)]
-        return self._parts[0][start : start + limit] if self._parts else ""
+        return self._text.getvalue()[start : start + limit]
 
     # Its audience
 
@@ -245,38 +247,33 @@ class Reply:
                 window = context.halved(window)
 
     async def _pass_on(self, answer: Answer) -> None:
-        finished = False
         try:
             while frames := await answer.read():
-                data = []
+                events = []
                 for payload, text in frames:
                     if text:
                         self._bytes += len(text) if text.isascii() else len(text.encode())
                         if self._bytes > MAX_REPLY_BYTES:
                             return self._cut(text)
-                        self._parts.append(text)
+                        self._text.write(text)
                         self.length += len(text)
-                    data.append(sse.frame(self.length, payload))
-                finish = not finished and answer.finish_reason is not None
-                finished = finished or finish
-                await self._tell(data[0] if len(data) == 1 else b"".join(data), finish)
+                    events.append(sse.frame(self.length, payload))
+                data = events[0] if len(events) == 1 else b"".join(events)
+                self.told_at = self._loop.time()
+                for listener in self._listeners:
+                    await listener.push(data, self.length)
+                self.finish_told = answer.finish_reason is not None
+                self.begun.set()
             self._settle(answer.finish_reason)
             await answer.finish()
         finally:
             answer.close()
-
-    async def _tell(self, data: bytes, finish: bool) -> None:
-        if not self.told_at:
-            self.begun.set()
-        self.told_at = self._loop.time()
-        for listener in self._listeners:
-            await listener.push(data, self.length, finish=finish)
 
     def _cut(self, text: str) -> None:
         """Ends the reply at MAX_REPLY_BYTES, in the middle of `text`; listeners catch up from the log."""
         encoded = text.encode()
         room = MAX_REPLY_BYTES - (self._bytes - len(encoded))
         text = encoded[:room].decode("utf-8", "ignore")
-        self._parts.append(text)
+        self._text.write(text)
         self.length += len(text)
         self._settle("length")

@@ -15,7 +15,7 @@ from chatbot import api
 from chatbot.app import create_app
 from chatbot.config import Config
 from chatbot.errors import ChatError
-from chatbot.middleware import error_response, request_id
+from chatbot.middleware import error_response, http_error, request_id
 from chatbot.store import Store
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answers a request that never reached the application; the connection is closed after it."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client has gone: nobody to answer, nothing to log
         if isinstance(exc, HttpProcessingError):
             logging.getLogger("chatbot.access").info("- - 400 bad HTTP: %s", type(exc).__name__)
             error = ChatError("invalid_request", "The request is not valid HTTP.")
@@ -50,6 +52,14 @@ class Connection(web.RequestHandler):
         response = error_response(error, {"X-Request-ID": request_id(request)})
         response.force_close()
         return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Writes an answer, in our shape also one that aiohttp made before the middleware (Expect)."""
+        if isinstance(resp, web.HTTPException) and isinstance(request, web.Request):
+            resp = http_error(request, resp)
+        return await super().finish_response(request, resp, start_time)
 
 
 class Server:

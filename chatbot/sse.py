@@ -33,6 +33,11 @@ class Decoder:
         self._after_cr = False
         self._at_start = True
 
+    @property
+    def between_events(self) -> bool:
+        """Whether nothing of an event has come since the last one ended."""
+        return not (self._line or self._data or self._after_cr or self._at_start)
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """Takes what has come and returns the data of the events that it completes.
 
@@ -63,6 +68,7 @@ class Decoder:
                 self._grow(line)
                 self._data.append(line[6:] if line.startswith(b" ", 5) else line[5:])
             elif line == b"data":
+                self._grow(line)
                 self._data.append(b"")
             elif len(line) > MAX_LINE:
                 raise TooLarge

@@ -273,9 +273,9 @@ class Store:
 
     def context(self, session_id: str, limit: int) -> tuple[str | None, list[tuple[str, str]]]:
         """The session's system prompt, and its newest `limit` messages as (role, content), oldest first."""
-        prompts = self._all("system_prompt", {"session_id": session_id})
-        recent = self._all("recent_turns", {"session_id": session_id, "limit": limit})
-        return (prompts[0][0] if prompts else None), recent[::-1]
+        rows = self._all("context", {"session_id": session_id, "limit": limit})
+        prompt = rows.pop()[1] if rows and rows[-1][0] == "system" else None
+        return prompt, rows[::-1]
 
     def rewind(self, session_id: str, message: Message) -> int:
         """Deletes `message` and all after it; returns how many.

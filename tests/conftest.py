@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,61 @@ from chatbot.replies import Replies
 from chatbot.server import Server
 from chatbot.sessions import Sessions
 from tests.scripted import ScriptedLLM
+
+SECRETS: set[str] = set()
+"""Session ids, messages and keys that the tests used: none may stand in a log (tests/test_logs.py)."""
+
+
+class Log(logging.Handler):
+    """What the server logged, at the most talkative level, as it would stand in its log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self.entries: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.entries.append(self.format(record))
+
+    def lines(self, *, holding: str = "") -> list[str]:
+        """The entries that hold a text."""
+        return [entry for entry in self.entries if holding in entry]
+
+    @property
+    def tracebacks(self) -> list[str]:
+        return self.lines(holding="Traceback")
+
+
+WHOLE_LOG = Log()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def whole_log() -> Iterator[Log]:
+    """The log of all tests of this run."""
+    root = logging.getLogger()
+    root.addHandler(WHOLE_LOG)
+    root.setLevel(logging.INFO)
+    logging.getLogger("chatbot").setLevel(logging.DEBUG)
+    yield WHOLE_LOG
+    root.removeHandler(WHOLE_LOG)
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    """The log of one test."""
+    log = Log()
+    logging.getLogger().addHandler(log)
+    yield log
+    logging.getLogger().removeHandler(log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "last: runs after all other tests")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests that look at the log of all others last."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 class Clock:
@@ -142,6 +198,23 @@ class Running:
     def sessions(self) -> Sessions:
         return self.server.app[api.SESSIONS]
 
+    @property
+    def connections(self) -> int:
+        """How many connections of clients are open, as the server sees it."""
+        assert self.server._runner.server
+        return len(self.server._runner.server.connections)
+
+    async def leave(self, stream: Stream) -> None:
+        """Leaves a stream in the middle; returns when the server has noticed."""
+        before, open_still = self.connections, stream.response.connection is not None
+        stream.leave()
+        await until(lambda: self.connections < before or not open_still)
+        await asyncio.sleep(0)  # the handler is cancelled in the turn after
+
+    async def ended(self) -> None:
+        """Waits until no reply runs."""
+        await until(lambda: not len(self.replies))
+
     def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Looks into the database behind the server's back."""
         return self.replies.store._db.execute(statement, parameters).fetchall()
@@ -158,16 +231,21 @@ class Running:
         """Makes a session; returns its id."""
         status, answer, _ = await self.call("POST", "/api/sessions", body)
         assert status == 201, answer
+        SECRETS.add(answer["session_id"])
         return answer["session_id"]
 
     async def chat(self, session_id: str, message: str = "Hi", headers: Any = None, **options: Any) -> Any:
         """POST /api/chat; returns what call() returns."""
         body = {"session_id": session_id, "message": message, **options}
+        SECRETS.add(message)
         return await self.call("POST", "/api/chat", body, headers)
 
-    async def stream(self, session_id: str, message: str = "Hi", headers: Any = None, **options: Any) -> Stream:
+    async def stream(
+        self, session_id: str, message: str = "Hi", headers: Any = None, **options: Any
+    ) -> Stream:
         """POST /api/chat/stream; returns when its headers have come."""
         body = {"session_id": session_id, "message": message, **options}
+        SECRETS.add(message)
         stream = Stream(await self.http.post(self.url + "/api/chat/stream", json=body, headers=headers))
         self.streams.append(stream)
         return stream
@@ -198,7 +276,8 @@ async def start(llm: ScriptedLLM, clock: Clock) -> AsyncIterator[StartServer]:
         config = replace(Config(port=0, llm_server_url=llm.url, llm_model="test-model"), **settings)
         server = Server(config, now=clock.now)
         await server.start()
-        http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        no_limit = aiohttp.ClientTimeout()  # it would be the moved clock's
+        http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=no_limit)
         one = Running(server, http, config, f"http://127.0.0.1:{server.port}")
         running.append(one)
         return one
@@ -224,7 +303,7 @@ async def server(start: StartServer) -> Running:
 def no_dotenv(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tests run where there is no .env, so that a developer's own settings change nothing."""
     monkeypatch.chdir(tmp_path)
-    yield
+    return
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -8,11 +8,10 @@ import socket
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-SSE_HEAD = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-)
+SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Gate:
@@ -110,6 +109,11 @@ def completion(text: str, finish: str | None = "stop") -> dict[str, Any]:
         "choices": [{"index": 0, "message": message, "finish_reason": finish}],
         "usage": {"total_tokens": 7},
     }
+
+
+def capture(server: str, name: str) -> list[Step]:
+    """What a real server once answered, byte for byte; like it, closes the connection then."""
+    return [(Path(__file__).parent / "wire" / server / f"{name}.raw").read_bytes(), Close]
 
 
 class ScriptedLLM:

@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
-from tests.conftest import Running, text_of
-from tests.scripted import Gate, ScriptedLLM, reply
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from chatbot.errors import ChatError
+from chatbot.reply import MAX_REPLY_BYTES
+from tests.conftest import Clock, Event, Running, StartServer, Stream, text_of, until
+from tests.scripted import (
+    DONE,
+    END,
+    SSE_HEAD,
+    Gate,
+    Hang,
+    ScriptedLLM,
+    answer,
+    completion,
+    delta,
+    events,
+    http_chunk,
+    reply,
+    usage,
+)
 
 
 async def test_a_streamed_turn_is_in_the_history_once_done_is_seen(server: Running) -> None:
@@ -38,3 +60,542 @@ async def test_a_whole_turn(server: Running) -> None:
     assert status == 200
     assert answer["content"] == "Hello there."
     assert await server.history(session) == [("user", "Hi"), ("assistant", "Hello there.")]
+
+
+# Shapes
+
+
+async def test_a_whole_answer_has_the_documented_shape(server: Running) -> None:
+    session = await server.session()
+    status, told, headers = await server.chat(session, "Hi")
+    assert status == 200
+    assert headers["X-Message-ID"] == told["message_id"]
+    assert headers["X-Session-ID"] == session
+    assert headers["X-Context-Messages"] == "1"
+    assert headers["Content-Type"].startswith("application/json")
+    assert told.pop("message_id")
+    assert told.pop("created_at").endswith("Z")
+    assert told == {
+        "role": "assistant",
+        "content": "Hello there.",
+        "finish_reason": "stop",
+        "token_usage": {"total_tokens": 7},
+    }
+
+
+async def test_a_stream_has_the_documented_headers(server: Running) -> None:
+    session = await server.session()
+    stream = await server.stream(session)
+    assert stream.status == 200
+    assert stream.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert stream.headers["Cache-Control"] == "no-cache, no-transform"
+    assert stream.headers["X-Accel-Buffering"] == "no"
+    assert stream.headers["X-Session-ID"] == session
+    where = f"/api/sessions/{session}/messages/{stream.message_id}/stream"
+    assert stream.headers["Content-Location"] == where
+    assert "Content-Length" not in stream.headers
+    await stream.rest()
+    _, told, _ = await server.call("GET", where.removesuffix("/stream"))
+    assert (told["role"], told["content"]) == ("assistant", "Hello there.")
+
+
+async def test_the_id_of_a_frame_counts_the_characters_delivered_with_it(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    llm.play(
+        [
+            *events(
+                delta(role="assistant"), delta("안녕"), delta(" 👋"), delta("e\u0301"), delta(finish="stop")
+            ),
+            END,
+        ]
+    )
+    events_ = await (await server.stream(await server.session())).rest()
+    assert [event.id for event in events_] == [0, 2, 4, 6, 6, None]
+    assert events_[-1].data == "[DONE]"
+
+
+async def test_a_frame_is_two_lines_and_a_blank_one(server: Running, llm: ScriptedLLM) -> None:
+    chunk = delta("one").removeprefix(b"data: ").strip()
+    last = delta(finish="stop").removeprefix(b"data: ").strip()
+    llm.play(
+        [
+            *events(
+                b"data:" + chunk + b"\r\n\r\n", b": ping\n\n", b"id: 77\nretry: 1\ndata: " + last + b"\n\n"
+            ),
+            END,
+        ]
+    )
+    stream = await server.stream(await server.session())
+    told = await stream.response.read()
+    assert told == b"id: 3\ndata: " + chunk + b"\n\nid: 3\ndata: " + last + b"\n\ndata: [DONE]\n\n"
+
+
+async def test_the_llms_frames_are_passed_on_as_they_are(server: Running, llm: ScriptedLLM) -> None:
+    """Reasoning, tool calls, logprobs and fields that nobody has thought of yet."""
+    chunks: list[dict[str, Any]] = [
+        {"choices": [{"delta": {"reasoning_content": "Hm, "}, "finish_reason": None}]},
+        {"choices": [{"delta": {"reasoning": "well."}, "finish_reason": None}]},
+        {"choices": [{"delta": {"content": "one"}, "logprobs": {"a": [1.50, 1e-7]}, "finish_reason": None}]},
+        {
+            "choices": [
+                {"delta": {"tool_calls": [{"index": 0, "function": {"name": "f"}}]}, "finish_reason": None}
+            ]
+        },
+        {"new": True, "choices": [{"delta": {"content": None}, "finish_reason": "stop"}]},
+        {"choices": [], "usage": {"total_tokens": 7, "details": {"cached": 1}}},
+    ]
+    sent = [json.dumps(chunk, ensure_ascii=False) for chunk in chunks]
+    llm.play([*events(*(f"data: {one}\n\n".encode() for one in sent), DONE), END])
+    session = await server.session()
+    told = await (await server.stream(session)).rest()
+    assert [event.data for event in told] == [*sent, "[DONE]"]
+    assert await server.history(session) == [("user", "Hi"), ("assistant", "one")]
+    assert server.sql("SELECT token_usage FROM messages WHERE role = 'assistant'") == [
+        ('{"total_tokens":7,"details":{"cached":1}}',)
+    ]
+
+
+async def test_reasoning_and_tool_calls_of_a_whole_answer_are_not_stored(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    whole = completion("one")
+    whole["choices"][0]["message"] |= {
+        "reasoning_content": "Hm.",
+        "tool_calls": [{"function": {"name": "f"}}],
+    }
+    llm.play(answer(body=whole))
+    session = await server.session()
+    _, told, _ = await server.chat(session)
+    assert told["content"] == "one"
+    assert await server.history(session) == [("user", "Hi"), ("assistant", "one")]
+
+
+@pytest.mark.parametrize("how", ["chat", "stream"])
+@pytest.mark.parametrize("finish", ["stop", "length", "content_filter", "tool_calls", "eos"])
+async def test_any_finish_reason_is_the_llms_to_give(
+    server: Running, llm: ScriptedLLM, finish: str, how: str
+) -> None:
+    session = await server.session()
+    if how == "chat":
+        llm.play(answer(body=completion("one", finish)))
+        await server.chat(session)
+    else:
+        llm.play(reply("one", finish=finish))
+        told = await (await server.stream(session)).rest()
+        assert [event.finish_reason for event in told if event.finish_reason] == [finish]
+    assert server.sql("SELECT finish_reason FROM messages WHERE role = 'assistant'") == [(finish,)]
+
+
+async def test_usage_is_stored_as_reported_or_not_at_all(server: Running, llm: ScriptedLLM) -> None:
+    llm.play([*events(delta("one"), delta(finish="stop")), END])
+    session = await server.session()
+    await (await server.stream(session)).rest()
+    whole = completion("two")
+    del whole["usage"]
+    llm.play(answer(body=whole), answer(body=completion("three") | {"usage": None}))
+    for _ in range(2):
+        _, told, _ = await server.chat(session)
+        assert told["token_usage"] is None
+    assert server.sql("SELECT DISTINCT token_usage FROM messages") == [(None,)]
+
+
+# What goes to the LLM
+
+OPTIONS: dict[str, Any] = {
+    "model": "other",
+    "temperature": 0.7,
+    "top_p": 1,
+    "max_tokens": 5,
+    "stop": ["\n", "안녕"],
+    "seed": 2**63,
+    "presence_penalty": -2,
+    "frequency_penalty": 1e-9,
+    "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}},
+}
+
+
+@pytest.mark.parametrize("how", ["chat", "stream"])
+async def test_options_go_to_the_llm_as_they_are(server: Running, llm: ScriptedLLM, how: str) -> None:
+    session = await server.session()
+    if how == "chat":
+        status, _, _ = await server.chat(session, "Hi", **OPTIONS)
+        assert status == 200
+    else:
+        await (await server.stream(session, "Hi", **OPTIONS)).rest()
+    sent = llm.exchanges[0].body
+    expected = OPTIONS | {"messages": [{"role": "user", "content": "Hi"}], "stream": how == "stream"}
+    if how == "stream":
+        expected["stream_options"] = {"include_usage": True}
+    assert sent == expected
+
+
+async def test_options_are_of_one_turn(server: Running, llm: ScriptedLLM) -> None:
+    session = await server.session()
+    await server.chat(session, "Hi", temperature=0.1, stop="x")
+    await server.chat(session, "Hi")
+    assert {"temperature", "stop"} <= set(llm.exchanges[0].body)
+    assert set(llm.exchanges[1].body) == {"model", "messages", "stream"}
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/chat/stream"])
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"message": None}, "message"),
+        ({"message": ""}, "message"),
+        ({"message": ["Hi"]}, "message"),
+        ({"session_id": 7}, "session_id"),
+        ({"session_id": ""}, "session_id"),
+        ({"stream": True}, "stream"),
+        ({"messages": []}, "messages"),
+        ({"model": ""}, "model"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"stop": [""]}, "stop"),
+        ({"seed": None}, "seed"),
+        ({"response_format": "json"}, "response_format"),
+    ],
+    ids=str,
+)
+async def test_what_cannot_be_asked_is_refused_by_name_and_not_sent(
+    server: Running, llm: ScriptedLLM, path: str, body: dict[str, Any], param: str
+) -> None:
+    session = await server.session()
+    asked = {"session_id": session, "message": "Hi"} | body
+    status, told, _ = await server.call("POST", path, asked)
+    assert (status, told["error"]["code"], told["error"]["param"]) == (400, "invalid_request", param)
+    assert not llm.exchanges
+
+
+@pytest.mark.parametrize("missing", ["session_id", "message"])
+async def test_what_is_missing_is_named(server: Running, missing: str) -> None:
+    asked = {"session_id": await server.session(), "message": "Hi"}
+    del asked[missing]
+    status, told, _ = await server.call("POST", "/api/chat", asked)
+    assert (status, told["error"]["param"]) == (400, missing)
+
+
+# Unicode
+
+
+async def test_text_is_valid_unicode_though_pairs_are_split_over_chunks(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    llm.play(
+        [
+            *events(
+                delta("a\ud83d"), delta("\udc4b"), delta("b\ud83d"), delta("c"), delta(finish="stop"), DONE
+            ),
+            END,
+        ]
+    )
+    session = await server.session()
+    told = await (await server.stream(session)).rest()
+    assert text_of(told) == "a👋b\ufffdc"
+    for event in told[:-1]:
+        json.dumps(event.json, ensure_ascii=False).encode()
+    assert told[-3].id == len("a👋b\ufffdc")
+    assert await server.history(session) == [("user", "Hi"), ("assistant", "a👋b\ufffdc")]
+
+
+async def test_a_whole_answer_with_half_a_pair_is_valid_unicode(server: Running, llm: ScriptedLLM) -> None:
+    llm.play(answer(body=completion("a\ud83d")))
+    session = await server.session()
+    status, told, _ = await server.chat(session)
+    assert (status, told["content"]) == (200, "a\ufffd")
+
+
+async def test_bytes_cut_anywhere_make_the_same_text(server: Running, llm: ScriptedLLM) -> None:
+    whole = delta("안녕 👋") + delta("!") + delta(finish="stop") + usage() + DONE
+    llm.play([SSE_HEAD, *(http_chunk(bytes([byte])) for byte in whole), END])
+    session = await server.session()
+    assert text_of(await (await server.stream(session)).rest()) == "안녕 👋!"
+    assert await server.history(session) == [("user", "Hi"), ("assistant", "안녕 👋!")]
+
+
+@pytest.mark.parametrize(
+    "message", ["\0", "안녕\r\n\u2028👋", "x" * 500_000, " ", "'); DROP TABLE messages; --"]
+)
+async def test_any_text_can_be_asked_and_is_kept_as_it_is(
+    server: Running, llm: ScriptedLLM, message: str
+) -> None:
+    llm.play(answer(body=completion(message)))
+    session = await server.session()
+    _, told, _ = await server.chat(session, message)
+    assert told["content"] == message
+    assert llm.exchanges[0].body["messages"] == [{"role": "user", "content": message}]
+    assert await server.history(session) == [("user", message), ("assistant", message)]
+
+
+# The end
+
+
+async def test_done_is_told_only_after_the_turn_is_stored(
+    server: Running, llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything up to the finish is there, and only the storing is still to come."""
+    store = server.replies.store
+    add_turn, stream, before_commit = store.add_turn, None, []
+
+    def watched(*args: Any) -> None:
+        assert stream
+        before_commit.append(
+            bytes(stream.response.content._buffer and b"".join(stream.response.content._buffer))
+        )
+        add_turn(*args)
+
+    monkeypatch.setattr(store, "add_turn", watched)
+    gate = Gate()
+    llm.play([*events(delta("one"), delta(finish="stop"), gate, DONE), END])
+    session = await server.session()
+    stream = await server.stream(session)
+    told = [await stream.event(), await stream.event()]
+    assert [event.finish_reason for event in told if event] == [None, "stop"]
+    assert server.sql("SELECT count(*) FROM messages") == [(0,)]
+    gate.open()
+    done = await stream.event()
+    assert done
+    assert done.data == "[DONE]"
+    assert server.sql("SELECT count(*) FROM messages") == [(2,)]
+    assert len(before_commit) == 1
+    assert b"[DONE]" not in before_commit[0]
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (ChatError("storage_full", "The storage is full.", retry_after="60"), 503, "storage_full"),
+        (RuntimeError("secret"), 500, "internal_error"),
+    ],
+)
+async def test_a_turn_that_cannot_be_stored_is_never_called_done(
+    server: Running, monkeypatch: pytest.MonkeyPatch, failure: Exception, status: int, code: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise failure
+
+    session = await server.session()
+    with monkeypatch.context() as patch:
+        patch.setattr(server.replies.store, "add_turn", fail)
+        told = await (await server.stream(session)).rest()
+        assert told[-1].json["error"]["code"] == code
+        assert "secret" not in told[-1].data
+        assert "[DONE]" not in [event.data for event in told]
+        got, whole, headers = await server.chat(session)
+        assert (got, whole["error"]["code"]) == (status, code)
+        assert headers.get("Retry-After") == ("60" if code == "storage_full" else None)
+    assert await server.history(session) == []
+    assert (await server.chat(session))[0] == 200
+
+
+async def test_a_real_full_storage_is_told_and_the_turn_absent(server: Running, llm: ScriptedLLM) -> None:
+    session = await server.session()
+    await server.chat(session)
+    [(pages,)] = server.sql("PRAGMA page_count")
+    server.sql(f"PRAGMA max_page_count={pages}")
+    llm.script = lambda body: (
+        reply("x" * 100_000) if body["stream"] else answer(body=completion("x" * 100_000))
+    )
+    told = await (await server.stream(session)).rest()
+    assert told[-1].json["error"]["code"] == "storage_full"
+    status, whole, headers = await server.chat(session)
+    assert (status, whole["error"]["code"], headers["Retry-After"]) == (503, "storage_full", "60")
+    assert len(await server.history(session)) == 2
+    server.sql(f"PRAGMA max_page_count={pages + 1000}")
+    assert (await server.chat(session))[0] == 200
+
+
+async def test_past_the_limit_of_the_database_nothing_new_is_begun(
+    start: StartServer, llm: ScriptedLLM
+) -> None:
+    server = await start(max_database_mb=1)
+    session = await server.session()
+    gate = Gate()
+    llm.play(reply("one", gate, "x" * 300_000))
+    stream = await server.stream(session)
+    assert await stream.event()
+    other = await server.session()
+    llm.play(answer(body=completion("x" * 1_100_000)))
+    assert (await server.chat(other))[0] == 200
+    asked = len(llm.exchanges)
+    for method, path, body in [
+        ("POST", "/api/sessions", {}),
+        ("PATCH", f"/api/sessions/{session}", {"metadata": {}}),
+        ("POST", "/api/chat", {"session_id": other, "message": "Hi"}),
+        ("POST", "/api/chat/stream", {"session_id": other, "message": "Hi"}),
+    ]:
+        status, told, headers = await server.call(method, path, body)
+        assert (status, told["error"]["code"]) == (503, "storage_full"), path
+        assert int(headers["Retry-After"]) > 0
+    assert len(llm.exchanges) == asked, "the LLM worked for a turn that could not be stored"
+    gate.open()
+    assert (await stream.rest())[-1].data == "[DONE]", "a reply that was admitted is stored"
+    assert len(await server.history(session)) == 2
+    await server.call("DELETE", f"/api/sessions/{other}")
+    assert (await server.chat(session))[0] == 200
+
+
+# Silence
+
+
+async def raw_line(stream: Stream) -> bytes:
+    return await stream.response.content.readline()
+
+
+async def test_silence_is_filled_with_comments_that_end_no_event(
+    server: Running, llm: ScriptedLLM, clock: Clock
+) -> None:
+    gate = Gate()
+    llm.play(reply("one", gate, "two"))
+    stream = await server.stream(await server.session())
+    assert (await stream.event()) is not None
+    for _ in range(3):
+        clock.advance(15)
+        assert await raw_line(stream) == b": keep-alive\n"
+    gate.open()
+    assert (await raw_line(stream)).startswith(b"id: 6"), "a blank line after the comment"
+    told = await stream.rest()
+    assert told[-1].data == "[DONE]"
+
+
+async def test_a_heartbeat_waits_for_the_whole_of_its_silence(
+    server: Running, llm: ScriptedLLM, clock: Clock
+) -> None:
+    gates = [Gate(), Gate(), Gate()]
+    llm.play(reply("one", gates[0], "two", gates[1], "three", gates[2], "four"))
+    stream = await server.stream(await server.session())
+    for gate in gates:
+        assert await stream.event()
+        clock.advance(10)
+        gate.open()
+    await stream.rest()
+    assert stream.comments == 0
+
+
+async def test_a_slow_llm_begins_with_heartbeats(server: Running, llm: ScriptedLLM, clock: Clock) -> None:
+    gate = Gate()
+    llm.play([gate, *reply("one")])
+    session = await server.session()
+    asking = asyncio.create_task(server.stream(session))
+    await gate.reached.wait()
+    clock.advance(15)
+    stream = await asking
+    assert stream.status == 200
+    assert stream.message_id
+    assert "X-Context-Messages" not in stream.headers, "it is not known yet"
+    clock.advance(15)
+    assert await raw_line(stream) == b": keep-alive\n"
+    gate.open()
+    told = await stream.rest()
+    assert (text_of(told), told[-1].data) == ("one", "[DONE]")
+    assert await server.history(session) == [("user", "Hi"), ("assistant", "one")]
+
+
+async def test_an_error_after_the_heartbeats_began_is_a_frame(
+    server: Running, llm: ScriptedLLM, clock: Clock
+) -> None:
+    gate = Gate()
+    llm.play([gate, *answer("429 Too Many Requests", headers="Retry-After: 7\r\n")])
+    session = await server.session()
+    asking = asyncio.create_task(server.stream(session))
+    await gate.reached.wait()
+    clock.advance(15)
+    stream = await asking
+    assert stream.status == 200
+    gate.open()
+    told = await stream.rest()
+    assert [(event.id, event.json["error"]["code"]) for event in told] == [(None, "llm_rate_limited")]
+    assert await server.history(session) == []
+
+
+async def test_the_llms_own_comments_and_pings_are_not_passed_on(server: Running, llm: ScriptedLLM) -> None:
+    llm.play(
+        [
+            *events(
+                b": ping\n\n",
+                delta("one"),
+                b": OPENROUTER PROCESSING\n\n",
+                b"event: ping\n\n",
+                delta(finish="stop"),
+            ),
+            END,
+        ]
+    )
+    stream = await server.stream(await server.session())
+    told = await stream.rest()
+    assert [event.text for event in told] == ["one", "", ""]
+    assert stream.comments == 0
+
+
+# Length
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "한", "👋"])
+@pytest.mark.parametrize("how", ["chat", "stream"])
+async def test_a_reply_is_cut_at_4_mib_of_utf8(
+    server: Running, llm: ScriptedLLM, letter: str, how: str
+) -> None:
+    size = len(letter.encode())
+    text = "a" + letter * (MAX_REPLY_BYTES // size + 1)
+    kept = "a" + letter * ((MAX_REPLY_BYTES - 1) // size)
+    session = await server.session()
+    if how == "chat":
+        body = json.dumps(completion(text), ensure_ascii=False).encode()
+        llm.play(answer(body=body))
+        status, told, _ = await server.chat(session)
+        assert (status, told["finish_reason"]) == (200, "length")
+        assert told["content"] == kept
+    else:
+        pieces = [text[place : place + 40_000] for place in range(0, len(text), 40_000)]
+        llm.play([*events(*map(delta, pieces)), Hang])
+        told = await (await server.stream(session)).rest()
+        assert told[-1].data == "[DONE]"
+        assert text_of(told) == kept
+        assert [event.finish_reason for event in told if event.finish_reason] == ["length"]
+        await llm.exchanges[0].gone.wait()
+    [(content, finish)] = server.sql("SELECT content, finish_reason FROM messages WHERE role = 'assistant'")
+    assert (content == kept, finish) == (True, "length")
+
+
+async def test_a_reply_of_exactly_4_mib_is_whole(server: Running, llm: ScriptedLLM) -> None:
+    llm.play(answer(body=completion("x" * MAX_REPLY_BYTES)))
+    _, told, _ = await server.chat(await server.session())
+    assert told["finish_reason"] == "stop"
+    assert len(told["content"]) == MAX_REPLY_BYTES
+
+
+# Many
+
+
+async def test_many_conversations_at_once_do_not_mix(server: Running, llm: ScriptedLLM) -> None:
+    llm.script = lambda body: reply(*(f"{body['messages'][-1]['content']}:{part} " for part in range(5)))
+    sessions = [await server.session() for _ in range(30)]
+
+    async def talk(number: int, session: str) -> list[Event]:
+        return await (await server.stream(session, f"Q{number}")).rest()
+
+    told = await asyncio.gather(*(talk(number, session) for number, session in enumerate(sessions)))
+    for number, session in enumerate(sessions):
+        text = "".join(f"Q{number}:{part} " for part in range(5))
+        assert text_of(told[number]) == text
+        assert await server.history(session) == [("user", f"Q{number}"), ("assistant", text)]
+    await until(lambda: len(server.replies) == 0)
+
+
+async def test_every_crash_of_a_reply_is_told_and_logged_and_says_nothing_of_the_inside(
+    server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def crash(*_: Any, **__: Any) -> None:
+        raise RuntimeError("secret")
+
+    session = await server.session()
+    with monkeypatch.context() as patch:
+        patch.setattr(server.replies.llm, "ask", crash)
+        status, told, _ = await server.chat(session)
+    assert (status, told["error"]["code"]) == (500, "internal_error")
+    assert "secret" not in json.dumps(told)
+    assert "RuntimeError: secret" in caplog.text
+    assert (await server.chat(session))[0] == 200

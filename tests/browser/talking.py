@@ -1,0 +1,145 @@
+"""A person at the page: what is done there, and what is seen."""
+
+from __future__ import annotations
+
+import re
+
+WATCH_POLICY = """
+addEventListener('securitypolicyviolation', (event) => console.error(`CSP: ${event.violatedDirective}`));
+window.longTasks = [];
+new PerformanceObserver((list) => window.longTasks.push(...list.getEntries().map((entry) => entry.duration)))
+  .observe({ entryTypes: ['longtask'] });
+"""
+
+
+class Reader:
+    """One tab of a browser context. Other tabs of the same context share its storage, as in a real browser."""
+
+    def __init__(self, url: str, context: object) -> None:
+        self.url = url
+        self.context = context
+        self.page = None
+        self.tabs: list[Reader] = []
+        self._complaints: list[str] = []
+        self._expected: list[str] = []
+
+    async def open_tab(self, url: str | None = None) -> Reader:
+        self.page = await self.context.new_page()
+        self.page.set_default_timeout(10_000)
+        self.page.on("console", self._on_console)
+        self.page.on("pageerror", lambda error: self._complaints.append(f"uncaught: {error}"))
+        await self.page.add_init_script(WATCH_POLICY)
+        await self.page.goto(url or self.url)
+        return self
+
+    async def another_tab(self, url: str | None = None) -> Reader:
+        tab = Reader(self.url, self.context)
+        self.tabs.append(tab)
+        return await tab.open_tab(url)
+
+    def _on_console(self, message: object) -> None:
+        if message.type in ("error", "warning"):
+            self._complaints.append(message.text)
+
+    def expects(self, *failures: str) -> None:
+        """The browser itself logs a failed request; a test that causes one says so: "429", "ERR_"."""
+        self._expected += failures
+
+    def complaints(self) -> list[str]:
+        """What the console was told that this test did not ask for."""
+        pattern = "|".join(map(re.escape, self._expected)) or "$^"
+        own = [
+            text
+            for text in self._complaints
+            if not (text.startswith("Failed to load resource") and re.search(pattern, text))
+        ]
+        return own + [complaint for tab in self.tabs for complaint in tab.complaints()]
+
+    # What is done.
+
+    async def type(self, text: str) -> None:
+        await self.box.fill(text)
+
+    async def send(self, text: str) -> None:
+        await self.box.fill(text)
+        await self.box.press("Enter")
+
+    async def ask(self, text: str) -> None:
+        """Sends a message and waits for the whole answer."""
+        before = await self.done.count()
+        await self.send(text)
+        await self.see(self.done, count=before + 1)
+
+    async def press(self, name: str, within: object = None) -> None:
+        await (within or self.page).get_by_role("button", name=name, exact=True).last.click()
+
+    async def refresh(self) -> None:
+        await self.page.reload()
+
+    # What is seen.
+
+    @property
+    def box(self) -> object:
+        return self.page.get_by_role("textbox", name=re.compile("Write a message|메시지를 입력하세요"))
+
+    @property
+    def turns(self) -> object:
+        return self.page.locator(".turn")
+
+    @property
+    def done(self) -> object:
+        return self.page.locator(".turn[data-state=done]")
+
+    @property
+    def answers(self) -> object:
+        return self.page.locator(".reply .text")
+
+    @property
+    def questions(self) -> object:
+        return self.page.locator(".bubble")
+
+    @property
+    def failure(self) -> object:
+        return self.page.locator(".failure")
+
+    @property
+    def listed(self) -> object:
+        return self.page.locator("nav a")
+
+    @property
+    def hint(self) -> object:
+        return self.page.locator("#hint")
+
+    def session(self) -> str:
+        return self.page.url.partition("#")[2]
+
+    async def see(self, what: object, text: object = None, *, count: int | None = None) -> None:
+        """Waits until that is to be seen, with this text (a list: one for each)."""
+        from playwright.async_api import expect
+
+        if count is not None:
+            await expect(what).to_have_count(count, timeout=15_000)
+        elif text is None:
+            await expect(what).to_be_visible(timeout=15_000)
+        else:
+            await expect(what).to_have_text(text, timeout=15_000)
+
+    async def see_part(self, what: object, text: str) -> None:
+        from playwright.async_api import expect
+
+        await expect(what).to_contain_text(text, timeout=15_000)
+
+    async def see_focus(self, what: object) -> None:
+        from playwright.async_api import expect
+
+        await expect(what).to_be_focused(timeout=15_000)
+
+    async def see_gone(self, what: object) -> None:
+        from playwright.async_api import expect
+
+        await expect(what).to_be_hidden(timeout=15_000)
+
+    async def see_value(self, what: object, value: str) -> None:
+        from playwright.async_api import expect
+
+        await expect(what).to_have_value(value, timeout=15_000)

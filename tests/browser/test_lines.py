@@ -1,0 +1,278 @@
+"""Lines that break, pages that are refreshed, servers that go away: nothing is lost and nothing is asked twice."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+TEXT = "Zwölf 한국어 👩‍👩‍👧 and 😀 then "
+
+
+@pytest.fixture(params=["cut", "refresh"])
+def interrupt(request):
+    """The line breaks, or the page is refreshed."""
+
+    async def interrupt(reader, line):
+        await (line.cut() if request.param == "cut" else reader.refresh())
+
+    return interrupt
+
+
+async def test_an_interrupted_answer_goes_on_from_the_very_character(open_page, line, llm, interrupt, server):
+    reader = await open_page(line.url)
+    reader.expects("ERR_")
+    question = f"interrupt me {line.port}"
+    answer = llm.answers(question).say(TEXT)
+    await reader.send(question)
+    await reader.see(reader.answers, TEXT)
+    for number in range(3):
+        await interrupt(reader, line)
+        answer.say(f"{number} 😀 ")
+        await reader.see(reader.answers, TEXT + "".join(f"{seen} 😀 " for seen in range(number + 1)))
+    answer.say("end").finish()
+    await reader.see(reader.done, count=1)
+    await reader.see(reader.answers, TEXT + "0 😀 1 😀 2 😀 end")
+    await reader.see(reader.questions, [question])
+    assert llm.times_asked(question) == 1
+    assert len(await server.history(reader.session())) == 2
+
+
+async def test_a_line_that_breaks_before_the_first_word_sends_again_with_the_same_key(
+    open_page, line, llm, interrupt
+):
+    reader = await open_page(line.url)
+    reader.expects("ERR_")
+    await reader.ask("hello")
+    keys = []
+    reader.page.on("request", lambda request: keys.append(request.headers.get("idempotency-key")))
+    question = f"slow to begin {line.port}"
+    answer = llm.answers(question)
+    await reader.send(question)
+    await answer.asked.wait()
+    await interrupt(reader, line)
+    await reader.see(reader.questions.last, question)
+    answer.say("Here I am").finish()
+    await reader.see(reader.answers.last, "Here I am")
+    await reader.see(reader.done, count=2)
+    assert llm.times_asked(question) == 1
+    assert len(set(filter(None, keys))) == 1
+
+
+async def test_what_was_written_while_nobody_looked_is_there_on_return(reader, llm):
+    answer = llm.answers("go on without me").say("Part one. ")
+    await reader.send("go on without me")
+    await reader.see(reader.answers, "Part one. ")
+    address = reader.page.url
+    await reader.page.goto("about:blank")
+    answer.say("Part two. ")
+    await reader.page.goto(address)
+    await reader.see(reader.answers, "Part one. Part two. ")
+    answer.say("Part three.").finish()
+    await reader.see(reader.done, count=1)
+    await reader.see(reader.answers, "Part one. Part two. Part three.")
+
+
+async def test_a_message_answered_while_the_page_was_away_is_shown_once(reader, llm):
+    """Its key, kept in the tab, is the proof that it need not be asked again."""
+    answer = llm.answers("answered meanwhile").say("Soon")
+    await reader.send("answered meanwhile")
+    await reader.see(reader.answers, "Soon")
+    address = reader.page.url
+    await reader.page.goto("about:blank")
+    answer.finish()
+    watcher = await reader.another_tab(address)
+    await watcher.see(watcher.done, count=1)
+    await reader.page.goto(address)
+    await reader.see(reader.done, count=1)
+    await reader.page.wait_for_load_state("networkidle")
+    await reader.see(reader.questions, ["answered meanwhile"])
+    assert llm.times_asked("answered meanwhile") == 1
+
+
+async def test_two_tabs_show_the_same_answer_as_it_comes(reader, llm):
+    await reader.ask("hello, tabs")
+    idle = await reader.another_tab(reader.page.url)
+    await idle.see(idle.done, count=1)
+    answer = llm.answers("for both").say("One ")
+    await reader.send("for both")
+    late = None
+    for piece in ("two ", "three ", "four"):
+        await reader.see_part(reader.answers.last, "One ")
+        await idle.see(idle.questions, ["hello, tabs", "for both"])
+        late = late or await reader.another_tab(reader.page.url)
+        answer.say(piece)
+    for tab in (reader, idle, late):
+        await tab.see(tab.answers.last, "One two three four")
+    answer.finish()
+    for tab in (reader, idle, late):
+        await tab.see(tab.done, count=2)
+    await idle.press("Answer again")
+    for tab in (reader, idle, late):
+        await tab.see(tab.answers, ["You said: hello, tabs", "You said: for both"])
+        await tab.see(tab.done, count=2)
+    assert llm.times_asked("for both") == 2
+
+
+async def test_a_title_changed_in_one_tab_changes_in_the_other(reader):
+    await reader.ask("old title")
+    other = await reader.another_tab(reader.page.url)
+    await other.see(other.done, count=1)
+    await other.press("Rename")
+    await other.page.locator("dialog input").fill("new title")
+    await other.press("OK")
+    await reader.see(reader.listed, "new title")
+    await reader.see(reader.page.locator("h1"), "new title")
+
+
+async def test_an_answer_goes_on_while_another_conversation_is_looked_at(reader, llm):
+    answer = llm.answers("in the background").say("Beginning, ")
+    await reader.send("in the background")
+    await reader.see(reader.answers, "Beginning, ")
+    await reader.page.get_by_role("link", name="New conversation").click()
+    await reader.see(reader.page.locator("nav a[data-busy]"), "in the background")
+    await reader.ask("in front")
+    answer.say("middle, end").finish()
+    await reader.see(reader.page.locator("nav a[data-busy]"), count=0)
+    await reader.listed.get_by_text("in the background").click()
+    await reader.see(reader.answers, "Beginning, middle, end")
+
+
+async def test_a_message_sent_while_the_server_is_away_arrives_when_it_is_back(open_page, line, llm):
+    reader = await open_page(line.url)
+    reader.expects("ERR_")
+    await line.close()
+    await reader.send("anybody there?")
+    await reader.see(reader.turns.locator(".note"), "The server cannot be reached. Trying again…")
+    await line.open()
+    await reader.see(reader.answers, "You said: anybody there?")
+    await reader.see(reader.turns.locator(".note"), "")
+    assert llm.times_asked("anybody there?") == 1
+
+
+async def test_stopping_works_without_a_server(open_page, line, llm):
+    reader = await open_page(line.url)
+    reader.expects("ERR_")
+    llm.answers("stop offline").say("So far")
+    await reader.send("stop offline")
+    await reader.see(reader.answers, "So far")
+    await line.close()
+    await reader.see(reader.turns.locator(".note"), "The server cannot be reached. Trying again…")
+    await reader.press("Stop the answer")
+    await reader.see(reader.turns.locator(".note"), "Stopped")
+    await reader.see(reader.page.get_by_role("button", name="Send"))
+
+
+async def test_a_page_opened_while_the_server_is_away_finds_it_by_itself(open_page, line):
+    reader = await open_page(line.url)
+    reader.expects("ERR_")
+    await reader.ask("still here")
+    await reader.page.get_by_role("link", name="New conversation").click()
+    await reader.page.evaluate("talks.clear()")  # as after a refresh, which needs the server
+    await line.close()
+    await reader.listed.click()
+    await reader.see_part(reader.failure, "The server cannot be reached. Trying again…")
+    await line.open()
+    await reader.see(reader.answers, "You said: still here")
+    await reader.see_gone(reader.failure)
+
+
+async def test_a_restarted_server_that_lost_the_conversation_is_said_plainly(open_page, own_server):
+    server = await own_server()
+    reader = await open_page(server.url)
+    reader.expects("404", "ERR_")
+    await reader.ask("remember this")
+    await server.stop()
+    await server.start()
+    await reader.send("what did I say? It was long to type.")
+    await reader.see_part(reader.failure, "The server no longer has this conversation")
+    await reader.see_value(reader.box, "what did I say? It was long to type.")
+    await reader.see(reader.answers, ["You said: remember this"])
+    await reader.press("Start a new conversation")
+    await reader.see(reader.turns, count=0)
+    await reader.see_value(reader.box, "what did I say? It was long to type.")
+    await reader.box.press("Enter")
+    await reader.see(reader.answers, ["You said: what did I say? It was long to type."])
+    await reader.see(reader.listed, ["what did I say? It was long to type."])
+
+
+async def test_an_answer_that_a_restart_interrupted_is_kept_on_a_file_database(open_page, own_server, llm):
+    server = await own_server(DATABASE_URL="sqlite:///chat.db", SHUTDOWN_GRACE_SECONDS="0")
+    reader = await open_page(server.url)
+    reader.expects("ERR_", "503")
+    llm.answers("restart in the middle").say("As far as I got")
+    await reader.send("restart in the middle")
+    await reader.see(reader.answers, "As far as I got")
+    await server.stop()
+    await reader.see(reader.turns.locator(".note"), "The server cannot be reached. Trying again…")
+    await server.start()
+    await reader.see(reader.done.locator(".note"), "Stopped")
+    await reader.see(reader.answers, "As far as I got")
+    await reader.ask("go on")
+    await reader.see(reader.answers.last, "You said: go on")
+
+
+async def test_an_answer_that_a_crash_took_along_can_be_asked_for_again(open_page, own_server, llm):
+    server = await own_server(DATABASE_URL="sqlite:///chat.db")
+    reader = await open_page(server.url)
+    reader.expects("ERR_", "404")
+    llm.answers("crash in the middle").say("Gone soon")
+    await reader.send("crash in the middle")
+    await reader.see(reader.answers, "Gone soon")
+    await server.stop(kill=True)
+    await server.start()
+    await reader.see_part(reader.failure, "The answer was lost on the way. Try again.")
+    await reader.press("Try again")
+    await reader.see(reader.answers, ["You said: crash in the middle"])
+    assert len(await server.history(reader.session())) == 2
+
+
+async def test_a_conversation_that_another_client_is_using_is_shown_and_the_message_given_back(
+    reader, server, llm
+):
+    reader.expects("409")
+    await reader.ask("hello there")
+    answer = llm.answers("from elsewhere").say("Busy ")
+    other = asyncio.create_task(
+        server.call("POST", "/chat/stream", {"session_id": reader.session(), "message": "from elsewhere"})
+    )
+    await answer.asked.wait()
+    await reader.send("me too")
+    await reader.see(reader.questions, ["hello there", "from elsewhere"])
+    await reader.see_part(reader.hint, "An answer is already being written here.")
+    await reader.see_value(reader.box, "me too")
+    answer.say("no more").finish()
+    await reader.see(reader.answers.last, "Busy no more")
+    await reader.see(reader.done, count=2)
+    await other
+    await reader.box.press("Enter")
+    await reader.see(reader.answers.last, "You said: me too")
+
+
+async def test_a_conversation_deleted_elsewhere_is_said_to_be_gone(reader, server, llm):
+    llm.answers("delete from elsewhere").say("Hm")
+    await reader.send("delete from elsewhere")
+    await reader.see(reader.answers, "Hm")
+    assert (await server.call("DELETE", f"/sessions/{reader.session()}"))[0] == 204
+    await reader.see_part(reader.failure, "The server no longer has this conversation")
+    await reader.see_value(reader.box, "delete from elsewhere")
+
+
+async def test_a_silent_line_is_given_up_and_taken_up_again(reader, llm):
+    """A phone that slept holds a connection that says nothing and never ends; only a clock can tell."""
+    await reader.page.clock.install()
+    await reader.refresh()
+    answer = llm.answers("sleep").say("Before ")
+    await reader.send("sleep")
+    await reader.page.clock.run_for(100)
+    await reader.see(reader.answers, "Before ")
+    resumed = []
+    reader.page.on("request", lambda request: resumed.append(request.headers.get("last-event-id")))
+    await reader.page.clock.run_for(46_000)
+    answer.say("and after").finish()
+    for _ in range(50):
+        await reader.page.clock.run_for(500)
+        if await reader.done.count():
+            break
+    await reader.see(reader.answers, "Before and after")
+    assert resumed == [str(len("Before "))]

@@ -1,0 +1,164 @@
+"""deploy/nginx.conf, run by the real nginx in front of the real server."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.conftest import Running, StartServer, text_of
+from tests.deploy.recipes import adapted, find_program, written
+from tests.processes import Process, free_port
+from tests.scripted import Gate, ScriptedLLM, delta, events, reply
+
+MAIN = """
+{user}
+worker_processes 1;
+daemon off;
+pid {folder}/nginx.pid;
+error_log stderr notice;
+events {{ }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fcgi;
+    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    include {folder}/chatbot.conf;
+}}
+"""
+
+
+@dataclass
+class Front:
+    """The server behind nginx: `running` talks to it through nginx."""
+
+    running: Running
+    tls: ssl.SSLContext
+    tls_port: int
+    plain_port: int
+    log: Path
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    names = "subjectAltName=DNS:chat.example.com,IP:127.0.0.1"
+    command = [find_program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    command += [
+        "-subj",
+        "/CN=chat.example.com",
+        "-addext",
+        names,
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return key, certificate
+
+
+@pytest.fixture
+async def front(start: StartServer, tmp_path: Path) -> AsyncIterator[Front]:
+    """nginx with the recipe, in front of a server that stops a reply as soon as nobody listens."""
+    nginx = find_program("nginx")
+    key, certificate = make_certificate(tmp_path)
+    running = await start(disconnect_grace_seconds=0.0, allowed_origins=("https://chat.example.com",))
+    tls_port, plain_port, log = free_port(), free_port(), tmp_path / "access.log"
+    recipe = adapted(
+        "nginx.conf",
+        {
+            "127.0.0.1:8080": f"127.0.0.1:{running.server.port}",
+            "    listen [::]:443 ssl http2;\n": "",
+            "    listen [::]:80;\n": "",
+            "listen 443 ssl": f"listen 127.0.0.1:{tls_port} ssl",
+            "listen 80": f"listen 127.0.0.1:{plain_port}",
+            "/etc/letsencrypt/live/chat.example.com/fullchain.pem": str(certificate),
+            "/etc/letsencrypt/live/chat.example.com/privkey.pem": str(key),
+            "/var/log/nginx/chatbot.log": str(log),
+            "/var/log/nginx/chatbot.error.log crit": "stderr warn",
+        },
+    )
+    written(tmp_path / "chatbot.conf", recipe)
+    user = "user root;" if os.geteuid() == 0 else ""  # whose directory the test's is
+    main = written(tmp_path / "nginx.conf", MAIN.format(folder=tmp_path, user=user))
+    with Process([nginx, "-e", "stderr", "-c", main], env=os.environ) as process:
+        process.says("start worker process ")
+        tls = ssl.create_default_context(cafile=str(certificate))
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls)) as http:
+            through = replace(running, http=http, url=f"https://127.0.0.1:{tls_port}", streams=[])
+            yield Front(through, tls, tls_port, plain_port, log)
+
+
+async def test_each_token_comes_through_before_the_next_is_sent(front: Front, llm: ScriptedLLM) -> None:
+    gates = [Gate() for _ in range(20)]
+    tokens = [step for number, gate in enumerate(gates) for step in (f"{number} ", gate)]
+    llm.play(reply(*tokens))
+    stream = await front.running.stream(await front.running.session())
+    assert stream.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert stream.headers["X-Message-ID"]
+    for number, gate in enumerate(gates):
+        event = await stream.event()
+        assert event is not None
+        assert event.text == f"{number} "
+        gate.open()
+    assert [event.data for event in await stream.rest()][-1] == "[DONE]"
+
+
+async def test_a_client_that_leaves_is_noticed(front: Front, llm: ScriptedLLM) -> None:
+    llm.play(events(delta("Well,"), Gate()))
+    stream = await front.running.stream(await front.running.session())
+    assert await stream.event()
+    stream.leave()
+    exchange = await llm.asked()
+    await exchange.gone.wait()
+
+
+async def test_the_request_id_is_kept_and_logged_and_the_path_is_not(front: Front) -> None:
+    session_id = await front.running.session()
+    path = f"/api/sessions/{session_id}"
+    status, _, headers = await front.running.call("GET", path, headers={"X-Request-ID": "from-afar-1"})
+    assert (status, headers["X-Request-ID"], headers["X-Session-ID"]) == (200, "from-afar-1", session_id)
+    _, _, headers = await front.running.call("GET", path)
+    log = front.log.read_text()
+    assert "from-afar-1" in log
+    assert headers["X-Request-ID"] in log
+    assert session_id not in log
+
+
+async def test_a_page_of_the_servers_name_is_let_in(front: Front) -> None:
+    there = {"Host": "chat.example.com", "Origin": "https://chat.example.com"}
+    status, _, headers = await front.running.call("POST", "/api/sessions", headers=there)
+    assert (status, headers["Access-Control-Allow-Origin"]) == (201, "https://chat.example.com")
+    elsewhere = {"Host": "chat.example.com", "Origin": "https://example.org"}
+    assert (await front.running.call("POST", "/api/sessions", headers=elsewhere))[0] == 403
+
+
+async def test_a_request_that_is_too_large_is_refused_by_the_server_itself(front: Front) -> None:
+    status, answer, _ = await front.running.chat(await front.running.session(), "x" * 1_100_000)
+    assert (status, answer["error"]["code"]) == (413, "request_too_large")
+
+
+async def test_a_reply_in_one_piece_comes_through(front: Front) -> None:
+    status, answer, _ = await front.running.chat(await front.running.session())
+    assert (status, answer["content"]) == (200, "Hello there.")
+    assert text_of(await (await front.running.stream(await front.running.session())).rest()) == "Hello there."
+
+
+async def test_browsers_are_offered_http2_and_sent_to_tls(front: Front) -> None:
+    front.tls.set_alpn_protocols(["h2", "http/1.1"])
+    async with front.running.http.get(
+        f"http://127.0.0.1:{front.plain_port}/x?y=1", allow_redirects=False
+    ) as redirect:
+        assert redirect.status == 308
+        assert redirect.headers["Location"] == "https://127.0.0.1/x?y=1"
+    # asyncio's own streams: aiohttp speaks HTTP/1.1 only.
+    import asyncio
+
+    _, writer = await asyncio.open_connection("127.0.0.1", front.tls_port, ssl=front.tls)
+    assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+    writer.transport.abort()

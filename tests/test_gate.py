@@ -1,0 +1,466 @@
+"""Who may come in, and what every answer bears: keys, origins, request ids, one shape for every error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from chatbot.middleware import _EXPOSED, _PREFLIGHT
+from chatbot.shapes import ERRORS
+from tests.conftest import Clock, Log, Running, StartServer, until
+from tests.scripted import Hang, ScriptedLLM, reply
+from tests.sockets import Socket, get, post
+from tests.test_openapi import DOC, MISSING, OPERATIONS, nodes, operations, resolve
+
+OPEN = {"health", "ready", "openapi", "page"}
+ALLOWED = "https://chat.example"
+
+
+def path_of(operation_id: str) -> tuple[str, str]:
+    method, path = OPERATIONS[operation_id]
+    return method, path.format(session_id=MISSING, message_id=MISSING)
+
+
+def check_error(status: int, body: Any, code: str) -> None:
+    """The one shape, and the status of the table."""
+    assert set(body) == {"error"}, body
+    assert body["error"]["code"] == code, body
+    assert set(body["error"]) - {"message_id"} == {"code", "message", "param", "type"}, body
+    assert (status, body["error"]["type"]) == ERRORS[code]
+
+
+# Keys
+
+
+@pytest.mark.parametrize("operation_id", OPERATIONS)
+async def test_everything_but_health_the_description_and_the_page_wants_a_key(
+    start: StartServer, operation_id: str
+) -> None:
+    server = await start(api_keys=("one", "two"))
+    method, path = path_of(operation_id)
+    async with server.http.request(method, server.url + path, data=b"{") as response:
+        if operation_id in OPEN:
+            assert response.status == 200
+        else:
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+            check_error(response.status, await response.json(), "unauthorized")
+    described = DOC["paths"][OPERATIONS[operation_id][1]][method.lower()]
+    assert (described.get("security") == []) == (operation_id in OPEN)
+
+
+@pytest.mark.parametrize("given", ["Bearer one", "Bearer two", "bearer one", "BEARER  two "])
+async def test_each_of_the_keys_opens(start: StartServer, given: str) -> None:
+    server = await start(api_keys=("one", "two"))
+    status, body, _ = await server.call("POST", "/api/sessions", headers={"Authorization": given})
+    assert status == 201, body
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "one", "Bearer", "Bearer ", "Bearer o", "Bearer onex", "Bearer one,two", "Basic one", "Bearer ONE"],
+)
+async def test_nothing_else_opens(start: StartServer, given: str) -> None:
+    server = await start(api_keys=("one", "two"))
+    status, body, _ = await server.call("POST", "/api/sessions", headers={"Authorization": given})
+    check_error(status, body, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/%61pi/sessions", "/api/%73essions", "/api/sessions?/api/health", "/api/nothing", "/api/health/x"],
+)
+async def test_no_way_of_writing_a_path_gets_around_the_key(start: StartServer, path: str) -> None:
+    server = await start(api_keys=("one",))
+    client = await Socket.open(server)
+    await client.send(post(path, b"{}", b"Authorization: Bearer \xff\xfe\r\n"))
+    status, body, _ = await client.answer()
+    check_error(status, body, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    "path", ["//api/sessions", "/api//sessions", "/api/health/../sessions", "/api/./sessions"]
+)
+async def test_paths_are_taken_as_they_are_written(start: StartServer, path: str) -> None:
+    server = await start(api_keys=("one",))
+    client = await Socket.open(server)
+    await client.send(post(path, b"{}"))
+    status, _, _ = await client.answer()
+    assert status in (401, 404)
+    assert server.sql("SELECT count(*) FROM sessions") == [(0,)]
+
+
+async def test_without_a_key_nothing_is_read_or_done(start: StartServer) -> None:
+    server = await start(api_keys=("one",))
+    client = await Socket.open(server)
+    await client.send(post("/api/sessions", b"", length=1000))  # the body never comes
+    status, body, headers = await client.answer()
+    check_error(status, body, "unauthorized")
+    assert headers["connection"] == "close", "a connection with half a request on it cannot be used again"
+    assert server.sql("SELECT count(*) FROM sessions") == [(0,)]
+
+
+# Browsers
+
+
+def own(server: Running, host: str) -> dict[str, str]:
+    """The headers of a browser whose page is served by this server under the name `host`."""
+    return {"Host": f"{host}:{server.server.port}", "Origin": f"http://{host}:{server.server.port}"}
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "LocalHost", "[::1]", "192.168.1.20", "[fe80::1]"]
+)
+async def test_the_servers_own_page_is_served_at_an_address_or_localhost(server: Running, host: str) -> None:
+    status, body, _ = await server.call("POST", "/api/sessions", headers=own(server, host))
+    assert status == 201, body
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "localhost.", "0x7f.1", "1.1"],
+)
+async def test_a_name_that_is_rebound_to_this_server_is_refused(server: Running, host: str) -> None:
+    status, body, _ = await server.call("POST", "/api/sessions", headers=own(server, host))
+    check_error(status, body, "origin_not_allowed")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null",
+        "",
+        "https://evil.example",
+        "http://127.0.0.1",
+        "http://127.0.0.1:1",
+        "http://127.0.0.1:{port}.evil.example",
+        "http://evil.example@127.0.0.1:{port}",
+        "http://127.0.0.1:{port}/",
+        "file://127.0.0.1:{port}",
+        "127.0.0.1:{port}",
+        "http://[::1",
+        "http://localhost:{port}",
+        "https://chat.example.evil.example",
+        "https://chat.example:444",
+        "http://chat.example",
+        "https://chat.example, https://evil.example",
+    ],
+)
+@pytest.mark.parametrize(
+    "operation_id", ["createSession", "chat", "chatStream", "resumeStream", "deleteSession"]
+)
+async def test_another_site_is_refused(
+    start: StartServer, llm: ScriptedLLM, origin: str, operation_id: str
+) -> None:
+    server = await start(allowed_origins=(ALLOWED,))
+    session_id = await server.session()
+    _, message, _ = await server.chat(session_id)
+    before = server.sql("SELECT count(*) FROM sessions JOIN messages USING (session_id)")
+    method, path = OPERATIONS[operation_id]
+    path = path.format(session_id=session_id, message_id=message["message_id"])
+    headers = {"Origin": origin.format(port=server.server.port)}
+    body = {"session_id": session_id, "message": "Hi"} if "chat" in path else None
+    status, answered, got = await server.call(method, path, body, headers)
+    check_error(status, answered, "origin_not_allowed")
+    assert "Access-Control-Allow-Origin" not in got
+    assert len(llm.exchanges) == 1, "the LLM was asked for another site"
+    assert server.sql("SELECT count(*) FROM sessions JOIN messages USING (session_id)") == before
+
+
+async def test_programs_without_an_origin_are_served(server: Running) -> None:
+    status, _, headers = await server.call("POST", "/api/sessions", headers={"Host": "anything.example"})
+    assert status == 201
+    assert "Access-Control-Allow-Origin" not in headers
+    assert "Vary" not in headers
+
+
+@pytest.mark.parametrize("origin", [ALLOWED, "https://CHAT.example"])
+async def test_an_allowed_origin_is_served_and_may_read_the_answer(start: StartServer, origin: str) -> None:
+    server = await start(allowed_origins=("https://other.example", ALLOWED), api_keys=("k",))
+    headers = {"Origin": origin, "Authorization": "Bearer k"}
+    for given, expected in ((headers, 201), ({"Origin": origin}, 401)):
+        status, _, got = await server.call("POST", "/api/sessions", headers=given)
+        assert status == expected
+        assert got["Access-Control-Allow-Origin"] == origin
+        assert got["Vary"] == "Origin"
+        assert "X-Session-ID" in got["Access-Control-Expose-Headers"]
+        assert "Access-Control-Allow-Credentials" not in got
+
+
+async def test_an_answer_to_no_origin_is_not_taken_for_an_answer_to_any(start: StartServer) -> None:
+    server = await start(allowed_origins=(ALLOWED,))
+    _, _, headers = await server.call("GET", "/api/health")
+    assert headers["Vary"] == "Origin", "a cache could give it to the allowed page, which could not read it"
+
+
+async def test_a_stream_is_open_to_an_allowed_page_and_so_are_its_errors(
+    start: StartServer, llm: ScriptedLLM
+) -> None:
+    server = await start(allowed_origins=(ALLOWED,))
+    session_id = await server.session()
+    stream = await server.stream(session_id, headers={"Origin": ALLOWED})
+    assert stream.headers["Access-Control-Allow-Origin"] == ALLOWED
+    await stream.rest()
+    failed = await server.stream(MISSING, headers={"Origin": ALLOWED})
+    assert (failed.status, failed.headers["Access-Control-Allow-Origin"]) == (404, ALLOWED)
+
+
+def preflight(origin: str, method: str = "POST") -> dict[str, str]:
+    return {
+        "Origin": origin,
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": "authorization, content-type, idempotency-key",
+    }
+
+
+@pytest.mark.parametrize("operation_id", OPERATIONS)
+async def test_a_preflight_of_an_allowed_origin_needs_no_key(start: StartServer, operation_id: str) -> None:
+    server = await start(allowed_origins=(ALLOWED,), api_keys=("k",))
+    method, path = path_of(operation_id)
+    status, body, headers = await server.call("OPTIONS", path, headers=preflight(ALLOWED, method))
+    assert (status, body) == (204, None)
+    assert headers["Access-Control-Allow-Origin"] == ALLOWED
+    assert headers["Vary"] == "Origin"
+    assert method in headers["Access-Control-Allow-Methods"].split(", ")
+    assert "Authorization" in headers["Access-Control-Allow-Headers"].split(", ")
+    assert int(headers["Access-Control-Max-Age"]) > 0
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null"])
+async def test_a_preflight_of_another_site_is_refused(start: StartServer, origin: str) -> None:
+    server = await start(allowed_origins=(ALLOWED,))
+    status, body, headers = await server.call("OPTIONS", "/api/chat", headers=preflight(origin))
+    check_error(status, body, "origin_not_allowed")
+    assert not [name for name in headers if name.lower().startswith("access-control-")]
+
+
+def test_pages_may_send_every_header_that_is_described_and_read_every_one() -> None:
+    sent = {
+        resolve(parameter)["name"]
+        for _, _, operation in operations()
+        for parameter in operation["parameters"]
+        if resolve(parameter)["in"] == "header" and operation["operationId"] not in OPEN
+    }
+    allowed = set(_PREFLIGHT["Access-Control-Allow-Headers"].split(", "))
+    assert allowed == sent | {"Authorization", "Content-Type"}
+    read = {name for node in nodes(DOC["paths"]) for name in node.get("headers", {})}
+    read |= {name for node in DOC["components"]["responses"].values() for name in node["headers"]}
+    # What a page can always read, or has no use for.
+    read -= {
+        "Allow",
+        "Cache-Control",
+        "Content-Security-Policy",
+        "ETag",
+        "WWW-Authenticate",
+        "X-Accel-Buffering",
+    }
+    assert set(_EXPOSED.split(", ")) == read
+    methods = {method for method, _, _ in operations()}
+    assert set(_PREFLIGHT["Access-Control-Allow-Methods"].split(", ")) == methods
+
+
+# What every answer bears
+
+
+@pytest.mark.parametrize("given", ["a", "order-4711.retry:2/x+y=@", "A" * 128])
+async def test_the_clients_own_request_id_comes_back_and_is_logged(
+    server: Running, log: Log, given: str
+) -> None:
+    _, _, headers = await server.call("GET", "/api/health", headers={"X-Request-ID": given})
+    assert headers["X-Request-ID"] == given
+    assert log.lines(holding=given), log.entries
+
+
+@pytest.mark.parametrize(
+    "given", [b"", b"A" * 129, b"two words", b"new\tline", b"\xff\xfe", b"<b>", b"a;b", b'"']
+)
+async def test_a_request_id_that_is_not_safe_in_a_log_is_replaced(
+    server: Running, log: Log, given: bytes
+) -> None:
+    client = await Socket.open(server)
+    await client.send(get("/api/health", b"X-Request-ID: %b\r\n" % given))
+    status, _, headers = await client.answer()
+    assert status == 200
+    assert len(headers["x-request-id"]) == 36, headers
+    assert log.lines(holding=headers["x-request-id"]), log.entries
+
+
+ODD_REQUESTS = {
+    "not_found": (get("/api/nothing"), "not_found"),
+    "not_found-post": (post("/nothing", b"{}"), "not_found"),
+    "method": (get("/api/chat"), "method_not_allowed"),
+    "method-unknown-to-most": (b"QUERY /api/health HTTP/1.1\r\nHost: x\r\n\r\n", "method_not_allowed"),
+    "too-large": (post("/api/sessions", b"[" * 2000), "request_too_large"),
+    "too-large-it-says": (post("/api/sessions", b"{", length=2000), "request_too_large"),
+    "expect": (post("/api/sessions", b"{}", b"Expect: a-miracle\r\n"), "invalid_request"),
+    "no-http": (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", "invalid_request"),
+    "http-2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "invalid_request"),
+    "no-such-method": (b"GOSSIP /api/health HTTP/1.1\r\nHost: x\r\n\r\n", "invalid_request"),
+    "no-host": (b"GET /api/health HTTP/1.1\r\n\r\n", "invalid_request"),
+    "two-hosts": (get("/api/health", b"Host: y\r\n"), "invalid_request"),
+    "long-path": (get("/" + "a" * 10_000), "invalid_request"),
+    "long-header": (get("/", b"A: " + b"a" * 10_000 + b"\r\n"), "invalid_request"),
+    "many-headers": (get("/", b"A: b\r\n" * 1000), "invalid_request"),
+    "header-without-colon": (get("/", b"hello\r\n"), "invalid_request"),
+    "raw-bytes-in-the-path": (b"GET /api/sessions/\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n", "invalid_request"),
+    "no-path-but-an-address": (get("http://[::1/"), "invalid_request"),
+    "length-and-chunks": (post("/api/sessions", b"{}", b"Transfer-Encoding: chunked\r\n"), "invalid_request"),
+    "two-lengths": (post("/api/sessions", b"{}", b"Content-Length: 3\r\n"), "invalid_request"),
+    "negative-length": (post("/api/sessions", b"{}", length=-2), "invalid_request"),
+    "endless-length": (post("/api/sessions", b"{}", length=10**30), "invalid_request"),
+    "compressed": (post("/api/sessions", b"{}", b"Content-Encoding: gzip\r\n"), "invalid_request"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_REQUESTS)
+async def test_every_error_has_the_one_shape(start: StartServer, log: Log, name: str) -> None:
+    server = await start(max_request_bytes=1024)
+    data, code = ODD_REQUESTS[name]
+    client = await Socket.open(server)
+    await client.send(data)
+    status, body, headers = await client.answer()
+    check_error(status, body, code)
+    assert headers["content-type"].startswith("application/json")
+    assert headers["x-request-id"]
+    assert ("allow" in headers) == (status == 405)
+    assert len(log.lines(holding="chatbot.access")) == 1, "each request has one line in the log"
+    assert not log.tracebacks, log.tracebacks[0]
+    assert (await server.call("GET", "/api/health"))[0] == 200
+
+
+@pytest.mark.parametrize("path", list(DOC["paths"]))
+async def test_a_method_that_a_path_does_not_take_is_told_those_it_takes(server: Running, path: str) -> None:
+    takes = {method.upper() for method in DOC["paths"][path]}
+    if "GET" in takes and not path.endswith("/stream"):
+        takes.add("HEAD")
+    for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - takes:
+        url = server.url + path.format(session_id=MISSING, message_id=MISSING)
+        async with server.http.request(method, url) as response:
+            assert response.status == 405, method
+            assert set(response.headers["Allow"].split(", ")) == takes
+            if method != "HEAD":
+                check_error(405, await response.json(), "method_not_allowed")
+
+
+async def test_head_answers_like_get_without_the_body(server: Running) -> None:
+    session_id = await server.session()
+    for path in ("/", "/api/health", "/api/openapi.json", f"/api/sessions/{session_id}"):
+        async with server.http.get(server.url + path) as got, server.http.head(server.url + path) as head:
+            assert (head.status, await head.read()) == (200, b""), path
+            assert head.headers["Content-Type"] == got.headers["Content-Type"]
+
+
+async def test_a_load_balancer_learns_the_session_from_every_answer_about_one(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    status, session, headers = await server.call("POST", "/api/sessions")
+    session_id = session["session_id"]
+    assert headers["X-Session-ID"] == session_id
+    _, message, headers = await server.chat(session_id)
+    assert headers["X-Session-ID"] == session_id
+    ids = {"session_id": session_id, "message_id": message["message_id"]}
+    llm.play([Hang])
+    bodies: dict[str, Any] = {
+        "chatStream": {"session_id": session_id, "message": "Hi"},
+        "patchSession": {"metadata": {}},
+    }
+    for operation_id in ("chatStream", "getSession", "patchSession", "listMessages", "getMessage"):
+        method, path = OPERATIONS[operation_id]
+        llm.play(reply("ok"))
+        async with server.http.request(
+            method, server.url + path.format(**ids), json=bodies.get(operation_id)
+        ) as response:
+            assert response.headers["X-Session-ID"] == session_id, operation_id
+            if operation_id == "chatStream":
+                break
+    # Errors about a session that was found bear it, too; one that was not found says nothing.
+    for operation_id in (
+        "getSession",
+        "patchSession",
+        "listMessages",
+        "getMessage",
+        "rewind",
+        "deleteSession",
+    ):
+        method, path = OPERATIONS[operation_id]
+        _, _, headers = await server.call(method, path.format(**ids), bodies.get(operation_id))
+        assert headers["X-Session-ID"] == session_id, operation_id
+    status, _, headers = await server.call("GET", f"/api/sessions/{session_id}")
+    assert status == 404
+    assert "X-Session-ID" not in headers
+
+
+async def test_answers_are_neither_cached_nor_sniffed(server: Running) -> None:
+    session_id = await server.session()
+    for path in ("/api/health", f"/api/sessions/{session_id}", "/api/nothing"):
+        _, _, headers = await server.call("GET", path)
+        assert headers["Cache-Control"] == "no-store", path
+        assert headers["X-Content-Type-Options"] == "nosniff", path
+        assert "aiohttp" not in headers["Server"].lower(), "it says what the server is made of"
+
+
+async def test_a_place_in_a_reply_that_is_only_begun_now_is_refused_before_the_llm_is_asked(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    session_id = await server.session()
+    stream = await server.stream(session_id, headers={"Last-Event-ID": "5", "Idempotency-Key": "k"})
+    check_error(stream.status, json.loads(await stream.response.read()), "invalid_request")
+    await server.ended()
+    assert not llm.exchanges, "the LLM was asked for a reply that was refused"
+    assert await server.history(session_id) == []
+
+
+# Health
+
+
+async def test_health_never_asks_the_llm_and_ready_asks_it_at_most_every_five_seconds(
+    server: Running, llm: ScriptedLLM, clock: Clock
+) -> None:
+    for _ in range(3):
+        status, body, _ = await server.call("GET", "/api/health")
+        assert (status, body["status"], body["sessions"], body["active_replies"]) == (200, "ok", 0, 0)
+    assert llm.model_requests == 0
+    for _ in range(3):
+        assert (await server.call("GET", "/api/health/ready"))[:2] == (200, {"status": "ok", "llm": "ok"})
+    assert llm.model_requests == 1
+    llm.models = [b"HTTP/1.1 503 Loading\r\nContent-Length: 0\r\n\r\n"]
+    clock.advance(4.5)
+    assert (await server.call("GET", "/api/health/ready"))[0] == 200
+    clock.advance(0.6)
+    assert (await server.call("GET", "/api/health/ready"))[:2] == (
+        503,
+        {"status": "unavailable", "llm": "loading"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "llm_is"),
+    [
+        ([b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"], "unauthorized"),
+        ([b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"], "error"),
+        ([b"HTTP/1.1 302 No\r\nLocation: http://evil.example/\r\nContent-Length: 0\r\n\r\n"], "error"),
+        ([b"nonsense\r\n\r\n"], "unreachable"),
+    ],
+)
+async def test_ready_says_what_is_wrong_with_the_llm(
+    server: Running, llm: ScriptedLLM, script: Any, llm_is: str
+) -> None:
+    llm.models = script
+    assert (await server.call("GET", "/api/health/ready"))[:2] == (
+        503,
+        {"status": "unavailable", "llm": llm_is},
+    )
+    assert (await server.call("GET", "/api/health"))[0] == 200
+
+
+async def test_ready_does_not_wait_for_an_llm_that_hangs(
+    server: Running, llm: ScriptedLLM, clock: Clock
+) -> None:
+    llm.models = [Hang]
+    asked = asyncio.create_task(server.call("GET", "/api/health/ready"))
+    await until(lambda: llm.model_requests == 1)
+    assert (await server.call("GET", "/api/health"))[0] == 200
+    clock.advance(2.1)
+    assert (await asked)[:2] == (503, {"status": "unavailable", "llm": "unreachable"})

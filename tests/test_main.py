@@ -1,0 +1,264 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+import chatbot
+from chatbot import __main__, server
+from chatbot.config import Config
+from tests.processes import ROOT, start_chatbot
+
+ENV = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs the program to its end, which is expected to come by itself."""
+    command = [sys.executable, "-m", "chatbot", *arguments]
+    return subprocess.run(command, env=ENV | env, capture_output=True, text=True, check=False, timeout=60)
+
+
+def ask(port: int, method: str, path: str, body: Any = None) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request(method, path, None if body is None else json.dumps(body))
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, text
+
+
+def refused(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a start that failed says."""
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("chatbot: ")
+    return lines[0]
+
+
+def test_version_is_told() -> None:
+    result = run("--version")
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"chatbot {chatbot.__version__} (aiohttp 3.")
+
+
+def test_help_names_the_options() -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    for option in ("--host", "--port", "--demo", "--version"):
+        assert option in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "name"),
+    [
+        ((), {"LLM_SERVER_URL": "localhost:8000"}, "LLM_SERVER_URL"),
+        ((), {"SESSION_TIMEOUT_HOURS": "-1"}, "SESSION_TIMEOUT_HOURS"),
+        (("--port", "http"), {"PORT": "8080"}, "PORT"),
+        (("--host", "a..b", "--port", "0"), {}, "HOST"),
+    ],
+)
+def test_a_bad_setting_ends_the_start_with_one_line_that_names_it(
+    arguments: tuple[str, ...], env: dict[str, str], name: str
+) -> None:
+    assert f" {name} must be " in refused(run(*arguments, **env))
+
+
+def test_a_secret_that_is_refused_is_not_shown() -> None:
+    assert "geheim" not in refused(run(LLM_API_KEY="geheim und so"))
+
+
+def test_an_unknown_option_is_refused() -> None:
+    assert run("--prot", "1").returncode == 2
+
+
+def test_a_port_in_use_is_told() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert f"cannot listen on 127.0.0.1 port {port}: " in refused(run("--port", str(port)))
+
+
+def test_an_address_that_is_not_ours_is_told() -> None:
+    assert "cannot listen on 192.0.2.1 port 0: " in refused(run("--host", "192.0.2.1", "--port", "0"))
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sqlite:///nowhere/chat.db", "cannot open nowhere/chat.db"),
+        ("sqlite:////", "DATABASE_URL must be"),
+        ("sqlite:////dev/full", "/dev/full"),
+        ("sqlite:///.", "cannot open ."),
+        ("sqlite:///notes.txt", "cannot use notes.txt: file is not a database"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_told(tmp_path: Path, url: str, said: str) -> None:
+    (tmp_path / "notes.txt").write_text("Dear diary, " * 100)
+    assert said in refused(run("--port", "0", DATABASE_URL=url))
+
+
+def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "other.db")
+    other.execute("CREATE TABLE notes (text)")
+    other.commit()
+    other.close()
+    before = (tmp_path / "other.db").read_bytes()
+    assert "holds something else" in refused(run("--port", "0", DATABASE_URL="sqlite:///other.db"))
+    assert (tmp_path / "other.db").read_bytes() == before
+
+
+def test_a_second_process_on_the_same_database_is_refused(tmp_path: Path) -> None:
+    env = ENV | {"DATABASE_URL": "sqlite:///chat.db"}
+    with start_chatbot("--port", "0", env=env, cwd=tmp_path) as first:
+        assert "chat.db is in use by another process" in refused(
+            run("--port", "0", DATABASE_URL="sqlite:///chat.db")
+        )
+        assert ask(first.port, "GET", "/api/health")[0] == 200
+        assert first.end(signal.SIGTERM) == 0, first.output
+    with start_chatbot("--port", "0", env=env, cwd=tmp_path) as second:
+        assert second.end(signal.SIGTERM) == 0, second.output
+
+
+def test_the_settings_are_read_from_dotenv_under_the_environment_and_the_options(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        "HOST=nowhere.invalid\nPORT=nonsense\nDATABASE_URL=sqlite:///kept.db\n", "utf-8"
+    )
+    assert " PORT must be " in refused(run())
+    with start_chatbot("--host", "127.0.0.1", env=ENV | {"PORT": "0"}, cwd=tmp_path) as process:
+        status, _ = ask(process.port, "POST", "/api/sessions")
+        assert status == 201
+        assert process.end(signal.SIGTERM) == 0, process.output
+    assert (tmp_path / "kept.db").exists()
+    with start_chatbot("--port", "0", "--host", "127.0.0.1", env=ENV, cwd=tmp_path) as process:
+        assert json.loads(ask(process.port, "GET", "/api/health")[1])["sessions"] == 1
+
+
+@pytest.mark.parametrize("content", [b"PORT=\xe9\n", None])
+def test_a_dotenv_that_cannot_be_read_is_told_or_passed_over(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / ".env"
+    if content is None:
+        path.mkdir()  # a directory is no file of settings
+        assert " PORT must be " in refused(run(PORT="x"))
+    else:
+        path.write_bytes(content)
+        assert ".env cannot be read" in refused(run())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_process_in_good_order(number: signal.Signals) -> None:
+    with start_chatbot("--port", "0", env=ENV) as process:
+        assert ask(process.port, "GET", "/api/health")[0] == 200
+        assert process.end(number) == 0, process.output
+        assert process.output.endswith("bye")
+        assert "Traceback" not in process.output
+
+
+def test_the_demo_talks_without_an_llm(tmp_path: Path) -> None:
+    """The settings of a real LLM are not for the demo's."""
+    env = ENV | {"LLM_SERVER_URL": "http://127.0.0.1:9", "LLM_MODEL": "x", "LLM_API_KEY": "secret"}
+    with start_chatbot("--demo", "--port", "0", env=env) as process:
+        session = json.loads(ask(process.port, "POST", "/api/sessions")[1])["session_id"]
+        body = {"session_id": session, "message": "I need a holiday"}
+        status, told = ask(process.port, "POST", "/api/chat", body)
+        assert status == 200, told
+        reply = json.loads(told)
+        assert reply["finish_reason"] == "stop"
+        status, told = ask(process.port, "POST", "/api/chat/stream", body | {"message": "나는 슬퍼요"})
+        assert status == 200, told
+        assert told.endswith("data: [DONE]\n\n"), told
+        history = json.loads(ask(process.port, "GET", f"/api/sessions/{session}/messages")[1])["messages"]
+        assert [message["content"] for message in history[:3]] == [
+            "I need a holiday",
+            reply["content"],
+            "나는 슬퍼요",
+        ]
+        assert len(history) == 4
+        assert any("가" <= letter <= "힣" for letter in history[3]["content"]), "Korean is answered in Korean"
+        assert json.loads(ask(process.port, "GET", "/api/health/ready")[1])["llm"] == "ok"
+        assert process.end(signal.SIGTERM) == 0, process.output
+        assert "Traceback" not in process.output
+
+
+# In this process, where a subprocess would show no more
+
+
+@pytest.fixture
+def logging_to(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Keeps the tests' own logging; knows what it would have been."""
+    mock = Mock()
+    monkeypatch.setattr("logging.basicConfig", mock)
+    return mock
+
+
+def test_main_gives_the_settings_to_the_server(monkeypatch: pytest.MonkeyPatch, logging_to: Mock) -> None:
+    given: list[Config] = []
+
+    async def serve(config: Config) -> None:
+        given.append(config)
+
+    monkeypatch.setattr(server, "serve", serve)
+    monkeypatch.setenv("PORT", "1")
+    monkeypatch.setenv("LLM_MODEL", "m")
+    monkeypatch.setenv("LOG_LEVEL", "warning")
+    assert __main__.main(["--port", "2", "--host", "::1"]) == 0
+    assert __main__.main(["--demo"]) == 0
+    plain, demo = given
+    assert (plain.port, plain.host, plain.llm_model) == (2, "::1", "m")
+    assert (demo.port, demo.llm_model, demo.llm_api_key) == (1, "", "")
+    assert demo.llm_server_url.startswith("http://127.0.0.1:")
+    assert logging_to.call_args.kwargs["level"] == "WARNING"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            OSError(98, "Address already in use"),
+            2,
+            "chatbot: cannot listen on 127.0.0.1 port 8080: Address already in use\n",
+        ),
+        (OSError("odd"), 2, "chatbot: cannot listen on 127.0.0.1 port 8080: odd\n"),
+        (UnicodeError("idna"), 2, "chatbot: HOST must be an address, not '127.0.0.1'\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_main_turns_what_ends_the_start_into_one_line_and_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+    logging_to: Mock,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.setattr(__main__.asyncio, "run", lambda coroutine: (coroutine.close(), throw(error)))
+    assert __main__.main([]) == code
+    assert capsys.readouterr().err == said
+
+
+def throw(error: BaseException) -> None:
+    raise error
+
+
+def test_main_refuses_bad_settings_and_an_unreadable_dotenv(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert __main__.main(["--port", "x"]) == 2
+    (tmp_path / ".env").write_bytes(b"A=\xe9")
+    assert __main__.main([]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in told] == ["PORT", ".env"]

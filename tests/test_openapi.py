@@ -1,0 +1,521 @@
+"""The description and the server say the same: every route, body, parameter, header, status and error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from importlib import resources
+from typing import Any
+
+import pytest
+
+from chatbot.config import Config
+from chatbot.errors import ChatError
+from chatbot.shapes import ERRORS
+from tests.conftest import Clock, Running, StartServer, until
+from tests.scripted import Gate, Hang, ScriptedLLM, answer, completion, reply
+
+DOC: dict[str, Any] = json.loads(resources.files("chatbot").joinpath("openapi.json").read_text("utf-8"))
+
+MISSING = "00000000-0000-4000-8000-000000000000"
+
+
+def resolve(node: dict[str, Any]) -> dict[str, Any]:
+    """What a node means, its $ref followed."""
+    while "$ref" in node:
+        path = node["$ref"].removeprefix("#/").split("/")
+        target: Any = DOC
+        for name in path:
+            target = target[name]
+        node = target | {key: value for key, value in node.items() if key != "$ref"}
+    return node
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every operation as (METHOD, path, description)."""
+    for path, item in DOC["paths"].items():
+        for method, operation in item.items():
+            yield method.upper(), path, operation
+
+
+OPERATIONS = {operation["operationId"]: (method, path) for method, path, operation in operations()}
+
+
+def nodes(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object anywhere in a part of the document."""
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from nodes(inner)
+
+
+def flaws(value: Any, schema: dict[str, Any]) -> list[str]:
+    """What is wrong with a value by a schema of the document."""
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema comes with the extra dev")
+    # As the root of the schema the document's own components: its references begin at "#".
+    validator = jsonschema.Draft202012Validator(
+        {"allOf": [schema], "components": DOC["components"]},
+        format_checker=jsonschema.FormatChecker(),
+    )
+    return [error.message for error in validator.iter_errors(value)]
+
+
+def undocumented(operation_id: str, status: int, body: Any, headers: Any) -> list[str]:
+    """In what an answer differs from its description."""
+    method, path = OPERATIONS[operation_id]
+    responses = DOC["paths"][path][method.lower()]["responses"]
+    if str(status) not in responses:
+        return [f"status {status} is not described"]
+    response = resolve(responses[str(status)])
+    found = []
+    for name, header in response.get("headers", {}).items():
+        header = resolve(header)
+        if name in headers:
+            text = headers[name]
+            value = int(text) if header["schema"]["type"] == "integer" else text
+            found += [f"{name}: {flaw}" for flaw in flaws(value, header["schema"])]
+        elif header.get("required"):
+            found.append(f"the header {name} is missing")
+    if content := response.get("content"):
+        media = headers["Content-Type"].partition(";")[0]
+        if media not in content:
+            return [*found, f"the type {media} is not described"]
+        if media == "application/json":
+            found += flaws(body, content[media]["schema"])
+    elif body is not None:
+        found.append("a body where none is described")
+    return found
+
+
+# The document by itself
+
+
+def test_every_reference_leads_somewhere_and_every_component_is_used() -> None:
+    used = {node["$ref"] for node in nodes(DOC) if "$ref" in node}
+    for reference in used:
+        resolve({"$ref": reference})
+    there = {
+        f"#/components/{kind}/{name}"
+        for kind, components in DOC["components"].items()
+        for name in components
+        if kind != "securitySchemes"
+    }
+    # Any path but those described answers these.
+    alone = {"#/components/responses/NotFound", "#/components/responses/MethodNotAllowed"}
+    assert there - used == alone
+
+
+def test_every_operation_is_described_with_examples() -> None:
+    ids = [operation["operationId"] for _, _, operation in operations()]
+    assert len(ids) == len(set(ids))
+    for _, _, operation in operations():
+        name = operation["operationId"]
+        assert operation["summary"], name
+        for parameter in operation["parameters"]:
+            assert "example" in resolve(parameter), (name, parameter)
+        if "requestBody" in operation:
+            assert operation["requestBody"]["content"]["application/json"]["examples"], name
+        for status, response in operation["responses"].items():
+            for media in resolve(response).get("content", {}).values():
+                assert media["examples"], (name, status)
+
+
+@pytest.mark.parametrize("operation_id", OPERATIONS)
+def test_every_example_follows_its_own_schema(operation_id: str) -> None:
+    method, path = OPERATIONS[operation_id]
+    operation = DOC["paths"][path][method.lower()]
+    for parameter in map(resolve, operation["parameters"]):
+        assert flaws(parameter["example"], parameter["schema"]) == [], parameter["name"]
+    contents = [resolve(response).get("content", {}) for response in operation["responses"].values()]
+    contents.append(operation.get("requestBody", {}).get("content", {}))
+    for content in contents:
+        for media in content.values():
+            for name, example in media["examples"].items():
+                assert flaws(resolve(example)["value"], media["schema"]) == [], (operation_id, name)
+
+
+def test_the_document_and_the_table_of_errors_agree() -> None:
+    described: dict[str, set[int]] = {}
+    responses = [(status, r) for _, _, op in operations() for status, r in op["responses"].items()]
+    responses.append(("404", DOC["components"]["responses"]["NotFound"]))
+    responses.append(("405", DOC["components"]["responses"]["MethodNotAllowed"]))
+    for status, response in responses:
+        schema = resolve(response).get("content", {}).get("application/json", {}).get("schema", {})
+        if schema.get("$ref") == "#/components/schemas/Error":
+            codes = schema["properties"]["error"]["properties"]["code"]["enum"]
+            assert set(codes) == set(resolve(response)["content"]["application/json"]["examples"]), status
+            for code in codes:
+                described.setdefault(code, set()).add(int(status))
+    assert described == {code: {status} for code, (status, _) in ERRORS.items()}
+    error = DOC["components"]["schemas"]["Error"]["properties"]["error"]["properties"]
+    assert error["code"]["enum"] == list(DOC["components"]["examples"])
+    assert set(error["code"]["enum"]) == set(ERRORS)
+    assert set(error["type"]["enum"]) == {kind for _, kind in ERRORS.values()}
+    for code, example in DOC["components"]["examples"].items():
+        assert example["value"]["error"]["code"] == code
+        assert example["value"]["error"]["type"] == ERRORS[code][1]
+
+
+def test_every_setting_that_the_document_names_exists() -> None:
+    named = set(re.findall(r"`([A-Z][A-Z_]+)`", json.dumps(DOC)))
+    known = {name.upper() for name in Config.__dataclass_fields__} | {
+        "DELETE",
+        "GET",
+        "HEAD",
+        "OPTIONS",
+        "POST",
+    }
+    assert named - known == set()
+    assert {"MAX_REQUEST_BYTES", "API_KEYS", "ALLOWED_ORIGINS", "LLM_TIMEOUT_SECONDS"} <= named
+
+
+# The document and the server
+
+
+async def test_the_document_describes_every_route_and_no_other(server: Running) -> None:
+    routes = {
+        (route.method, route.resource.canonical)
+        for route in server.server.app.router.routes()
+        if route.resource is not None
+    }
+    described = {(method, path) for method, path, _ in operations()}
+    heads = {("HEAD", path) for method, path in described if method == "GET" and not path.endswith("/stream")}
+    assert routes == described | heads
+
+
+async def test_the_document_is_served_and_served_again_only_when_it_has_changed(server: Running) -> None:
+    status, document, headers = await server.call("GET", "/api/openapi.json")
+    assert (status, document) == (200, DOC)
+    again = await server.call("GET", "/api/openapi.json", headers={"If-None-Match": headers["ETag"]})
+    assert again[:2] == (304, None)
+    assert undocumented("openapi", *again) == []
+    other = await server.call("GET", "/api/openapi.json", headers={"If-None-Match": '"another"'})
+    assert other[0] == 200
+
+
+def bodies_in_examples() -> list[Any]:
+    return [
+        pytest.param(operation["operationId"], example["value"], id=f"{operation['operationId']}-{name}")
+        for _, _, operation in operations()
+        for name, example in operation.get("requestBody", {})
+        .get("content", {})
+        .get("application/json", {})
+        .get("examples", {})
+        .items()
+    ]
+
+
+async def request(
+    server: Running,
+    operation_id: str,
+    ids: dict[str, str],
+    body: Any = None,
+    headers: Any = None,
+    query: str = "",
+) -> tuple[int, Any, Any]:
+    """Makes the request of an operation; returns its status, its body and its headers."""
+    method, path = OPERATIONS[operation_id]
+    url = server.url + path.format(**ids) + query
+    async with server.http.request(method, url, json=body, headers=headers) as response:
+        text = await response.text()
+        is_json = response.headers.get("Content-Type", "").startswith("application/json")
+        return response.status, json.loads(text) if is_json else text or None, response.headers
+
+
+async def turn(server: Running) -> dict[str, str]:
+    """The ids of a session with one turn, and of its reply."""
+    session_id = await server.session()
+    _, message, _ = await server.chat(session_id)
+    return {"session_id": session_id, "message_id": message["message_id"]}
+
+
+@pytest.mark.parametrize(("operation_id", "body"), bodies_in_examples())
+async def test_every_example_of_a_body_is_taken_and_answered_as_described(
+    server: Running, operation_id: str, body: dict[str, Any]
+) -> None:
+    ids = await turn(server)
+    if "session_id" in body:
+        body = body | {"session_id": ids["session_id"]}
+    status, answered, headers = await request(server, operation_id, ids, body)
+    assert status in (200, 201), answered
+    assert undocumented(operation_id, status, answered, headers) == []
+
+
+@pytest.mark.parametrize("operation_id", OPERATIONS)
+async def test_every_example_of_a_parameter_is_taken(server: Running, operation_id: str) -> None:
+    method, path = OPERATIONS[operation_id]
+    operation = DOC["paths"][path][method.lower()]
+    content = operation.get("requestBody", {}).get("content", {})
+    examples = [
+        example["value"] for example in content.get("application/json", {}).get("examples", {}).values()
+    ]
+    for parameter in map(resolve, operation["parameters"]):
+        ids = await turn(server)
+        name, value = parameter["name"], parameter["example"]
+        if name in ("before", "after") and operation_id == "listMessages":
+            value = ids["message_id"]
+        body = examples[0] if examples else None
+        if body and "session_id" in body:
+            body = body | {"session_id": ids["session_id"]}
+        query, headers = "", {}
+        if parameter["in"] == "query":
+            query = f"?{name}={value}"
+        elif parameter["in"] == "header":
+            headers = {name: value}
+        answered = await request(server, operation_id, ids, body, headers, query)
+        assert undocumented(operation_id, *answered) == [], name
+        # A place in a reply that is only begun by this very request is the one that cannot be taken.
+        resumes_nothing = operation_id == "chatStream" and name in ("after", "Last-Event-ID")
+        assert answered[0] == 400 if resumes_nothing else answered[0] < 400, (name, answered[:2])
+
+
+async def test_a_request_with_nothing_special_is_answered_as_described(server: Running) -> None:
+    for operation_id in OPERATIONS:
+        ids = await turn(server)
+        body = {"chat": ids, "chatStream": ids, "patchSession": {"metadata": {}}}.get(operation_id)
+        if body is ids:
+            body = {"session_id": ids["session_id"], "message": "Hi"}
+        answered = await request(server, operation_id, ids, body)
+        assert answered[0] < 300, (operation_id, answered)
+        assert undocumented(operation_id, *answered) == [], operation_id
+
+
+async def test_every_event_of_a_stream_is_as_described(server: Running, llm: ScriptedLLM) -> None:
+    event_schema = {"$ref": "#/components/schemas/Chunk"}
+    session_id = await server.session()
+    stream = await server.stream(session_id)
+    events = await stream.rest()
+    events += await (await server.resume(session_id, stream.message_id, 3)).rest()
+    llm.play([*reply("begun")[:2], Hang])
+    running = await server.stream(session_id)
+    assert await running.event()
+    await server.call("POST", f"/api/sessions/{session_id}/messages/{running.message_id}/cancel")
+    events += await running.rest()
+    assert len([event for event in events if event.data == "[DONE]"]) == 3
+    for event in events:
+        if event.data != "[DONE]":
+            assert flaws(event.json, event_schema) == [], event
+
+
+# Every error, provoked: the table, the document and the server agree about each.
+
+Provoked = tuple[str, tuple[int, Any, Any]]
+Scenario = Callable[[StartServer, ScriptedLLM, Clock], Awaitable[Provoked]]
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def provokes(code: str) -> Callable[[Scenario], Scenario]:
+    def register(scenario: Scenario) -> Scenario:
+        SCENARIOS[code] = scenario
+        return scenario
+
+    return register
+
+
+async def chat_when_llm_says(start: StartServer, llm: ScriptedLLM, *script: Any) -> Provoked:
+    llm.play(*script)
+    server = await start()
+    return "chat", await server.chat(await server.session())
+
+
+@provokes("invalid_json")
+async def no_json(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    server = await start()
+    async with server.http.post(server.url + "/api/chat", data=b"{") as response:
+        return "chat", (response.status, await response.json(), response.headers)
+
+
+@provokes("invalid_request")
+async def wrong_type(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    server = await start()
+    return "chat", await server.chat(await server.session(), temperature="hot")
+
+
+@provokes("context_too_long")
+async def too_long(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    error = {"error": {"code": "context_length_exceeded", "message": "too long"}}
+    return await chat_when_llm_says(start, llm, answer("400 Bad Request", error))
+
+
+@provokes("llm_rejected")
+async def rejected(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    error = {"error": {"message": "temperature must be at most 2"}}
+    return await chat_when_llm_says(start, llm, answer("400 Bad Request", error))
+
+
+@provokes("unauthorized")
+async def no_key(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    server = await start(api_keys=("k",))
+    return "createSession", await server.call("POST", "/api/sessions")
+
+
+@provokes("origin_not_allowed")
+async def another_site(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    server = await start()
+    headers = {"Origin": "https://evil.example"}
+    return "health", await server.call("GET", "/api/health", headers=headers)
+
+
+@provokes("session_not_found")
+async def no_session(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    server = await start()
+    return "chat", await server.chat(MISSING)
+
+
+@provokes("message_not_found")
+async def no_message(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    server = await start()
+    path = f"/api/sessions/{await server.session()}/messages/{MISSING}"
+    return "getMessage", await server.call("GET", path)
+
+
+@provokes("session_busy")
+async def busy(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    llm.play([Hang])
+    server = await start()
+    session_id = await server.session()
+    first = server.http.post(server.url + "/api/chat", json={"session_id": session_id, "message": "Hi"})
+    task = asyncio.create_task(first.__aenter__())
+    await llm.asked()
+    found = await server.chat(session_id, "again")
+    task.cancel()
+    return "chat", found
+
+
+@provokes("reply_cancelled")
+async def cancelled(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    llm.play([Hang])
+    server = await start()
+    session_id = await server.session()
+    task = asyncio.create_task(server.chat(session_id))
+    await llm.asked()
+    _, state, _ = await server.call("GET", f"/api/sessions/{session_id}")
+    path = f"/api/sessions/{session_id}/messages/{state['active_reply']['message_id']}/cancel"
+    answered = await server.call("POST", path)
+    assert undocumented("cancelReply", *answered) == []
+    assert answered[0] == 204
+    return "chat", await task
+
+
+@provokes("request_too_large")
+async def too_large(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    server = await start(max_request_bytes=1024)
+    return "chat", await server.chat(MISSING, "x" * 1024)
+
+
+@provokes("idempotency_key_reused")
+async def reused(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    server = await start()
+    session_id = await server.session()
+    await server.chat(session_id, "one", {"Idempotency-Key": "k"})
+    return "chat", await server.chat(session_id, "two", {"Idempotency-Key": "k"})
+
+
+@provokes("llm_rate_limited")
+async def rate_limited(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    return await chat_when_llm_says(
+        start, llm, answer("429 Too Many Requests", {"error": "slow"}, "Retry-After: 7\r\n")
+    )
+
+
+@provokes("internal_error")
+async def bug(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    server = await start()
+
+    def crash() -> None:
+        raise ValueError("the inside")
+
+    server.replies.store.require_space = crash  # type: ignore[method-assign]
+    operation_id, answered = "createSession", await server.call("POST", "/api/sessions")
+    assert "inside" not in json.dumps(answered[1])
+    return operation_id, answered
+
+
+@provokes("llm_error")
+async def nonsense(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    return await chat_when_llm_says(start, llm, answer(body=b"<html>"))
+
+
+@provokes("llm_unavailable")
+async def loading(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    return await chat_when_llm_says(start, llm, answer("503 Loading", {}, "Retry-After: 3\r\n"))
+
+
+@provokes("overloaded")
+async def overloaded(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    gate = Gate()
+    llm.play(reply(gate))
+    server = await start(max_active_replies=1, stream_heartbeat_seconds=0.01)
+    await server.stream(await server.session())
+    return "chat", await server.chat(await server.session())
+
+
+@provokes("storage_full")
+async def full(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    server = await start(max_database_mb=0)
+    return "createSession", await server.call("POST", "/api/sessions")
+
+
+@provokes("shutting_down")
+async def ending(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    server = await start()
+    session_id = await server.session()
+    draining = asyncio.create_task(server.replies.drain(0, asyncio.Event()))
+    await until(lambda: server.replies.closing)
+    answered = await server.chat(session_id)
+    await draining
+    ready = await server.call("GET", "/api/health/ready")
+    assert (ready[0], ready[1]["status"]) == (503, "shutting_down")
+    assert undocumented("ready", *ready) == []
+    return "chat", answered
+
+
+@provokes("llm_timeout")
+async def silent(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    llm.play([Hang])
+    server = await start()
+    session_id = await server.session()
+    task = asyncio.create_task(server.chat(session_id))
+    await llm.asked()
+    clock.advance(121)
+    return "chat", await task
+
+
+@pytest.mark.parametrize("code", [code for code in ERRORS if code not in ("not_found", "method_not_allowed")])
+async def test_every_error_code_is_answered_as_described(
+    code: str, start: StartServer, llm: ScriptedLLM, clock: Clock
+) -> None:
+    operation_id, (status, body, headers) = await SCENARIOS[code](start, llm, clock)
+    assert body["error"]["code"] == code, body
+    assert (status, body["error"]["type"]) == ERRORS[code]
+    assert undocumented(operation_id, status, body, headers) == []
+    assert ("Retry-After" in headers) == (status in (429, 503) or code == "llm_unavailable")
+
+
+async def test_what_is_not_in_the_document_is_answered_as_it_says(server: Running) -> None:
+    for path, method, name in (("/api/nothing", "GET", "NotFound"), ("/api/chat", "GET", "MethodNotAllowed")):
+        _, body, headers = await server.call(method, path)
+        response = DOC["components"]["responses"][name]
+        assert flaws(body, response["content"]["application/json"]["schema"]) == []
+        if name == "MethodNotAllowed":
+            assert headers["Allow"] == "POST"
+
+
+async def test_a_reply_in_one_piece_and_its_message_are_the_same(server: Running, llm: ScriptedLLM) -> None:
+    llm.play(answer(body=completion("One.")))
+    ids = await turn(server)
+    _, message, _ = await request(server, "getMessage", ids)
+    _, cancelled_late, _ = await request(server, "cancelReply", ids)
+    assert message == cancelled_late
+    assert message["content"] == "One."
+
+
+def test_an_error_code_that_the_table_lacks_cannot_be_raised_unseen() -> None:
+    source = "".join(
+        file.read_text("utf-8") for file in resources.files("chatbot").iterdir() if file.name.endswith(".py")
+    )
+    raised = set(re.findall(r"(?:ChatError|TooLong|_ModelRefused)\(\s*\"(\w+)\"", source))
+    assert raised == set(ERRORS), "the table and the code name different errors"
+    assert ChatError("overloaded", "").code in ERRORS

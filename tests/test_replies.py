@@ -1,0 +1,639 @@
+"""A reply belongs to nobody who asked for it: clients leave, come back, stop it, delete it, and it ends once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.conftest import Clock, Event, Running, StartServer, Stream, text_of
+from tests.scripted import (
+    END,
+    Abort,
+    Gate,
+    Hang,
+    ScriptedLLM,
+    Step,
+    answer,
+    completion,
+    delta,
+    events,
+    reply,
+    usage,
+)
+
+TEXTS = ("Once ", "upon ", "a time.")
+WHOLE = "".join(TEXTS)
+
+
+async def closed(gone: asyncio.Event) -> None:
+    """Waits for the LLM's connection to be closed: promised for 100 ms, with room for a busy machine."""
+    async with asyncio.timeout(5):
+        await gone.wait()
+
+
+async def cancel(server: Running, session: str, message_id: str) -> tuple[int, Any]:
+    status, body, _ = await server.call("POST", f"/api/sessions/{session}/messages/{message_id}/cancel")
+    return status, body
+
+
+async def read_texts(stream: Stream, count: int) -> list[Event]:
+    """The next `count` events."""
+    found = [await stream.event() for _ in range(count)]
+    assert all(found), f"the stream ended after {found}"
+    return [event for event in found if event]
+
+
+def rows(server: Running, session: str) -> list[tuple[Any, ...]]:
+    statement = "SELECT role, content, finish_reason FROM messages WHERE session_id = ? ORDER BY seq"
+    return server.sql(statement, session)
+
+
+# The client leaves
+
+
+def paused(place: int) -> tuple[Gate, list[Step]]:
+    """A script that waits before text `place`; after the last one it waits before it says that it ends."""
+    gate = Gate()
+    steps: list[str | Gate] = list(TEXTS)
+    steps.insert(place, gate)
+    return gate, reply(*steps)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+async def test_a_reply_whose_client_left_is_stored_whole(
+    server: Running, llm: ScriptedLLM, place: int
+) -> None:
+    gate, script = paused(place)
+    llm.play(script)
+    session = await server.session()
+    asking = asyncio.create_task(server.stream(session, "Tell"))
+    await gate.reached.wait()
+    if place:
+        stream = await asking
+        await read_texts(stream, place)
+        await server.leave(stream)
+    else:  # no headers have come yet
+        before = server.connections
+        asking.cancel()
+        while server.connections == before:
+            await asyncio.sleep(0)
+    gate.open()
+    await server.ended()
+    assert rows(server, session) == [("user", "Tell", None), ("assistant", WHOLE, "stop")]
+
+
+async def test_a_reply_is_stored_whole_whose_client_left_between_its_finish_and_done(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    gate = Gate()
+    llm.play([*events(delta(WHOLE), delta(finish="length"), gate, usage(9)), END])
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    assert (await read_texts(stream, 2))[1].finish_reason == "length"
+    await server.leave(stream)
+    gate.open()
+    await server.ended()
+    assert rows(server, session) == [("user", "Tell", None), ("assistant", WHOLE, "length")]
+
+
+async def test_a_whole_reply_whose_client_left_is_stored(server: Running, llm: ScriptedLLM) -> None:
+    gate = Gate()
+    llm.play([gate, *answer(body=completion(WHOLE))])
+    session = await server.session()
+    before = server.connections
+    asking = asyncio.create_task(server.chat(session, "Tell"))
+    await gate.reached.wait()
+    asking.cancel()
+    while server.connections >= max(1, before):
+        await asyncio.sleep(0)
+    gate.open()
+    await server.ended()
+    assert rows(server, session) == [("user", "Tell", None), ("assistant", WHOLE, "stop")]
+
+
+@pytest.mark.parametrize("read", [0, 1, 3])
+async def test_without_a_grace_a_reply_is_stopped_when_its_client_leaves(
+    start: StartServer, llm: ScriptedLLM, read: int
+) -> None:
+    server = await start(disconnect_grace_seconds=0)
+    llm.play([*events(*(delta(text) for text in TEXTS[:read]), Hang)])
+    session = await server.session()
+    asking = asyncio.create_task(server.stream(session, "Tell"))
+    exchange = await llm.asked()
+    if read:
+        stream = await asking
+        await read_texts(stream, read)
+        stream.leave()
+    else:
+        asking.cancel()
+    await closed(exchange.gone)
+    await server.ended()
+    text = "".join(TEXTS[:read])
+    expected = [("user", "Tell", None), ("assistant", text, "cancelled")] if read else []
+    assert rows(server, session) == expected
+
+
+async def test_without_a_grace_a_whole_reply_is_stopped_when_its_client_leaves(
+    start: StartServer, llm: ScriptedLLM
+) -> None:
+    server = await start(disconnect_grace_seconds=0)
+    llm.play([Hang])
+    session = await server.session()
+    asking = asyncio.create_task(server.chat(session, "Tell"))
+    exchange = await llm.asked()
+    asking.cancel()
+    await closed(exchange.gone)
+    await server.ended()
+    assert rows(server, session) == []
+
+
+async def test_without_a_grace_a_reply_that_had_finished_is_stored_as_finished(
+    start: StartServer, llm: ScriptedLLM
+) -> None:
+    server = await start(disconnect_grace_seconds=0)
+    llm.play(events(delta(WHOLE), delta(finish="stop"), Hang))
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, 2)
+    stream.leave()
+    await closed((await llm.asked()).gone)
+    await server.ended()
+    assert rows(server, session) == [("user", "Tell", None), ("assistant", WHOLE, "stop")]
+
+
+async def test_a_reply_to_nobody_is_stopped_when_the_grace_is_over_and_not_before(
+    server: Running, llm: ScriptedLLM, clock: Clock
+) -> None:
+    llm.play(events(delta("Once "), Hang))
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, 1)
+    await server.leave(stream)
+    clock.advance(59)
+    _, health, _ = await server.call("GET", "/api/health")
+    assert health["active_replies"] == 1, "stopped before the 60 s were over"
+    clock.advance(1.5)
+    await closed((await llm.asked()).gone)
+    await server.ended()
+    assert rows(server, session) == [("user", "Tell", None), ("assistant", "Once ", "cancelled")]
+
+
+async def test_the_grace_begins_anew_each_time_the_last_listener_leaves(
+    server: Running, llm: ScriptedLLM, clock: Clock
+) -> None:
+    llm.play(events(delta("Once "), Hang))
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    for _ in range(3):
+        await read_texts(stream, 1)
+        await server.leave(stream)
+        clock.advance(30)
+        await asyncio.sleep(0)
+        stream = await server.resume(session, stream.message_id, 0)
+    await read_texts(stream, 1)
+    await server.leave(stream)
+    clock.advance(29)
+    assert len(server.replies) == 1
+    status, body, _ = await server.call("GET", f"/api/sessions/{session}")
+    assert body["active_reply"]["message_id"] == stream.message_id, (status, body)
+
+
+async def test_the_grace_does_not_run_while_anybody_listens(
+    start: StartServer, llm: ScriptedLLM, clock: Clock
+) -> None:
+    server = await start(disconnect_grace_seconds=5)
+    gate = Gate()
+    llm.play(reply("Once ", gate, "upon"))
+    session = await server.session()
+    first = await server.stream(session, "Tell")
+    await read_texts(first, 1)
+    second = await server.resume(session, first.message_id, 5)
+    await server.leave(first)
+    clock.advance(100)
+    await server.call("GET", "/api/health")
+    gate.open()
+    found = await second.rest()
+    assert text_of(found) == "upon", f"the listener that stayed saw {found}"
+    assert found[-1].data == "[DONE]"
+
+
+async def test_one_who_waits_for_the_whole_reply_keeps_it_from_being_stopped(
+    start: StartServer, llm: ScriptedLLM
+) -> None:
+    server = await start(disconnect_grace_seconds=0)
+    gate = Gate()
+    llm.play(reply("Once ", gate, "upon"))
+    session = await server.session()
+    key = {"Idempotency-Key": "k"}
+    stream = await server.stream(session, "Tell", key)
+    await read_texts(stream, 1)
+    waiting = asyncio.create_task(server.chat(session, "Tell", key))
+    running = server.replies.running(session)
+    assert running
+    while running._audience < 2:
+        await asyncio.sleep(0)
+    await server.leave(stream)
+    gate.open()
+    status, body, _ = await waiting
+    assert (status, body["content"]) == (200, "Once upon")
+
+
+async def test_a_page_that_was_reloaded_finds_the_reply_it_is_being_given(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    gate = Gate()
+    llm.play(reply("Once ", gate, "upon"))
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, 1)
+    await server.leave(stream)
+    _, body, _ = await server.call("GET", f"/api/sessions/{session}")
+    assert body["active_reply"]["message"] == "Tell"
+    again = await server.resume(session, body["active_reply"]["message_id"])
+    gate.open()
+    assert text_of(await again.rest()) == "Once upon"
+    _, body, _ = await server.call("GET", f"/api/sessions/{session}")
+    assert body["active_reply"] is None
+
+
+async def test_a_reply_that_fails_with_nobody_there_leaves_no_trace(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    gate = Gate()
+    llm.play([*events(delta("Once ")), gate, Abort])
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, 1)
+    await server.leave(stream)
+    gate.open()
+    await server.ended()
+    assert rows(server, session) == []
+    status, _, _ = await server.chat(session, "Tell")
+    assert status == 200
+
+
+async def test_a_reply_that_had_finished_is_kept_though_the_llm_never_ends_its_stream(
+    server: Running, llm: ScriptedLLM, clock: Clock
+) -> None:
+    llm.play(events(delta(WHOLE), delta(finish="stop"), Hang))
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, 2)
+    clock.advance(121)  # LLM_TIMEOUT_SECONDS
+    found = await stream.rest()
+    assert rows(server, session) == [("user", "Tell", None), ("assistant", WHOLE, "stop")], found
+    assert found[-1].data == "[DONE]"
+
+
+# Cancel
+
+
+async def test_a_reply_cancelled_before_its_first_word_leaves_nothing(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    llm.play([Hang])
+    session = await server.session()
+    asking = asyncio.create_task(server.stream(session, "Tell"))
+    exchange = await llm.asked()
+    running = server.replies.running(session)
+    assert running
+    assert await cancel(server, session, running.message_id) == (204, None)
+    await closed(exchange.gone)
+    stream = await asking
+    body = await stream.response.json()
+    assert (stream.status, body["error"]["code"]) == (409, "reply_cancelled")
+    assert rows(server, session) == []
+
+
+async def test_a_reply_cancelled_after_heartbeats_and_before_its_first_word_ends_in_an_error_frame(
+    server: Running, llm: ScriptedLLM, clock: Clock
+) -> None:
+    llm.play([Hang])
+    session = await server.session()
+    asking = asyncio.create_task(server.stream(session, "Tell"))
+    await llm.asked()
+    clock.advance(15)
+    stream = await asking
+    assert stream.status == 200
+    assert await cancel(server, session, stream.message_id) == (204, None)
+    found = await stream.rest()
+    assert [event.json["error"]["code"] for event in found] == ["reply_cancelled"]
+    assert rows(server, session) == []
+
+
+async def test_one_who_waits_for_the_whole_of_a_cancelled_reply_is_told_so(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    llm.play([Hang])
+    session = await server.session()
+    asking = asyncio.create_task(server.chat(session, "Tell"))
+    exchange = await llm.asked()
+    running = server.replies.running(session)
+    assert running
+    assert await cancel(server, session, running.message_id) == (204, None)
+    await closed(exchange.gone)
+    status, body, _ = await asking
+    assert (status, body["error"]["code"]) == (409, "reply_cancelled")
+
+
+@pytest.mark.parametrize("read", [1, 2, 3])
+async def test_a_cancelled_reply_is_stored_as_far_as_it_came(
+    server: Running, llm: ScriptedLLM, read: int
+) -> None:
+    llm.play(events(*(delta(text) for text in TEXTS[:read]), Hang))
+    text = "".join(TEXTS[:read])
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, read)
+    status, body = await cancel(server, session, stream.message_id)
+    assert (status, body["content"], body["finish_reason"]) == (200, text, "cancelled")
+    assert body["message_id"] == stream.message_id
+    await closed((await llm.asked()).gone)
+    finish, done, *more = await stream.rest()
+    assert (finish.finish_reason, finish.id, done.data, more) == ("cancelled", len(text), "[DONE]", [])
+    assert rows(server, session) == [("user", "Tell", None), ("assistant", text, "cancelled")]
+
+
+async def test_all_who_listen_to_a_cancelled_reply_are_told_the_same(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    llm.play(events(delta("Once "), delta("upon"), Hang))
+    session = await server.session()
+    key = {"Idempotency-Key": "k"}
+    first = await server.stream(session, "Tell", key)
+    await read_texts(first, 2)
+    others = [await server.resume(session, first.message_id, after) for after in (0, 3, 9)]
+    waiting = asyncio.create_task(server.chat(session, "Tell", key))
+    running = server.replies.running(session)
+    assert running
+    while running._audience < 5:
+        await asyncio.sleep(0)
+    await cancel(server, session, first.message_id)
+    texts = [text_of(await other.rest()) for other in others]
+    assert texts == ["Once upon", "e upon", ""]
+    status, body, _ = await waiting
+    assert (status, body["content"], body["finish_reason"]) == (200, "Once upon", "cancelled")
+
+
+async def test_a_reply_cancelled_twice_at_once_has_one_row_and_one_answer(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    llm.play(events(delta("Once "), Hang))
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, 1)
+    answers = await asyncio.gather(*(cancel(server, session, stream.message_id) for _ in range(10)))
+    answers.append(await cancel(server, session, stream.message_id))
+    assert all(found == answers[0] for found in answers), answers
+    assert answers[0][0] == 200
+    assert rows(server, session) == [("user", "Tell", None), ("assistant", "Once ", "cancelled")]
+
+
+async def test_a_reply_cancelled_after_its_end_is_answered_as_it_stands(server: Running) -> None:
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    await stream.rest()
+    status, body = await cancel(server, session, stream.message_id)
+    assert (status, body["content"], body["finish_reason"]) == (200, "Hello there.", "stop")
+    assert rows(server, session) == [("user", "Tell", None), ("assistant", "Hello there.", "stop")]
+
+
+async def test_a_reply_cancelled_after_its_finish_was_told_is_stored_as_finished(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    llm.play(events(delta(WHOLE), delta(finish="stop"), Hang))
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, 2)
+    status, body = await cancel(server, session, stream.message_id)
+    assert (status, body["content"], body["finish_reason"]) == (200, WHOLE, "stop")
+    found = await stream.rest()
+    assert [event.data for event in found] == ["[DONE]"], "the finish was told before"
+    await closed((await llm.asked()).gone)
+
+
+@pytest.mark.parametrize("place", [2, 3])
+async def test_a_cancel_that_races_the_end_neither_loses_text_nor_tells_two_stories(
+    server: Running, llm: ScriptedLLM, place: int
+) -> None:
+    session = await server.session()
+    seen = set()
+    for turns in range(40):  # how many turns of the event loop the LLM is ahead
+        gate, script = paused(place)
+        llm.play(script)
+        stream = await server.stream(session, f"Tell {turns}")
+        before = text_of(await read_texts(stream, place))
+        gate.open()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        (status, body), found = await asyncio.gather(
+            cancel(server, session, stream.message_id), stream.rest()
+        )
+        told = before + text_of(found)
+        reasons = [event.finish_reason for event in found if event.data != "[DONE]" and event.finish_reason]
+        assert status == 200, body
+        assert found[-1].data == "[DONE]", found
+        assert body["content"] == told, f"the cancel answered {body}, the stream said {told!r}"
+        assert reasons == [body["finish_reason"]], found
+        assert WHOLE.startswith(told)
+        assert told.startswith(before)
+        stored = rows(server, session)
+        assert stored[2 * turns :] == [
+            ("user", f"Tell {turns}", None),
+            ("assistant", told, body["finish_reason"]),
+        ]
+        seen.add(body["finish_reason"])
+    assert "cancelled" in seen, "the cancel never won: the race was not run"
+    assert "stop" in seen, "the end never won: the race was not run"
+
+
+async def test_a_cancelled_turn_is_part_of_the_conversation(server: Running, llm: ScriptedLLM) -> None:
+    llm.play(events(delta("Once "), Hang))
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, 1)
+    await cancel(server, session, stream.message_id)
+    status, _, _ = await server.chat(session, "Go on")
+    assert status == 200
+    sent = [(message["role"], message["content"]) for message in llm.exchanges[1].body["messages"]]
+    assert sent == [("user", "Tell"), ("assistant", "Once "), ("user", "Go on")]
+
+
+async def test_there_is_nothing_to_cancel_but_replies(server: Running) -> None:
+    session, other = await server.session(), await server.session()
+    _, body, _ = await server.chat(session, "Tell")
+    _, page, _ = await server.call("GET", f"/api/sessions/{session}/messages")
+    question = page["messages"][0]["message_id"]
+    for where, message_id in ((session, question), (other, body["message_id"]), (session, "nothing")):
+        status, answered = await cancel(server, where, message_id)
+        assert (status, answered["error"]["code"]) == (404, "message_not_found")
+
+
+# Two at once
+
+
+async def test_of_twenty_asked_at_once_in_one_session_one_is_answered(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    gate = Gate()
+    llm.play([gate, *reply("Hello")])
+    session, other = await server.session(), await server.session()
+    streams = [asyncio.create_task(server.stream(session, f"s{n}")) for n in range(10)]
+    wholes = [asyncio.create_task(server.chat(session, f"w{n}")) for n in range(10)]
+    await gate.reached.wait()
+    while sum(task.done() for task in streams + wholes) < 19:
+        await asyncio.sleep(0)
+    running = server.replies.running(session)
+    assert running
+    refused = [(await task.result().response.json()) for task in streams if task.done()]
+    assert all(task.result().status == 409 for task in streams if task.done())
+    refused += [task.result()[1] for task in wholes if task.done()]
+    for body in refused:
+        assert body["error"]["code"] == "session_busy"
+        assert body["error"]["message_id"] == running.message_id
+    status, _, _ = await server.chat(other, "in another session")
+    assert status == 200
+    gate.open()
+    await asyncio.gather(*streams, *wholes)
+    await server.ended()
+    assert [body.body["messages"][-1]["content"] for body in llm.exchanges] == [
+        running.ask.message,
+        "in another session",
+    ]
+    status, _, _ = await server.chat(session, "after it")
+    assert status == 200
+    assert [role for role, _ in await server.history(session)] == ["user", "assistant"] * 2
+
+
+# Deleted, rewound, expired while it runs
+
+
+async def ends_with(stream: Stream, code: str) -> None:
+    found = await stream.rest()
+    assert found, "the stream ended without a word"
+    assert "error" in found[-1].json, f"the stream ended with {found[-1]}"
+    assert found[-1].json["error"]["code"] == code
+    assert found[-1].id is None
+
+
+async def test_a_deleted_session_takes_its_running_reply_along(server: Running, llm: ScriptedLLM) -> None:
+    llm.play(events(delta("Once "), Hang))
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, 1)
+    other = await server.resume(session, stream.message_id, 2)
+    status, _, _ = await server.call("DELETE", f"/api/sessions/{session}")
+    assert status == 204
+    await closed((await llm.asked()).gone)
+    await ends_with(stream, "session_not_found")
+    await ends_with(other, "session_not_found")
+    assert server.sql("SELECT * FROM messages") == []
+    assert server.sql("SELECT * FROM sessions") == []
+
+
+async def test_a_session_deleted_before_the_first_word_is_a_404_to_who_waits(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    for ask in (server.chat, server.stream):
+        llm.play([Hang])
+        session = await server.session()
+        asking = asyncio.create_task(ask(session, "Tell"))
+        exchange = await llm.asked(len(llm.exchanges) + 1)
+        await server.call("DELETE", f"/api/sessions/{session}")
+        await closed(exchange.gone)
+        found = await asking
+        status = found.status if isinstance(found, Stream) else found[0]
+        body = await found.response.json() if isinstance(found, Stream) else found[1]
+        assert (status, body["error"]["code"]) == (404, "session_not_found")
+    assert server.sql("SELECT * FROM messages") == []
+
+
+async def test_a_rewind_takes_the_running_reply_along(server: Running, llm: ScriptedLLM) -> None:
+    session = await server.session()
+    turns = [(await server.chat(session, f"Turn {n}"))[1] for n in range(3)]
+    llm.play(events(delta("Once "), Hang))
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, 1)
+    path = f"/api/sessions/{session}/messages/{turns[1]['message_id']}"
+    status, body, _ = await server.call("DELETE", path)
+    assert (status, body) == (200, {"deleted": 4}), "a reply takes its question along"
+    await closed((await llm.asked(4)).gone)
+    await ends_with(stream, "message_not_found")
+    assert await server.history(session) == [("user", "Turn 0"), ("assistant", "Hello there.")]
+    status, _, _ = await server.chat(session, "Tell again")
+    assert status == 200, "the session is free"
+
+
+async def test_a_running_reply_can_be_rewound_by_its_own_id(server: Running, llm: ScriptedLLM) -> None:
+    session = await server.session()
+    await server.chat(session, "Before")
+    llm.play(events(delta("Once "), Hang))
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, 1)
+    status, body, _ = await server.call("DELETE", f"/api/sessions/{session}/messages/{stream.message_id}")
+    assert (status, body) == (200, {"deleted": 0})
+    await closed((await llm.asked(2)).gone)
+    await ends_with(stream, "message_not_found")
+    assert await server.history(session) == [("user", "Before"), ("assistant", "Hello there.")]
+    gone = await server.resume(session, stream.message_id)
+    assert gone.status == 404
+
+
+async def test_a_rewind_to_what_is_not_there_leaves_the_running_reply_alone(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    gate = Gate()
+    llm.play(reply("Once ", gate, "upon"))
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, 1)
+    status, _, _ = await server.call("DELETE", f"/api/sessions/{session}/messages/nothing")
+    assert status == 404
+    gate.open()
+    assert text_of(await stream.rest()) == "upon"
+
+
+async def test_a_session_does_not_expire_while_its_reply_runs(
+    start: StartServer, llm: ScriptedLLM, clock: Clock
+) -> None:
+    server = await start(session_timeout_hours=0.01, llm_timeout_seconds=1000, disconnect_grace_seconds=1000)
+    gate = Gate()
+    llm.play(reply("Once ", gate, "upon"))
+    session, idle = await server.session(), await server.session()
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, 1)
+    await server.leave(stream)
+    clock.advance(200)  # the timeout is 36 s
+    await server.sessions.sweep()
+    assert server.sql("SELECT session_id FROM sessions") == [(session,)], f"{idle} was idle"
+    clock.advance(200)
+    again = await server.resume(session, stream.message_id, 5)
+    assert again.status == 200
+    gate.open()
+    found = await again.rest()
+    assert (text_of(found), found[-1].data) == ("upon", "[DONE]")
+    clock.advance(35)
+    assert await server.history(session) == [("user", "Tell"), ("assistant", "Once upon")]
+    clock.advance(37)
+    status, _, _ = await server.call("GET", f"/api/sessions/{session}")
+    assert status == 404
+
+
+async def test_a_session_lives_on_for_its_time_after_a_long_reply_nobody_listened_to(
+    start: StartServer, llm: ScriptedLLM, clock: Clock
+) -> None:
+    server = await start(session_timeout_hours=0.01, llm_timeout_seconds=1000, disconnect_grace_seconds=1000)
+    gate = Gate()
+    llm.play(reply("Once ", gate, "upon"))
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, 1)
+    await server.leave(stream)
+    clock.advance(200)
+    gate.open()
+    await server.ended()
+    await server.sessions.sweep()
+    clock.advance(30)
+    assert await server.history(session) == [("user", "Tell"), ("assistant", "Once upon")]

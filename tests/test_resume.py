@@ -1,0 +1,340 @@
+"""A stream that was cut goes on where it was cut, character for character, at any time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Clock, Event, Running, StartServer, Stream, text_of
+from tests.scripted import END, Gate, Hang, ScriptedLLM, Step, delta, events, reply, usage
+
+TOKENS = [
+    "안",
+    "녕",
+    "하세요 ",
+    "\u1112",  # a Hangul syllable in three jamo
+    "\u1161",
+    "\u11ab",
+    " e",
+    "\u0301",  # a combining accent
+    "👩",  # a family that zero-width joiners hold together
+    "\u200d",
+    "👩\u200d👧",
+    "\ud83d",  # a surrogate pair that the LLM split
+    "\ude00",
+    "\U0001f1f0",  # a flag of two letters
+    "\U0001f1f7",
+    "\n\n",
+    "\u2028\x85",  # line ends to some, not to server-sent events
+    'data: "\\',
+    "끝",
+]
+WHOLE = "".join(TOKENS).encode("utf-16", "surrogatepass").decode("utf-16")
+
+
+def raw_delta(text: str) -> bytes:
+    """A chunk with the text in UTF-8 instead of escapes."""
+    chunk = {"id": "c1", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
+    return b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n"
+
+
+def told(*, escaped: bool) -> list[bytes]:
+    """The frames of a reply: a role, some thinking, the text, the finish and the usage."""
+    texts = [
+        delta(token) if escaped or "\ud800" <= token <= "\udfff" else raw_delta(token) for token in TOKENS
+    ]
+    thinking = [delta(role="assistant"), delta(reasoning_content="생각")]
+    return [*thinking, *texts, delta(finish="stop"), usage()]
+
+
+FRAMES = len(told(escaped=True))
+
+
+def check_ids(found: list[Event], after: int = 0) -> None:
+    """Every id says how many characters have been delivered with its frame."""
+    length = after
+    for event in found:
+        length += len(event.text)
+        if event.data != "[DONE]":
+            assert event.id == length, f"{event} after {length} characters"
+
+
+async def read(stream: Stream, count: int) -> list[Event]:
+    found = []
+    for _ in range(count):
+        event = await stream.event()
+        assert event, f"the stream ended after {found}"
+        found.append(event)
+    return found
+
+
+def last_id(found: list[Event]) -> int:
+    return found[-1].id or 0 if found else 0
+
+
+@pytest.mark.parametrize("escaped", [True, False], ids=["escaped", "utf8"])
+@pytest.mark.parametrize("meanwhile", ["running", "ended"])
+async def test_a_stream_cut_after_any_frame_goes_on_without_losing_a_character(
+    server: Running, llm: ScriptedLLM, meanwhile: str, escaped: bool
+) -> None:
+    for cut in range(FRAMES + 1):
+        gate = Gate()
+        steps: list[Step] = list(told(escaped=escaped))
+        steps.insert(max(cut, 1), gate)
+        llm.play([*events(*steps), END])
+        session = await server.session()
+        stream = await server.stream(session, "인사해")
+        before = await read(stream, cut)
+        await server.leave(stream)
+        if meanwhile == "ended":
+            gate.open()
+            await server.ended()
+        again = await server.resume(session, stream.message_id, last_id(before))
+        gate.open()
+        after = await again.rest()
+        where = f"cut after frame {cut} of {FRAMES}"
+        assert text_of(before) + text_of(after) == WHOLE, where
+        assert after[-1].data == "[DONE]", where
+        check_ids(before)
+        check_ids(after, last_id(before))
+        assert [event.finish_reason for event in after if event.finish_reason] == ["stop"], where
+        assert await server.history(session) == [("user", "인사해"), ("assistant", WHOLE)], where
+
+
+async def test_a_stream_cut_after_every_frame_in_turn_is_one_text(server: Running, llm: ScriptedLLM) -> None:
+    gates = [Gate() for _ in range(FRAMES)]
+    steps: list[Step] = []
+    for gate, frame in zip(gates, told(escaped=True), strict=True):
+        steps += [gate, frame]
+    llm.play([*events(*steps), END])
+    session = await server.session()
+    gates[0].open()
+    stream = await server.stream(session, "인사해")
+    pieces = await read(stream, 1)
+    for gate in gates[1:]:
+        await server.leave(stream)
+        stream = await server.resume(session, stream.message_id, last_id(pieces))
+        gate.open()
+        event = await stream.event()
+        assert event
+        if event.data != "[DONE]":
+            pieces.append(event)
+    assert text_of(pieces) == WHOLE
+    check_ids(pieces)
+
+
+async def test_five_listeners_at_different_offsets_are_all_told_the_rest(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    half = TOKENS[:10]
+    gate = Gate()
+    llm.play([*events(*map(delta, half), gate, *map(delta, TOKENS[10:]), delta(finish="stop")), END])
+    session = await server.session()
+    first = await server.stream(session)
+    length = last_id(await read(first, len(half)))
+    offsets = [0, 1, length // 2, length - 1, length]
+    listeners = [await server.resume(session, first.message_id, offset) for offset in offsets]
+    caught_up = []
+    for offset, listener in zip(offsets[:-1], listeners, strict=False):
+        event = (await read(listener, 1))[0]
+        assert (event.text, event.id) == (WHOLE[offset:length], length), f"one catch-up from {offset}"
+        caught_up.append(event.text)
+    gate.open()
+    rest = await asyncio.gather(*(listener.rest() for listener in listeners))
+    for offset, start, found in zip(offsets, [*caught_up, ""], rest, strict=True):
+        assert start + text_of(found) == WHOLE[offset:], f"the listener from {offset}"
+        assert found[-1].data == "[DONE]"
+        check_ids(found, length)
+    assert text_of(await first.rest()) == WHOLE[length:]
+    assert len(llm.exchanges) == 1
+
+
+async def check_every_offset(server: Running, session: str, message_id: str) -> None:
+    for after in range(len(WHOLE) + 1):
+        found = await (await server.resume(session, message_id, after)).rest()
+        assert text_of(found) == WHOLE[after:], f"from character {after}"
+        check_ids(found, after)
+        assert [event.finish_reason for event in found if event.finish_reason] == ["stop"]
+        assert found[-1].data == "[DONE]"
+
+
+async def test_a_reply_that_ended_long_ago_is_told_from_any_character(
+    start: StartServer, llm: ScriptedLLM, clock: Clock
+) -> None:
+    server = await start(session_timeout_hours=1000)
+    llm.play([*events(*told(escaped=True)), END])
+    session = await server.session()
+    stream = await server.stream(session)
+    await stream.rest()
+    await server.chat(session, "and then?")
+    clock.advance(3600 * 999)
+    await check_every_offset(server, session, stream.message_id)
+    assert len(llm.exchanges) == 2
+
+
+async def test_a_reply_on_a_file_is_told_from_any_character_after_a_restart(
+    start: StartServer, llm: ScriptedLLM, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "chat.db")
+    server = await start(database_url=file)
+    llm.play([*events(*told(escaped=True)), END])
+    session = await server.session()
+    stream = await server.stream(session)
+    await read(stream, 5)
+    await server.leave(stream)
+    await server.ended()
+    await server.server.stop()
+    server.stopped = True
+    again = await start(database_url=file)
+    await check_every_offset(again, session, stream.message_id)
+    assert len(llm.exchanges) == 1
+
+
+async def test_what_was_told_before_the_shutdown_is_in_the_file_after_the_restart(
+    start: StartServer, llm: ScriptedLLM, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "chat.db")
+    server = await start(database_url=file, shutdown_grace_seconds=0)
+    llm.play(events(delta("Once "), delta("upon"), Hang))
+    session = await server.session()
+    stream = await server.stream(session)
+    seen = await read(stream, 2)
+    await server.server.stop()
+    server.stopped = True
+    assert (await stream.rest())[-1].json["error"]["code"] == "shutting_down"
+    again = await start(database_url=file)
+    found = await (await again.resume(session, stream.message_id, last_id(seen))).rest()
+    assert [event.finish_reason for event in found[:-1]] == ["cancelled"]
+    assert found[-1].data == "[DONE]"
+    assert (await again.history(session))[-1] == ("assistant", "Once upon")
+
+
+async def test_a_listener_may_come_before_the_first_word(server: Running, llm: ScriptedLLM) -> None:
+    gate = Gate()
+    llm.play([gate, *reply("Hello")])
+    session = await server.session()
+    asking = asyncio.create_task(server.stream(session))
+    await gate.reached.wait()
+    running = server.replies.running(session)
+    assert running
+    listening = asyncio.create_task(server.resume(session, running.message_id, 0))
+    while running._audience < 2:
+        await asyncio.sleep(0)
+    gate.open()
+    for stream in (await asking, await listening):
+        assert text_of(await stream.rest()) == "Hello"
+
+
+async def test_one_who_resumes_between_the_finish_and_the_end_is_told_the_finish_once(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    gate = Gate()
+    llm.play([*events(delta("Hello"), delta(finish="stop"), gate, usage(9)), END])
+    session = await server.session()
+    stream = await server.stream(session)
+    await read(stream, 2)
+    again = await server.resume(session, stream.message_id, 0)
+    assert (await read(again, 1))[0].text == "Hello"
+    gate.open()
+    found = await again.rest()
+    assert [event.finish_reason for event in found if event.finish_reason] == ["stop"], found
+    assert found[-1].data == "[DONE]"
+    totals = [event.json["usage"]["total_tokens"] for event in found[:-1] if event.json.get("usage")]
+    assert totals == [9], "a client that adds up what it used must not count it twice"
+
+
+async def test_the_header_wins_over_the_query(server: Running) -> None:
+    session = await server.session()
+    stream = await server.stream(session)
+    await stream.rest()
+    url = f"{server.url}/api/sessions/{session}/messages/{stream.message_id}/stream"
+    for query, headers, expected in (
+        ("", {}, "Hello there."),
+        ("?after=6", {}, "there."),
+        ("?after=0", {"Last-Event-ID": "6"}, "there."),
+        ("?after=3", {"Last-Event-ID": "12"}, ""),
+    ):
+        found = Stream(await server.http.get(url + query, headers=headers))
+        assert found.status == 200, (query, headers)
+        assert text_of(await found.rest()) == expected, (query, headers)
+
+
+@pytest.mark.parametrize("after", ["13", "-1", "1.5", "six", "", " ", "1e3", "99999999999999999999", "٣"])
+async def test_an_offset_that_is_none_is_refused(server: Running, after: str) -> None:
+    session = await server.session()
+    stream = await server.stream(session)
+    await stream.rest()
+    path = f"/api/sessions/{session}/messages/{stream.message_id}/stream"
+    status, body, _ = await server.call("GET", f"{path}?after={after}")
+    assert (status, body["error"]["code"]) == (400, "invalid_request"), body
+    if after.strip() and after.isascii():
+        status, body, _ = await server.call("GET", path, headers={"Last-Event-ID": after})
+        assert (status, body["error"]["param"]) == (400, "Last-Event-ID"), body
+
+
+async def test_an_offset_beyond_a_running_reply_is_refused_and_the_reply_goes_on(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    gate = Gate()
+    llm.play(reply("Once ", gate, "upon"))
+    session = await server.session()
+    stream = await server.stream(session)
+    await read(stream, 1)
+    path = f"/api/sessions/{session}/messages/{stream.message_id}/stream"
+    status, body, _ = await server.call("GET", path, headers={"Last-Event-ID": "6"})
+    assert (status, body["error"]["code"]) == (400, "invalid_request")
+    gate.open()
+    assert text_of(await stream.rest()) == "upon"
+
+
+async def test_only_replies_of_the_session_have_a_stream(server: Running, llm: ScriptedLLM) -> None:
+    session, other = await server.session(system_prompt="Be brief."), await server.session()
+    _, body, _ = await server.chat(session)
+    _, page, _ = await server.call("GET", f"/api/sessions/{session}/messages")
+    prompt, question, answered = (message["message_id"] for message in page["messages"])
+    assert answered == body["message_id"]
+    for where, message_id in ((session, prompt), (session, question), (other, answered), (session, "x")):
+        stream = await server.resume(where, message_id)
+        error: Any = await stream.response.json()
+        assert (stream.status, error["error"]["code"]) == (404, "message_not_found")
+
+
+async def test_a_resumed_stream_says_what_it_is(server: Running) -> None:
+    session = await server.session()
+    stream = await server.stream(session)
+    await stream.rest()
+    assert stream.headers["Content-Location"] == f"/api/sessions/{session}/messages/{stream.message_id}/stream"
+    url = server.url + stream.headers["Content-Location"]
+    again = Stream(await server.http.get(url, headers={"Last-Event-ID": "6"}))
+    assert text_of(await again.rest()) == "there."
+    for name in ("Content-Type", "Cache-Control", "X-Accel-Buffering", "X-Message-ID", "Content-Location"):
+        assert again.headers[name] == stream.headers[name], name
+    assert again.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert again.headers["X-Session-ID"] == session
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
+async def test_a_long_text_is_caught_up_in_pieces_of_bounded_size(
+    server: Running, llm: ScriptedLLM, ended: bool
+) -> None:
+    pieces = [f"{number:06d}" * 2000 for number in range(30)]  # 360,000 characters
+    gate = Gate()
+    llm.play(reply(*pieces, *([] if ended else [gate]), " end"))
+    session = await server.session()
+    stream = await server.stream(session)
+    if ended:
+        await stream.rest()
+    else:
+        await read(stream, 30)
+    again = await server.resume(session, stream.message_id, 5)
+    caught_up = await read(again, 6)
+    gate.open()
+    found = caught_up + await again.rest()
+    assert text_of(found) == ("".join(pieces) + " end")[5:]
+    assert max(len(event.text) for event in found) <= 64 * 1024
+    check_ids(found, 5)
+    assert found[-1].data == "[DONE]"

@@ -1,0 +1,363 @@
+"""Sessions: made, read, changed, deleted; kept alive by use, gone to the moment, swept without anybody's waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from chatbot import sessions
+from tests.conftest import Clock, Running, StartServer, text_of, until
+from tests.scripted import Gate, Hang, ScriptedLLM, delta, events, reply
+
+FIELDS = ["session_id", "created_at", "last_accessed", "expires_at", "metadata"]
+
+
+class Wall:
+    """A wall clock that stands still; the server is given it in place of its own."""
+
+    def __init__(self, server: Running) -> None:
+        self.ms = 1_700_000_000_000
+        server.replies._now = self.now
+
+    def now(self) -> float:
+        return self.ms / 1000
+
+
+async def test_a_new_session_is_what_was_asked_for(server: Running) -> None:
+    Wall(server)
+    status, told, headers = await server.call(
+        "POST", "/api/sessions", {"metadata": {"name": "안녕", "n": [1.5, None]}}
+    )
+    assert status == 201
+    session = told["session_id"]
+    assert UUID(session).version == 4
+    assert str(UUID(session)) == session
+    assert told == {
+        "session_id": session,
+        "created_at": "2023-11-14T22:13:20.000Z",
+        "last_accessed": "2023-11-14T22:13:20.000Z",
+        "expires_at": "2023-11-15T22:13:20.000Z",
+        "metadata": {"name": "안녕", "n": [1.5, None]},
+    }
+    assert headers["Location"] == f"/api/sessions/{session}"
+    assert headers["X-Session-ID"] == session
+    assert (await server.call("GET", headers["Location"]))[0] == 200
+
+
+@pytest.mark.parametrize("body", [b"", b"  \n", b"{}", b"\xef\xbb\xbf{}"])
+async def test_an_empty_body_will_do(server: Running, body: bytes) -> None:
+    async with server.http.post(server.url + "/api/sessions", data=body) as response:
+        assert response.status == 201
+        assert (await response.json())["metadata"] == {}
+
+
+async def test_a_system_prompt_is_the_first_message(server: Running) -> None:
+    session = await server.session(system_prompt="Be kind.")
+    assert await server.history(session) == [("system", "Be kind.")]
+    empty = await server.session(system_prompt="")
+    assert await server.history(empty) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"metadata": []}, "metadata"),
+        ({"metadata": None}, "metadata"),
+        ({"metadata": "x"}, "metadata"),
+        ({"system_prompt": 7}, "system_prompt"),
+        ({"system_prompt": None}, "system_prompt"),
+        ({"name": "x"}, "name"),
+        ({"metadata": {"x": "x" * 16_384}}, "metadata"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_a_session_that_cannot_be_is_refused_by_name(
+    server: Running, body: dict[str, Any], param: str
+) -> None:
+    status, told, _ = await server.call("POST", "/api/sessions", body)
+    assert (status, told["error"]["code"], told["error"]["param"]) == (400, "invalid_request", param)
+    assert server.sql("SELECT count(*) FROM sessions") == [(0,)]
+
+
+async def test_metadata_may_have_16_kib_as_utf8(server: Running) -> None:
+    room = 16_384 - len('{"x":""}')
+    for text in ("x" * room, "한" * (room // 3)):
+        session = await server.session(metadata={"x": text})
+        _, told, _ = await server.call("GET", f"/api/sessions/{session}")
+        assert told["metadata"] == {"x": text}
+    for text in ("x" * (room + 1), "한" * (room // 3 + 1)):
+        status, _, _ = await server.call("POST", "/api/sessions", {"metadata": {"x": text}})
+        assert status == 400
+
+
+async def test_a_session_tells_its_length_and_the_reply_it_is_being_given(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    session = await server.session(system_prompt="Be kind.")
+    path = f"/api/sessions/{session}"
+    status, told, headers = await server.call("GET", path)
+    assert status == 200
+    assert list(told) == [*FIELDS, "message_count", "active_reply"]
+    assert (told["message_count"], told["active_reply"]) == (1, None)
+    assert headers["X-Session-ID"] == session
+    gate = Gate()
+    llm.play(reply("one", gate, "two"))
+    stream = await server.stream(session, "질문")
+    _, told, _ = await server.call("GET", path)
+    active = told["active_reply"]
+    assert (active["message_id"], active["message"]) == (stream.message_id, "질문")
+    assert told["created_at"] <= active["started_at"] <= told["last_accessed"]
+    assert told["message_count"] == 1, "a turn is whole or absent"
+    gate.open()
+    await stream.rest()
+    _, told, _ = await server.call("GET", path)
+    assert (told["message_count"], told["active_reply"]) == (3, None)
+
+
+async def test_patch_replaces_the_metadata_and_nothing_else(server: Running) -> None:
+    session = await server.session(metadata={"a": 1}, system_prompt="Be kind.")
+    path = f"/api/sessions/{session}"
+    status, told, _ = await server.call("PATCH", path, {"metadata": {"b": 2}})
+    assert status == 200
+    assert list(told) == [*FIELDS, "message_count", "active_reply"]
+    assert told["metadata"] == {"b": 2}
+    _, got, _ = await server.call("GET", path)
+    assert {**got, "last_accessed": 0, "expires_at": 0} == {**told, "last_accessed": 0, "expires_at": 0}
+
+
+@pytest.mark.parametrize("body", [None, {}, {"metadata": 1}, {"metadata": {}, "system_prompt": "x"}])
+async def test_a_patch_that_cannot_be_changes_nothing(server: Running, body: Any) -> None:
+    session = await server.session(metadata={"a": 1})
+    status, told, _ = await server.call("PATCH", f"/api/sessions/{session}", body)
+    assert (status, told["error"]["code"]) == (400, "invalid_request")
+    assert server.sql("SELECT metadata FROM sessions") == [('{"a":1}',)]
+
+
+async def test_delete_takes_the_conversation_along(server: Running) -> None:
+    session, other = await server.session(), await server.session()
+    await server.chat(session)
+    await server.chat(other)
+    status, told, headers = await server.call("DELETE", f"/api/sessions/{session}")
+    assert (status, told) == (204, None)
+    assert headers["X-Session-ID"] == session
+    assert server.sql("SELECT session_id FROM sessions") == [(other,)]
+    assert server.sql("SELECT DISTINCT session_id FROM messages") == [(other,)]
+    status, told, _ = await server.call("DELETE", f"/api/sessions/{session}")
+    assert (status, told["error"]["code"]) == (404, "session_not_found")
+
+
+async def test_delete_stops_the_running_reply_and_tells_its_listeners(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    session = await server.session()
+    llm.play([*events(delta("one")), Hang])
+    stream = await server.stream(session)
+    assert await stream.event()
+    status, _, _ = await server.call("DELETE", f"/api/sessions/{session}")
+    assert status == 204
+    assert [event.json["error"]["code"] for event in await stream.rest()] == ["session_not_found"]
+    await llm.exchanges[0].gone.wait()
+    assert server.sql("SELECT count(*) FROM messages") == [(0,)]
+    assert len(server.replies) == 0
+
+
+# Which requests name a session
+
+REQUESTS = [
+    ("GET", "/api/sessions/{s}", None),
+    ("PATCH", "/api/sessions/{s}", {"metadata": {}}),
+    ("GET", "/api/sessions/{s}/messages", None),
+    ("GET", "/api/sessions/{s}/messages?before={m}", None),
+    ("GET", "/api/sessions/{s}/messages/{m}", None),
+    ("GET", "/api/sessions/{s}/messages/{m}/stream", None),
+    ("POST", "/api/sessions/{s}/messages/{m}/cancel", None),
+    ("DELETE", "/api/sessions/{s}/messages/{m}", None),
+    ("POST", "/api/chat", {"session_id": "{s}", "message": "Hi"}),
+    ("POST", "/api/chat/stream", {"session_id": "{s}", "message": "Hi"}),
+    ("DELETE", "/api/sessions/{s}", None),
+]
+
+
+async def ask(server: Running, request: tuple[str, str, Any], session: str, message: str) -> tuple[int, str]:
+    """Makes the request; returns its status and its error's code."""
+    method, path, body = request
+    path = path.format(s=session, m=message)
+    body = body and {key: session if value == "{s}" else value for key, value in body.items()}
+    async with server.http.request(method, server.url + path, json=body) as response:
+        text = await response.text()
+        assert response.headers.get("X-Session-ID") == (session if response.status < 400 else None)
+        return response.status, json.loads(text)["error"]["code"] if response.status >= 400 else ""
+
+
+@pytest.mark.parametrize("request_", REQUESTS[:-1], ids=lambda request: f"{request[0]} {request[1]}")
+async def test_every_request_that_names_a_session_keeps_it_alive(
+    server: Running, request_: tuple[str, str, Any]
+) -> None:
+    wall = Wall(server)
+    session = await server.session()
+    _, said, _ = await server.chat(session)
+    wall.ms += 86_399_999
+    status, _ = await ask(server, request_, session, said["message_id"])
+    assert status == 200
+    assert server.sql("SELECT last_accessed FROM sessions") == [(wall.ms,)]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: f"{request[0]} {request[1]}")
+@pytest.mark.parametrize("gone", ["never was", "deleted", "expired", "nonsense"])
+async def test_a_session_that_is_not_there_is_one_answer_whatever_the_reason(
+    server: Running, llm: ScriptedLLM, request_: tuple[str, str, Any], gone: str
+) -> None:
+    wall = Wall(server)
+    session = await server.session()
+    _, said, _ = await server.chat(session)
+    if gone == "never was":
+        session = str(uuid4())
+    elif gone == "nonsense":
+        session = "x"
+    elif gone == "deleted":
+        await server.call("DELETE", f"/api/sessions/{session}")
+    else:
+        wall.ms += 86_400_000
+    assert await ask(server, request_, session, said["message_id"]) == (404, "session_not_found")
+    assert len(llm.exchanges) == 1, "the LLM was asked for a session that is not there"
+
+
+# Expiry
+
+
+@pytest.mark.parametrize("hours", [24.0, 0.5, 0.001])
+async def test_expiry_is_exact_to_the_millisecond_and_as_announced(start: StartServer, hours: float) -> None:
+    server = await start(session_timeout_hours=hours)
+    wall = Wall(server)
+    early, late = await server.session(), await server.session()
+    timeout = round(hours * 3_600_000)
+    wall.ms += timeout - 1
+    status, told, _ = await server.call("GET", f"/api/sessions/{early}")
+    assert status == 200
+    assert told["last_accessed"] < told["expires_at"]
+    wall.ms += 1
+    status, _, _ = await server.call("GET", f"/api/sessions/{late}")
+    assert status == 404, "idle for the whole of the time, swept or not"
+    assert server.sql("SELECT count(*) FROM sessions") == [(2,)]
+    wall.ms += timeout - 2
+    assert (await server.call("GET", f"/api/sessions/{early}"))[0] == 200, "the last request kept it alive"
+
+
+async def test_a_session_with_a_running_reply_never_expires(
+    start: StartServer, llm: ScriptedLLM, clock: Clock
+) -> None:
+    server = await start(session_timeout_hours=0.01)
+    session = await server.session()
+    gate = Gate()
+    llm.play(reply("one", gate, "two"))
+    stream = await server.stream(session)
+    assert await stream.event()
+    clock.advance(100)
+    await server.sessions.sweep()
+    assert server.sql("SELECT count(*) FROM sessions") == [(1,)]
+    clock.advance(15)
+    gate.open()
+    told = await stream.rest()
+    assert (text_of(told), told[-1].data) == ("two", "[DONE]")
+    assert len(await server.history(session)) == 2, "its end counts as use"
+
+
+# The sweep
+
+
+async def idle_sessions(server: Running, count: int) -> None:
+    for _ in range(count):
+        await server.session()
+
+
+async def test_the_sweep_deletes_what_expired_and_nothing_else(server: Running) -> None:
+    wall = Wall(server)
+    old = await server.session(system_prompt="Be kind.")
+    await server.chat(old)
+    wall.ms += 86_400_000
+    live = await server.session()
+    await server.chat(live)
+    await server.sessions.sweep()
+    assert server.sql("SELECT session_id FROM sessions") == [(live,)]
+    assert server.sql("SELECT DISTINCT session_id FROM messages") == [(live,)]
+    _, health, _ = await server.call("GET", "/api/health")
+    assert health["sessions"] == 1
+
+
+async def test_the_sweep_gives_the_loop_back_between_small_batches(server: Running) -> None:
+    wall = Wall(server)
+    for _ in range(250):
+        server.replies.store.add_session(str(uuid4()), wall.ms, "{}", None)
+    wall.ms += 86_400_000
+    turns, seen = 0, []
+
+    def look() -> None:
+        nonlocal turns
+        turns += 1
+        seen.append(server.sql("SELECT count(*) FROM sessions")[0][0])
+        if turns < 10:
+            loop.call_soon(look)
+
+    loop = asyncio.get_running_loop()
+    loop.call_soon(look)
+    await server.sessions.sweep()
+    await until(lambda: turns == 10)
+    steps = [a - b for a, b in zip([250, *seen], seen, strict=False) if a != b]
+    assert sum(steps) == 250
+    assert len(steps) == 3, f"others had the loop between {steps}"
+    assert max(steps) <= 100
+
+
+async def test_the_sweep_comes_by_itself(start: StartServer, clock: Clock) -> None:
+    server = await start(session_timeout_hours=0.01)
+    await idle_sessions(server, 3)
+    clock.advance(60)
+    await until(lambda: server.sql("SELECT count(*) FROM sessions") == [(0,)])
+    await idle_sessions(server, 3)
+    clock.advance(60)
+    await until(lambda: server.sql("SELECT count(*) FROM sessions") == [(0,)])
+
+
+async def test_a_sweep_that_fails_is_logged_and_tried_again(
+    start: StartServer, clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start(session_timeout_hours=0.01)
+    await idle_sessions(server, 1)
+    store = server.replies.store
+    evict, failures = store.evict, [RuntimeError("first"), RuntimeError("second")]
+
+    def failing(*args: Any, **kwargs: Any) -> int:
+        if failures:
+            raise failures.pop(0)
+        return evict(*args, **kwargs)
+
+    monkeypatch.setattr(store, "evict", failing)
+    for left in (1, 0):
+        clock.advance(60)
+        await until(lambda left=left: len(failures) == left)  # type: ignore[misc]
+    clock.advance(60)
+    await until(lambda: server.sql("SELECT count(*) FROM sessions") == [(0,)])
+    assert [record.getMessage() for record in caplog.records].count(
+        "the sweep failed and will be tried again"
+    ) == 2
+
+
+async def test_the_sweep_is_not_held_up_by_sessions_in_use(
+    start: StartServer, llm: ScriptedLLM, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More running replies than a batch holds, all of them idle the longest."""
+    monkeypatch.setattr(sessions, "SWEEP_BATCH", 5)
+    server = await start(session_timeout_hours=0.01)
+    llm.script = lambda _: [*events(delta("one")), Hang]
+    for _ in range(6):
+        stream = await server.stream(await server.session())
+        assert await stream.event()
+    await idle_sessions(server, 5)
+    clock.advance(100)
+    await server.sessions.sweep()
+    assert server.sql("SELECT count(*) FROM sessions") == [(6,)]
+    assert len(server.replies) == 6

@@ -1,0 +1,261 @@
+"""One who does not read costs little, slows nobody, is let go in time, and misses nothing when it reads again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.conftest import Clock, Running, StartServer, Stream, text_of
+from tests.processes import ROOT, start_chatbot
+from tests.raw import RawClient
+from tests.scripted import END, Gate, ScriptedLLM, delta, events, reply
+
+BIG = [f"{number:04d}" * 8192 for number in range(96)]
+"""3 MiB of text, far more than the kernel keeps for one who does not read."""
+
+MOST_UNSENT = 512 * 1024
+"""64 KiB may wait for one client, and what the LLM sends at once may come on top."""
+
+
+@pytest.fixture
+async def stalled() -> AsyncIterator[Callable[[], RawClient]]:
+    """Makes clients that read only what they are told to."""
+    clients: list[RawClient] = []
+
+    def make() -> RawClient:
+        clients.append(RawClient())
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def unsent(server: Running) -> list[int]:
+    """How many bytes wait in the server for each client."""
+    assert server.server._runner.server
+    transports = [connection.transport for connection in server.server._runner.server.connections]
+    return [transport.get_write_buffer_size() for transport in transports if transport]  # type: ignore[attr-defined]
+
+
+async def stalls(server: Running) -> None:
+    """Waits until something waits for a client and no more of it leaves."""
+    same = 0
+    before = -1
+    while same < 1000:
+        now = max(unsent(server), default=0)
+        same = same + 1 if now == before and now else 0
+        before = now
+        await asyncio.sleep(0)
+
+
+def asked(session: str, message: str = "Hi") -> dict[str, str]:
+    return {"session_id": session, "message": message}
+
+
+async def read_to(stream: Stream, length: int) -> None:
+    """Reads events until so many characters have been delivered."""
+    while event := await stream.event():
+        if event.id is not None and event.id >= length:
+            return
+    pytest.fail(f"the stream ended before character {length}")
+
+
+async def test_a_listener_that_reads_nothing_makes_none_of_twenty_others_wait(
+    server: Running, llm: ScriptedLLM, stalled: Callable[[], RawClient]
+) -> None:
+    gates = [Gate() for _ in range(100)]
+    steps: list[str | Gate] = []
+    for gate in gates:
+        steps += [gate, "word "]
+    llm.play(reply("Hi ", gates[0], *BIG, *steps[1:]))
+    session = await server.session()
+    first = await server.stream(session)
+    await first.event()
+    message_id = first.message_id
+    silent = stalled()
+    await silent.request(server.server.port, "GET", f"/api/sessions/{session}/messages/{message_id}/stream")
+    others = [first, *[await server.resume(session, message_id, 3) for _ in range(19)]]
+    gates[0].open()
+    length = 3 + sum(map(len, BIG))
+    await asyncio.gather(*(read_to(stream, length) for stream in others))
+    assert max(unsent(server)) > 0, "the silent one was not stalled: the test shows nothing"
+    for number, gate in enumerate(gates[1:]):
+        # The LLM says no other word before each of the twenty has this one: none of them can be late.
+        length += len("word ")
+        words = await asyncio.gather(*(stream.event() for stream in others))
+        assert [word and (word.text, word.id) for word in words] == [("word ", length)] * 20, f"word {number}"
+        waiting = max(unsent(server))
+        assert waiting < MOST_UNSENT, f"{waiting} bytes wait for one client"
+        gate.open()
+    for stream in others:
+        assert (await stream.rest())[-1].data == "[DONE]"
+    await server.ended()
+    assert (await server.history(session))[-1][1] == "Hi " + "".join(BIG) + "word " * 100
+
+
+async def test_one_who_reads_again_is_caught_up_with_the_very_text(
+    server: Running, llm: ScriptedLLM, stalled: Callable[[], RawClient]
+) -> None:
+    gate = Gate()
+    texts = [text + "한é👩‍👧" for text in BIG]
+    llm.play(reply(*texts, gate, "the end"))
+    session = await server.session()
+    slow = stalled()
+    await slow.request(server.server.port, "POST", "/api/chat/stream", asked(session))
+    await gate.reached.wait()
+    await stalls(server)
+    gate.open()
+    await server.ended()
+    await slow.read_to_done()
+    found = slow.events
+    assert text_of(found) == "".join(texts) + "the end"
+    assert max(len(event.text) for event in found) <= 64 * 1024, "a catch-up has a bounded size"
+    assert [event.finish_reason for event in found if event.finish_reason] == ["stop"]
+    length = 0
+    for event in found[:-1]:
+        length += len(event.text)
+        assert event.id == length
+
+
+async def test_one_who_reads_in_fits_while_the_reply_goes_on_misses_nothing(
+    server: Running, llm: ScriptedLLM, stalled: Callable[[], RawClient]
+) -> None:
+    gates = [Gate() for _ in range(8)]
+    steps: list[str | Gate] = []
+    for number, gate in enumerate(gates):
+        steps += [*BIG[number * 12 : number * 12 + 12], gate]
+    llm.play(reply(*steps, "the end"))
+    session = await server.session()
+    slow = stalled()
+    await slow.request(server.server.port, "POST", "/api/chat/stream", asked(session))
+    for number, gate in enumerate(gates):
+        await gate.reached.wait()
+        await slow.read((number % 3) * 300_000)
+        gate.open()
+    await slow.read_to_done()
+    assert text_of(slow.events) == "".join(BIG) + "the end"
+
+
+async def test_one_who_reads_nothing_for_thirty_seconds_is_let_go_and_can_come_back(
+    start: StartServer, llm: ScriptedLLM, clock: Clock, stalled: Callable[[], RawClient]
+) -> None:
+    server = await start(disconnect_grace_seconds=1000, llm_timeout_seconds=1000)
+    gate = Gate()
+    llm.play(reply(*BIG, gate, "the end"))
+    session = await server.session()
+    silent = stalled()
+    await silent.request(server.server.port, "POST", "/api/chat/stream", asked(session))
+    await gate.reached.wait()
+    await stalls(server)
+    open_before = server.connections
+    clock.advance(29)
+    await server.call("GET", "/api/health")
+    assert server.connections == open_before, "let go before its 30 s were over"
+    clock.advance(2)
+    while server.connections == open_before:
+        await asyncio.sleep(0)
+    _, health, _ = await server.call("GET", "/api/health")
+    assert health["active_replies"] == 1, "the reply goes on without it"
+    while await silent.read(1):
+        pass
+    found = silent.events
+    assert "[DONE]" not in [event.data for event in found]
+    last = next(event.id for event in reversed(found) if event.id is not None)
+    _, body, _ = await server.call("GET", f"/api/sessions/{session}")
+    again = await server.resume(session, body["active_reply"]["message_id"], last)
+    gate.open()
+    rest = await again.rest()
+    assert text_of(found) + text_of(rest) == "".join(BIG) + "the end"
+    assert rest[-1].data == "[DONE]"
+
+
+async def test_one_who_reads_nothing_of_a_finished_reply_is_let_go_too(
+    server: Running, llm: ScriptedLLM, clock: Clock, stalled: Callable[[], RawClient]
+) -> None:
+    llm.play(reply(*BIG))
+    session = await server.session()
+    stream = await server.stream(session)
+    await stream.rest()
+    path = f"/api/sessions/{session}/messages/{stream.message_id}/stream"
+    before = server.connections
+    silent = [stalled() for _ in range(10)]
+    for client in silent:
+        await client.request(server.server.port, "GET", path)
+    while sum(size > 0 for size in unsent(server)) < 10:
+        await asyncio.sleep(0)
+    await stalls(server)
+    assert max(unsent(server)) < MOST_UNSENT
+    clock.advance(31)
+    while server.connections > before:
+        await asyncio.sleep(0)
+    for client in silent:
+        while await client.read(1):
+            pass
+        assert "".join(BIG).startswith(text_of(client.events))
+
+
+async def test_one_who_reads_a_little_now_and_then_is_not_let_go(
+    start: StartServer, llm: ScriptedLLM, clock: Clock, stalled: Callable[[], RawClient]
+) -> None:
+    server = await start(llm_timeout_seconds=10_000)
+    gate = Gate()
+    llm.play(reply(*BIG, gate, "the end"))
+    session = await server.session()
+    slow = stalled()
+    await slow.request(server.server.port, "POST", "/api/chat/stream", asked(session))
+    await gate.reached.wait()
+    for _ in range(6):
+        await stalls(server)
+        clock.advance(25)
+        await server.call("GET", "/api/health")
+        assert await slow.read(200_000), "let go though it reads"
+    gate.open()
+    await slow.read_to_done()
+    assert text_of(slow.events) == "".join(BIG) + "the end"
+
+
+def resident(pid: int) -> int:
+    """The bytes of memory that a process holds."""
+    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+async def test_fifty_listeners_that_read_nothing_cost_the_process_little_memory(
+    llm: ScriptedLLM, stalled: Callable[[], RawClient]
+) -> None:
+    gate, end = Gate(), Gate()
+    # What a model says is a few characters a frame: 1 MiB of text are over 10 MiB of frames.
+    words = [delta(f"{number:08d} wood chucks ") for number in range(50_000)]
+    bunches = [b"".join(words[start : start + 100]) for start in range(0, len(words), 100)]
+    llm.play([*events(delta("Hi "), gate, *bunches, end, delta(finish="stop")), END])
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LLM_SERVER_URL": llm.url}
+    with start_chatbot("--port", "0", env=env | {"LLM_MODEL": "m"}) as process:
+        url = f"http://127.0.0.1:{process.port}"
+        async with aiohttp.ClientSession() as http:
+            async with http.post(f"{url}/api/sessions", json={}) as response:
+                session = (await response.json())["session_id"]
+            reader = Stream(await http.post(f"{url}/api/chat/stream", json=asked(session)))
+            await reader.event()
+            path = f"/api/sessions/{session}/messages/{reader.message_id}/stream"
+            silent = [stalled() for _ in range(50)]
+            for client in silent:
+                await client.request(process.port, "GET", path)
+                await client.read(1)
+            before = resident(process.pid)
+            gate.open()
+            await read_to(reader, 3 + 50_000 * 21)
+            grown = resident(process.pid) - before
+            end.open()
+            await reader.rest()
+    frames = sum(map(len, bunches))
+    assert frames > 8 * 2**20
+    # 50 times what may wait, the text itself, and some room for the allocator; all frames for all
+    # of them would be over 400 MiB.
+    assert grown < 32 * 2**20, f"{grown / 2**20:.1f} MiB for 50 silent listeners"

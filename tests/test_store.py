@@ -1,0 +1,421 @@
+"""The database: its constraints stand in SQL, only our own files are opened, and "full" is said, not suffered."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from chatbot import store as store_module
+from chatbot.errors import ChatError
+from chatbot.store import APPLICATION, PAGE_CHARS, VERSION, NewMessage, Store, StoreError, load_statements
+
+CHECKOUT = Path(store_module.__file__).parents[1]
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    store = Store()
+    yield store
+    store.close()
+
+
+def session(store: Store, now: int = 0) -> str:
+    session_id = str(uuid4())
+    store.add_session(session_id, now, "{}", None)
+    return session_id
+
+
+def turn(
+    store: Store, session_id: str, question: str = "Q", reply: str = "A", now: int = 0
+) -> tuple[str, str]:
+    ids = str(uuid4()), str(uuid4())
+    store.add_turn(
+        session_id,
+        NewMessage(ids[0], "user", question, now),
+        NewMessage(ids[1], "assistant", reply, now, None, "stop"),
+    )
+    return ids
+
+
+def count(store: Store, table: str) -> int:
+    return store._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+
+
+# The schema
+
+
+ROW = {
+    "message_id": "m",
+    "session_id": "s",
+    "role": "user",
+    "content": "x",
+    "created_at": 1,
+    "token_usage": None,
+    "finish_reason": None,
+    "idempotency_key": None,
+    "request_hash": None,
+}
+REPLY = ROW | {"role": "assistant", "finish_reason": "stop"}
+
+
+def insert(store: Store, row: dict[str, Any]) -> None:
+    columns = ", ".join(row)
+    places = ", ".join(f":{name}" for name in row)
+    store._db.execute(f"INSERT INTO messages ({columns}) VALUES ({places})", row)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ROW | {"role": "tool"},
+        ROW | {"session_id": "nobody"},
+        ROW | {"message_id": None},
+        ROW | {"content": None},
+        ROW | {"content": b"\xff"},
+        ROW | {"created_at": "now"},
+        ROW | {"finish_reason": "stop"},
+        REPLY | {"finish_reason": None},
+        REPLY | {"token_usage": "[1]"},
+        REPLY | {"token_usage": "{"},
+        REPLY | {"idempotency_key": "k"},
+        REPLY | {"request_hash": "h"},
+    ],
+    ids=repr,
+)
+def test_the_schema_refuses_a_message_that_cannot_be(store: Store, row: dict[str, Any]) -> None:
+    store.add_session("s", 0, "{}", None)
+    with pytest.raises((sqlite3.IntegrityError, sqlite3.OperationalError)):
+        insert(store, row)
+    assert count(store, "messages") == 0
+
+
+def test_the_schema_refuses_the_same_id_or_key_twice(store: Store) -> None:
+    store.add_session("s", 0, "{}", None)
+    store.add_session("t", 0, "{}", None)
+    keyed = REPLY | {"idempotency_key": "k", "request_hash": "h"}
+    insert(store, keyed)
+    insert(store, keyed | {"message_id": "n", "session_id": "t"})  # another session's key is another
+    for again in (ROW, keyed | {"message_id": "o"}):
+        with pytest.raises(sqlite3.IntegrityError):
+            insert(store, again)
+    with pytest.raises(sqlite3.IntegrityError):
+        store.add_session("s", 0, "{}", None)
+    assert (store.sessions, count(store, "sessions")) == (2, 2)
+
+
+@pytest.mark.parametrize("metadata", ["[]", "1", "{", "null"])
+def test_the_schema_refuses_metadata_that_is_no_object(store: Store, metadata: str) -> None:
+    with pytest.raises((sqlite3.IntegrityError, sqlite3.OperationalError)):
+        store.add_session("s", 0, metadata, None)
+    assert (store.sessions, count(store, "sessions")) == (0, 0)
+
+
+def test_a_deleted_session_takes_its_messages_along_and_no_others(store: Store) -> None:
+    gone, stays = session(store), session(store)
+    turn(store, gone)
+    turn(store, stays)
+    store.delete_session(gone)
+    assert (store.sessions, store.count_messages(gone), store.count_messages(stays)) == (1, 0, 2)
+    store.delete_session(gone)
+    assert store.sessions == 1, "a session can be deleted once"
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("messages_before", "messages_by_session"),
+        ("messages_after", "messages_by_session"),
+        ("context", "messages_by_session"),
+        ("rewind", "messages_by_session"),
+        ("reply_by_key", "messages_by_key"),
+        ("expired_sessions", "sessions_by_access"),
+    ],
+)
+def test_no_statement_reads_a_whole_table(store: Store, name: str, index: str) -> None:
+    sql = store._sql[name]
+    plan = store._db.execute(f"EXPLAIN QUERY PLAN {sql}", store_module._Nothing()).fetchall()
+    steps = "; ".join(row[3] for row in plan)
+    assert index in steps, steps
+    assert "SCAN messages" not in steps, steps
+    assert "SCAN sessions" not in steps, steps
+
+
+def test_every_statement_has_a_name_and_a_line_on_what_it_is_for() -> None:
+    text = (CHECKOUT / "chatbot" / "schema.sql").read_text("utf-8")
+    statements = load_statements(text)
+    assert statements.pop("schema").startswith("CREATE TABLE")
+    assert len(statements) > 10
+    for name, sql in statements.items():
+        assert sql.startswith("-- "), name
+
+
+def test_a_typo_in_any_statement_is_found_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = store_module.load_statements
+
+    def mistyped(text: str) -> dict[str, str]:
+        return honest(text) | {"rewind": "DELETE FROM massages WHERE seq >= :seq"}
+
+    monkeypatch.setattr(store_module, "load_statements", mistyped)
+    with pytest.raises(StoreError, match="no such table: massages"):
+        Store()
+
+
+# A turn is whole or absent
+
+
+def test_a_turn_is_stored_whole_or_not_at_all(store: Store) -> None:
+    here = session(store)
+    _, reply = turn(store, here)
+    with pytest.raises(sqlite3.IntegrityError):
+        store.add_turn(
+            here, NewMessage("q2", "user", "Q", 0), NewMessage(reply, "assistant", "A", 0, None, "stop")
+        )
+    assert store.count_messages(here) == 2
+    turn(store, here)
+    assert store.count_messages(here) == 4, "and the next one is stored"
+
+
+def test_a_turn_that_cannot_be_committed_leaves_nothing(store: Store) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        turn(store, "nobody")
+    assert not store._db.in_transaction
+    assert count(store, "messages") == 0
+
+
+def test_a_rewound_reply_takes_its_question_along(store: Store) -> None:
+    here, other = session(store), session(store)
+    turn(store, here)
+    turn(store, other)
+    _, reply = turn(store, here)
+    turn(store, here)
+    message = store.message(here, reply)
+    assert message
+    assert store.rewind(here, message) == 4
+    assert (store.count_messages(here), store.count_messages(other)) == (2, 2)
+
+
+def test_a_rewound_question_takes_all_after_it_along(store: Store) -> None:
+    here = session(store)
+    turn(store, here)
+    question, _ = turn(store, here)
+    turn(store, here)
+    message = store.message(here, question)
+    assert message
+    assert store.rewind(here, message) == 4
+    assert store.count_messages(here) == 2
+
+
+def test_a_reply_without_a_question_is_rewound_alone(store: Store) -> None:
+    store.add_session("s", 0, "{}", None)
+    insert(store, REPLY)
+    message = store.message("s", "m")
+    assert message
+    assert store.rewind("s", message) == 1
+
+
+# Pages
+
+
+def test_a_page_ends_early_rather_than_hold_more_than_4_mebicharacters(store: Store) -> None:
+    here = session(store)
+    text = "x" * (PAGE_CHARS // 2 - 1)
+    for _ in range(3):
+        turn(store, here, "Q", text)
+    page, more = store.page(here, 1000, before=None, after=None)
+    assert more
+    assert sum(len(message.content) for message in page) <= PAGE_CHARS
+    assert [message.role for message in page] == ["user", "assistant", "user", "assistant"]
+    older, more = store.page(here, 1000, before=page[0].seq, after=None)
+    assert (len(older), more) == (2, False)
+    newer, more = store.page(here, 1000, before=None, after=older[0].seq - 1)
+    assert more
+    assert len(newer) == 4
+
+
+def test_a_message_larger_than_a_page_is_a_page_of_its_own(store: Store) -> None:
+    here = session(store)
+    turn(store, here, "Q", "x" * (PAGE_CHARS + 1))
+    page, more = store.page(here, 1000, before=None, after=None)
+    assert ([message.role for message in page], more) == (["assistant"], True)
+
+
+# Files
+
+
+def test_a_file_keeps_what_was_stored(tmp_path: Path) -> None:
+    path = str(tmp_path / "chat.db")
+    store = Store(path)
+    here = session(store)
+    turn(store, here)
+    store.close()
+    store = Store(path)
+    assert (store.sessions, store.count_messages(here)) == (1, 2)
+    store.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["chat.db"], "the WAL is folded back"
+
+
+def test_a_file_is_in_wal_mode_for_this_process_alone(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    store = Store(str(path))
+    settings = {
+        name: store._db.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("journal_mode", "locking_mode", "foreign_keys", "synchronous")
+    }
+    assert settings == {
+        "journal_mode": "wal",
+        "locking_mode": "exclusive",
+        "foreign_keys": 1,
+        "synchronous": 1,
+    }
+    session(store)
+    other = f"from chatbot.store import Store; Store({str(path)!r})"
+    second = subprocess.run(
+        [sys.executable, "-c", other], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert second.returncode
+    assert f"StoreError: {path} is in use by another process" in second.stderr
+    session(store)
+    store.close()
+    Store(str(path)).close()
+
+
+def test_what_was_stored_survives_a_process_that_dies(tmp_path: Path) -> None:
+    path = str(tmp_path / "chat.db")
+    script = (
+        "import os, signal; from tests.test_store import *; "
+        f"store = Store({path!r}); store.add_session('s', 0, '{{}}', None); turn(store, 's'); "
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    died = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, check=False)
+    assert died.returncode == -9, died.stderr
+    store = Store(path)
+    assert (store.sessions, store.count_messages("s")) == (1, 2)
+    store.close()
+
+
+def foreign(path: Path, *statements: str) -> bytes:
+    other = sqlite3.connect(path)
+    for statement in statements:
+        other.execute(statement)
+    other.commit()
+    other.close()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("statements", "said"),
+    [
+        (["CREATE TABLE notes (text)"], "holds something else"),
+        (["CREATE TABLE notes (text)", "PRAGMA user_version=1"], "holds something else"),
+        (["CREATE TABLE notes (text)", "PRAGMA application_id=7"], "holds something else"),
+        (["PRAGMA user_version=1"], "holds something else"),
+        (["CREATE TABLE notes (text)", "PRAGMA journal_mode=WAL"], "holds something else"),
+        (
+            [f"PRAGMA application_id={APPLICATION}", f"PRAGMA user_version={VERSION + 1}"],
+            f"of version {VERSION + 1}",
+        ),
+    ],
+)
+def test_a_foreign_file_is_refused_and_left_as_it_is(
+    tmp_path: Path, statements: list[str], said: str
+) -> None:
+    path = tmp_path / "other.db"
+    before = foreign(path, *statements)
+    with pytest.raises(StoreError, match=said):
+        Store(str(path))
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("Dear diary, " * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        Store(str(path))
+    assert path.read_text() == "Dear diary, " * 100
+
+
+@pytest.mark.parametrize("path", [".", "nowhere/chat.db"])
+def test_a_path_that_cannot_be_opened_is_refused_by_name(path: str) -> None:
+    with pytest.raises(StoreError, match=f"cannot open {path}"):
+        Store(path)
+
+
+# Full
+
+
+def fill(store: Store, session_id: str) -> ChatError:
+    """Stores turns until there is no more room."""
+    with pytest.raises(ChatError) as caught:
+        for _ in range(1000):
+            turn(store, session_id, reply="x" * 100_000)
+    return caught.value
+
+
+def test_a_full_disk_is_told_and_nothing_is_half_stored(store: Store) -> None:
+    here = session(store)
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count={pages + 100}")
+    error = fill(store, here)
+    assert (error.code, error.retry_after) == ("storage_full", "60")
+    assert not store._db.in_transaction
+    stored = store.count_messages(here)
+    assert stored > 0
+    assert stored % 2 == 0, "a turn is whole or absent"
+    # Reading goes on, and so do deletes, which make room again.
+    assert len(store.page(here, 1000, before=None, after=None)[0]) == stored
+    store.delete_session(here)
+    turn(store, session(store), reply="x" * 100_000)
+
+
+def test_a_session_is_found_when_it_cannot_be_marked_as_used(store: Store) -> None:
+    here = session(store, now=5)
+    store._db.execute("PRAGMA query_only=ON")
+    with pytest.raises(sqlite3.OperationalError):  # no way of saying "full"
+        store.touch_session(here, 10, 0, in_use=False)
+
+    def full(name: str, parameters: Any) -> list[Any]:
+        if name == "touch_session":
+            raise ChatError("storage_full", "full")
+        return honest(name, parameters)
+
+    honest, store._all = store._all, full  # type: ignore[method-assign]
+    found = store.touch_session(here, 10, 0, in_use=False)
+    assert found
+    assert found.last_accessed == 5
+    assert store.touch_session(here, 10, 7, in_use=False) is None, "an expired one is not"
+
+
+def test_full_memory_is_told_as_full_storage(store: Store) -> None:
+    with pytest.raises(ChatError, match="memory is full") as caught, store._transaction():
+        raise MemoryError
+    assert caught.value.code == "storage_full"
+    assert not store._db.in_transaction
+
+
+def test_past_the_limit_nothing_new_is_begun_and_what_runs_is_stored() -> None:
+    store = Store(max_bytes=500_000)
+    here = session(store)
+    for _ in range(6):
+        turn(store, here, reply="x" * 100_000)
+    for begin in (
+        store.require_space,
+        lambda: session(store),
+        lambda: store.set_metadata(here, "{}"),
+    ):
+        with pytest.raises(ChatError) as caught:
+            begin()
+        assert (caught.value.code, caught.value.retry_after) == ("storage_full", "60")
+    turn(store, here)  # one that was running
+    assert store.count_messages(here) == 14
+    assert store.touch_session(here, 1, -1, in_use=False)
+    store.delete_session(here)
+    store.require_space()
+    session(store)
+    store.close()
