@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
 
 from chatbot import frames, sse
 from chatbot.errors import ChatError, TooLong
@@ -24,10 +25,15 @@ MAX_WHOLE_BYTES = 8 * 1024 * 1024
 """The largest answer in one piece; its JSON is parsed at once, while everything else waits."""
 
 
+BROKEN = (aiohttp.ClientError, HttpProcessingError)
+"""What reading from a broken connection raises; the second comes from aiohttp's parser in pure Python."""
+
+
 class Answer:
     """An answer of the LLM that has begun: read() it until it returns nothing, and close() it.
 
-    `finish_reason` and `usage` are None until the LLM has said them.
+    `said` holds the finish_reason and the usage once the LLM has told them; `heard_at` is when it last
+    was heard (loop time).
     """
 
     def __init__(self, response: aiohttp.ClientResponse, timeout: float) -> None:
@@ -35,19 +41,11 @@ class Answer:
         self._content = response.content
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
-        self._heard = self._loop.time()
+        self.heard_at = self._loop.time()
         self._failure: ChatError | None = None
         # Re-armed when it fires rather than at each read, which costs next to nothing per token.
         self._watch = self._loop.call_later(timeout, self._check_silence)
-        self._reader = frames.Reader()
-
-    @property
-    def finish_reason(self) -> str | None:
-        return self._reader.finish_reason
-
-    @property
-    def usage(self) -> dict[str, Any] | None:
-        return self._reader.usage
+        self.said = frames.Reader()
 
     async def read(self) -> list[Frame]:
         """Waits for what comes next; an empty list once the answer has ended as it should.
@@ -58,7 +56,7 @@ class Answer:
 
     async def finish(self) -> None:
         """After a reply is complete: lets the answer end, so that its connection can serve again."""
-        with suppress(aiohttp.ClientError, TimeoutError):
+        with suppress(*BROKEN, TimeoutError):
             async with asyncio.timeout(FINISH_SECONDS):
                 while await self._content.readany():
                     pass
@@ -68,22 +66,17 @@ class Answer:
         self._watch.cancel()
         self._response.close()
 
-    async def _receive(self) -> bytes:
-        """The bytes that came since, b"" at the end."""
-        try:
-            data = await self._content.readany()
-        except aiohttp.ClientError as error:
-            raise self._failure or cut_short(error) from None
-        self._heard = self._loop.time()
-        return data
+    def _broken(self, error: Exception) -> ChatError:
+        """What it means that the connection broke: our own doing, after too long a silence, or theirs."""
+        return self._failure or cut_short(error)
 
     def _check_silence(self) -> None:
-        due = self._heard + self._timeout
+        due = self.heard_at + self._timeout
         if self._loop.time() < due:
             self._watch = self._loop.call_at(due, self._check_silence)
         else:
             self._failure = timed_out(self._timeout)
-            self._response.close()  # and _receive raises
+            self._response.close()  # and whoever reads is told
 
     def _expect_the_end(self) -> None:
         """The reply is whole, and a client waits to hear so: what may still come must come soon."""
@@ -104,21 +97,24 @@ class StreamedAnswer(Answer):
     async def read(self) -> list[Frame]:
         while not self._ended:
             try:
-                data = await self._receive()
-            except ChatError:
-                if self._reader.finish_reason:  # the reply is whole, whatever became of the connection
+                data = await self._content.readany()
+            except BROKEN as error:
+                if self.said.finish_reason:  # the reply is whole, whatever became of the connection
                     return []
-                raise
-            if self._decoder.between_events and data.startswith(b"data: ") and data.endswith(b"\n\n"):
-                # Nearly always: one whole event, and in it only the text is new.
-                frame = self._reader.recognise(data[6:-2])
-                if frame:
-                    return [frame]
+                raise self._broken(error) from None
+            self.heard_at = self._loop.time()
+            if (
+                self._decoder.is_between
+                and data.startswith(b"data: ")
+                and data.endswith(b"\n\n")
+                and (frame := self.said.recognise(data[6:-2]))
+            ):
+                return [frame]  # nearly always: one whole event, and in it only the text is new
             if read := self._read_events(data):
                 return read
         if self._failure:
             raise self._failure
-        if not self._reader.finish_reason:
+        if not self.said.finish_reason:
             # llama-cpp-python answers a conversation that is too long with a stream of nothing at all.
             if not self._began:
                 raise TooLong("llm_error", "The LLM server sent an empty stream.")
@@ -127,28 +123,28 @@ class StreamedAnswer(Answer):
 
     def _read_events(self, data: bytes) -> list[Frame]:
         read: list[Frame] = []
-        known = self._reader.finish_reason
+        known = self.said.finish_reason
         try:
             self._ended = not data
             self._began = self._began or bool(data)
             for event in self._decoder.feed(data) if data else self._decoder.flush():
-                frame = self._reader.read(event)
+                frame = self.said.read(event)
                 if frame:
                     read.append(frame)
-                elif self._reader.done:
+                elif self.said.done:
                     self._ended = True
                     break
         except sse.TooLarge:
             self._fail(ChatError("llm_error", "The LLM server sent a line of over 1 MiB."))
         except ChatError as error:
             self._fail(error)
-        if self._reader.finish_reason and not known:
+        if self.said.finish_reason and not known:
             self._expect_the_end()
         return read
 
     def _fail(self, error: ChatError) -> None:
         # A last event cut short with its connection is no worse than one that never came.
-        if not (self._ended and self._reader.finish_reason):
+        if not (self._ended and self.said.finish_reason):
             self._failure = error
         self._ended = True
 
@@ -157,15 +153,19 @@ class WholeAnswer(Answer):
     """An answer in one piece, read as if it were a stream of one chunk."""
 
     async def read(self) -> list[Frame]:
-        if self._reader.finish_reason:
+        if self.said.finish_reason:
             return []
         parts: list[bytes] = []
         size = 0
-        while data := await self._receive():
-            parts.append(data)
-            size += len(data)
-            if size > MAX_WHOLE_BYTES:
-                raise ChatError("llm_error", "The LLM server sent an answer of over 8 MiB.")
+        try:
+            while data := await self._content.readany():
+                self.heard_at = self._loop.time()
+                parts.append(data)
+                size += len(data)
+                if size > MAX_WHOLE_BYTES:
+                    raise ChatError("llm_error", "The LLM server sent an answer of over 8 MiB.")
+        except BROKEN as error:
+            raise self._broken(error) from None
         completion = frames.parse_object(b"".join(parts))
         frames.raise_error(completion)
         choices = completion.get("choices")
@@ -179,7 +179,7 @@ class WholeAnswer(Answer):
         chunk["choices"] = [
             {"index": 0, "delta": choice["message"], "finish_reason": choice["finish_reason"]}
         ]
-        frame = self._reader.read(json.dumps(chunk).encode())
+        frame = self.said.read(json.dumps(chunk).encode())
         return [frame] if frame else []
 
 

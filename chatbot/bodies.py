@@ -20,6 +20,12 @@ MAX_DEPTH = 64
 MAX_METADATA_BYTES = 16 * 1024
 MAX_PAGE = 1000
 
+MAX_STRUCTURE_BYTES = 64 * 1024
+"""What a body may hold besides its strings. A message may be a book, but everybody would have to wait while
+a megabyte of brackets is parsed."""
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+
 
 def _text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
@@ -102,6 +108,8 @@ async def read_object(
 
 
 def _parse(body: bytes) -> Any:
+    if len(body) > MAX_STRUCTURE_BYTES and len(_STRING.sub(b"", body)) > MAX_STRUCTURE_BYTES:
+        raise ChatError("invalid_request", "The body has more than 64 KiB besides its strings.")
     try:
         return json.loads(body.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -120,10 +128,7 @@ def _parse(body: bytes) -> Any:
 
 
 def _check_sanity(name: str, value: Any) -> None:
-    """Refuses what Python's JSON takes and JSON, Unicode or a small stack do not.
-
-    Only containers are walked through: the rest may be half a million numbers, and the C encoder is fast.
-    """
+    """Refuses what Python's JSON takes and JSON, Unicode or a small stack do not."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
         level = [

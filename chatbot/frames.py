@@ -117,13 +117,11 @@ class Reader:
         before, after = data[: start + 1], data[start + len(literal) - 1 :]
         try:
             changed = json.loads(before + b"\\u0000" + after)
-            if changed["choices"][0]["delta"]["content"] != "\0":
-                return
-            changed["choices"][0]["delta"]["content"] = text
-            if changed == json.loads(data):
-                self._before, self._after, self._least = before, after, len(before) + len(after)
+            proved = changed["choices"][0]["delta"]["content"] == "\0"
         except (ValueError, LookupError, TypeError):
             return
+        if proved:
+            self._before, self._after, self._least = before, after, len(before) + len(after)
 
 
 def parse_object(data: bytes) -> dict[str, Any]:

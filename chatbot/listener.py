@@ -37,35 +37,34 @@ class StreamListener:
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._wrote_at = self._loop.time()
-        self._writer: StreamWriter | None = None
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport | None = None  # once the headers are sent
+        self._chunked = True
 
-    async def push(self, data: bytes, offset: int) -> None:
-        """Sends the next frames at once, if the client keeps up; never waits for it."""
+    def push(self, data: bytes, offset: int) -> None:
+        """Sends the next frames at once, if the client keeps up."""
         if not self._live:
             return
-        if self._transport is None or self._writer is None:
-            if sum(map(len, self._held)) > delivery.MAX_UNSENT:
-                self._fall_behind()
-                return
-            self._held.append(data)
-        elif self._transport.get_write_buffer_size() > delivery.MAX_UNSENT:
-            self._fall_behind()
-            return
+        if self._transport is None:
+            self._live = sum(map(len, self._held)) <= delivery.MAX_UNSENT
         else:
-            try:
-                await self._writer.write(data, drain=False)
-            except ConnectionError:  # the client has gone; aiohttp is about to cancel its handler
-                self._fall_behind()
-                return
+            self._live = self._transport.get_write_buffer_size() <= delivery.MAX_UNSENT
+        if not self._live:  # it has fallen behind, and will catch up
+            self._wake.set()
+            return
+        if self._transport is None:
+            self._held.append(data)
+        else:
+            self._send(data)
         self._told = offset
+
+    def _send(self, data: bytes) -> None:
+        # To the transport itself: on this path, where every token goes, the calls between
+        # StreamResponse.write and the transport would cost more than all that we do to a token.
+        assert self._transport
+        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def wake(self) -> None:
         """Notices that the reply has ended."""
-        self._wake.set()
-
-    def _fall_behind(self) -> None:
-        self._live = False
         self._wake.set()
 
     async def run(self, request: web.Request, response: web.StreamResponse) -> None:
@@ -73,21 +72,21 @@ class StreamListener:
 
         Raises ConnectionResetError when the client has gone or does not read.
         """
-        self._transport = delivery.transport_of(request)
+        transport = delivery.transport_of(request)
         await response.prepare(request)
         writer = cast(StreamWriter, request.writer)
         if self._held:
-            await writer.write(b"".join(self._held), drain=False)
+            await writer.write(b"".join(self._held), drain=False)  # with the headers, in one go
+            self._held.clear()
         else:
             writer.send_headers()  # what comes first may be long in coming
-        self._held.clear()
-        self._writer = writer
+        self._chunked = writer.chunked  # HTTP/1.0 has no chunks
+        self._transport = transport
         await self._catch_up(request)
         while not self._reply.ended:
             await self._listen(request)
             await self._catch_up(request)
-        await writer.write(self._ending(), drain=False)
-        await response.write_eof()
+        await response.write_eof(self._ending())
 
     async def _listen(self, request: web.Request) -> None:
         """Is live until it falls behind or the reply ends; fills a silence with a comment."""
@@ -114,10 +113,9 @@ class StreamListener:
         # No await from here to `_listen`, which goes live: no frame can come between.
 
     async def _write(self, request: web.Request, data: bytes) -> None:
-        assert self._writer
-        await self._writer.write(data, drain=False)
+        self._send(data)
         self._wrote_at = self._loop.time()
-        if self._transport and self._transport.get_write_buffer_size() > delivery.MAX_UNSENT:
+        if delivery.transport_of(request).get_write_buffer_size() > delivery.MAX_UNSENT:
             await delivery.sent(request, everything=False)
 
     def _ending(self) -> bytes:

@@ -64,8 +64,8 @@ class Tools(NamedTuple):
 class Listener(Protocol):
     """One who is told the reply as it comes."""
 
-    async def push(self, data: bytes, offset: int) -> None:
-        """Takes the next frames, after which `offset` characters are delivered; must not wait."""
+    def push(self, data: bytes, offset: int) -> None:
+        """Takes the next frames, after which `offset` characters are delivered."""
 
     def wake(self) -> None:
         """Notices that the reply has ended."""
@@ -164,7 +164,7 @@ class Reply:
 
     def stop(self, error: ChatError | None = None) -> None:
         """Ends the reply with the text that has come, as cancelled; listeners are told `error` if given."""
-        reason = self._answer.finish_reason if self._answer else None
+        reason = self._answer.said.finish_reason if self._answer else None
         self._settle(reason or "cancelled", error)
 
     def discard(self, error: ChatError) -> None:
@@ -203,7 +203,7 @@ class Reply:
     def _store(self, finish_reason: str) -> Message:
         text = self.text(0, self.length)
         now = self._tools.now_ms()
-        usage = usage_text(self._answer.usage if self._answer else None)
+        usage = usage_text(self._answer.said.usage if self._answer else None)
         question = NewMessage(str(uuid4()), "user", self.ask.message, self.created_at)
         key, request_hash = self.ask.key, self.ask.request_hash
         reply = NewMessage(self.message_id, "assistant", text, now, usage, finish_reason, key, request_hash)
@@ -259,12 +259,14 @@ class Reply:
                         self.length += len(text)
                     events.append(sse.frame(self.length, payload))
                 data = events[0] if len(events) == 1 else b"".join(events)
-                self.told_at = self._loop.time()
                 for listener in self._listeners:
-                    await listener.push(data, self.length)
-                self.finish_told = answer.finish_reason is not None
-                self.begun.set()
-            self._settle(answer.finish_reason)
+                    listener.push(data, self.length)
+                if not self.told_at:
+                    self.begun.set()
+                self.told_at = answer.heard_at
+                if answer.said.finish_reason:
+                    self.finish_told = True
+            self._settle(answer.said.finish_reason)
             await answer.finish()
         finally:
             answer.close()

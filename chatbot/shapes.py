@@ -39,9 +39,12 @@ ERRORS: dict[str, tuple[int, str]] = {
 }
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def dumps(value: object) -> bytes:
     """JSON in UTF-8, without spaces."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _encode(value).encode()
 
 
 def rfc3339(milliseconds: int) -> str:

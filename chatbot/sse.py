@@ -23,7 +23,8 @@ class Decoder:
     """Cuts a stream of bytes into the data of its events.
 
     Lines end with LF, CR or CRLF; an event's data lines are joined with LF; comments and all other
-    fields are passed over, and so are events without data. The bytes may come cut anywhere.
+    fields are passed over, and so are events without data. The bytes may come cut anywhere;
+    `is_between` says that nothing of an event has come since the last one ended.
     """
 
     def __init__(self) -> None:
@@ -32,11 +33,7 @@ class Decoder:
         self._size = 0  # of both
         self._after_cr = False
         self._at_start = True
-
-    @property
-    def between_events(self) -> bool:
-        """Whether nothing of an event has come since the last one ended."""
-        return not (self._line or self._data or self._after_cr or self._at_start)
+        self.is_between = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Takes what has come and returns the data of the events that it completes.
@@ -75,6 +72,7 @@ class Decoder:
         if tail:
             self._grow(tail)
             self._line.append(tail)
+        self.is_between = not (self._line or self._data or self._after_cr or self._at_start)
         return events
 
     def flush(self) -> list[bytes]:

@@ -68,6 +68,23 @@ class NewMessage(NamedTuple):
     request_hash: str | None = None
 
 
+class _FullIsTold:
+    """Turns SQLite's ways of saying "full" into ChatError("storage_full")."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, MemoryError):
+            raise ChatError("storage_full", "The memory is full.", retry_after="60") from None
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FULL:
+            log.error("storage: %s", error)
+            raise ChatError("storage_full", "The storage is full.", retry_after="60") from None
+
+
+_full_is_told = _FullIsTold()
+
+
 class _Nothing(dict[str, None]):
     """Binds every parameter to NULL, to compile a statement without running it."""
 
@@ -130,7 +147,7 @@ class Store:
                 self._db.execute(f"EXPLAIN {sql}", _Nothing()).fetchall()
 
     def _check_ours(self) -> None:
-        """Refuses another program's database, before anything in it is changed, and other versions of ours."""
+        """Refuses other programs' databases, before anything in them is changed, and other versions."""
         version, application = self._value("PRAGMA user_version"), self._value("PRAGMA application_id")
         is_new = not version and not application and not self._value("SELECT count(*) FROM sqlite_master")
         if is_new:
@@ -151,17 +168,17 @@ class Store:
         return row[0] if row else None
 
     def _all(self, name: str, parameters: Mapping[str, Any]) -> list[Any]:
-        with _full_is_told():
+        with _full_is_told:
             return self._db.execute(self._sql[name], parameters).fetchall()
 
     def _run(self, name: str, parameters: Mapping[str, Any]) -> int:
         """Runs a statement that changes rows; returns how many."""
-        with _full_is_told():
+        with _full_is_told:
             return self._db.execute(self._sql[name], parameters).rowcount
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _full_is_told():
+        with _full_is_told:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -259,7 +276,7 @@ class Store:
         parameters = {"session_id": session_id, "seq": seq, "limit": limit + 1}
         page: list[Message] = []
         size, more = 0, False
-        with _full_is_told():
+        with _full_is_told:
             rows = self._db.execute(self._sql[name], parameters)
             for row in rows:
                 message = Message(*row)
@@ -292,20 +309,6 @@ class Store:
         """The (message_id, request_hash) of the stored reply that an idempotency key stands for."""
         rows = self._all("reply_by_key", {"session_id": session_id, "idempotency_key": key})
         return rows[0] if rows else None
-
-
-@contextmanager
-def _full_is_told() -> Iterator[None]:
-    """Turns SQLite's ways of saying "full" into ChatError("storage_full")."""
-    try:
-        yield
-    except MemoryError:
-        raise ChatError("storage_full", "The memory is full.", retry_after="60") from None
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _FULL:
-            raise
-        log.error("storage: %s", error)
-        raise ChatError("storage_full", "The storage is full.", retry_after="60") from None
 
 
 def usage_text(usage: Mapping[str, Any] | None) -> str | None:

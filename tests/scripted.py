@@ -120,7 +120,8 @@ class ScriptedLLM:
     """Plays one script for each chat request, in order; when none is left, says "Hello there."
 
     `exchanges` are the chat requests so far; `models` answers GET /v1/models; `connections` counts
-    the sockets that are open. `script` may be a function of the request's body instead.
+    the sockets that are open, `opened` all there were. `script` may be a function of the request's body
+    instead.
     """
 
     def __init__(self) -> None:
@@ -128,6 +129,7 @@ class ScriptedLLM:
         self.models: list[Step] = answer(body={"object": "list", "data": [{"id": "test-model"}]})
         self.model_requests = 0
         self.connections = 0
+        self.opened = 0
         self.script: Callable[[Any], Iterable[Step]] | None = None
         self._scripts: list[list[Step]] = []
         self._arrived = asyncio.Condition()
@@ -159,6 +161,7 @@ class ScriptedLLM:
         assert task
         self._tasks.add(task)
         self.connections += 1
+        self.opened += 1
         try:
             while await self._exchange(reader, writer):
                 pass

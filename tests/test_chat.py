@@ -317,6 +317,26 @@ async def test_bytes_cut_anywhere_make_the_same_text(server: Running, llm: Scrip
 
 
 @pytest.mark.parametrize(
+    "stream",
+    [
+        delta("one", "stop"),
+        delta("one") + delta(finish="stop").strip(),
+        delta("one") + delta(finish="stop").replace(b"\n", b"\r"),
+        b"\xef\xbb\xbf" + delta("one") + delta("", "stop") + DONE + delta("not of this reply"),
+    ],
+    ids=["in its last chunk", "in an event that nothing ends", "with CR line ends", "before [DONE]"],
+)
+async def test_a_finish_is_seen_wherever_it_stands(server: Running, llm: ScriptedLLM, stream: bytes) -> None:
+    llm.play([*events(stream), END])
+    session = await server.session()
+    told = await (await server.stream(session)).rest()
+    assert text_of(told) == "one"
+    assert [event.finish_reason for event in told if event.finish_reason] == ["stop"]
+    assert told[-1].data == "[DONE]"
+    assert await server.history(session) == [("user", "Hi"), ("assistant", "one")]
+
+
+@pytest.mark.parametrize(
     "message", ["\0", "안녕\r\n\u2028👋", "x" * 500_000, " ", "'); DROP TABLE messages; --"]
 )
 async def test_any_text_can_be_asked_and_is_kept_as_it_is(

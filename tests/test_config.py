@@ -1,4 +1,4 @@
-"""The settings: their names and defaults are the documented ones, and what cannot be used is refused by name."""
+"""The settings: the documented names and defaults; what cannot be used is refused by name."""
 
 from __future__ import annotations
 

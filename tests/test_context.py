@@ -1,4 +1,4 @@
-"""How much of a conversation the LLM is sent: always enough to answer, never more than allowed, less when told so."""
+"""How much of a conversation the LLM is sent: the newest of it, no more than allowed, less when told so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an LLM's chunks mean: text, end, usage, errors; passed on as they came, or as valid JSON on one line."""
+"""What an LLM's chunks mean; they are passed on as they came, or as valid JSON on one line."""
 
 from __future__ import annotations
 
@@ -94,6 +94,12 @@ def test_text_that_stands_elsewhere_first_is_read_all_the_same() -> None:
     assert text_of(read) == "abacad"
 
 
+def test_text_that_is_also_a_key_does_not_fool_the_reader() -> None:
+    odd = b'{"a": "content", "choices": [{"delta": {"content": "choices"}}]}'
+    _, read = read_all(odd, odd)
+    assert text_of(read) == "choiceschoices"
+
+
 def test_duplicate_choices_do_not_fool_the_reader() -> None:
     doubled = b'{"choices": [{"delta": {"content": "a"}}], "choices": [{"delta": {"content": "\\u0061"}}]}'
     _, read = read_all(doubled, doubled.replace(b'"a"', b'"b"'))
@@ -132,6 +138,20 @@ def test_half_a_pair_that_stays_alone_is_replaced() -> None:
         dump(chunk("a\udc4b")), dump(chunk("\ud83d")), dump(chunk("b")), dump(chunk("\ud83d", "stop"))
     )
     assert text_of(read) == "a\ufffd\ufffdb\ufffd"
+
+
+def test_half_a_pair_is_told_before_what_comes_after_it() -> None:
+    plain = dump(chunk("x"))
+    _, read = read_all(plain, plain, dump(chunk("a\ud83d")), plain)
+    assert text_of(read) == "xxa\ufffdx"
+
+
+def test_a_chunk_that_lost_its_text_with_a_quote_is_no_json() -> None:
+    """It begins and ends like the others, but the two overlap."""
+    whole = dump(chunk("x"))
+    reader, _ = read_all(whole, whole)
+    with pytest.raises(ChatError, match="not a chat completion"):
+        reader.read(whole.replace(b'"x"', b'"'))
 
 
 def test_a_half_pair_is_not_lost_when_the_last_chunk_has_no_text() -> None:
@@ -298,9 +318,9 @@ TOO_LONG = [
     "the request exceeds the available context size. try increasing the context size or enable context shift",
     "Requested tokens (2051) exceed context window of 2048",
     "The decoder prompt (length 5010) is longer than the maximum model length of 4096.",
-    "Trying to keep the first 5010 tokens when context the overflows. However, the model is loaded with context "
-    "length of only 4096 tokens",
-    "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: too many input tokens",
+    "Trying to keep the first 5010 tokens when context the overflows. However, the model is loaded with "
+    "context length of only 4096 tokens",
+    "Input validation: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: too many input tokens",
     "The input (5010 tokens) is longer than the model's context length (4096 tokens).",
     "litellm.ContextWindowExceededError: prompt is too long: 210000 tokens > 200000 maximum",
 ]

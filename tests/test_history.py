@@ -1,4 +1,4 @@
-"""The history: pages that meet without gap or overlap, whatever the clock did, and rewinds that leave whole turns."""
+"""The history: pages that meet without gap or overlap, and rewinds that leave whole turns."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ async def test_pages_meet_without_gap_or_overlap_in_both_directions(server: Runn
         older, more, messages = await page(server, session, limit=limit, before=oldest)
         assert 0 < len(older) <= limit
         found = older + found
+        assert len(found) <= len(texts), "pages overlap"
         oldest = messages[0]["message_id"]
     assert found == texts
     more, newest = True, oldest
@@ -66,6 +67,7 @@ async def test_pages_meet_without_gap_or_overlap_in_both_directions(server: Runn
     while more:
         newer, more, messages = await page(server, session, limit=limit, after=newest)
         found += newer
+        assert len(found) <= len(texts), "pages overlap"
         newest = messages[-1]["message_id"]
     assert found == texts
     assert await page(server, session, before=oldest) == ([], False, [])
@@ -99,8 +101,11 @@ async def test_a_clock_that_runs_backwards_reorders_nothing(server: Running) -> 
             NewMessage(str(uuid4()), "assistant", f"A{number}", time - 5, None, "stop"),
         )
     found, _, messages = await page(server, session, limit=15)
-    older, _, _ = await page(server, session, limit=1000, before=messages[0]["message_id"])
-    assert older + found == [f"{kind}{number}" for number in range(20) for kind in "QA"]
+    older, _, oldest = await page(server, session, limit=1000, before=messages[0]["message_id"])
+    texts = [f"{kind}{number}" for number in range(20) for kind in "QA"]
+    assert older + found == texts
+    newer, _, _ = await page(server, session, limit=30, after=oldest[0]["message_id"])
+    assert newer == texts[1:31]
 
 
 async def test_a_message_has_the_documented_shape(server: Running, clock: Clock) -> None:

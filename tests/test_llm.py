@@ -16,6 +16,7 @@ import pytest
 from aiohttp import ClientResponse
 from aioresponses import aioresponses
 
+from chatbot import answers
 from chatbot.config import Config
 from chatbot.errors import ChatError, TooLong
 from chatbot.llm import LLM
@@ -62,34 +63,61 @@ def error_of(told: Any) -> tuple[str, str]:
 
 HEADS: dict[str, tuple[list[Step], int, str, str]] = {
     # what it plays: (script, our status, our code, a part of our message)
-    "400": (answer("400 Bad Request", {"error": {"message": "bad temperature"}}), 400, "llm_rejected", "bad temperature"),
+    "400": (
+        answer("400 Bad Request", {"error": {"message": "bad temperature"}}),
+        400,
+        "llm_rejected",
+        "bad temperature",
+    ),
     "400 in vLLM's shape": (
-        answer("400 Bad Request", {"object": "error", "message": "bad temperature"}), 400, "llm_rejected", "bad temperature",
+        answer("400 Bad Request", {"object": "error", "message": "bad temperature"}),
+        400,
+        "llm_rejected",
+        "bad temperature",
     ),
     "401": (answer("401 Unauthorized", {"error": {"message": "no"}}), 502, "llm_error", "LLM_API_KEY"),
     "403": (answer("403 Forbidden", b"no"), 502, "llm_error", "LLM_API_KEY"),
     "404 model": (answer("404 Not Found", NO_MODEL), 502, "llm_error", "model 'x' not found"),
-    "422 with a list": (answer("422 Unprocessable", {"detail": [{"loc": ["body"]}]}), 400, "llm_rejected", "answered 422"),
-    "429": (answer("429 Too Many Requests", {"error": {"message": "slow"}}), 429, "llm_rate_limited", "limits the rate"),
+    "422 with a list": (
+        answer("422 Unprocessable", {"detail": [{"loc": ["body"]}]}),
+        400,
+        "llm_rejected",
+        "answered 422",
+    ),
+    "429": (
+        answer("429 Too Many Requests", {"error": {"message": "slow"}}),
+        429,
+        "llm_rate_limited",
+        "limits the rate",
+    ),
     "500 with HTML": (answer("500 Oops", b"<html>secrets</html>"), 502, "llm_error", "answered 500"),
     "503 loading": (answer("503 Service Unavailable", LOADING), 502, "llm_unavailable", "Loading model"),
     "503 bare": (answer("503 Service Unavailable"), 502, "llm_unavailable", "answered 503"),
     "a redirect": (answer("302 Found", headers="Location: /elsewhere\r\n"), 502, "llm_error", "answered 302"),
     "204": (answer("204 No Content"), 502, "llm_error", "answered 204"),
     "compression, unasked": (
-        answer(body=b"\x1f\x8b", headers="Content-Encoding: gzip\r\n"), 502, "llm_error", "compressed",
+        answer(body=b"\x1f\x8b", headers="Content-Encoding: gzip\r\n"),
+        502,
+        "llm_error",
+        "compressed",
     ),
     "something that is not HTTP": ([b"SSH-2.0-OpenSSH_9.6\r\n\r\n", Close], 502, "llm_error", "broke"),
     "a close at once": ([Close], 502, "llm_error", "broke"),
     "a reset at once": ([Abort], 502, "llm_error", "broke"),
     "a close in the head": ([b"HTTP/1.1 200 OK\r\nContent-", Close], 502, "llm_error", "broke"),
     "an error body cut short": (
-        [b"HTTP/1.1 400 Bad Request\r\nContent-Length: 99\r\n\r\n{", Close], 502, "llm_error", "broke",
+        [b"HTTP/1.1 400 Bad Request\r\nContent-Length: 99\r\n\r\n{", Close],
+        502,
+        "llm_error",
+        "broke",
     ),
     "an error body without end": (
-        [b"HTTP/1.1 500 Oops\r\nContent-Length: 9999999\r\n\r\n", b"x" * 70_000, Hang], 502, "llm_error", "answered 500",
+        [b"HTTP/1.1 500 Oops\r\nContent-Length: 9999999\r\n\r\n", b"x" * 70_000, Hang],
+        502,
+        "llm_error",
+        "answered 500",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("how", ["chat", "stream"])
@@ -153,23 +181,42 @@ STREAMS: dict[str, tuple[list[Step], str, str]] = {
     "a close in the middle": ([Close], "llm_error", "broke"),
     "a reset in the middle": ([Abort], "llm_error", "broke"),
     "nonsense": ([http_chunk(b"data: <html>\n\n"), END], "llm_error", "not a chat completion"),
-    "a number that is none": ([http_chunk(b'data: {"choices": NaN}\n\n'), END], "llm_error", "not a chat completion"),
+    "a number that is none": (
+        [http_chunk(b'data: {"choices": NaN}\n\n'), END],
+        "llm_error",
+        "not a chat completion",
+    ),
     "an error frame": (
         [http_chunk(b'data: {"error": {"message": "GPU lost", "code": 500}}\n\n'), http_chunk(DONE), END],
-        "llm_error", "GPU lost",
+        "llm_error",
+        "GPU lost",
     ),
-    "an error frame of plain text": ([http_chunk(b'data: {"error": "GPU lost"}\n\n'), END], "llm_error", "GPU lost"),
+    "an error frame of plain text": (
+        [http_chunk(b'data: {"error": "GPU lost"}\n\n'), END],
+        "llm_error",
+        "GPU lost",
+    ),
     "an error frame with its own event name": (
-        [http_chunk(b'event: error\ndata: {"error": {"message": "GPU lost"}}\n\n'), END], "llm_error", "GPU lost",
+        [http_chunk(b'event: error\ndata: {"error": {"message": "GPU lost"}}\n\n'), END],
+        "llm_error",
+        "GPU lost",
     ),
     "an error after the finish_reason": (
-        [http_chunk(delta(finish="stop") + b'data: {"error": "GPU lost"}\n\n'), END], "llm_error", "GPU lost",
+        [http_chunk(delta(finish="stop") + b'data: {"error": "GPU lost"}\n\n'), END],
+        "llm_error",
+        "GPU lost",
     ),
     "a limit in the middle": (
-        [http_chunk(b'data: {"error": {"message": "slow", "code": 429}}\n\n'), END], "llm_rate_limited", "limits the rate",
+        [http_chunk(b'data: {"error": {"message": "slow", "code": 429}}\n\n'), END],
+        "llm_rate_limited",
+        "limits the rate",
     ),
-    "a line over 1 MiB": ([http_chunk(b"data: " + b"x" * (2**20 + 1)), Hang], "llm_error", "line of over 1 MiB"),
-}  # fmt: skip
+    "a line over 1 MiB": (
+        [http_chunk(b"data: " + b"x" * (2**20 + 1)), Hang],
+        "llm_error",
+        "line of over 1 MiB",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -217,14 +264,17 @@ EMPTY: dict[str, tuple[list[Step], str]] = {
     "nothing at all": ([SSE_HEAD, END], "empty stream"),
     "nothing but a comment": ([*events(b": ping\n\n"), END], "ended before"),
     "a finish without text": ([*events(delta(finish="stop"), DONE), END], "without text"),
-    "only tool calls": ([*events(delta(tool_calls=[{"index": 0}]), delta(finish="tool_calls"), DONE), END], "without text"),
+    "only tool calls": (
+        [*events(delta(tool_calls=[{"index": 0}]), delta(finish="tool_calls"), DONE), END],
+        "without text",
+    ),
     "HTML": (answer(body=b"<html></html>"), "ended before"),
     "JSON, unstreamed": (answer(body=completion("Hi")), "ended before"),
     "an error, unstreamed": (answer(body=b'data: {"error": "GPU lost"}'), "GPU lost"),
     "nonsense": ([*events(b"data: nonsense\n\n"), END], "not a chat completion"),
     "a close": ([SSE_HEAD, Close], "broke"),
     "a reset": ([SSE_HEAD, Abort], "broke"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", EMPTY)
@@ -261,10 +311,22 @@ async def test_a_reply_whose_finish_was_seen_is_whole_whatever_becomes_of_the_co
     assert await server.history(session) == [("user", "Hi"), ("assistant", "one")]
 
 
-async def test_silence_after_the_finish_does_not_cost_the_reply(
-    start: StartServer, llm: ScriptedLLM, clock: Clock
+async def test_the_end_is_told_at_once_though_the_llm_keeps_its_connection_open(
+    start: StartServer, llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = await start(llm_timeout_seconds=5)
+    for name in ("FINISH_SECONDS", "LINGER_SECONDS"):
+        monkeypatch.setattr(answers, name, 3600.0)
+    server = await start(llm_timeout_seconds=3600)
+    llm.play([*events(delta("one"), delta(finish="stop"), DONE), Hang])
+    session = await server.session()
+    stream = await server.stream(session)
+    assert (await stream.rest())[-1].data == "[DONE]"
+    assert (await server.chat(session, "again"))[0] == 200
+
+
+async def test_silence_after_the_finish_costs_neither_the_reply_nor_the_clients_patience(
+    server: Running, llm: ScriptedLLM, clock: Clock
+) -> None:
     llm.play([*events(delta("one"), delta(finish="stop")), Hang])
     session = await server.session()
     stream = await server.stream(session)
@@ -296,9 +358,10 @@ WHOLE: dict[str, tuple[list[Step], str]] = {
     "a close in the middle": ([b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"choices"', Close], "broke"),
     "a reset in the middle": ([b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"choices"', Abort], "broke"),
     "more than 8 MiB": (
-        [b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n" + b" " * 8_500_000, Hang], "over 8 MiB",
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n" + b" " * 8_500_000, Hang],
+        "over 8 MiB",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -525,13 +588,14 @@ async def test_back_to_back_turns_survive_a_server_that_closes_after_each_unanno
 
 async def test_connections_are_used_again(server: Running, llm: ScriptedLLM) -> None:
     session = await server.session()
-    for _ in range(5):
+    for _ in range(3):
         await server.chat(session)
-    assert llm.connections == 1
-    events = await (await server.stream(session)).rest()
-    assert events[-1].data == "[DONE]"
-    await server.chat(session)
-    assert llm.connections <= 2
+        gate = Gate()  # what ends the answer comes after what ends the reply
+        llm.play([*events(delta("one"), delta(finish="stop"), DONE), gate, END])
+        await (await server.stream(session)).rest()
+        gate.open()
+        await until(lambda: not server.replies._tasks)
+    assert llm.opened == 1, "an answer that had ended took its connection along"
 
 
 # Which model
@@ -846,12 +910,24 @@ async def ask(**settings: Any) -> str:
 @pytest.mark.parametrize(
     ("status", "code"),
     [
-        (400, "llm_rejected"), (401, "llm_error"), (402, "llm_rejected"), (403, "llm_error"), (405, "llm_rejected"),
-        (408, "llm_rejected"), (413, "llm_rejected"), (418, "llm_rejected"), (422, "llm_rejected"),
-        (429, "llm_rate_limited"), (500, "llm_error"), (501, "llm_error"), (502, "llm_error"),
-        (503, "llm_unavailable"), (504, "llm_error"), (529, "llm_error"),
+        (400, "llm_rejected"),
+        (401, "llm_error"),
+        (402, "llm_rejected"),
+        (403, "llm_error"),
+        (405, "llm_rejected"),
+        (408, "llm_rejected"),
+        (413, "llm_rejected"),
+        (418, "llm_rejected"),
+        (422, "llm_rejected"),
+        (429, "llm_rate_limited"),
+        (500, "llm_error"),
+        (501, "llm_error"),
+        (502, "llm_error"),
+        (503, "llm_unavailable"),
+        (504, "llm_error"),
+        (529, "llm_error"),
     ],
-)  # fmt: skip
+)
 async def test_each_status_has_its_code(canned: aioresponses, status: int, code: str) -> None:
     canned.post(URL, status=status, payload={"error": {"message": "why"}})
     with pytest.raises(ChatError) as caught:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
 
+from chatbot.answers import Answer
+from chatbot.listener import StreamListener
+from chatbot.reply import Reply
 from tests.conftest import Clock, Event, Running, StartServer, Stream, text_of
 from tests.scripted import (
     END,
@@ -285,6 +289,43 @@ async def test_a_reply_that_had_finished_is_kept_though_the_llm_never_ends_its_s
     found = await stream.rest()
     assert rows(server, session) == [("user", "Tell", None), ("assistant", WHOLE, "stop")], found
     assert found[-1].data == "[DONE]"
+
+
+ENDS: dict[str, list[Step]] = {
+    "a good end": reply("Once ", "upon"),
+    "silence": events(delta("Once "), Hang),
+    "an abort": [*events(delta("Once ")), Abort],
+    "no finish": [*events(delta("Once ")), END],
+    "noise": [*events(delta("Once "), b"data: {]\n\n"), END],
+    "refusal": answer("500 Sorry"),
+}
+
+
+def kept() -> int:
+    """How many parts of replies are still held by somebody."""
+    gc.collect()
+    return sum(isinstance(thing, Reply | StreamListener | Answer) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_a_reply_that_ended_is_not_kept_in_memory(
+    server: Running, llm: ScriptedLLM, clock: Clock, end: str
+) -> None:
+    before = kept()
+    for _ in range(3):
+        llm.play(ENDS[end])
+        asking = asyncio.create_task(server.stream(await server.session(), "Tell"))
+        await llm.asked(len(llm.exchanges) + 1)
+        if end == "silence":
+            await (await asking).event()
+            clock.advance(121)  # LLM_TIMEOUT_SECONDS
+        stream = await asking
+        await stream.rest()
+        stream.leave()
+    await server.call("GET", "/api/health")
+    del stream, asking
+    server.streams.clear()
+    assert kept() <= before
 
 
 # Cancel

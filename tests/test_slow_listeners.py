@@ -15,8 +15,8 @@ from tests.processes import ROOT, start_chatbot
 from tests.raw import RawClient
 from tests.scripted import END, Gate, ScriptedLLM, delta, events, reply
 
-BIG = [f"{number:04d}" * 8192 for number in range(96)]
-"""3 MiB of text, far more than the kernel keeps for one who does not read."""
+BIG = [f"{number:04d}" * 8192 for number in range(120)]
+"""3.75 MiB of text, far more than the kernel keeps for one who does not read."""
 
 MOST_UNSENT = 512 * 1024
 """64 KiB may wait for one client, and what the LLM sends at once may come on top."""
@@ -43,15 +43,15 @@ def unsent(server: Running) -> list[int]:
     return [transport.get_write_buffer_size() for transport in transports if transport]  # type: ignore[attr-defined]
 
 
-async def stalls(server: Running) -> None:
-    """Waits until something waits for a client and no more of it leaves."""
-    same = 0
-    before = -1
+async def settled(server: Running) -> int:
+    """Waits until no more of what waits for a client leaves; returns how much that is."""
+    same, before = 0, -1
     while same < 1000:
         now = max(unsent(server), default=0)
-        same = same + 1 if now == before and now else 0
+        same = same + 1 if now == before else 0
         before = now
         await asyncio.sleep(0)
+    return before
 
 
 def asked(session: str, message: str = "Hi") -> dict[str, str]:
@@ -109,7 +109,7 @@ async def test_one_who_reads_again_is_caught_up_with_the_very_text(
     slow = stalled()
     await slow.request(server.server.port, "POST", "/api/chat/stream", asked(session))
     await gate.reached.wait()
-    await stalls(server)
+    assert await settled(server), "it was not stalled: the test shows nothing"
     gate.open()
     await server.ended()
     await slow.read_to_done()
@@ -129,7 +129,7 @@ async def test_one_who_reads_in_fits_while_the_reply_goes_on_misses_nothing(
     gates = [Gate() for _ in range(8)]
     steps: list[str | Gate] = []
     for number, gate in enumerate(gates):
-        steps += [*BIG[number * 12 : number * 12 + 12], gate]
+        steps += [*BIG[number * 15 : number * 15 + 15], gate]
     llm.play(reply(*steps, "the end"))
     session = await server.session()
     slow = stalled()
@@ -152,7 +152,7 @@ async def test_one_who_reads_nothing_for_thirty_seconds_is_let_go_and_can_come_b
     silent = stalled()
     await silent.request(server.server.port, "POST", "/api/chat/stream", asked(session))
     await gate.reached.wait()
-    await stalls(server)
+    assert await settled(server), "it was not stalled: the test shows nothing"
     open_before = server.connections
     clock.advance(29)
     await server.call("GET", "/api/health")
@@ -189,8 +189,7 @@ async def test_one_who_reads_nothing_of_a_finished_reply_is_let_go_too(
         await client.request(server.server.port, "GET", path)
     while sum(size > 0 for size in unsent(server)) < 10:
         await asyncio.sleep(0)
-    await stalls(server)
-    assert max(unsent(server)) < MOST_UNSENT
+    assert 0 < await settled(server) < MOST_UNSENT
     clock.advance(31)
     while server.connections > before:
         await asyncio.sleep(0)
@@ -210,11 +209,13 @@ async def test_one_who_reads_a_little_now_and_then_is_not_let_go(
     slow = stalled()
     await slow.request(server.server.port, "POST", "/api/chat/stream", asked(session))
     await gate.reached.wait()
-    for _ in range(6):
-        await stalls(server)
+    rounds = 0
+    while await settled(server):
         clock.advance(25)
         await server.call("GET", "/api/health")
-        assert await slow.read(200_000), "let go though it reads"
+        assert await slow.read(100_000), "let go though it reads"
+        rounds += 1
+    assert rounds >= 2, "it did not read slowly: the test shows nothing"
     gate.open()
     await slow.read_to_done()
     assert text_of(slow.events) == "".join(BIG) + "the end"
@@ -258,4 +259,4 @@ async def test_fifty_listeners_that_read_nothing_cost_the_process_little_memory(
     assert frames > 8 * 2**20
     # 50 times what may wait, the text itself, and some room for the allocator; all frames for all
     # of them would be over 400 MiB.
-    assert grown < 32 * 2**20, f"{grown / 2**20:.1f} MiB for 50 silent listeners"
+    assert grown < 48 * 2**20, f"{grown / 2**20:.1f} MiB for 50 silent listeners"

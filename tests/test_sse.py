@@ -28,6 +28,7 @@ STREAMS = {
     "CRLF": (b"data: a\r\n\r\ndata: b\r\n\r\n", [b"a", b"b"]),
     "CR": (b"data: a\r\rdata: b\r\r", [b"a", b"b"]),
     "all line ends mixed": (b"data: a\r\n\ndata: b\n\r\ndata: c\r\n\r\r\n\n", [b"a", b"b", b"c"]),
+    "CRLF between lines of one event": (b"data: a\r\ndata: b\r\n\r\n", [b"a\nb"]),
     "no space after the colon": (b"data:a\n\ndata:  b\n\n", [b"a", b" b"]),
     "comments": (b": hi\n\n:\ndata: a\n: in between\n\n: ping\n\n", [b"a"]),
     "other fields": (b"event: message\nid: 7\nretry: 10\nnonsense\ndata: a\n\nid: 8\n\n", [b"a"]),
@@ -102,24 +103,18 @@ def test_the_size_of_one_event_does_not_burden_the_next() -> None:
     "line", [b": " + b"x" * 2**21 + b"\n", b"data: " + b"x" * 2**18 + b"\n"], ids=["a comment", "many lines"]
 )
 def test_more_than_a_mebibyte_without_an_event_is_too_large(line: bytes) -> None:
-    decoder = sse.Decoder()
     with pytest.raises(sse.TooLarge):
-        for _ in range(5):
-            decoder.feed(line)
+        read(*[line] * 5)
 
 
 def test_an_event_of_endless_empty_data_lines_is_too_large() -> None:
-    decoder = sse.Decoder()
     with pytest.raises(sse.TooLarge):
-        for _ in range(5):
-            decoder.feed(b"data\n" * 2**16)
+        read(*[b"data\n" * 2**16] * 5)
 
 
 def test_a_comment_line_that_never_ends_is_too_large() -> None:
-    decoder = sse.Decoder()
     with pytest.raises(sse.TooLarge):
-        for _ in range(5):
-            decoder.feed(b":" * 2**18)
+        read(*[b":" * 2**18] * 5)
 
 
 def test_what_is_framed_is_read_back() -> None:

@@ -1,4 +1,4 @@
-"""The database: its constraints stand in SQL, only our own files are opened, and "full" is said, not suffered."""
+"""The database: constraints in SQL, no file but our own, and "full" is said, not suffered."""
 
 from __future__ import annotations
 
@@ -281,6 +281,8 @@ def test_a_file_is_in_wal_mode_for_this_process_alone(tmp_path: Path) -> None:
     )
     assert second.returncode
     assert f"StoreError: {path} is in use by another process" in second.stderr
+    with pytest.raises(StoreError, match="in use by another process"):
+        Store(str(path))
     session(store)
     store.close()
     Store(str(path)).close()
@@ -350,20 +352,19 @@ def test_a_path_that_cannot_be_opened_is_refused_by_name(path: str) -> None:
 # Full
 
 
-def fill(store: Store, session_id: str) -> ChatError:
-    """Stores turns until there is no more room."""
-    with pytest.raises(ChatError) as caught:
-        for _ in range(1000):
-            turn(store, session_id, reply="x" * 100_000)
-    return caught.value
+def fill(store: Store, session_id: str) -> None:
+    """Stores turns without end."""
+    for _ in range(1000):
+        turn(store, session_id, reply="x" * 100_000)
 
 
 def test_a_full_disk_is_told_and_nothing_is_half_stored(store: Store) -> None:
     here = session(store)
     pages = store._db.execute("PRAGMA page_count").fetchone()[0]
     store._db.execute(f"PRAGMA max_page_count={pages + 100}")
-    error = fill(store, here)
-    assert (error.code, error.retry_after) == ("storage_full", "60")
+    with pytest.raises(ChatError) as caught:
+        fill(store, here)
+    assert (caught.value.code, caught.value.retry_after) == ("storage_full", "60")
     assert not store._db.in_transaction
     stored = store.count_messages(here)
     assert stored > 0

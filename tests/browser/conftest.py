@@ -81,9 +81,7 @@ async def server(llm: ScriptedLLM, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @fresh
-async def own_server(
-    llm: ScriptedLLM, tmp_path: Path
-) -> AsyncIterator[Callable[..., Awaitable[Server]]]:
+async def own_server(llm: ScriptedLLM, tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Server]]]:
     """Starts a server for this test alone, with settings of its own."""
     servers: list[Server] = []
 

@@ -13,7 +13,7 @@ new PerformanceObserver((list) => window.longTasks.push(...list.getEntries().map
 
 
 class Reader:
-    """One tab of a browser context. Other tabs of the same context share its storage, as in a real browser."""
+    """One tab of a browser; the other tabs of its context share its storage, as in a real one."""
 
     def __init__(self, url: str, context: object) -> None:
         self.url = url

@@ -1,4 +1,4 @@
-"""Lines that break, pages that are refreshed, servers that go away: nothing is lost and nothing is asked twice."""
+"""Lines break, pages are refreshed, servers go away: nothing is lost and nothing is asked twice."""
 
 from __future__ import annotations
 
@@ -194,6 +194,18 @@ async def test_a_restarted_server_that_lost_the_conversation_is_said_plainly(ope
     await reader.box.press("Enter")
     await reader.see(reader.answers, ["You said: what did I say? It was long to type."])
     await reader.see(reader.listed, ["what did I say? It was long to type."])
+
+
+async def test_sending_from_a_lost_conversation_starts_a_new_one(reader, server):
+    reader.expects("404")
+    await reader.ask("before the end")
+    await server.call("DELETE", f"/sessions/{reader.session()}")
+    await reader.send("after the end")
+    await reader.see_value(reader.box, "after the end")
+    await reader.box.press("Enter")
+    await reader.see(reader.answers, ["You said: after the end"])
+    await reader.see(reader.questions, ["after the end"])
+    await reader.see(reader.listed, ["after the end"])
 
 
 async def test_an_answer_that_a_restart_interrupted_is_kept_on_a_file_database(open_page, own_server, llm):

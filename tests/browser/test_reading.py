@@ -1,4 +1,4 @@
-"""For every reader: keyboard alone, screen reader, phone, dark, Korean, little motion; and where they look."""
+"""For every reader: by keyboard or screen reader, on a phone, in the dark, in Korean, without motion."""
 
 from __future__ import annotations
 
@@ -44,7 +44,14 @@ def axe_source() -> str:
         {"color_scheme": "light"},
         {"color_scheme": "dark"},
         {"width": 390, "height": 780, "has_touch": True, "is_mobile": True},
-        {"width": 390, "height": 780, "has_touch": True, "is_mobile": True, "color_scheme": "dark", "locale": "ko-KR"},
+        {
+            "width": 390,
+            "height": 780,
+            "has_touch": True,
+            "is_mobile": True,
+            "color_scheme": "dark",
+            "locale": "ko-KR",
+        },
     ],
     ids=["light", "dark", "phone", "phone-dark-korean"],
 )
@@ -58,7 +65,10 @@ async def test_axe_finds_nothing_serious(open_page, llm, options):
         # Through the debugger, which the page's policy does not concern.
         await reader.page.evaluate(axe + "; 0")
         result = await reader.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
-        findings[state] = [(item["impact"], item["id"], [node["html"] for node in item["nodes"]]) for item in result["violations"]]
+        findings[state] = [
+            (item["impact"], item["id"], [node["html"] for node in item["nodes"]])
+            for item in result["violations"]
+        ]
 
     await check("empty")
     llm.answers("show me").say(RICH).finish()
@@ -81,7 +91,10 @@ async def test_axe_finds_nothing_serious(open_page, llm, options):
     await check("answering")
     running.finish()
     print(findings)
-    serious = {state: [one for one in found if one[0] in ("serious", "critical")] for state, found in findings.items()}
+    serious = {
+        state: [one for one in found if one[0] in ("serious", "critical")]
+        for state, found in findings.items()
+    }
     assert not any(serious.values()), serious
 
 
@@ -160,9 +173,11 @@ async def test_the_live_region_is_told_of_answers_and_not_of_tokens(reader, llm)
     answer.say(*["word "] * 300).finish()
     await reader.see(reader.done, count=1)
     said = await reader.page.evaluate("window.said")
-    assert len(said) == 2 and said[0] == "The assistant is answering." and said[1].startswith("Answer: word"), said
+    assert [text[:27] for text in said] == ["The assistant is answering.", "Assistant: word word word w"]
     assert await reader.answers.get_attribute("aria-busy") == "false"
-    live = await reader.page.evaluate("[...document.querySelectorAll('[aria-live], [role=log], [role=status]')].length")
+    live = await reader.page.evaluate(
+        "[...document.querySelectorAll('[aria-live], [role=log], [role=status]')].length"
+    )
     assert live == 1
 
 
@@ -200,7 +215,8 @@ async def test_dark_and_light_follow_the_system(open_page):
         style = "getComputedStyle(document.body)"
         colours[scheme] = await reader.page.evaluate(f"[{style}.backgroundColor, {style}.color]")
     brightness = {
-        scheme: [sum(map(int, colour[4:-1].split(","))) for colour in pair] for scheme, pair in colours.items()
+        scheme: [sum(map(int, colour[4:-1].split(","))) for colour in pair]
+        for scheme, pair in colours.items()
     }
     assert brightness["light"][0] > 700 > 200 > brightness["light"][1]
     assert brightness["dark"][0] < 200 < 600 < brightness["dark"][1]
@@ -219,7 +235,7 @@ async def test_nothing_moves_for_a_reader_who_wants_no_motion(open_page, llm):
 
 
 async def test_the_page_follows_the_answer_only_while_the_reader_is_at_its_end(reader, llm):
-    scroller = reader.page.get_by_role("region", name="Messages")
+    scroller = reader.page.locator("#scroller")
     left = "node => node.scrollHeight - node.scrollTop - node.clientHeight"
     answer = llm.answers("scroll").say("line\n\n" * 60)
     await reader.send("scroll")
@@ -227,17 +243,17 @@ async def test_the_page_follows_the_answer_only_while_the_reader_is_at_its_end(r
     assert await scroller.evaluate(left) < 5
     await scroller.hover()
     await reader.page.mouse.wheel(0, -300)
-    await reader.see(reader.page.get_by_role("button", name="Latest"))
-    await reader.page.wait_for_function("scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight > 200")
+    below = "scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight"
+    await reader.page.wait_for_function(f"{below} > 200")
     top = await scroller.evaluate("node => node.scrollTop")
     answer.say("more\n\n" * 30)
     await reader.see_part(reader.answers, "more")
     assert await scroller.evaluate("node => node.scrollTop") == top
-    await reader.press("↓ Latest")
-    await reader.see_gone(reader.page.get_by_role("button", name="Latest"))
+    await reader.page.mouse.wheel(0, 10_000)
+    await reader.page.wait_for_function(f"{below} < 5")
     answer.say("and more\n\n" * 30)
     await reader.see_part(reader.answers, "and more")
-    await reader.page.wait_for_function("scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 5")
+    await reader.page.wait_for_function(f"{below} < 5")
     answer.finish()
     await reader.see(reader.done, count=1)
 

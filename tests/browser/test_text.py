@@ -13,8 +13,9 @@ ATTACKS = [
     "<img src=x onerror=\"throw new Error('ran')\">",
     "[click](javascript:throw%20new%20Error('ran'))",
     "[click](JaVaScRiPt:alert(1)) [x](data:text/html,<script>alert(1)</script>) [y](vbscript:x)",
-    "[a](https://a.example/\"onmouseover=\"alert(1)) <https://b.example/'><svg/onload=alert(1)>",
-    "```<script>\nalert(1)\n```\n\n```\"><img src=x onerror=alert(1)>\n</code></pre><script>alert(1)</script>\n```",
+    '[a](https://a.example/"onmouseover="alert(1)) <https://b.example/\'><svg/onload=alert(1)>',
+    "```<script>\nalert(1)\n```",
+    '```"><img src=x onerror=alert(1)>\n</code></pre><script>alert(1)</script>\n```',
     "**<b onclick=alert(1)>** `<i>` </textarea><style>*{display:none}</style>",
 ]
 WRITE = """([text, size]) => {
@@ -24,9 +25,9 @@ WRITE = """([text, size]) => {
   markdown.end();
   root.normalize();
   root.querySelectorAll('.code').forEach((box) => box.replaceWith(box.querySelector('pre')));
-  root.querySelectorAll('pre').forEach((pre) => ['tabindex', 'role', 'dir'].forEach((name) => pre.removeAttribute(name)));
-  root.querySelectorAll('[dir]').forEach((node) => node.removeAttribute('dir'));
-  root.querySelectorAll('[style]').forEach((node) => node.removeAttribute('style'));
+  for (const name of ['tabindex', 'role', 'dir', 'style']) {
+    root.querySelectorAll(`[${name}]`).forEach((node) => node.removeAttribute(name));
+  }
   return root.innerHTML;
 }"""
 A = '<a href="{0}" target="_blank" rel="noopener noreferrer">{1}</a>'
@@ -77,6 +78,32 @@ async def test_the_subset_comes_out_the_same_however_it_is_cut(reader, size):
     assert seen == {name: html for name, (_, html) in CASES.items()}
 
 
+HOSTILE = {
+    "blanks": " " * 100_000 + "x",
+    "blanks in code": "```\n" + " " * 100_000 + "x",
+    "a fence that is none": "```" + " a" * 50_000 + "`",
+    "stars": "**a " * 25_000,
+    "backticks": "` `` " * 20_000,
+    "brackets": "[" * 100_000,
+    "links": "[a](b" * 20_000,
+    "addresses": "https://" * 12_500,
+    "hashes": "#" * 100_000,
+    "digits": "1" * 100_000,
+    "lists": "- a\n" * 25_000,
+}
+
+
+@pytest.mark.parametrize("size", [8192, 200], ids=["slices", "pieces"])
+async def test_no_text_takes_long_to_read(reader, size):
+    """A model that has lost its way repeats itself without end; the page must not hang over it."""
+    timed = (
+        f"args => {{ const start = performance.now(); ({WRITE})(args); return performance.now() - start; }}"
+    )
+    took = {name: await reader.page.evaluate(timed, [text, size]) for name, text in HOSTILE.items()}
+    print(took)
+    assert max(took.values()) < 3000, took
+
+
 async def test_nothing_shown_can_run(open_page, llm, server):
     """Title, question, answer, code, links, the model's error and the stored list: all of it is text."""
     reader = await open_page()
@@ -93,7 +120,7 @@ async def test_nothing_shown_can_run(open_page, llm, server):
     await reader.see(reader.listed, title)
     await reader.see(reader.page.locator("h1"), title)
     assert await reader.page.title() == title
-    await reader.see(reader.questions, [*ATTACKS, "refuse"])
+    await reader.see(reader.questions, ATTACKS)
     await reader.press("Delete")
     await reader.see_part(reader.page.get_by_role("dialog"), title)
     await reader.press("Cancel")
@@ -105,18 +132,18 @@ async def test_nothing_shown_can_run(open_page, llm, server):
     )
     assert foreign == []
     links = await reader.page.evaluate(
-        "[...document.querySelectorAll('.text a')].map(({ href, rel, target }) => [new URL(href).protocol, rel, target])"
+        "[...document.querySelectorAll('.text a')].map((a) => [new URL(a.href).protocol, a.rel, a.target])"
     )
-    assert links and {tuple(link) for link in links} == {("https:", "noopener noreferrer", "_blank")}
+    assert {tuple(link) for link in links} == {("https:", "noopener noreferrer", "_blank")}
 
 
 def test_the_page_is_one_small_file_of_plain_parts():
     html = PAGE.read_text(encoding="utf-8")
     script = html.partition("<script>")[2]
-    assert len(PAGE.read_bytes()) < 40 * 1024
+    assert len(PAGE.read_bytes()) < 40_000
     assert html.count("<script") == html.count("<script>") == 1
     assert html.count("<style") == html.count("<style>") == 1
-    forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|setAttribute\('style"
+    forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|setAttribute"
     assert re.findall(forbidden, script) == []
     markup = re.sub(r"<style>.*</style>|<!--.*?-->", "", html.partition("<script>")[0], flags=re.DOTALL)
     assert re.findall(r"\s(?:on\w+|style)=", markup) == []
@@ -126,7 +153,8 @@ def test_the_page_is_one_small_file_of_plain_parts():
 async def test_the_page_is_served_under_a_strict_policy(reader):
     response = await reader.page.goto(reader.url + "/?again")
     policy = response.headers["content-security-policy"]
-    assert "unsafe" not in policy and "default-src 'none'" in policy
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["referrer-policy"] == "no-referrer"
     assert response.headers["etag"]
@@ -160,7 +188,8 @@ async def test_100_000_characters_stream_in_without_a_stutter_and_nothing_is_dra
           window.longTasks.length = 0;
           window.redrawn = 0;
           new MutationObserver((changes) => {
-            for (const change of changes) for (const node of change.removedNodes) window.redrawn += node.textContent.length;
+            const removed = changes.flatMap((change) => [...change.removedNodes]);
+            for (const node of removed) window.redrawn += node.textContent.length;
           }).observe(document.querySelector('.text'), { childList: true, subtree: true });
         }"""
     )
@@ -177,4 +206,5 @@ async def test_100_000_characters_stream_in_without_a_stutter_and_nothing_is_dra
     assert redrawn == 0
     # A slow and shared machine is given its due; drawing the whole anew takes seconds.
     assert max(tasks, default=0) < 200, sorted(tasks)[-5:]
-    assert await reader.page.evaluate("node => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight") < 5
+    below = "scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight"
+    assert await reader.page.evaluate(below) < 5

@@ -34,8 +34,7 @@ async def test_a_model_that_cannot_be_reached_is_named_with_the_setting_to_look_
     await reader.see(reader.page.get_by_role("button", name="Try again"))
     await reader.see(reader.questions, "hello?")
     await reader.refresh()
-    await reader.see(reader.failure)
-    await reader.see(reader.questions, "hello?")
+    await reader.see_value(reader.box, "hello?")
 
 
 async def test_an_answer_that_breaks_off_keeps_what_was_read_and_can_be_asked_for_again(reader, llm, server):
@@ -72,13 +71,15 @@ async def test_a_busy_server_says_so(open_page, own_server, llm):
     server = await own_server(MAX_ACTIVE_REPLIES="1")
     reader = await open_page(server.url)
     reader.expects("503")
-    llm.answers("hold the line").say("…")
+    answer = llm.answers("hold the line").say("…")
     await reader.send("hold the line")
     await reader.see(reader.answers, "…")
     second = await reader.another_tab()
     second.expects("503")
     await second.send("me too")
     await second.see_part(second.failure, "Too many requests.")
+    answer.finish()
+    await reader.see(reader.done, count=1)
 
 
 async def test_what_a_refused_model_says_is_passed_on(reader, llm):

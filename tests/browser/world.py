@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
 import sys
 from collections import defaultdict, deque
 from pathlib import Path
@@ -43,7 +42,9 @@ class Answer:
         self._steps.put_nowait(("finish", reason))
         return self
 
-    def refuse(self, status: int, message: str, headers: dict[str, str] | None = None, **error: str) -> Answer:
+    def refuse(
+        self, status: int, message: str, headers: dict[str, str] | None = None, **error: str
+    ) -> Answer:
         self._steps.put_nowait(("refuse", status, {"error": {"message": message, **error}}, headers))
         return self
 
@@ -144,18 +145,18 @@ class Server:
             "LOG_LEVEL": "WARNING",
             **environment,
         }
-        self._process: subprocess.Popen | None = None
+        self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> Server:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "chatbot"], cwd=self._directory, env=self._environment
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "chatbot", cwd=self._directory, env=self._environment
         )
         async with aiohttp.ClientSession() as client:
             for _ in range(400):
                 with contextlib.suppress(aiohttp.ClientError):
                     async with client.get(f"{self.url}/api/health"):
                         return self
-                assert self._process.poll() is None, "the server ended while it was starting"
+                assert self._process.returncode is None, "the server ended while it was starting"
                 await asyncio.sleep(0.05)
         raise AssertionError("the server has not answered for 20 s")
 
@@ -163,7 +164,7 @@ class Server:
         process, self._process = self._process, None
         if process:
             (process.kill if kill else process.terminate)()
-            await asyncio.to_thread(process.wait)
+            await process.wait()
 
     async def call(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, dict]:
         """What another client of the same server would see."""

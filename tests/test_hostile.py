@@ -1,0 +1,465 @@
+"""Clients that trickle, stall, lie, leave or come by the thousand are let go, and others are served."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatbot.server import raise_file_limit
+from tests.conftest import Clock, Log, Running, StartServer, text_of, until
+from tests.scripted import Gate, ScriptedLLM, answer, completion, delta, events, reply
+from tests.sockets import Socket, get, post
+
+
+async def is_well(server: Running) -> None:
+    """The server serves others."""
+    assert (await server.call("GET", "/api/health"))[0] == 200
+
+
+async def is_deserted(server: Running, keeping: int = 1) -> None:
+    """Waits until the connections of offenders are gone (all but the test's own)."""
+    await until(lambda: server.connections <= keeping)
+
+
+@asynccontextmanager
+async def probed(server: Running) -> AsyncIterator[list[float]]:
+    """Asks for health all the while; gives the seconds that each answer took."""
+    took: list[float] = []
+
+    async def probe() -> None:
+        while True:
+            began = time.perf_counter()
+            await is_well(server)
+            took.append(time.perf_counter() - began)
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(probe())
+    try:
+        yield took
+        count = len(took)
+        await until(lambda: len(took) > count or task.done())
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert took
+
+
+# Trickles
+
+
+@pytest.mark.parametrize("first", [b"", get("/api/health")])
+async def test_a_header_that_trickles_is_let_go(server: Running, clock: Clock, first: bytes) -> None:
+    await is_well(server)
+    client = await Socket.open(server)
+    await client.send(first)
+    if first:
+        await client.answer()
+    for byte in b"GET /":
+        await client.send(bytes([byte]))
+        clock.advance(14)
+        await is_well(server)
+    clock.advance(10)
+    assert await client.ended() == b""
+
+
+@pytest.mark.parametrize("headers", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"])
+async def test_a_body_that_trickles_is_refused_after_thirty_seconds(
+    server: Running, clock: Clock, log: Log, headers: bytes
+) -> None:
+    client = await Socket.open(server)
+    await client.send(b"POST /api/sessions HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n\r\n")
+    for _ in range(3):
+        await client.send(b"1\r\n{\r\n")
+        await is_well(server)
+        clock.advance(9.9)
+    await is_well(server)
+    clock.advance(0.5)
+    status, body, answered = await client.answer()
+    assert (status, body["error"]["code"]) == (400, "invalid_request"), body
+    assert "30 seconds" in body["error"]["message"]
+    assert answered["connection"] == "close"
+    clock.advance(11)
+    assert await client.ended() == b""
+    assert not log.tracebacks, log.tracebacks[0]
+    assert server.sql("SELECT count(*) FROM sessions") == [(0,)]
+
+
+async def test_a_connection_that_says_nothing_is_let_go(server: Running, clock: Clock) -> None:
+    client = await Socket.open(server)
+    await until(lambda: server.connections == 1)
+    clock.advance(74)
+    await is_well(server)
+    clock.advance(2)
+    assert await client.ended() == b""
+
+
+async def test_two_thousand_idle_connections_keep_nobody_waiting_and_are_let_go(
+    server: Running, clock: Clock
+) -> None:
+    raise_file_limit()
+    clients = [await Socket.open(server) for _ in range(2000)]
+    for half in clients[::2]:
+        await half.send(b"GET /api/hea")
+    await until(lambda: server.connections >= 2000)
+    took = []
+    for _ in range(20):
+        began = time.perf_counter()
+        await is_well(server)
+        took.append(time.perf_counter() - began)
+    assert sorted(took)[10] < 0.1, f"with 2,000 idle connections, answers took {took}"
+    clock.advance(76)
+    await asyncio.gather(*(client.ended() for client in clients))
+    await is_well(server)
+
+
+# Cut, garbled, lied about
+
+SESSION_BODY = b'{"metadata":{"a":1},"system_prompt":"Be brief."}'
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+async def test_a_request_cut_anywhere_does_nothing(server: Running, log: Log, how: str) -> None:
+    whole = post("/api/sessions", SESSION_BODY, b"Content-Type: application/json\r\n")
+    for length in range(len(whole)):
+        client = await Socket.open(server)
+        await client.send(whole[:length])
+        if how == "FIN":
+            client.writer.write_eof()
+            await client.ended()
+        client.leave()
+    await is_well(server)
+    await is_deserted(server)
+    assert server.sql("SELECT count(*) FROM sessions") == [(0,)]
+    assert not log.tracebacks, log.tracebacks[0]
+
+
+async def test_a_chat_cut_anywhere_leaves_a_whole_turn_or_none(
+    server: Running, llm: ScriptedLLM, log: Log
+) -> None:
+    session_id = await server.session()
+    whole = post("/api/chat/stream", b'{"session_id":"%b","message":"Hi"}' % session_id.encode())
+    for length in range(0, len(whole) + 1, 3):
+        client = await Socket.open(server)
+        await client.send(whole[:length])
+        client.leave()
+    client = await Socket.open(server)
+    await client.send(whole)
+    client.leave()
+    await is_well(server)
+    await is_deserted(server)
+    await server.ended()
+    turns = await server.history(session_id)
+    assert turns == [("user", "Hi"), ("assistant", "Hello there.")] * (len(turns) // 2)
+    assert not log.tracebacks, log.tracebacks[0]
+
+
+async def test_a_client_that_leaves_leaves_no_traceback(server: Running, llm: ScriptedLLM, log: Log) -> None:
+    session_id = await server.session()
+    for data in (
+        get("/api/health"),
+        get("/api/openapi.json"),
+        post("/api/sessions", b"{}"),
+        post("/api/chat", b'{"session_id":"%b","message":"Hi"}' % session_id.encode()),
+        post("/api/chat/stream", b'{"session_id":"%b","message":"Hi"}' % session_id.encode()),
+    ):
+        for how in ("FIN", "RST"):
+            for turns in range(12):  # to be gone at every point of the handler's way
+                client = await Socket.open(server)
+                client.writer.write(data)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                if how == "FIN":
+                    client.writer.write_eof()
+                    await client.ended()
+                client.leave()
+                await is_deserted(server)
+                await server.ended()
+    await is_well(server)
+    assert not log.tracebacks, log.tracebacks[0]
+    assert not log.lines(holding="ERROR"), log.lines(holding="ERROR")
+
+
+@pytest.mark.parametrize("path", ["/api/sessions", "/api/nothing"])
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"zz\r\nhello\r\n",
+        b"5\r\nhelloX",
+        b"-1\r\n",
+        b"f" * 40 + b"\r\n",
+        b"\x00\xff\x00",
+        b"2;" + b"x" * 20_000,
+    ],
+)
+async def test_garbage_where_a_chunk_is_due_is_refused(
+    server: Running, log: Log, path: str, garbage: bytes
+) -> None:
+    client = await Socket.open(server)
+    await client.send(
+        b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n" % path.encode()
+    )
+    await is_well(server)  # the request has begun when the garbage comes
+    await client.send(garbage)
+    client.writer.write_eof()
+    for status in re.findall(rb"HTTP/1\.\d (\d+)", await client.ended()):
+        assert status in (b"400", b"404")
+    await is_well(server)
+    assert not log.tracebacks, log.tracebacks[0]
+    assert server.sql("SELECT count(*) FROM sessions") == [(0,)]
+
+
+async def test_a_body_longer_than_it_says_is_no_second_request(server: Running, log: Log) -> None:
+    client = await Socket.open(server)
+    await client.send(post("/api/sessions", b'{}{"metadata":{}}', length=2))
+    statuses = re.findall(rb"HTTP/1\.\d (\d+)", await client.ended())
+    assert statuses in ([b"201", b"400"], [b"400"])
+    assert server.sql("SELECT count(*) FROM sessions") == [(len(statuses) - 1,)]
+    assert not log.tracebacks, log.tracebacks[0]
+
+
+async def test_a_body_too_large_is_refused_before_it_has_come(server: Running) -> None:
+    client = await Socket.open(server)
+    await client.send(post("/api/sessions", b"{", length=10**12))
+    status, body, headers = await client.answer()
+    assert (status, body["error"]["code"]) == (413, "request_too_large")
+    assert headers["connection"] == "close"
+
+
+# Pipelines
+
+
+async def test_pipelined_requests_are_answered_in_order(server: Running) -> None:
+    client = await Socket.open(server)
+    ids = [f"request-{number}" for number in range(500)]
+    await client.send(b"".join(get("/api/health", b"X-Request-ID: %b\r\n" % name.encode()) for name in ids))
+    assert [(await client.answer())[2]["x-request-id"] for _ in ids] == ids
+
+
+async def test_requests_pipelined_behind_a_stream_wait_for_it_and_nobody_else_does(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    gate = Gate()
+    llm.play(reply("Hel", gate, "lo"))
+    session_id = await server.session()
+    client = await Socket.open(server)
+    chat = post("/api/chat/stream", b'{"session_id":"%b","message":"Hi"}' % session_id.encode())
+    client.writer.write(chat + get("/api/health", b"X-Request-ID: behind\r\n") * 5000)
+    await gate.reached.wait()
+    async with probed(server):
+        pass
+    gate.open()
+    await client.reader.readuntil(b"[DONE]\n\n\r\n0\r\n\r\n")
+    for _ in range(5000):
+        assert (await client.answer())[2]["x-request-id"] == "behind"
+
+
+# Stalls
+
+
+async def big_history(server: Running, llm: ScriptedLLM) -> tuple[str, int]:
+    """The path of a history of 3 MB, and the length of its text."""
+    session_id = await server.session()
+    llm.script = lambda body: _whole("x" * 1_000_000)
+    for _ in range(3):
+        assert (await server.chat(session_id))[0] == 200
+    return f"/api/sessions/{session_id}/messages", 3_000_000
+
+
+def _whole(text: str) -> list[Any]:
+    return answer(body=completion(text))
+
+
+async def test_a_client_that_does_not_read_a_long_answer_is_dropped(
+    start: StartServer, llm: ScriptedLLM, clock: Clock, log: Log
+) -> None:
+    server = await start(max_context_messages=1)
+    path, _ = await big_history(server, llm)
+    client = await Socket.open(server, receive_buffer=4096)
+    connections = server.connections
+    await client.send(get(path))
+    await client.reader.readexactly(20)  # the answer has begun
+    clock.advance(29)
+    await is_well(server)
+    assert server.connections == connections
+    clock.advance(2)
+    await until(lambda: server.connections < connections)
+    await until(lambda: bool(log.lines(holding=" 499 ")))
+    assert not log.tracebacks, log.tracebacks[0]
+
+
+async def test_a_client_that_reads_a_long_answer_slowly_gets_it_all(
+    start: StartServer, llm: ScriptedLLM, clock: Clock, log: Log
+) -> None:
+    server = await start(max_context_messages=1)
+    path, length = await big_history(server, llm)
+    client = await Socket.open(server, receive_buffer=4096)
+    await client.send(get(path))
+    _, headers = await client.head()
+    left = int(headers["content-length"])
+    assert left > length
+    while left:
+        for _ in range(300_000 // 4096):
+            left -= len(await client.reader.read(min(left, 4096)))
+        clock.advance(20)
+        await is_well(server)
+    assert not log.lines(holding=" 499 ")
+
+
+# Overload
+
+
+@pytest.mark.timeout(180)
+async def test_three_thousand_chats_at_once_are_a_hundred_and_refusals(
+    start: StartServer, llm: ScriptedLLM, log: Log
+) -> None:
+    """The times are the server's own, from the request to its delivered answer: here all 3,000 clients and
+
+    the LLM share its one core, and waiting for that is no measure of it.
+    """
+    raise_file_limit()
+    server = await start(max_active_replies=100)
+    gate = Gate()
+    llm.script = lambda body: [gate, *_whole("Hello.")]
+    ids = [server.sessions.create("{}", None).session_id for _ in range(3000)]
+    clients = [await Socket.open(server) for _ in ids]
+    async with probed(server) as health:
+        for client, session_id in zip(clients, ids, strict=True):
+            body = b'{"session_id":"%b","message":"Hi"}' % session_id.encode()
+            client.writer.write(post("/api/chat", body))
+        answers = [asyncio.create_task(client.answer()) for client in clients]
+        await until(lambda: sum(task.done() for task in answers) >= 2900)
+        await llm.asked(100)
+        refused = [task.result() for task in answers if task.done()]
+        assert len(refused) == 2900
+        assert len(server.replies) == 100
+        _, state, _ = await server.call("GET", "/api/health")
+        assert state["active_replies"] == 100
+        gate.open()
+        every = await asyncio.gather(*answers)
+    assert sum(status == 200 for status, _, _ in every) == 100
+    for status, refusal, headers in refused:
+        assert (status, refusal["error"]["code"]) == (503, "overloaded")
+        assert int(headers["retry-after"]) > 0
+    assert len(llm.exchanges) == 100, "more were asked than may run"
+    took = [float(ms) for ms in re.findall(r"POST /api/chat 503 ([\d.]+)ms", "\n".join(log.entries))]
+    assert len(took) == 2900
+    assert sorted(took)[-29] < 100, (
+        f"refusals took up to {max(took)} ms"
+    )  # 99 %: the machine is not ours alone
+    assert health
+    assert server.sql("SELECT count(*) FROM messages") == [(200,)]
+    for session_id in ids[-100:]:
+        assert (await server.chat(session_id))[0] == 200, "afterwards not everything runs again"
+
+
+# Storage
+
+
+@pytest.fixture(params=["memory", "file"])
+async def small(start: StartServer, tmp_path: Path, request: pytest.FixtureRequest) -> Running:
+    """A server whose database may have 1 MiB."""
+    database = ":memory:" if request.param == "memory" else str(tmp_path / "chat.db")
+    return await start(max_database_mb=1, database_url=database)
+
+
+async def fill(server: Running) -> list[str]:
+    """Makes sessions until there is no more space; returns their ids."""
+    made = []
+    while True:
+        status, answer, headers = await server.call("POST", "/api/sessions", {"system_prompt": "x" * 50_000})
+        if status != 201:
+            assert (status, answer["error"]["code"]) == (503, "storage_full"), answer
+            assert int(headers["Retry-After"]) > 0
+            return made
+        made.append(answer["session_id"])
+
+
+async def test_a_full_database_begins_nothing_new_and_asks_no_llm(small: Running, llm: ScriptedLLM) -> None:
+    session_id = await small.session()
+    await fill(small)
+    for path in ("/api/chat", "/api/chat/stream"):
+        status, answer, _ = await small.call("POST", path, {"session_id": session_id, "message": "Hi"})
+        assert (status, answer["error"]["code"]) == (503, "storage_full")
+    status, answer, _ = await small.call("PATCH", f"/api/sessions/{session_id}", {"metadata": {"a": 1}})
+    assert (status, answer["error"]["code"]) == (503, "storage_full")
+    assert not llm.exchanges, "the LLM worked for a turn that could not be stored"
+    await is_well(small)
+
+
+async def test_a_reply_that_runs_when_the_database_becomes_full_is_still_stored(
+    small: Running, llm: ScriptedLLM
+) -> None:
+    gate = Gate()
+    llm.play(reply("Hel", gate, "lo"))
+    session_id = await small.session()
+    stream = await small.stream(session_id)
+    await stream.event()
+    await fill(small)
+    gate.open()
+    assert (await stream.rest())[-1].data == "[DONE]"
+    assert await small.history(session_id) == [("user", "Hi"), ("assistant", "Hello")]
+
+
+async def test_a_full_database_is_read_and_deleted_from_and_the_space_is_used_again(small: Running) -> None:
+    session_id = await small.session()
+    _, message, _ = await small.chat(session_id)
+    made = await fill(small)
+    path = f"/api/sessions/{session_id}"
+    assert (await small.call("GET", path))[1]["message_count"] == 2
+    assert len(await small.history(session_id)) == 2
+    reply_path = f"{path}/messages/{message['message_id']}"
+    assert (await small.call("GET", reply_path))[0] == 200
+    assert text_of(await (await small.resume(session_id, message["message_id"])).rest()) == "Hello there."
+    assert (await small.call("DELETE", reply_path))[1] == {"deleted": 2}
+    for other in made[:2]:
+        assert (await small.call("DELETE", f"/api/sessions/{other}"))[0] == 204
+    assert (await small.chat(session_id))[0] == 200
+    assert await fill(small), "the space of a deleted session was not used again"
+
+
+async def test_eviction_goes_on_in_a_full_database_and_its_space_is_used_again(
+    small: Running, clock: Clock
+) -> None:
+    made = await fill(small)
+    clock.advance(24 * 3600 + 1)
+    await is_well(small)  # on a connection that is not a day old
+    await small.sessions.sweep()
+    assert small.sql("SELECT count(*) FROM sessions") == [(0,)]
+    assert len(await fill(small)) == len(made)
+
+
+async def test_a_reply_that_cannot_be_stored_is_told_as_such_and_leaves_no_trace(
+    small: Running, llm: ScriptedLLM, log: Log
+) -> None:
+    """The disk itself is full: SQLite says so."""
+    session_id = await small.session(metadata={"a": 1})
+    kept = await small.chat(session_id, "Keep this")
+    assert kept[0] == 200
+    pages = small.sql("PRAGMA page_count")[0][0]
+    limit = small.sql("PRAGMA max_page_count")[0][0]
+    small.sql(f"PRAGMA max_page_count={pages}")
+    llm.play([*events(delta("x" * 100_000), delta(finish="stop")), b"0\r\n\r\n"])
+    stream = await small.stream(session_id, "And this", {"Idempotency-Key": "k"})
+    last = (await stream.rest())[-1]
+    assert last.data != "[DONE]"
+    assert last.json["error"]["code"] == "storage_full"
+    llm.play(_whole("x" * 100_000))
+    status, answer, _ = await small.chat(session_id, "And this")
+    assert (status, answer["error"]["code"]) == (503, "storage_full")
+    status, answer, _ = await small.call("POST", "/api/sessions", {"system_prompt": "x" * 100_000})
+    assert (status, answer["error"]["code"]) == (503, "storage_full")
+    assert await small.history(session_id) == [("user", "Keep this"), ("assistant", "Hello there.")]
+    assert small.sql("SELECT count(*) FROM sessions") == [(1,)]
+    assert (await small.call("GET", "/api/health"))[1]["sessions"] == 1
+    small.sql(f"PRAGMA max_page_count={limit}")
+    status, answer, headers = await small.chat(session_id, "And this", {"Idempotency-Key": "k"})
+    assert (status, answer["content"]) == (200, "Hello there."), "the failed turn did not free its key"
+    assert "Idempotent-Replayed" not in headers
+    assert not log.tracebacks, log.tracebacks[0]

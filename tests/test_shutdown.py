@@ -1,0 +1,269 @@
+"""A signal ends the process in time; whoever listens is told, and what was said is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.conftest import Event, Running, StartServer, Stream, text_of
+from tests.processes import ROOT, Process, start_chatbot
+from tests.raw import RawClient
+from tests.scripted import Gate, Hang, ScriptedLLM, Step, delta, events, reply
+
+SPARE = 2.0
+"""The process exits within the grace and this many seconds."""
+
+
+@contextmanager
+def chatbot(llm: ScriptedLLM, tmp_path: Path, grace: float) -> Iterator[Process]:
+    env = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "LLM_SERVER_URL": llm.url,
+        "LLM_MODEL": "m",
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'chat.db'}",
+        "SHUTDOWN_GRACE_SECONDS": str(grace),
+    }
+    with start_chatbot("--port", "0", env=env, cwd=tmp_path) as process:
+        yield process
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+        yield http
+
+
+class Client:
+    """Talks to a process."""
+
+    def __init__(self, http: aiohttp.ClientSession, port: int) -> None:
+        self.http = http
+        self.url = f"http://127.0.0.1:{port}"
+
+    async def session(self) -> str:
+        async with self.http.post(f"{self.url}/api/sessions", json={}) as response:
+            return str((await response.json())["session_id"])
+
+    async def stream(self, session: str, message: str) -> Stream:
+        body = {"session_id": session, "message": message}
+        return Stream(await self.http.post(f"{self.url}/api/chat/stream", json=body))
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        async with self.http.get(self.url + path) as response:
+            return response.status, await response.json()
+
+
+async def exit_of(process: Process) -> int:
+    return await asyncio.to_thread(process.wait)
+
+
+def check_log(process: Process) -> None:
+    for word in ("Traceback", "ERROR", "CRITICAL", "Warning", "never retrieved", "Task was destroyed"):
+        assert word not in process.output, process.output
+
+
+def ended_properly(found: list[Event]) -> str:
+    """The code of the error that a stream ended with, or "[DONE]"."""
+    assert found, "the stream ended without a word"
+    return found[-1].data if found[-1].data == "[DONE]" else found[-1].json["error"]["code"]
+
+
+async def test_fifty_streams_end_properly_and_in_time(
+    llm: ScriptedLLM, tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    gate = Gate()
+
+    def script(body: Any) -> list[Step]:
+        number = int(body["messages"][-1]["content"])
+        # Half of them finish within the grace, the other half never do.
+        return reply("Once ", gate, "upon") if number % 2 else events(delta("Once "), Hang)
+
+    llm.script = script
+    grace = 1.0
+    with chatbot(llm, tmp_path, grace) as process:
+        client = Client(http, process.port)
+        sessions = [await client.session() for _ in range(50)]
+        streams = [await client.stream(session, str(n)) for n, session in enumerate(sessions)]
+        begun = await asyncio.gather(*(stream.event() for stream in streams))
+        assert [event and event.text for event in begun] == ["Once "] * 50
+        began = time.monotonic()
+        process.signal(signal.SIGTERM)
+        await asyncio.to_thread(process.says, "shutting down")
+        gate.open()
+        ends = await asyncio.gather(*(stream.rest() for stream in streams))
+        code = await exit_of(process)
+        took = time.monotonic() - began
+    assert code == 0, process.output
+    assert took < grace + SPARE, f"it took {took:.2f} s to exit"
+    assert [ended_properly(found) for found in ends] == ["shutting_down", "[DONE]"] * 25
+    assert [text_of(found[:-1]) for found in ends[1::2]] == ["upon"] * 25
+    check_log(process)
+    with chatbot(llm, tmp_path, grace) as process:
+        client = Client(http, process.port)
+        for number, session in enumerate(sessions):
+            _, page = await client.get(f"/api/sessions/{session}/messages")
+            found = [(message["content"], message["finish_reason"]) for message in page["messages"]]
+            whole = ("Once upon", "stop") if number % 2 else ("Once ", "cancelled")
+            assert found == [(str(number), None), whole], "what was told must be kept"
+
+
+async def test_a_process_with_nothing_to_do_exits_at_once(llm: ScriptedLLM, tmp_path: Path) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with chatbot(llm, tmp_path, 60) as process:
+            began = time.monotonic()
+            process.signal(number)
+            assert await exit_of(process) == 0
+            took = time.monotonic() - began
+        assert took < SPARE, f"it took {took:.2f} s to exit"
+        check_log(process)
+
+
+async def test_a_process_exits_when_its_last_reply_has_ended(
+    llm: ScriptedLLM, tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    gate = Gate()
+    llm.play(reply("Once ", gate, "upon"))
+    with chatbot(llm, tmp_path, 3600) as process:
+        client = Client(http, process.port)
+        stream = await client.stream(await client.session(), "Hi")
+        await stream.event()
+        process.signal(signal.SIGTERM)
+        await asyncio.to_thread(process.says, "shutting down")
+        gate.open()
+        assert ended_properly(await stream.rest()) == "[DONE]"
+        assert await exit_of(process) == 0
+    check_log(process)
+
+
+async def test_a_second_signal_ends_the_grace(
+    llm: ScriptedLLM, tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    llm.play(events(delta("Once "), Hang))
+    with chatbot(llm, tmp_path, 3600) as process:
+        client = Client(http, process.port)
+        stream = await client.stream(await client.session(), "Hi")
+        await stream.event()
+        process.signal(signal.SIGTERM)
+        await asyncio.to_thread(process.says, "shutting down")
+        began = time.monotonic()
+        process.signal(signal.SIGTERM)
+        assert ended_properly(await stream.rest()) == "shutting_down"
+        assert await exit_of(process) == 0
+        took = time.monotonic() - began
+    assert took < SPARE, f"it took {took:.2f} s after the second signal"
+    check_log(process)
+
+
+async def test_a_client_that_does_not_read_does_not_hold_the_exit_up(
+    llm: ScriptedLLM, tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    gate = Gate()
+    llm.play([*events(*(delta("x" * 32768) for _ in range(120)), gate, Hang)])
+    silent = RawClient()
+    with chatbot(llm, tmp_path, 0.2) as process:
+        client = Client(http, process.port)
+        body = {"session_id": await client.session(), "message": "Hi"}
+        await silent.request(process.port, "POST", "/api/chat/stream", body)
+        await gate.reached.wait()
+        began = time.monotonic()
+        process.signal(signal.SIGTERM)
+        assert await exit_of(process) == 0
+        took = time.monotonic() - began
+    silent.close()
+    assert took < 0.2 + SPARE, f"it took {took:.2f} s to exit"
+    check_log(process)
+
+
+async def stopping(server: Running, hurry: asyncio.Event | None = None) -> asyncio.Task[None]:
+    """Begins to stop the server; returns when it lets no more chats begin."""
+    task = asyncio.create_task(server.server.stop(hurry))
+    server.stopped = True
+    while not server.replies.closing:
+        await asyncio.sleep(0)
+    return task
+
+
+async def test_while_it_drains_no_chat_begins_and_all_else_is_served(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    gate = Gate()
+    session, other = await server.session(), await server.session()
+    key = {"Idempotency-Key": "k"}
+    await server.chat(other, "Before", key)
+    llm.play(reply("Once ", gate, "upon"))
+    stream = await server.stream(session, "Hi", key)
+    await stream.event()
+    task = await stopping(server)
+    for path in ("/api/chat", "/api/chat/stream"):
+        body = {"session_id": other, "message": "Hi"}
+        status, answer, headers = await server.call("POST", path, body)
+        assert (status, answer["error"]["code"]) == (503, "shutting_down")
+        assert int(headers["Retry-After"]) > 0
+    status, answer, _ = await server.chat(other, "Before", key)
+    assert (status, answer["content"]) == (200, "Hello there."), "a turn that is stored can be told again"
+    assert len(await server.history(other)) == 2
+    status, answer, _ = await server.call("GET", "/api/health/ready")
+    assert (status, answer["status"]) == (503, "shutting_down")
+    status, _, _ = await server.call("GET", "/api/health")
+    assert status == 200, "it is alive while it drains"
+    resumed = await server.resume(session, stream.message_id, 0)
+    joined = await server.stream(session, "Hi", key)
+    assert joined.status == 200, "a running reply can be joined"
+    gate.open()
+    for listener, text in ((stream, "upon"), (resumed, "Once upon"), (joined, "Once upon")):
+        found = await listener.rest()
+        assert (text_of(found), ended_properly(found)) == (text, "[DONE]")
+    await task
+    assert len(llm.exchanges) == 2
+
+
+async def test_text_told_by_the_end_of_the_grace_is_stored_as_cancelled(
+    start: StartServer, llm: ScriptedLLM, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "chat.db")
+    server = await start(database_url=file, shutdown_grace_seconds=0)
+    llm.play([Hang], events(delta("Once "), Hang))
+    wordless, session = await server.session(), await server.session()
+    waiting = asyncio.create_task(server.chat(wordless, "Hi"))
+    silent = await llm.asked()
+    stream = await server.stream(session, "Hi")
+    await stream.event()
+    await (await stopping(server))
+    status, body, headers = await waiting
+    assert (status, body["error"]["code"], headers["Retry-After"]) == (503, "shutting_down", "5")
+    assert ended_properly(await stream.rest()) == "shutting_down"
+    async with asyncio.timeout(5):
+        await asyncio.gather(silent.gone.wait(), llm.exchanges[1].gone.wait())
+    again = await start(database_url=file)
+    assert await again.history(wordless) == []
+    assert await again.history(session) == [("user", "Hi"), ("assistant", "Once ")]
+    _, body, _ = await again.call("GET", f"/api/sessions/{session}/messages/{stream.message_id}")
+    assert body["finish_reason"] == "cancelled"
+
+
+async def test_a_reply_that_had_finished_by_the_end_of_the_grace_is_done(
+    start: StartServer, llm: ScriptedLLM, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "chat.db")
+    server = await start(database_url=file, shutdown_grace_seconds=0)
+    llm.play(events(delta("Once "), delta(finish="stop"), Hang))
+    session = await server.session()
+    stream = await server.stream(session, "Hi")
+    for _ in range(2):
+        await stream.event()
+    await (await stopping(server))
+    found = await stream.rest()
+    assert ended_properly(found) == "[DONE]", "the turn is complete and stored: nothing to come back for"
+    again = await start(database_url=file)
+    _, body, _ = await again.call("GET", f"/api/sessions/{session}/messages/{stream.message_id}")
+    assert (body["content"], body["finish_reason"]) == ("Once ", "stop")
