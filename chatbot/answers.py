@@ -21,6 +21,9 @@ FINISH_SECONDS = 1.0
 LINGER_SECONDS = 5.0
 """How long an LLM server may be silent that has told the finish_reason and neither [DONE] nor the end."""
 
+SLICE_BYTES = 16 * 1024
+"""How much of a burst is taken before the event loop has its turn: thousands of frames, some milliseconds."""
+
 MAX_WHOLE_BYTES = 8 * 1024 * 1024
 """The largest answer in one piece; its JSON is parsed at once, while everything else waits."""
 
@@ -68,6 +71,9 @@ class Answer:
 
     def _broken(self, error: Exception) -> ChatError:
         """What it means that the connection broke: our own doing, after too long a silence, or theirs."""
+        # For a connection that we closed aiohttp raises one and the same exception over and over: its
+        # traceback would keep every reply that it ever ended.
+        error.__traceback__ = None
         return self._failure or cut_short(error)
 
     def _check_silence(self) -> None:
@@ -91,18 +97,26 @@ class StreamedAnswer(Answer):
     def __init__(self, response: aiohttp.ClientResponse, timeout: float) -> None:
         super().__init__(response, timeout)
         self._decoder = sse.Decoder()
+        self._rest = b""  # of a burst that is taken in slices
         self._began = False
         self._ended = False
 
     async def read(self) -> list[Frame]:
         while not self._ended:
-            try:
-                data = await self._content.readany()
-            except BROKEN as error:
-                if self.said.finish_reason:  # the reply is whole, whatever became of the connection
-                    return []
-                raise self._broken(error) from None
-            self.heard_at = self._loop.time()
+            data = self._rest
+            if data:
+                await asyncio.sleep(0)
+            else:
+                try:
+                    data = await self._content.readany()
+                except BROKEN as error:
+                    failure = self._broken(error)
+                    if self.said.finish_reason:  # the reply is whole, whatever became of the connection
+                        return []
+                    raise failure from None
+                self.heard_at = self._loop.time()
+            if len(data) > SLICE_BYTES or self._rest:
+                data, self._rest = data[:SLICE_BYTES], data[SLICE_BYTES:]
             if (
                 self._decoder.is_between
                 and data.startswith(b"data: ")

@@ -42,15 +42,17 @@ async def sent(request: web.Request, *, everything: bool) -> None:
     transport = transport_of(request)
     if everything:
         transport.set_write_buffer_limits(0)  # drain() now waits for the last byte
+    # A task of its own: a timeout that cancelled drain() would cancel what aiohttp waits on, for all.
+    draining = asyncio.ensure_future(request.writer.drain())
     try:
         while True:
             unsent = transport.get_write_buffer_size()
-            try:
-                async with asyncio.timeout(STALL_SECONDS):
-                    return await request.writer.drain()
-            except TimeoutError:
-                if transport.get_write_buffer_size() >= unsent:
-                    transport.abort()
-                    raise ConnectionResetError("the client does not read") from None
+            done, _ = await asyncio.wait({draining}, timeout=STALL_SECONDS)
+            if done:
+                return draining.result()
+            if transport.get_write_buffer_size() >= unsent:
+                transport.abort()
+                raise ConnectionResetError("the client does not read")
     finally:
+        draining.cancel()
         transport.set_write_buffer_limits()

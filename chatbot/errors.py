@@ -6,7 +6,7 @@ from __future__ import annotations
 class ChatError(Exception):
     """A failure that the client is told of.
 
-    `code` is one of the keys of `middleware.STATUS`, where it meets its HTTP status. `param` names
+    `code` is one of the keys of `shapes.ERRORS`, where it meets its HTTP status. `param` names
     the field, header or query parameter at fault. `retry_after` is the value of a Retry-After header
     (seconds or an HTTP date). `extra` goes beside the code in the error object.
     """

@@ -113,10 +113,10 @@ class StreamListener:
         # No await from here to `_listen`, which goes live: no frame can come between.
 
     async def _write(self, request: web.Request, data: bytes) -> None:
-        self._send(data)
-        self._wrote_at = self._loop.time()
         if delivery.transport_of(request).get_write_buffer_size() > delivery.MAX_UNSENT:
             await delivery.sent(request, everything=False)
+        self._send(data)
+        self._wrote_at = self._loop.time()
 
     def _ending(self) -> bytes:
         """What ends the stream: the finish that was not told yet and [DONE], or an error."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import re
@@ -102,12 +103,9 @@ class LLM:
             if response.status != 200:
                 raise await _refusal(response, client_chose_model=False)
             listed = frames.parse_object(await _read_start(response, MAX_WHOLE_BYTES)).get("data")
-        model = (
-            listed[0].get("id")
-            if isinstance(listed, list) and listed and isinstance(listed[0], dict)
-            else None
-        )
-        if not isinstance(model, str) or not model:
+        first = listed[0] if isinstance(listed, list) and listed else None
+        model = first.get("id") if isinstance(first, dict) else None
+        if not isinstance(model, str) or not model.isprintable() or not model:
             raise ChatError("llm_error", "The LLM server lists no model; name one with LLM_MODEL.")
         return model
 
@@ -137,11 +135,11 @@ class LLM:
         _sockets.set(sockets)
         try:
             try:
-                return await self._pooled.request(method, url, data=data, allow_redirects=False)
+                return await self._pooled.request(method, url, data=_body(data), allow_redirects=False)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
                 if sockets:  # it was fresh
                     raise
-                return await self._fresh.request(method, url, data=data, allow_redirects=False)
+                return await self._fresh.request(method, url, data=_body(data), allow_redirects=False)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             log.warning("llm: cannot connect: %s", error)
             message = "The LLM server cannot be reached; is it running at LLM_SERVER_URL?"
@@ -179,6 +177,11 @@ def _new_socket(address: tuple[Any, ...]) -> socket.socket:
     made = socket.socket(*address[:3])
     _sockets.get().append(made)
     return made
+
+
+def _body(data: bytes | None) -> bytes | io.BytesIO | None:
+    """The body as aiohttp likes it: it warns of bytes of over 1 MiB, which it would write at once."""
+    return io.BytesIO(data) if data and len(data) > 1024 * 1024 else data
 
 
 async def _read_start(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -40,6 +40,11 @@ class Replies:
         """Whether the process is shutting down."""
         return self._closing
 
+    def refuse_if_closing(self) -> None:
+        """Raises ChatError("shutting_down") once nothing new may begin."""
+        if self._closing:
+            raise shutting_down()
+
     def running(self, session_id: str) -> Reply | None:
         """The reply that a session is being given."""
         return self._running.get(session_id)
@@ -84,8 +89,7 @@ class Replies:
         if running := self._running.get(session_id):
             message = "The session is being given another reply."
             raise ChatError("session_busy", message, extra={"message_id": running.message_id})
-        if self._closing:
-            raise ChatError("shutting_down", "The server is shutting down.", retry_after="5")
+        self.refuse_if_closing()
         if len(self._running) >= self.config.max_active_replies:
             raise ChatError("overloaded", "Too many replies are running.", retry_after="1")
         self.store.require_space()
@@ -117,7 +121,12 @@ class Replies:
         """Stops what still runs: its text is stored as cancelled, its listeners are told of the shutdown."""
         self._closing = True
         for reply in list(self._running.values()):
-            reply.stop(ChatError("shutting_down", "The server is shutting down.", retry_after="5"))
+            reply.stop(shutting_down())
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def shutting_down() -> ChatError:
+    """What clients are told while the process ends."""
+    return ChatError("shutting_down", "The server is shutting down.", retry_after="5")

@@ -163,9 +163,14 @@ class Reply:
     # Its ends
 
     def stop(self, error: ChatError | None = None) -> None:
-        """Ends the reply with the text that has come, as cancelled; listeners are told `error` if given."""
-        reason = self._answer.said.finish_reason if self._answer else None
-        self._settle(reason or "cancelled", error)
+        """Ends the reply with the text that has come, as cancelled; listeners are told `error` if given.
+
+        One whose finish_reason was told is complete, and ends as such.
+        """
+        if self._answer and self._answer.said.finish_reason:
+            self._settle(self._answer.said.finish_reason)
+        else:
+            self._settle("cancelled", error)
 
     def discard(self, error: ChatError) -> None:
         """Ends the reply and stores nothing of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import time
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from aiohttp.http import HttpProcessingError
 from chatbot import api
 from chatbot.app import create_app
 from chatbot.config import Config
+from chatbot.delivery import MAX_UNSENT
 from chatbot.errors import ChatError
 from chatbot.middleware import error_response, http_error, request_id
 from chatbot.store import Store
@@ -30,6 +32,16 @@ class Connection(web.RequestHandler):
     """One client's connection; tells even what is no HTTP in the shape of our errors."""
 
     __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Bounds what the kernel holds unsent for a client, so that a slow reader is seen to read.
+
+        It would take megabytes, and say that there is room only when a third of them was read.
+        """
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux, macOS
+            connection = transport.get_extra_info("socket")
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
+        super().connection_made(transport)
 
     def handle_error(
         self,

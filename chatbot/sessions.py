@@ -26,7 +26,8 @@ class Sessions:
         self._sweep_seconds = min(60.0, max(1.0, self.timeout_ms / 10_000))
 
     def create(self, metadata: str, system_prompt: str | None) -> Session:
-        """Makes a session; `metadata` is JSON text. Raises ChatError("storage_full")."""
+        """Makes a session; `metadata` is JSON text. Raises ChatError: storage_full, shutting_down."""
+        self._replies.refuse_if_closing()
         session_id, now = str(uuid4()), self._replies.now_ms()
         first = NewMessage(str(uuid4()), "system", system_prompt, now) if system_prompt else None
         self._store.add_session(session_id, now, metadata, first)

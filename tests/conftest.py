@@ -211,6 +211,15 @@ class Running:
         await until(lambda: self.connections < before or not open_still)
         await asyncio.sleep(0)  # the handler is cancelled in the turn after
 
+    async def heard_by(self, session_id: str, count: int) -> None:
+        """Waits until so many wait for the reply that a session is being given."""
+
+        def audience() -> int:
+            reply = self.replies.running(session_id)
+            return reply._audience if reply else 0
+
+        await until(lambda: audience() >= count)
+
     async def ended(self) -> None:
         """Waits until no reply runs."""
         await until(lambda: not len(self.replies))

@@ -13,7 +13,7 @@ CHUNKED_HEAD = b"transfer-encoding: chunked"
 
 
 class RawClient:
-    """One connection with small buffers; what was received is in `received`, whether it has ended in `closed`."""
+    """One connection with small buffers; `received` is what came, `closed` whether it has ended."""
 
     def __init__(self) -> None:
         self.received = bytearray()

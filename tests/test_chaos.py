@@ -21,16 +21,45 @@ from chatbot import delivery
 from chatbot.answers import Answer
 from chatbot.listener import StreamListener
 from chatbot.reply import Reply
-from tests.conftest import Clock, Running, StartServer, Stream
+from tests.conftest import Running, StartServer, Stream, until
 from tests.raw import RawClient
-from tests.scripted import DONE, END, SSE_HEAD, Abort, Gate, Hang, ScriptedLLM, Step
+from tests.scripted import (
+    DONE,
+    END,
+    SSE_HEAD,
+    Abort,
+    Gate,
+    Hang,
+    ScriptedLLM,
+    Step,
+    completion,
+    delta,
+    http_chunk,
+    usage,
+)
 from tests.scripted import answer as whole_answer
-from tests.scripted import completion, delta, http_chunk, usage
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
 VISITORS = 30
-WORDS = ["안녕", "하세요 ", "word ", "👩\u200d👧", "e\u0301 ", "😀", "a longer piece of text, ", "\n\n", "끝. "]
-FAILURES = {"llm_error", "llm_unavailable", "llm_rate_limited", "llm_timeout", "llm_rejected", "context_too_long"}
+WORDS = [
+    "안녕",
+    "하세요 ",
+    "word ",
+    "👩\u200d👧",
+    "e\u0301 ",
+    "😀",
+    "a longer piece of text, ",
+    "\n\n",
+    "끝. ",
+]
+FAILURES = {
+    "llm_error",
+    "llm_unavailable",
+    "llm_rate_limited",
+    "llm_timeout",
+    "llm_rejected",
+    "context_too_long",
+}
 
 
 def words(question: str) -> list[str]:
@@ -57,7 +86,9 @@ class RandomLLM:
             self.paid_twice.append(question)
         fault = ""
         if self._rng.random() < 0.25 and not question.startswith("long"):
-            fault = self._rng.choice(["500", "429", "503", "long", "abort", "cut", "error", "noise", "hang", "empty"])
+            fault = self._rng.choice(
+                ["500", "429", "503", "long", "abort", "cut", "error", "noise", "hang", "empty"]
+            )
             self._figures["faults"] += 1
         return self._play(question, fault, stream=body["stream"])
 
@@ -298,11 +329,11 @@ class Visitor:
         await client.request(self._server.server.port, "POST", "/api/chat/stream", body, key)
         try:
             assert await client.read(1)
-            await asyncio.sleep(self._rng.random() * 2)  # it is let go after 1
-            while b"[DONE]" not in client.received[-100:] and await client.read(1):
-                pass
-            if b" 200 OK" not in client.received[:100]:
+            if b" 200 OK" not in client.received[:100]:  # the session was busy
                 return
+            await asyncio.sleep(self._rng.random() * 2)  # it is let go after 1
+            while not client.received.endswith(b"\r\n0\r\n\r\n") and await client.read(1):
+                pass
             found = client.events
             self._figures["stalls" if client.closed else "stalls in vain"] += 1
         finally:
@@ -362,7 +393,6 @@ def alive() -> Counter[str]:
 async def test_chaos(
     start: StartServer,
     llm: ScriptedLLM,
-    clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -404,10 +434,14 @@ async def test_chaos(
     for stream in server.streams:
         stream.leave()
     server.streams.clear()
+    await server.http.close()
+    await until(lambda: not server.connections)
+    await until(lambda: not server.replies._tasks)
+    # What is left towards the LLM are idle connections, which are kept for the next reply.
+    assert llm.connections <= VISITORS
+    await llm.stop()
+    await until(lambda: not llm.connections)
     llm.exchanges.clear()
-    while server.connections or llm.connections:
-        clock.advance(1)  # idle connections are kept for a while
-        await asyncio.sleep(0)
     for _ in range(10):
         await asyncio.sleep(0)
     del visitors, visitor, stream
@@ -415,5 +449,14 @@ async def test_chaos(
     assert len(server.replies) == server.replies.store.sessions == 0
     assert len(asyncio.all_tasks()) <= tasks, asyncio.all_tasks()
     assert descriptors() <= open_files, "sockets are left open"
-    for kind in ("turns", "resumes", "retries", "cancels", "faults", "rewinds", "deleted sessions", "double clicks"):
+    for kind in (
+        "turns",
+        "resumes",
+        "retries",
+        "cancels",
+        "faults",
+        "rewinds",
+        "deleted sessions",
+        "double clicks",
+    ):
         assert figures[kind], f"no {kind}: that was no chaos"

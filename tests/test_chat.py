@@ -322,9 +322,16 @@ async def test_bytes_cut_anywhere_make_the_same_text(server: Running, llm: Scrip
         delta("one", "stop"),
         delta("one") + delta(finish="stop").strip(),
         delta("one") + delta(finish="stop").replace(b"\n", b"\r"),
+        b"data:\n\n" + delta("one") + b"data: \n\n" + delta(finish="stop"),
         b"\xef\xbb\xbf" + delta("one") + delta("", "stop") + DONE + delta("not of this reply"),
     ],
-    ids=["in its last chunk", "in an event that nothing ends", "with CR line ends", "before [DONE]"],
+    ids=[
+        "in its last chunk",
+        "in an event that nothing ends",
+        "with CR line ends",
+        "after empty events",
+        "before [DONE]",
+    ],
 )
 async def test_a_finish_is_seen_wherever_it_stands(server: Running, llm: ScriptedLLM, stream: bytes) -> None:
     llm.play([*events(stream), END])

@@ -38,12 +38,6 @@ def without_replayed(found: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "replayed"}
 
 
-async def waited_for_by(server: Running, session: str, count: int) -> None:
-    """Waits until so many requests wait for the reply of a session."""
-    while not (running := server.replies.running(session)) or running._audience < count:
-        await asyncio.sleep(0)
-
-
 @pytest.mark.parametrize("first", ["whole", "stream"])
 async def test_ten_at_once_are_one_question_and_ten_equal_answers(
     server: Running, llm: ScriptedLLM, first: str
@@ -54,10 +48,11 @@ async def test_ten_at_once_are_one_question_and_ten_equal_answers(
     )
     session = await server.session()
     asking = [
-        asyncio.create_task(told(server, session, stream=bool(n % 2) == (first == "whole"))) for n in range(10)
+        asyncio.create_task(told(server, session, stream=bool(n % 2) == (first == "whole")))
+        for n in range(10)
     ]
     await gate.reached.wait()
-    await waited_for_by(server, session, 10)
+    await server.heard_by(session, 10)
     gate.open()
     found = await asyncio.gather(*asking)
     expected = {"status": 200, "id": found[0]["id"], "text": "Once upon", "reason": "stop"}
@@ -113,7 +108,7 @@ async def test_ten_at_once_are_told_one_failure(server: Running, llm: ScriptedLL
     llm.play([gate, *answer("500 Internal Server Error")])
     session = await server.session()
     asking = [asyncio.create_task(told(server, session, stream=bool(n % 2))) for n in range(10)]
-    await waited_for_by(server, session, 10)
+    await server.heard_by(session, 10)
     gate.open()
     found = await asyncio.gather(*asking)
     assert [(one["status"], one.get("error")) for one in found] == [(502, "llm_error")] * 10
@@ -121,11 +116,13 @@ async def test_ten_at_once_are_told_one_failure(server: Running, llm: ScriptedLL
     assert await server.history(session) == []
 
 
-async def test_a_turn_cancelled_before_its_first_word_frees_its_key(server: Running, llm: ScriptedLLM) -> None:
+async def test_a_turn_cancelled_before_its_first_word_frees_its_key(
+    server: Running, llm: ScriptedLLM
+) -> None:
     llm.play([Hang])
     session = await server.session()
     asking = asyncio.create_task(told(server, session, stream=True))
-    await waited_for_by(server, session, 1)
+    await server.heard_by(session, 1)
     running = server.replies.running(session)
     assert running
     await server.call("POST", f"/api/sessions/{session}/messages/{running.message_id}/cancel")
@@ -157,9 +154,7 @@ async def test_a_key_is_refused_for_another_message_or_other_options(
         for ask in (
             server.chat(session, "Ho", KEY),
             server.chat(session, "Hi", KEY, temperature=0.5),
-            server.call(
-                "POST", "/api/chat/stream", {"session_id": session, "message": "Hi", "seed": 1}, KEY
-            ),
+            server.call("POST", "/api/chat/stream", {"session_id": session, "message": "Hi", "seed": 1}, KEY),
         ):
             status, body, _ = await ask
             assert (status, body["error"]["code"]) == (422, "idempotency_key_reused"), moment
@@ -319,6 +314,6 @@ async def test_a_client_that_lost_its_connection_and_asks_again_joins_the_same_r
 
 async def open_when_told(server: Running, session: str, gate: Gate) -> Stream:
     opening = asyncio.create_task(server.stream(session, "Hi", KEY))
-    await waited_for_by(server, session, 2)
+    await server.heard_by(session, 2)
     gate.open()
     return await opening

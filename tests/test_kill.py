@@ -166,5 +166,7 @@ async def test_what_was_acknowledged_survives_being_killed(llm: ScriptedLLM, tmp
                 expected = [(message_id, text) for _, message_id, text in told.turns[session]]
                 assert seen_turns[: len(expected)] == expected
     turns = sum(map(len, told.turns.values()))
-    print(f"kills {KILLS}, sessions {len(told.sessions)}, turns seen to their end {turns}, events {told.frames}")
+    print(
+        f"kills {KILLS}, sessions {len(told.sessions)}, turns seen to their end {turns}, events {told.frames}"
+    )
     assert turns > KILLS, "there was no load: the test shows nothing"

@@ -243,8 +243,9 @@ async def test_a_stream_that_fails_in_the_middle_tells_it_in_a_frame(
 
 
 async def test_broken_chunked_encoding_in_the_middle_is_a_failure(
-    server: Running, llm: ScriptedLLM, clock: Clock
+    start: StartServer, llm: ScriptedLLM, clock: Clock
 ) -> None:
+    server = await start(llm_timeout_seconds=5)
     gate = Gate()
     llm.play([*events(delta("one")), gate, b"zzz\r\n", Hang])
     session = await server.session()
@@ -295,7 +296,11 @@ async def test_a_stream_that_fails_before_its_first_word_is_an_llm_error(
     await check_no_trace(server, session)
 
 
-@pytest.mark.parametrize("ending", [[Abort], [Close], [END], [http_chunk(b'data: {"choi'), Close]], ids=repr)
+@pytest.mark.parametrize(
+    "ending",
+    [[Abort], [Close], [END], [http_chunk(b'data: {"choi'), Close], [http_chunk(b'data: {"choi'), END]],
+    ids=repr,
+)
 async def test_a_reply_whose_finish_was_seen_is_whole_whatever_becomes_of_the_connection(
     server: Running, llm: ScriptedLLM, ending: list[Step]
 ) -> None:
@@ -591,7 +596,7 @@ async def test_connections_are_used_again(server: Running, llm: ScriptedLLM) -> 
     for _ in range(3):
         await server.chat(session)
         gate = Gate()  # what ends the answer comes after what ends the reply
-        llm.play([*events(delta("one"), delta(finish="stop"), DONE), gate, END])
+        llm.play([*events(delta("one"), delta(finish="stop"), DONE), gate, http_chunk(b": bye\n\n"), END])
         await (await server.stream(session)).rest()
         gate.open()
         await until(lambda: not server.replies._tasks)

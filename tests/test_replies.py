@@ -1,4 +1,4 @@
-"""A reply belongs to nobody who asked for it: clients leave, come back, stop it, delete it, and it ends once."""
+"""A reply belongs to nobody who asked for it: clients leave, come back, stop or delete it; it ends once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from chatbot.answers import Answer
 from chatbot.listener import StreamListener
 from chatbot.reply import Reply
-from tests.conftest import Clock, Event, Running, StartServer, Stream, text_of
+from tests.conftest import Clock, Event, Running, StartServer, Stream, text_of, until
 from tests.scripted import (
     END,
     Abort,
@@ -81,8 +81,7 @@ async def test_a_reply_whose_client_left_is_stored_whole(
     else:  # no headers have come yet
         before = server.connections
         asking.cancel()
-        while server.connections == before:
-            await asyncio.sleep(0)
+        await until(lambda: server.connections < before)
     gate.open()
     await server.ended()
     assert rows(server, session) == [("user", "Tell", None), ("assistant", WHOLE, "stop")]
@@ -110,8 +109,7 @@ async def test_a_whole_reply_whose_client_left_is_stored(server: Running, llm: S
     asking = asyncio.create_task(server.chat(session, "Tell"))
     await gate.reached.wait()
     asking.cancel()
-    while server.connections >= max(1, before):
-        await asyncio.sleep(0)
+    await until(lambda: server.connections < max(1, before))
     gate.open()
     await server.ended()
     assert rows(server, session) == [("user", "Tell", None), ("assistant", WHOLE, "stop")]
@@ -234,10 +232,7 @@ async def test_one_who_waits_for_the_whole_reply_keeps_it_from_being_stopped(
     stream = await server.stream(session, "Tell", key)
     await read_texts(stream, 1)
     waiting = asyncio.create_task(server.chat(session, "Tell", key))
-    running = server.replies.running(session)
-    assert running
-    while running._audience < 2:
-        await asyncio.sleep(0)
+    await server.heard_by(session, 2)
     await server.leave(stream)
     gate.open()
     status, body, _ = await waiting
@@ -407,10 +402,7 @@ async def test_all_who_listen_to_a_cancelled_reply_are_told_the_same(
     await read_texts(first, 2)
     others = [await server.resume(session, first.message_id, after) for after in (0, 3, 9)]
     waiting = asyncio.create_task(server.chat(session, "Tell", key))
-    running = server.replies.running(session)
-    assert running
-    while running._audience < 5:
-        await asyncio.sleep(0)
+    await server.heard_by(session, 5)
     await cancel(server, session, first.message_id)
     texts = [text_of(await other.rest()) for other in others]
     assert texts == ["Once upon", "e upon", ""]
@@ -524,8 +516,7 @@ async def test_of_twenty_asked_at_once_in_one_session_one_is_answered(
     streams = [asyncio.create_task(server.stream(session, f"s{n}")) for n in range(10)]
     wholes = [asyncio.create_task(server.chat(session, f"w{n}")) for n in range(10)]
     await gate.reached.wait()
-    while sum(task.done() for task in streams + wholes) < 19:
-        await asyncio.sleep(0)
+    await until(lambda: sum(task.done() for task in streams + wholes) == 19)
     running = server.replies.running(session)
     assert running
     refused = [(await task.result().response.json()) for task in streams if task.done()]

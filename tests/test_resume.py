@@ -222,8 +222,7 @@ async def test_a_listener_may_come_before_the_first_word(server: Running, llm: S
     running = server.replies.running(session)
     assert running
     listening = asyncio.create_task(server.resume(session, running.message_id, 0))
-    while running._audience < 2:
-        await asyncio.sleep(0)
+    await server.heard_by(session, 2)
     gate.open()
     for stream in (await asking, await listening):
         assert text_of(await stream.rest()) == "Hello"
@@ -307,7 +306,9 @@ async def test_a_resumed_stream_says_what_it_is(server: Running) -> None:
     session = await server.session()
     stream = await server.stream(session)
     await stream.rest()
-    assert stream.headers["Content-Location"] == f"/api/sessions/{session}/messages/{stream.message_id}/stream"
+    assert (
+        stream.headers["Content-Location"] == f"/api/sessions/{session}/messages/{stream.message_id}/stream"
+    )
     url = server.url + stream.headers["Content-Location"]
     again = Stream(await server.http.get(url, headers={"Last-Event-ID": "6"}))
     assert text_of(await again.rest()) == "there."

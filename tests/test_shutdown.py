@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.conftest import Event, Running, StartServer, Stream, text_of
+from tests.conftest import Event, Running, StartServer, Stream, text_of, until
 from tests.processes import ROOT, Process, start_chatbot
 from tests.raw import RawClient
 from tests.scripted import Gate, Hang, ScriptedLLM, Step, delta, events, reply
@@ -188,8 +188,7 @@ async def stopping(server: Running, hurry: asyncio.Event | None = None) -> async
     """Begins to stop the server; returns when it lets no more chats begin."""
     task = asyncio.create_task(server.server.stop(hurry))
     server.stopped = True
-    while not server.replies.closing:
-        await asyncio.sleep(0)
+    await until(lambda: server.replies.closing)
     return task
 
 

@@ -1,4 +1,4 @@
-"""One who does not read costs little, slows nobody, is let go in time, and misses nothing when it reads again."""
+"""One who does not read costs little, slows nobody, is let go in time, misses nothing when it reads again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.conftest import Clock, Running, StartServer, Stream, text_of
+from chatbot.store import NewMessage
+from tests.conftest import Clock, Running, StartServer, Stream, text_of, until
 from tests.processes import ROOT, start_chatbot
 from tests.raw import RawClient
 from tests.scripted import END, Gate, ScriptedLLM, delta, events, reply
@@ -158,8 +159,7 @@ async def test_one_who_reads_nothing_for_thirty_seconds_is_let_go_and_can_come_b
     await server.call("GET", "/api/health")
     assert server.connections == open_before, "let go before its 30 s were over"
     clock.advance(2)
-    while server.connections == open_before:
-        await asyncio.sleep(0)
+    await until(lambda: server.connections < open_before)
     _, health, _ = await server.call("GET", "/api/health")
     assert health["active_replies"] == 1, "the reply goes on without it"
     while await silent.read(1):
@@ -187,16 +187,34 @@ async def test_one_who_reads_nothing_of_a_finished_reply_is_let_go_too(
     silent = [stalled() for _ in range(10)]
     for client in silent:
         await client.request(server.server.port, "GET", path)
-    while sum(size > 0 for size in unsent(server)) < 10:
-        await asyncio.sleep(0)
+    await until(lambda: sum(size > 0 for size in unsent(server)) == 10)
     assert 0 < await settled(server) < MOST_UNSENT
     clock.advance(31)
-    while server.connections > before:
-        await asyncio.sleep(0)
+    await until(lambda: server.connections == before)
     for client in silent:
         while await client.read(1):
             pass
         assert "".join(BIG).startswith(text_of(client.events))
+
+
+async def test_one_who_stops_reading_is_let_go_wherever_it_stops(
+    server: Running, clock: Clock, stalled: Callable[[], RawClient]
+) -> None:
+    # Of some nothing waits at the end, of some the middle of the text, of some its very last piece.
+    session = await server.session()
+    for length in range(50_000, 3_500_000, 50_000):
+        message_id = f"reply-{length}"
+        question = NewMessage(f"question-{length}", "user", "Hi", 1)
+        reply = NewMessage(message_id, "assistant", "x" * length, 1, None, "stop")
+        server.replies.store.add_turn(session, question, reply)
+        path = f"/api/sessions/{session}/messages/{message_id}/stream"
+        await stalled().request(server.server.port, "GET", path)
+    assert 0 < await settled(server) < MOST_UNSENT
+    clock.advance(31)
+    await settled(server)
+    clock.advance(31)  # of some a little had left in the first thirty seconds
+    await settled(server)
+    assert [size for size in unsent(server) if size] == [], "still waiting after 62 s"
 
 
 async def test_one_who_reads_a_little_now_and_then_is_not_let_go(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 WATCH_POLICY = """
@@ -123,6 +124,13 @@ class Reader:
             await expect(what).to_be_visible(timeout=15_000)
         else:
             await expect(what).to_have_text(text, timeout=15_000)
+
+    async def until(self, expression: str, argument: object = None) -> None:
+        """Waits until that is true in the page, whose policy forbids playwright's own way of waiting."""
+        wait = f"""async (argument) => {{
+          while (!({expression})) await new Promise((resolve) => setTimeout(resolve, 20));
+        }}"""
+        await asyncio.wait_for(self.page.evaluate(wait, argument), 60)
 
     async def see_part(self, what: object, text: str) -> None:
         from playwright.async_api import expect

@@ -239,21 +239,21 @@ async def test_the_page_follows_the_answer_only_while_the_reader_is_at_its_end(r
     left = "node => node.scrollHeight - node.scrollTop - node.clientHeight"
     answer = llm.answers("scroll").say("line\n\n" * 60)
     await reader.send("scroll")
-    await reader.page.wait_for_function("scroller.scrollHeight > 1500")
+    await reader.until("scroller.scrollHeight > 1500")
     assert await scroller.evaluate(left) < 5
     await scroller.hover()
     await reader.page.mouse.wheel(0, -300)
     below = "scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight"
-    await reader.page.wait_for_function(f"{below} > 200")
+    await reader.until(f"{below} > 200")
     top = await scroller.evaluate("node => node.scrollTop")
     answer.say("more\n\n" * 30)
     await reader.see_part(reader.answers, "more")
     assert await scroller.evaluate("node => node.scrollTop") == top
     await reader.page.mouse.wheel(0, 10_000)
-    await reader.page.wait_for_function(f"{below} < 5")
+    await reader.until(f"{below} < 5")
     answer.say("and more\n\n" * 30)
     await reader.see_part(reader.answers, "and more")
-    await reader.page.wait_for_function(f"{below} < 5")
+    await reader.until(f"{below} < 5")
     answer.finish()
     await reader.see(reader.done, count=1)
 
@@ -283,3 +283,14 @@ async def test_both_languages_say_the_same_things(reader):
     assert all(len(pair) == 2 and all(pair) for _, pair in words), words
     odd = [key for key, (english, korean) in words if english.count("{}") != korean.count("{}")]
     assert odd == []
+
+
+async def test_the_focus_stays_in_the_list_when_the_list_changes(reader, llm):
+    await reader.ask("one conversation")
+    answer = llm.answers("still at work").say("Well, ")
+    await reader.send("still at work")
+    await reader.see(reader.answers.last, "Well, ")
+    await reader.listed.focus()
+    answer.say("done").finish()
+    await reader.see(reader.done, count=2)
+    await reader.see_focus(reader.listed)

@@ -206,10 +206,12 @@ async def test_a_draft_survives_a_refresh_and_belongs_to_its_conversation(reader
 
 async def test_every_send_bears_a_key_of_its_own(reader, llm):
     keys = []
-    reader.page.on(
-        "request",
-        lambda request: request.method == "POST" and keys.append(request.headers.get("idempotency-key")),
-    )
+
+    def note(request):
+        if request.url.endswith("/chat/stream"):
+            keys.append(request.headers.get("idempotency-key"))
+
+    reader.page.on("request", note)
     await reader.ask("a")
     await reader.ask("a")
     await reader.press("Answer again")
@@ -264,7 +266,7 @@ async def test_the_history_comes_in_by_pages_while_scrolling_up_and_nothing_move
         await scroller.evaluate("node => { node.scrollTop = 500; }")
         before = await mark.evaluate(top)
         await scroller.evaluate("node => { node.scrollTop = 300; }")
-        await reader.page.wait_for_function("n => document.querySelectorAll('.turn').length > n", arg=count)
+        await reader.until("document.querySelectorAll('.turn').length > argument", count)
         assert abs(await mark.evaluate(top) - before - 200) < 2, "the text moved under the reader"
     await reader.see(reader.questions.first, "first of all")
     texts = await reader.questions.all_inner_texts()

@@ -199,12 +199,11 @@ async def test_100_000_characters_stream_in_without_a_stutter_and_nothing_is_dra
     await reader.page.wait_for_selector(".turn[data-state=done]", timeout=60_000)
     # What is shown of it: the marks are not.
     length = len(re.sub(r"\*\*|`|\n\n|py\n", "", text)) - 10
-    shown = "n => document.querySelector('.text').textContent.length > n"
-    await reader.page.wait_for_function(shown, arg=length, timeout=60_000)
+    await reader.until("document.querySelector('.text').textContent.length > argument", length)
     tasks, redrawn = await reader.page.evaluate("[window.longTasks, window.redrawn]")
     print(kind, "long tasks", len(tasks), "longest", max(tasks, default=0), "redrawn", redrawn)
     assert redrawn == 0
     # A slow and shared machine is given its due; drawing the whole anew takes seconds.
-    assert max(tasks, default=0) < 200, sorted(tasks)[-5:]
+    assert max(tasks, default=0) < 300, sorted(tasks)[-5:]
     below = "scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight"
     assert await reader.page.evaluate(below) < 5

@@ -99,7 +99,7 @@ async def test_a_wanted_key_is_asked_for_and_kept_in_the_tab(open_page, own_serv
     assert await field.get_attribute("type") == "password"
     await field.fill("wrong")
     await field.press("Enter")
-    await reader.page.wait_for_function("document.querySelector('dialog input').value === ''")
+    await reader.until("document.querySelector('dialog input').value === ''")
     await reader.see(dialog)
     await field.fill("secret")
     await field.press("Enter")
@@ -159,3 +159,37 @@ async def test_the_page_works_where_nothing_can_be_stored(open_page):
     await reader.refresh()
     await reader.ask("no memory")
     await reader.see(reader.answers, "You said: no memory")
+
+
+async def test_a_key_that_no_header_can_bear_is_asked_for_again(open_page, own_server):
+    server = await own_server(API_KEYS="secret")
+    reader = await open_page(server.url)
+    reader.expects("401")
+    await reader.send("hello")
+    await reader.page.locator("dialog input").fill("비밀")
+    await reader.press("OK")
+    await reader.see_part(reader.failure, "This server wants an access key.")
+    await reader.press("Try again")
+    await reader.page.locator("dialog input").fill("secret")
+    await reader.press("OK")
+    await reader.see(reader.answers, "You said: hello")
+
+
+async def test_a_proxy_between_speaks_html_and_is_understood(open_page):
+    """Its 502 is a server that is away, and is asked again; its 413 would stay one, and is said."""
+    reader = await open_page()
+    reader.expects("502", "413")
+    answers = [(502, "<h1>Bad gateway</h1>"), (413, "<h1>Too large</h1>")]
+
+    async def interfere(route):
+        if answers:
+            status, body = answers.pop(0)
+            await route.fulfill(status=status, content_type="text/html", body=body)
+        else:
+            await route.continue_()
+
+    await reader.page.route("**/api/chat/stream", interfere)
+    await reader.send("through a proxy")
+    await reader.see_part(reader.failure, "Something went wrong. Try again.")
+    await reader.press("Try again")
+    await reader.see(reader.answers, "You said: through a proxy")

@@ -151,14 +151,13 @@ class Server:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "chatbot", cwd=self._directory, env=self._environment
         )
-        async with aiohttp.ClientSession() as client:
-            for _ in range(400):
+        async with asyncio.timeout(20), aiohttp.ClientSession() as client:
+            while True:
                 with contextlib.suppress(aiohttp.ClientError):
                     async with client.get(f"{self.url}/api/health"):
                         return self
                 assert self._process.returncode is None, "the server ended while it was starting"
                 await asyncio.sleep(0.05)
-        raise AssertionError("the server has not answered for 20 s")
 
     async def stop(self, *, kill: bool = False) -> None:
         process, self._process = self._process, None
