@@ -70,10 +70,15 @@ SELECT session_id FROM sessions WHERE last_accessed <= :cutoff ORDER BY last_acc
 
 -- name: add_message
 -- One message at the end of a conversation.
-INSERT INTO messages (message_id, session_id, role, content, created_at, token_usage, finish_reason,
+INSERT INTO messages (session_id, message_id, role, content, created_at, token_usage, finish_reason,
                       idempotency_key, request_hash)
-VALUES (:message_id, :session_id, :role, :content, :created_at, :token_usage, :finish_reason,
-        :idempotency_key, :request_hash);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: add_two_messages
+-- A question and its reply at the end of a conversation.
+INSERT INTO messages (session_id, message_id, role, content, created_at, token_usage, finish_reason,
+                      idempotency_key, request_hash)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: touch
 -- Marks a session as used now, whatever its age.
@@ -98,18 +103,14 @@ WHERE session_id = :session_id AND seq < :seq ORDER BY seq DESC LIMIT :limit;
 SELECT seq, message_id, role, content, created_at, token_usage, finish_reason FROM messages
 WHERE session_id = :session_id AND seq > :seq ORDER BY seq LIMIT :limit;
 
--- name: context
--- What the LLM may be reminded of, newest first: the newest messages, and then the session's own system
--- prompt, its first message, which is not counted.
-SELECT role, content FROM (
-    SELECT * FROM (
-        SELECT seq, role, content FROM messages
-        WHERE session_id = :session_id AND role <> 'system' ORDER BY seq DESC LIMIT :limit
-    )
-    UNION ALL
-    SELECT * FROM (SELECT seq, role, content FROM messages WHERE session_id = :session_id ORDER BY seq LIMIT 1)
-    WHERE role = 'system'
-) ORDER BY seq DESC;
+-- name: recent_turns
+-- What the LLM may be reminded of, newest first; the system prompt is not counted.
+SELECT role, content FROM messages
+WHERE session_id = :session_id AND role <> 'system' ORDER BY seq DESC LIMIT :limit;
+
+-- name: first_message
+-- Where the session's own system prompt is, if it has one.
+SELECT role, content FROM messages WHERE session_id = :session_id ORDER BY seq LIMIT 1;
 
 -- name: question_of
 -- The question that a reply answers: the message just before it.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from contextlib import suppress
-from typing import Any
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -59,6 +57,8 @@ class Answer:
 
     async def finish(self) -> None:
         """After a reply is complete: lets the answer end, so that its connection can serve again."""
+        if self._content.at_eof():
+            return
         with suppress(*BROKEN, TimeoutError):
             async with asyncio.timeout(FINISH_SECONDS):
                 while await self._content.readany():
@@ -164,7 +164,7 @@ class StreamedAnswer(Answer):
 
 
 class WholeAnswer(Answer):
-    """An answer in one piece, read as if it were a stream of one chunk."""
+    """An answer in one piece."""
 
     async def read(self) -> list[Frame]:
         if self.said.finish_reason:
@@ -180,21 +180,7 @@ class WholeAnswer(Answer):
                     raise ChatError("llm_error", "The LLM server sent an answer of over 8 MiB.")
         except BROKEN as error:
             raise self._broken(error) from None
-        completion = frames.parse_object(b"".join(parts))
-        frames.raise_error(completion)
-        choices = completion.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices else None
-        if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
-            raise ChatError("llm_error", "The LLM server sent something that is not a chat completion.")
-        if not choice.get("finish_reason"):
-            raise ChatError("llm_error", "The LLM server's answer has no finish_reason.")
-        chunk: dict[str, Any] = {key: completion.get(key) for key in ("id", "created", "model", "usage")}
-        chunk["object"] = "chat.completion.chunk"
-        chunk["choices"] = [
-            {"index": 0, "delta": choice["message"], "finish_reason": choice["finish_reason"]}
-        ]
-        frame = self.said.read(json.dumps(chunk).encode())
-        return [frame] if frame else []
+        return [Frame(b"", self.said.read_whole(frames.parse_object(b"".join(parts))))]
 
 
 def cut_short(error: Exception) -> ChatError:

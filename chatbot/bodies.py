@@ -127,20 +127,25 @@ def _parse(body: bytes) -> Any:
         raise ChatError("invalid_json", f"The body is not JSON{place}.") from None
 
 
+_strict = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
 def _check_sanity(name: str, value: Any) -> None:
     """Refuses what Python's JSON takes and JSON, Unicode or a small stack do not."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
+        if not level:
+            break
         level = [
             inner
             for outer in level
             for inner in (outer.values() if isinstance(outer, dict) else outer)
             if isinstance(inner, dict | list)
         ]
-    if level:
+    else:
         raise ChatError("invalid_request", f"{name} is nested too deeply.", name)
     try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        _strict(value).encode()
     except UnicodeEncodeError:
         raise ChatError("invalid_request", f"{name} has half a surrogate pair.", name) from None
     except ValueError:

@@ -24,12 +24,15 @@ def transport_of(request: web.Request) -> asyncio.Transport:
 async def whole(request: web.Request, response: web.StreamResponse) -> None:
     """Sends an answer that is not streamed, and waits for it with the same patience as for a stream."""
     transport = transport_of(request)
-    transport.set_write_buffer_limits(sys.maxsize)  # or aiohttp would wait in write_eof(), and for ever
+    is_large = (response.content_length or 0) > MAX_UNSENT
+    if is_large:
+        transport.set_write_buffer_limits(sys.maxsize)  # or aiohttp would wait in write_eof(), and for ever
     try:
         await response.prepare(request)
         await response.write_eof()
     finally:
-        transport.set_write_buffer_limits()
+        if is_large:
+            transport.set_write_buffer_limits()
     if transport.get_write_buffer_size():
         await sent(request, everything=True)
 

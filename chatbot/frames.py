@@ -17,7 +17,10 @@ MAX_MESSAGE_CHARS = 2_000
 
 
 class Frame(NamedTuple):
-    """One chunk: its JSON as bytes on one line, and the reply's text in it."""
+    """One chunk: its JSON as bytes on one line, and the reply's text in it.
+
+    Text that did not come as a chunk has the payload b"".
+    """
 
     payload: bytes
     text: str
@@ -73,27 +76,44 @@ class Reader:
         self._credit += 1
         return Frame(data, text)
 
+    def read_whole(self, completion: dict[str, Any]) -> str:
+        """Reads an answer that came in one piece; returns the reply's text.
+
+        Raises ChatError when the LLM reports an error or it is no finished chat completion.
+        """
+        raise_error(completion)
+        choice = _first_choice(completion)
+        message = choice.get("message")
+        self._note(completion, choice)
+        if not isinstance(message, dict) or not self.finish_reason:
+            raise ChatError(
+                "llm_error", "The LLM server sent what is not a chat completion with a finish_reason."
+            )
+        return self._without_split_pairs(_text(message), last=True)
+
     def _read_chunk(self, data: bytes, chunk: dict[str, Any]) -> Frame:
-        if isinstance(usage := chunk.get("usage"), dict) and usage:
-            self.usage = storable_usage(usage)
-        choices = chunk.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices else {}
-        delta = choice.get("delta") if isinstance(choice, dict) else None
+        choice = _first_choice(chunk)
+        self._note(chunk, choice)
+        delta = choice.get("delta")
         if not isinstance(delta, dict):
             delta = {}
-        finish_reason = choice.get("finish_reason") if isinstance(choice, dict) else None
-        content = delta.get("content")
-        text = content if isinstance(content, str) else ""
-        whole = self._without_split_pairs(text, last=bool(finish_reason))
-        if isinstance(finish_reason, str) and finish_reason:
-            self.finish_reason = finish_reason[:64].encode("utf-8", "replace").decode()
+        text = _text(delta)
+        last = bool(choice.get("finish_reason"))
+        whole = self._without_split_pairs(text, last=last)
         if whole != text:
             choice["delta"] = delta | {"content": whole}
             return Frame(_dump(chunk), whole)
         data = _one_line(data)
-        if text and not finish_reason and self._credit >= 3:
+        if text and not last and self._credit >= 3:
             self._learn(data, text)
         return Frame(data, whole)
+
+    def _note(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
+        """Remembers the usage and the finish_reason, if they are told here."""
+        if isinstance(usage := chunk.get("usage"), dict) and usage:
+            self.usage = storable_usage(usage)
+        if isinstance(reason := choice.get("finish_reason"), str) and reason:
+            self.finish_reason = reason[:64].encode("utf-8", "replace").decode()
 
     def _without_split_pairs(self, text: str, *, last: bool) -> str:
         """`text` with a pair joined that began in the chunk before, and halves that stay alone replaced.
@@ -122,6 +142,17 @@ class Reader:
             return
         if proved:
             self._before, self._after, self._least = before, after, len(before) + len(after)
+
+
+def _first_choice(completion: dict[str, Any]) -> dict[str, Any]:
+    choices = completion.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    return choice if isinstance(choice, dict) else {}
+
+
+def _text(message: dict[str, Any]) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else ""
 
 
 def parse_object(data: bytes) -> dict[str, Any]:

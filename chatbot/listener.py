@@ -44,17 +44,16 @@ class StreamListener:
         """Sends the next frames at once, if the client keeps up."""
         if not self._live:
             return
-        if self._transport is None:
-            self._live = sum(map(len, self._held)) <= delivery.MAX_UNSENT
-        else:
-            self._live = self._transport.get_write_buffer_size() <= delivery.MAX_UNSENT
-        if not self._live:  # it has fallen behind, and will catch up
+        transport = self._transport
+        unsent = transport.get_write_buffer_size() if transport else sum(map(len, self._held))
+        if unsent > delivery.MAX_UNSENT or not data:  # it falls behind, and will catch up from the text
+            self._live = False
             self._wake.set()
             return
-        if self._transport is None:
-            self._held.append(data)
-        else:
+        if transport:
             self._send(data)
+        else:
+            self._held.append(data)
         self._told = offset
 
     def _send(self, data: bytes) -> None:

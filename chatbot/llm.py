@@ -219,11 +219,11 @@ async def _refusal(response: aiohttp.ClientResponse, *, client_chose_model: bool
         return ChatError("llm_unavailable", text, retry_after=retry_after or None)
     if status in (400, 413, 422, 500) and frames.is_too_long(error):
         return frames.too_long()
-    if status in (401, 403):
+    if status in (401, 402, 403):
         return ChatError("llm_error", "The LLM server refused the credentials; see LLM_API_KEY.")
     told = message or f"it answered {status}"
     if status == 404 and not client_chose_model:
         return _ModelRefused("llm_error", f"The LLM server does not have the model or the path: {told}")
-    if 400 <= status < 500:
+    if 400 <= status < 500 and status != 408:  # a timeout is not the client's doing
         return ChatError("llm_rejected", f"The LLM server rejected the request: {told}")
     return ChatError("llm_error", f"The LLM server failed: it answered {status}.")

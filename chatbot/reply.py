@@ -65,7 +65,7 @@ class Listener(Protocol):
     """One who is told the reply as it comes."""
 
     def push(self, data: bytes, offset: int) -> None:
-        """Takes the next frames, after which `offset` characters are delivered."""
+        """Takes the next frames, after which `offset` characters are delivered; b"" for mere text."""
 
     def wake(self) -> None:
         """Notices that the reply has ended."""
@@ -262,7 +262,8 @@ class Reply:
                             return self._cut(text)
                         self._text.write(text)
                         self.length += len(text)
-                    events.append(sse.frame(self.length, payload))
+                    if payload:
+                        events.append(sse.frame(self.length, payload))
                 data = events[0] if len(events) == 1 else b"".join(events)
                 for listener in self._listeners:
                     listener.push(data, self.length)

@@ -56,7 +56,7 @@ class Message(NamedTuple):
 
 
 class NewMessage(NamedTuple):
-    """What add_message needs, in the names of its columns."""
+    """What add_message needs after the session's id, in the order of its columns."""
 
     message_id: str
     role: str
@@ -144,7 +144,8 @@ class Store:
         self._db.execute("COMMIT")
         for name, sql in self._sql.items():
             if name != "schema":
-                self._db.execute(f"EXPLAIN {sql}", _Nothing()).fetchall()
+                nothing = _Nothing() if ":" in sql else (None,) * sql.count("?")
+                self._db.execute(f"EXPLAIN {sql}", nothing).fetchall()
 
     def _check_ours(self) -> None:
         """Refuses other programs' databases, before anything in them is changed, and other versions."""
@@ -171,7 +172,7 @@ class Store:
         with _full_is_told:
             return self._db.execute(self._sql[name], parameters).fetchall()
 
-    def _run(self, name: str, parameters: Mapping[str, Any]) -> int:
+    def _run(self, name: str, parameters: Mapping[str, Any] | tuple[Any, ...]) -> int:
         """Runs a statement that changes rows; returns how many."""
         with _full_is_told:
             return self._db.execute(self._sql[name], parameters).rowcount
@@ -207,7 +208,7 @@ class Store:
         with self._transaction():
             self._run("add_session", {"session_id": session_id, "now": now, "metadata": metadata})
             if first:
-                self._run("add_message", {"session_id": session_id, **first._asdict()})
+                self._run("add_message", (session_id, *first))
         self.sessions += 1
 
     def touch_session(self, session_id: str, now: int, cutoff: int, *, in_use: bool) -> Session | None:
@@ -249,8 +250,7 @@ class Store:
     def add_turn(self, session_id: str, question: NewMessage, reply: NewMessage) -> None:
         """Stores a question and its reply, both or neither, and marks the session as used."""
         with self._transaction():
-            self._run("add_message", {"session_id": session_id, **question._asdict()})
-            self._run("add_message", {"session_id": session_id, **reply._asdict()})
+            self._run("add_two_messages", (session_id, *question, session_id, *reply))
             self._run("touch", {"session_id": session_id, "now": reply.created_at})
 
     def count_messages(self, session_id: str) -> int:
@@ -290,9 +290,10 @@ class Store:
 
     def context(self, session_id: str, limit: int) -> tuple[str | None, list[tuple[str, str]]]:
         """The session's system prompt, and its newest `limit` messages as (role, content), oldest first."""
-        rows = self._all("context", {"session_id": session_id, "limit": limit})
-        prompt = rows.pop()[1] if rows and rows[-1][0] == "system" else None
-        return prompt, rows[::-1]
+        recent = self._all("recent_turns", {"session_id": session_id, "limit": limit})
+        first = self._all("first_message", {"session_id": session_id})
+        prompt = first[0][1] if first and first[0][0] == "system" else None
+        return prompt, recent[::-1]
 
     def rewind(self, session_id: str, message: Message) -> int:
         """Deletes `message` and all after it; returns how many.

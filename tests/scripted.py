@@ -226,6 +226,9 @@ class ScriptedLLM:
                     return False
                 elif step is Close:
                     return False
+        except ConnectionError:  # noticed by writing, before the watch did
+            gone.set()
+            raise
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)

@@ -319,9 +319,9 @@ async def test_a_client_that_reads_a_long_answer_slowly_gets_it_all(
 async def test_three_thousand_chats_at_once_are_a_hundred_and_refusals(
     start: StartServer, llm: ScriptedLLM, log: Log
 ) -> None:
-    """The times are the server's own, from the request to its delivered answer: here all 3,000 clients and
+    """The times are the server's own, from the request to its delivered answer.
 
-    the LLM share its one core, and waiting for that is no measure of it.
+    Here all 3,000 clients and the LLM share its one thread, and waiting for that is no measure of it.
     """
     raise_file_limit()
     server = await start(max_active_replies=100)

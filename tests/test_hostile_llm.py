@@ -296,7 +296,7 @@ def chunk_with(field: str, value: bytes) -> bytes:
         "choices": b'{"choices":%b}',
         "choice": b'{"choices":[%b]}',
         "delta itself": b'{"choices":[{"index":0,"delta":%b,"finish_reason":"stop"}]}',
-        "usage itself": b'{"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"stop"}],"usage":%b}',
+        "usage itself": b'{"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}],"usage":%b}',
         "error": b'{"error":%b}',
         "error message": b'{"error":{"message":%b}}',
         "everything": b"%b",

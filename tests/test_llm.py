@@ -355,7 +355,7 @@ WHOLE: dict[str, tuple[list[Step], str]] = {
     "an empty object": (answer(body={}), "not a chat completion"),
     "no choices": (answer(body={"choices": []}), "not a chat completion"),
     "no message": (answer(body={"choices": [{"finish_reason": "stop"}]}), "not a chat completion"),
-    "no finish_reason": (answer(body=completion("Hi", None)), "no finish_reason"),
+    "no finish_reason": (answer(body=completion("Hi", None)), "with a finish_reason"),
     "a finish_reason that is no text": (answer(body=completion("Hi", 7)), "not a chat completion"),  # type: ignore[arg-type]
     "no text": (answer(body=completion("")), "without text"),
     "an error object": (answer(body={"error": {"message": "GPU lost"}}), "GPU lost"),
@@ -917,10 +917,10 @@ async def ask(**settings: Any) -> str:
     [
         (400, "llm_rejected"),
         (401, "llm_error"),
-        (402, "llm_rejected"),
+        (402, "llm_error"),
         (403, "llm_error"),
         (405, "llm_rejected"),
-        (408, "llm_rejected"),
+        (408, "llm_error"),
         (413, "llm_rejected"),
         (418, "llm_rejected"),
         (422, "llm_rejected"),

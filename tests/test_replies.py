@@ -653,6 +653,23 @@ async def test_a_session_does_not_expire_while_its_reply_runs(
     assert status == 404
 
 
+async def test_a_session_does_not_expire_while_its_reply_runs_though_the_wall_clock_jumps(
+    server: Running, llm: ScriptedLLM, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    llm.play(reply("Once ", gate, "upon"))
+    session, idle = await server.session(), await server.session()
+    stream = await server.stream(session, "Tell")
+    await read_texts(stream, 1)
+    monkeypatch.setattr(server.replies, "_now", lambda: clock.now() + 25 * 3600)  # the lid was closed
+    again = await server.resume(session, stream.message_id, 5)
+    assert again.status == 200
+    status, _, _ = await server.call("GET", f"/api/sessions/{idle}")
+    assert status == 404
+    gate.open()
+    assert text_of(await again.rest()) == "upon"
+
+
 async def test_a_session_lives_on_for_its_time_after_a_long_reply_nobody_listened_to(
     start: StartServer, llm: ScriptedLLM, clock: Clock
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -201,11 +202,11 @@ async def test_one_who_stops_reading_is_let_go_wherever_it_stops(
     server: Running, clock: Clock, stalled: Callable[[], RawClient]
 ) -> None:
     # Of some nothing waits at the end, of some the middle of the text, of some its very last piece.
-    session = await server.session()
+    session, now = await server.session(), int(clock.now() * 1000)
     for length in range(50_000, 3_500_000, 50_000):
-        message_id = f"reply-{length}"
-        question = NewMessage(f"question-{length}", "user", "Hi", 1)
-        reply = NewMessage(message_id, "assistant", "x" * length, 1, None, "stop")
+        message_id = str(uuid4())
+        question = NewMessage(str(uuid4()), "user", "Hi", now)
+        reply = NewMessage(message_id, "assistant", "x" * length, now, None, "stop")
         server.replies.store.add_turn(session, question, reply)
         path = f"/api/sessions/{session}/messages/{message_id}/stream"
         await stalled().request(server.server.port, "GET", path)

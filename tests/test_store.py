@@ -132,7 +132,8 @@ def test_a_deleted_session_takes_its_messages_along_and_no_others(store: Store) 
     [
         ("messages_before", "messages_by_session"),
         ("messages_after", "messages_by_session"),
-        ("context", "messages_by_session"),
+        ("recent_turns", "messages_by_session"),
+        ("first_message", "messages_by_session"),
         ("rewind", "messages_by_session"),
         ("reply_by_key", "messages_by_key"),
         ("expired_sessions", "sessions_by_access"),

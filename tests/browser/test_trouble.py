@@ -193,3 +193,14 @@ async def test_a_proxy_between_speaks_html_and_is_understood(open_page):
     await reader.see_part(reader.failure, "Something went wrong. Try again.")
     await reader.press("Try again")
     await reader.see(reader.answers, "You said: through a proxy")
+
+
+async def test_a_failed_message_tried_again_later_takes_nothing_else_along(reader, llm, server):
+    reader.expects("429")
+    llm.answers("at first refused").refuse(429, "no")
+    await reader.send("at first refused")
+    await reader.see(reader.failure)
+    await reader.ask("something else")
+    await reader.press("Try again")
+    await reader.see(reader.answers, ["You said: something else", "You said: at first refused"])
+    assert len(await server.history(reader.session())) == 4

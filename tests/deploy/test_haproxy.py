@@ -137,8 +137,7 @@ async def test_sessions_stay_with_their_process_and_outlive_the_others(farm: Far
     at_one = await in_order(*(farm.is_at(farm.one, session_id) for session_id in sessions))
     kept = [session_id for session_id, there in zip(sessions, at_one, strict=True) if there]
     lost = [session_id for session_id, there in zip(sessions, at_one, strict=True) if not there]
-    assert len(kept) > SESSIONS / 4
-    assert len(lost) > SESSIONS / 4
+    assert min(len(kept), len(lost)) >= 10, "one of the processes had next to nothing to do"
 
     farm.two.end(signal.SIGKILL)
 
