@@ -132,18 +132,17 @@ _strict = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 def _check_sanity(name: str, value: Any) -> None:
     """Refuses what Python's JSON takes and JSON, Unicode or a small stack do not."""
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(MAX_DEPTH):
-        if not level:
-            break
+    level, depth = [value] if isinstance(value, dict | list) else [], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ChatError("invalid_request", f"{name} is nested too deeply.", name)
         level = [
             inner
             for outer in level
             for inner in (outer.values() if isinstance(outer, dict) else outer)
             if isinstance(inner, dict | list)
         ]
-    else:
-        raise ChatError("invalid_request", f"{name} is nested too deeply.", name)
     try:
         _strict(value).encode()
     except UnicodeEncodeError:

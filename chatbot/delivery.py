@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+from collections.abc import Coroutine
+from typing import Any
 
 from aiohttp import web
 
@@ -21,41 +22,42 @@ def transport_of(request: web.Request) -> asyncio.Transport:
     return request.transport
 
 
-async def whole(request: web.Request, response: web.StreamResponse) -> None:
-    """Sends an answer that is not streamed, and waits for it with the same patience as for a stream."""
-    transport = transport_of(request)
-    is_large = (response.content_length or 0) > MAX_UNSENT
-    if is_large:
-        transport.set_write_buffer_limits(sys.maxsize)  # or aiohttp would wait in write_eof(), and for ever
-    try:
-        await response.prepare(request)
-        await response.write_eof()
-    finally:
-        if is_large:
-            transport.set_write_buffer_limits()
-    if transport.get_write_buffer_size():
-        await sent(request, everything=True)
-
-
-async def sent(request: web.Request, *, everything: bool) -> None:
-    """Waits until little or, if asked, nothing waits to be sent to the client.
+async def finish(request: web.Request, response: web.StreamResponse, data: bytes = b"") -> None:
+    """Sends what is still to be sent of an answer, all of it or the end of a stream, and waits until it is.
 
     Drops a client that reads nothing for STALL_SECONDS, and raises ConnectionResetError.
     """
     transport = transport_of(request)
-    if everything:
+    await response.prepare(request)
+    size = transport.get_write_buffer_size() + (response.content_length or 0) + len(data)
+    if size <= MAX_UNSENT:
+        await response.write_eof(data)  # which waits for nothing
+    else:
+        await _patiently(transport, response.write_eof(data))
+    if transport.get_write_buffer_size():
         transport.set_write_buffer_limits(0)  # drain() now waits for the last byte
+        try:
+            await _patiently(transport, request.writer.drain())
+        finally:
+            transport.set_write_buffer_limits()
+
+
+async def little_left(request: web.Request) -> None:
+    """Waits until little waits to be sent; drops a client that does not read, as finish() does."""
+    await _patiently(transport_of(request), request.writer.drain())
+
+
+async def _patiently(transport: asyncio.Transport, sending: Coroutine[Any, Any, None]) -> None:
     # A task of its own: a timeout that cancelled drain() would cancel what aiohttp waits on, for all.
-    draining = asyncio.ensure_future(request.writer.drain())
+    task = asyncio.create_task(sending)
     try:
         while True:
             unsent = transport.get_write_buffer_size()
-            done, _ = await asyncio.wait({draining}, timeout=STALL_SECONDS)
+            done, _ = await asyncio.wait({task}, timeout=STALL_SECONDS)
             if done:
-                return draining.result()
+                return task.result()
             if transport.get_write_buffer_size() >= unsent:
                 transport.abort()
                 raise ConnectionResetError("the client does not read")
     finally:
-        draining.cancel()
-        transport.set_write_buffer_limits()
+        task.cancel()

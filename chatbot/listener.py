@@ -85,7 +85,7 @@ class StreamListener:
         while not self._reply.ended:
             await self._listen(request)
             await self._catch_up(request)
-        await response.write_eof(self._ending())
+        await delivery.finish(request, response, self._ending())
 
     async def _listen(self, request: web.Request) -> None:
         """Is live until it falls behind or the reply ends; fills a silence with a comment."""
@@ -113,7 +113,7 @@ class StreamListener:
 
     async def _write(self, request: web.Request, data: bytes) -> None:
         if delivery.transport_of(request).get_write_buffer_size() > delivery.MAX_UNSENT:
-            await delivery.sent(request, everything=False)
+            await delivery.little_left(request)
         self._send(data)
         self._wrote_at = self._loop.time()
 

@@ -47,13 +47,10 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     status = 0
     try:
         response = await _answer(request, handler)
-        if response.prepared:
-            if delivery.transport_of(request).get_write_buffer_size():
-                await delivery.sent(request, everything=True)
-        else:
+        if not response.prepared:
             if not request.content.is_eof():
                 response.force_close()  # the rest of a body that nobody reads is no next request
-            await delivery.whole(request, response)
+            await delivery.finish(request, response)
         status = response.status
         return response
     finally:

@@ -27,7 +27,7 @@ import asyncio
 import io
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
@@ -194,6 +194,9 @@ class Reply:
             except Exception:
                 log.exception("reply %s could not be stored", self.message_id)
                 error = ChatError("internal_error", "Internal error.")
+        if not self.message:
+            with suppress(ChatError):  # a full disk; the session then counts as used when it was asked
+                self._tools.store.touch(self.session_id, self._tools.now_ms())
         self.error = error
         self.begun.set()
         self.finished.set()

@@ -220,6 +220,10 @@ class Store:
             rows = self._all("get_session", parameters)
         return Session(*rows[0]) if rows else None
 
+    def touch(self, session_id: str, now: int) -> None:
+        """Marks a session as accessed `now`, whatever its age; nothing happens if it is gone."""
+        self._run("touch", {"session_id": session_id, "now": now})
+
     def set_metadata(self, session_id: str, metadata: str) -> None:
         """Replaces a session's metadata."""
         self.require_space()
@@ -239,7 +243,7 @@ class Store:
             gone = 0
             for session_id in expired:
                 if session_id in in_use:
-                    self._run("touch", {"session_id": session_id, "now": now})
+                    self.touch(session_id, now)
                 else:
                     gone += self._run("delete_session", {"session_id": session_id})
         self.sessions -= gone
@@ -251,7 +255,7 @@ class Store:
         """Stores a question and its reply, both or neither, and marks the session as used."""
         with self._transaction():
             self._run("add_two_messages", (session_id, *question, session_id, *reply))
-            self._run("touch", {"session_id": session_id, "now": reply.created_at})
+            self.touch(session_id, reply.created_at)
 
     def count_messages(self, session_id: str) -> int:
         """How many messages a session has, its system prompt among them."""

@@ -158,7 +158,7 @@ async def test_a_hundred_thousand_tiny_frames_in_a_burst_keep_nobody_waiting_lon
     expected = "a" * 100_000 + "end" if frame == delta("a") else "end"
     assert text_of(found) == expected
     assert (await server.history(session_id))[-1][1] == expected
-    assert max(waited) < 1, f"others waited up to {max(waited)} s"
+    assert max(waited) < 3, f"others waited up to {max(waited)} s"
 
 
 @pytest.mark.parametrize("stream", [False, True])

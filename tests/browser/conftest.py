@@ -43,8 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.browser)
         if inspect.iscoroutinefunction(item.function):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
-        if reason:
-            item.add_marker(pytest.mark.skip(reason=reason))
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def shared(function: Callable) -> Callable:

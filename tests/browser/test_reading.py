@@ -27,7 +27,7 @@ def answer():
 def axe_source() -> str:
     path = Path(os.environ.get("AXE_PATH", AXE))
     if not path.exists() and "AXE_PATH" not in os.environ:
-        command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "axe-core"]
+        command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "axe-core@4"]
         AXE.parents[2].mkdir(exist_ok=True)
         try:
             subprocess.run(command, cwd=AXE.parents[2], check=True, capture_output=True, timeout=60)

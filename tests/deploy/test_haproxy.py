@@ -167,7 +167,8 @@ async def test_a_process_that_is_told_to_end_finishes_its_replies(farm: Farm, ll
 
     first.signal(signal.SIGTERM)
     await asyncio.to_thread(first.says, "shutting down")
-    # HAProxy has noticed once a new session goes to the other of the two although that has more to do.
+    # New sessions are made all the while. HAProxy has noticed once they go to the other of the two although
+    # that has more to do.
     held = [Gate() for _ in range(3)]
     llm.play(*(reply("held", other) for other in held))
     others: list[Stream] = []
@@ -175,9 +176,11 @@ async def test_a_process_that_is_told_to_end_finishes_its_replies(farm: Farm, ll
         new = await farm.session()
         if await farm.is_at(second, new):
             others.append(await farm.stream(new, "wait"))
-    # Its own session is still served: how far the reply is can be asked, another one is refused.
+    # Its own session is still served: how far the reply is can be asked, and no other is begun.
     status, session, _ = await farm.call("GET", f"/api/sessions/{session_id}")
     assert (status, session["active_reply"]["message"]) == (200, "Go on")
+    status, error, _ = await farm.call("POST", "/api/chat", {"session_id": session_id, "message": "And?"})
+    assert (status, error["error"]["code"]) in {(409, "session_busy"), (503, "shutting_down")}
 
     for one in (gate, *held):
         one.open()
