@@ -50,7 +50,9 @@ async def little_left(request: web.Request) -> None:
 async def _patiently(transport: asyncio.Transport, sending: Coroutine[Any, Any, None]) -> None:
     # A task of its own: a timeout that cancelled drain() would cancel what aiohttp waits on, for all.
     task = asyncio.create_task(sending)
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # also if nobody waits for it
     try:
+        await asyncio.sleep(0)  # it has written now what it writes
         while True:
             unsent = transport.get_write_buffer_size()
             done, _ = await asyncio.wait({task}, timeout=STALL_SECONDS)

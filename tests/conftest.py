@@ -77,7 +77,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Clock:
-    """Moves the time of the event loop, and with it every timer, and the wall clock that the server is given."""
+    """Moves the time of the event loop, and with it every timer, and the server's wall clock."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._offset = 0.0
@@ -278,7 +278,7 @@ StartServer = Callable[..., Awaitable[Running]]
 
 @pytest.fixture
 async def start(llm: ScriptedLLM, clock: Clock) -> AsyncIterator[StartServer]:
-    """Starts the real server on a free port in front of the scripted LLM, with settings of the test's choice."""
+    """Starts the real server on a free port in front of the scripted LLM, with settings of choice."""
     running: list[Running] = []
 
     async def start(**settings: Any) -> Running:
@@ -317,5 +317,5 @@ def no_dotenv(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Gives the event loop turns until something has come about; the test's timeout ends it otherwise."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110 (it gives turns and waits for no time to pass)
         await asyncio.sleep(0)

@@ -70,9 +70,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     plan = QUICK if args.quick else Plan()
     targets = list(NAMES)
     if args.targets:
-        targets = [
-            n for n in NAMES if n in args.targets or ("llm" in args.targets and n == NAMES[0])
-        ]
+        targets = [n for n in NAMES if n in args.targets or ("llm" in args.targets and n == NAMES[0])]
     changes = {
         "rounds": args.rounds,
         "patience": args.patience,
@@ -80,9 +78,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         "other": args.other and args.other.resolve(),
         # 10,000 tokens a second in all, but no stream faster than 50.
         "loads": args.streams
-        and tuple(
-            Load(n, args.tokens, args.interval or max(20, n / 10)) for n in sorted(args.streams)
-        ),
+        and tuple(Load(n, args.tokens, args.interval or max(20, n / 10)) for n in sorted(args.streams)),
         "connections": args.connections,
         "memory_turns": args.turns,
         "idle_sessions": args.sessions,

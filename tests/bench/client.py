@@ -53,9 +53,7 @@ class Client(asyncio.Protocol):
 
     async def json(self, method: str, path: str, body: object = None) -> Any:
         """Asks and reads a whole JSON answer (None for an empty one)."""
-        answer = await self.ask(
-            method, path, json.dumps(body).encode() if body is not None else b""
-        )
+        answer = await self.ask(method, path, json.dumps(body).encode() if body is not None else b"")
         return json.loads(answer) if answer else None
 
     async def stream(self, path: str, body: bytes, tally: Tally, tokens: int) -> None:
@@ -66,9 +64,7 @@ class Client(asyncio.Protocol):
         if self.seen != tokens:
             raise Refused(f"{self.seen} tokens of {tokens} arrived")
 
-    def ask(
-        self, method: str, path: str, body: bytes, tally: Tally | None = None
-    ) -> "asyncio.Future[bytes]":
+    def ask(self, method: str, path: str, body: bytes, tally: Tally | None = None) -> "asyncio.Future[bytes]":
         self.buffer, self.text = b"", b""
         self.parts: list[bytes] = []
         self.head = self.complete = False
@@ -77,8 +73,7 @@ class Client(asyncio.Protocol):
         self.sent = time.monotonic_ns()
         self.transport.write(
             b"%s %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n%s"
-            % (method.encode(), path.encode(), self.port, len(body), body)
+            b"Content-Length: %d\r\n\r\n%s" % (method.encode(), path.encode(), self.port, len(body), body)
         )
         return self.done
 

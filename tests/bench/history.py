@@ -32,8 +32,7 @@ def section(plan: Plan) -> list[Table]:
         pages = {
             short: f"/api/sessions/{small}/messages?limit={PAGE}",
             newest: f"/api/sessions/{large}/messages?limit={PAGE}",
-            middle: f"/api/sessions/{large}/messages?limit={PAGE}"
-            f"&before={messages[len(messages) // 2]}",
+            middle: f"/api/sessions/{large}/messages?limit={PAGE}&before={messages[len(messages) // 2]}",
         }
         with start_chatbot(9, Path(directory), settings(file)) as chatbot:
             chatbot.wait_ready()

@@ -122,9 +122,7 @@ class Process:
 
     def rss(self) -> int:
         """Bytes of memory that are in use now."""
-        return sum(
-            int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE for pid in self.family()
-        )
+        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE for pid in self.family())
 
 
 def machine_ns() -> int:

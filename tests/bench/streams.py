@@ -71,9 +71,7 @@ def warn(table: Table) -> None:
     """Says where a figure is not the server's own but its surroundings'."""
     table.notes += warning(table.samples)
     for name in table.samples:
-        if (table.median(name, "load_busy") or 0) > 85 or (
-            table.median(name, "llm_busy") or 0
-        ) > 85:
+        if (table.median(name, "load_busy") or 0) > 85 or (table.median(name, "llm_busy") or 0) > 85:
             table.notes.append(f"{name}: the load or the LLM had a core to itself and wanted more.")
         if table.median(name, "errors") == 0 and table.median(name, "late_p50") is None:
             table.notes.append(f"{name}: the first stream ended before the last began (--tokens).")
@@ -123,9 +121,7 @@ async def measure(target: Target, llm: Process, load: Load, notes: list[str]) ->
     except (BenchError, OSError) as error:
         errors.append(str(error))
     if errors:
-        notes.append(
-            f"{target.name}, {load.title}: {len(errors)} errors, such as {errors[0]}{target.tail()}"
-        )
+        notes.append(f"{target.name}, {load.title}: {len(errors)} errors, such as {errors[0]}{target.tail()}")
     return {**sample, "errors": len(errors)}
 
 
@@ -139,9 +135,7 @@ async def run(target: Target, llm: Process, load: Load, errors: list[str]) -> Sa
     chats = await arrive(target, load.streams)
     asked, others = Mark(target, llm, tally), Others()
 
-    streams = [
-        asyncio.create_task(ask(chat, i, load, tally, errors)) for i, chat in enumerate(chats)
-    ]
+    streams = [asyncio.create_task(ask(chat, i, load, tally, errors)) for i, chat in enumerate(chats)]
     everyone = asyncio.gather(*streams)
     peak, opened, full, all_open = idle, None, None, 0
     while not everyone.done():
@@ -172,9 +166,7 @@ async def run(target: Target, llm: Process, load: Load, errors: list[str]) -> Sa
         }
     if opened and full and full.tokens > opened.tokens:
         steady, wall = tally.late[opened.tokens : full.tokens], full.wall - opened.wall
-        server, client, model = (
-            100 * (getattr(full, who) - getattr(opened, who)) / wall for who in Mark.WHO
-        )
+        server, client, model = (100 * (getattr(full, who) - getattr(opened, who)) / wall for who in Mark.WHO)
         due = load.streams * wall / load.interval_ms / 1e6
         sample |= {
             "token_us": (full.target - opened.target) / 1e3 / len(steady) or None,

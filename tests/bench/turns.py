@@ -35,9 +35,7 @@ def section(plan: Plan) -> list[Table]:
     table.notes += warning(table.samples)
     for name in table.samples:
         if name != "LLM itself" and (table.median(name, "server_busy") or 0) < 80:
-            table.notes.append(
-                f"{name}: the server was not the bottleneck; compare CPU, not rates."
-            )
+            table.notes.append(f"{name}: the server was not the bottleneck; compare CPU, not rates.")
     return [table]
 
 
