@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -26,12 +28,14 @@ MAX_WHOLE_BYTES = 8 * 1024 * 1024
 """The largest answer in one piece; its JSON is parsed at once, while everything else waits."""
 
 
+Take = Callable[[list[Frame]], None]
+
 BROKEN = (aiohttp.ClientError, HttpProcessingError)
 """What reading from a broken connection raises; the second comes from aiohttp's parser in pure Python."""
 
 
 class Answer:
-    """An answer of the LLM that has begun: read() it until it returns nothing, and close() it.
+    """An answer of the LLM that has begun: deliver() it to its end, finish() it if it is whole, close() it.
 
     `said` holds the finish_reason and the usage once the LLM has told them; `heard_at` is when it last
     was heard (loop time).
@@ -48,10 +52,10 @@ class Answer:
         self._watch = self._loop.call_later(timeout, self._check_silence)
         self.said = frames.Reader()
 
-    async def read(self) -> list[Frame]:
-        """Waits for what comes next; an empty list once the answer has ended as it should.
+    async def deliver(self, take: Take) -> None:
+        """Hands what comes to `take`, some frames at a time, and returns when the reply has ended.
 
-        Raises ChatError, only after all that came before the failure has been returned.
+        Raises ChatError, only after all that came before the failure has been handed over.
         """
         raise NotImplementedError
 
@@ -82,7 +86,11 @@ class Answer:
             self._watch = self._loop.call_at(due, self._check_silence)
         else:
             self._failure = timed_out(self._timeout)
-            self._response.close()  # and whoever reads is told
+            self._response.close()
+            self._arrived()
+
+    def _arrived(self) -> None:
+        """Something came, or the connection broke; whoever waits for the content is told by aiohttp."""
 
     def _expect_the_end(self) -> None:
         """The reply is whole, and a client waits to hear so: what may still come must come soon."""
@@ -92,40 +100,82 @@ class Answer:
 
 
 class StreamedAnswer(Answer):
-    """An answer as server-sent events, a chunk each."""
+    """An answer as server-sent events, a chunk each.
+
+    Its bytes are taken where they arrive, in the transport's callback: waking a task for each token
+    would cost as much as all that is done with it.
+    """
 
     def __init__(self, response: aiohttp.ClientResponse, timeout: float) -> None:
         super().__init__(response, timeout)
         self._decoder = sse.Decoder()
-        self._rest = b""  # of a burst that is taken in slices
         self._began = False
         self._ended = False
+        self._done: asyncio.Future[None] = self._loop.create_future()
+        self._tap: _Tap | None = None
 
-    async def read(self) -> list[Frame]:
-        while not self._ended:
-            data = self._rest
-            if data:
-                await asyncio.sleep(0)
-            else:
-                try:
-                    data = await self._content.readany()
-                except BROKEN as error:
-                    failure = self._broken(error)
-                    if self.said.finish_reason:  # the reply is whole, whatever became of the connection
-                        return []
-                    raise failure from None
-                self.heard_at = self._loop.time()
-            if len(data) > SLICE_BYTES or self._rest:
-                data, self._rest = data[:SLICE_BYTES], data[SLICE_BYTES:]
+    async def deliver(self, take: Take) -> None:
+        self._take = take
+        connection = self._response.connection  # None if the whole answer came with its head
+        transport = connection.transport if connection else None
+        if isinstance(transport, asyncio.Transport):
+            self._tap = _Tap(transport, self._arrived)
+        self._arrived()
+        try:
+            await self._done
+        finally:
+            self._untap()
+
+    def _untap(self) -> None:
+        # As soon as the answer ends: its connection is in the pool again, for another answer's tap.
+        if self._tap:
+            self._tap.remove()
+
+    def _arrived(self) -> None:
+        if self._done.done():
+            return
+        try:
+            more = self._read_some()
+            if self._ended:
+                self._untap()
+                self._check_end()
+                self._done.set_result(None)
+            elif more:  # of a burst: after others have had their turn
+                self._loop.call_soon(self._arrived)
+        except Exception as error:
+            self._untap()
+            if not self._done.done():
+                self._done.set_exception(error)
+                self._done.exception()  # seen, also if the reply was cancelled in the meantime
+
+    def _read_some(self) -> bool:
+        """Takes what has come, at most SLICE_BYTES; returns whether there is more."""
+        try:
+            data = self._content.read_nowait(SLICE_BYTES)
+        except BROKEN as error:
+            failure = self._broken(error)
+            if not self.said.finish_reason:
+                raise failure from None
+            self._failure = None  # the reply is whole, whatever became of the connection
+            self._ended = True
+            return False
+        if data:
+            self.heard_at = self._loop.time()
             if (
                 self._decoder.is_between
                 and data.startswith(b"data: ")
                 and data.endswith(b"\n\n")
                 and (frame := self.said.recognise(data[6:-2]))
             ):
-                return [frame]  # nearly always: one whole event, and in it only the text is new
-            if read := self._read_events(data):
-                return read
+                self._take([frame])  # nearly always: one whole event, and in it only the text is new
+            elif read := self._read_events(data):
+                self._take(read)
+        if self._content.at_eof() and not self._ended and (read := self._read_events(b"")):
+            self._take(read)
+        return len(data) == SLICE_BYTES
+
+    def _check_end(self) -> None:
+        """Raises what was wrong with a stream that has ended."""
         if self._failure:
             raise self._failure
         if not self.said.finish_reason:
@@ -133,7 +183,6 @@ class StreamedAnswer(Answer):
             if not self._began:
                 raise TooLong("llm_error", "The LLM server sent an empty stream.")
             raise ChatError("llm_error", "The LLM server's stream ended before the reply did.")
-        return []
 
     def _read_events(self, data: bytes) -> list[Frame]:
         read: list[Frame] = []
@@ -166,9 +215,7 @@ class StreamedAnswer(Answer):
 class WholeAnswer(Answer):
     """An answer in one piece."""
 
-    async def read(self) -> list[Frame]:
-        if self.said.finish_reason:
-            return []
+    async def deliver(self, take: Take) -> None:
         parts: list[bytes] = []
         size = 0
         try:
@@ -180,7 +227,39 @@ class WholeAnswer(Answer):
                     raise ChatError("llm_error", "The LLM server sent an answer of over 8 MiB.")
         except BROKEN as error:
             raise self._broken(error) from None
-        return [Frame(b"", self.said.read_whole(frames.parse_object(b"".join(parts))))]
+        take([Frame(b"", self.said.read_whole(frames.parse_object(b"".join(parts))))])
+
+
+class _Tap(asyncio.Protocol):
+    """Tells that bytes have arrived, right after aiohttp's own protocol has been given them."""
+
+    def __init__(self, transport: asyncio.Transport, arrived: Callable[[], None]) -> None:
+        self._transport = transport
+        self._arrived = arrived
+        self._tapped = cast(asyncio.Protocol, transport.get_protocol())
+        transport.set_protocol(self)
+
+    def remove(self) -> None:
+        """Leaves the connection to aiohttp's protocol alone, as it was."""
+        if self._transport.get_protocol() is self:
+            self._transport.set_protocol(self._tapped)
+
+    def data_received(self, data: bytes) -> None:
+        self._tapped.data_received(data)
+        self._arrived()
+
+    def eof_received(self) -> bool | None:
+        return self._tapped.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._tapped.connection_lost(exc)
+        self._arrived()
+
+    def pause_writing(self) -> None:
+        self._tapped.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._tapped.resume_writing()
 
 
 def cut_short(error: Exception) -> ChatError:

@@ -35,6 +35,7 @@ from chatbot import context, sse
 from chatbot.answers import Answer
 from chatbot.config import Config
 from chatbot.errors import ChatError, TooLong
+from chatbot.frames import Frame
 from chatbot.llm import LLM
 from chatbot.store import Message, NewMessage, Store, usage_text
 
@@ -256,29 +257,36 @@ class Reply:
 
     async def _pass_on(self, answer: Answer) -> None:
         try:
-            while frames := await answer.read():
-                events = []
-                for payload, text in frames:
-                    if text:
-                        self._bytes += len(text) if text.isascii() else len(text.encode())
-                        if self._bytes > MAX_REPLY_BYTES:
-                            return self._cut(text)
-                        self._text.write(text)
-                        self.length += len(text)
-                    if payload:
-                        events.append(sse.frame(self.length, payload))
-                data = events[0] if len(events) == 1 else b"".join(events)
-                for listener in self._listeners:
-                    listener.push(data, self.length)
-                if not self.told_at:
-                    self.begun.set()
-                self.told_at = answer.heard_at
-                if answer.said.finish_reason:
-                    self.finish_told = True
+            await answer.deliver(self._take)
             self._settle(answer.said.finish_reason)
             await answer.finish()
         finally:
             answer.close()
+
+    def _take(self, frames: list[Frame]) -> None:
+        """Takes what the LLM said into the text, and tells the listeners, in the same breath."""
+        if self.ended:
+            return
+        events = []
+        for payload, text in frames:
+            if text:
+                self._bytes += len(text) if text.isascii() else len(text.encode())
+                if self._bytes > MAX_REPLY_BYTES:
+                    self._cut(text)
+                    return
+                self._text.write(text)
+                self.length += len(text)
+            if payload:
+                events.append(sse.frame(self.length, payload))
+        data = events[0] if len(events) == 1 else b"".join(events)
+        for listener in self._listeners:
+            listener.push(data, self.length)
+        if not self.told_at:
+            self.begun.set()
+        assert self._answer
+        self.told_at = self._answer.heard_at
+        if self._answer.said.finish_reason:
+            self.finish_told = True
 
     def _cut(self, text: str) -> None:
         """Ends the reply at MAX_REPLY_BYTES, in the middle of `text`; listeners catch up from the log."""

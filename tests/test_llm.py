@@ -19,6 +19,7 @@ from aioresponses import aioresponses
 from chatbot import answers
 from chatbot.config import Config
 from chatbot.errors import ChatError, TooLong
+from chatbot.frames import Frame
 from chatbot.llm import LLM
 from tests.conftest import Clock, Running, StartServer, Stream, text_of, until
 from tests.scripted import (
@@ -903,11 +904,10 @@ async def ask(**settings: Any) -> str:
     llm = LLM(Config(llm_server_url="http://llm.test", **settings))
     try:
         answer = await llm.ask([{"role": "user", "content": "Hi"}], {}, stream=False)
-        text = ""
-        while frames := await answer.read():
-            text += "".join(frame.text for frame in frames)
+        taken: list[Frame] = []
+        await answer.deliver(taken.extend)
         answer.close()
-        return text
+        return "".join(frame.text for frame in taken)
     finally:
         await llm.close()
 

@@ -453,16 +453,21 @@ async def test_a_cancel_that_races_the_end_neither_loses_text_nor_tells_two_stor
 ) -> None:
     session = await server.session()
     seen = set()
-    for turns in range(40):  # how many turns of the event loop the LLM is ahead
+    for number, lead in enumerate(range(-20, 20)):  # how many turns of the event loop the LLM is ahead
         gate, script = paused(place)
         llm.play(script)
-        stream = await server.stream(session, f"Tell {turns}")
+        stream = await server.stream(session, f"Tell {number}")
         before = text_of(await read_texts(stream, place))
-        gate.open()
-        for _ in range(turns):
+        cancelling = None
+        if lead < 0:
+            cancelling = asyncio.create_task(cancel(server, session, stream.message_id))
+        else:
+            gate.open()
+        for _ in range(abs(lead)):
             await asyncio.sleep(0)
+        gate.open()
         (status, body), found = await asyncio.gather(
-            cancel(server, session, stream.message_id), stream.rest()
+            cancelling or cancel(server, session, stream.message_id), stream.rest()
         )
         told = before + text_of(found)
         reasons = [event.finish_reason for event in found if event.data != "[DONE]" and event.finish_reason]
@@ -473,8 +478,8 @@ async def test_a_cancel_that_races_the_end_neither_loses_text_nor_tells_two_stor
         assert WHOLE.startswith(told)
         assert told.startswith(before)
         stored = rows(server, session)
-        assert stored[2 * turns :] == [
-            ("user", f"Tell {turns}", None),
+        assert stored[2 * number :] == [
+            ("user", f"Tell {number}", None),
             ("assistant", told, body["finish_reason"]),
         ]
         seen.add(body["finish_reason"])
