@@ -43,7 +43,6 @@ def main(argv: list[str] | None = None) -> int:
         config = Config.from_env(environ)
         logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         server.raise_file_limit()
-        server.teach_allocator()
         asyncio.run(_run(config, demo=options.demo))
     except (ConfigError, StoreError) as error:
         return _fail(str(error))
