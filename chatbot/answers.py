@@ -127,7 +127,7 @@ class StreamedAnswer(Answer):
             self._untap()
 
     def _untap(self) -> None:
-        # As soon as the answer ends: its connection is in the pool again, for another answer's tap.
+        # As soon as the last byte is here: the connection is in the pool again, for another answer's tap.
         if self._tap:
             self._tap.remove()
 
@@ -141,6 +141,8 @@ class StreamedAnswer(Answer):
                 self._check_end()
                 self._done.set_result(None)
             elif more:  # of a burst: after others have had their turn
+                if self._content.is_eof():
+                    self._untap()
                 self._loop.call_soon(self._arrived)
         except Exception as error:
             self._untap()

@@ -265,7 +265,7 @@ def test_a_story_has_a_few_hundred_words_and_the_next_is_another(text):
 def test_a_hostile_message_is_read_in_no_time(part):
     start = time.perf_counter()
     reply([user(part * 100_000)] * 2)
-    assert time.perf_counter() - start < 0.5
+    assert time.perf_counter() - start < 5, "quadratic, or worse"
 
 
 # --- how it is asked
