@@ -51,6 +51,9 @@ class Answer:
         # Re-armed when it fires rather than at each read, which costs next to nothing per token.
         self._watch = self._loop.call_later(timeout, self._check_silence)
         self.said = frames.Reader()
+        connection = response.connection  # None if the whole answer came with its head
+        transport = connection.transport if connection else None
+        self._tap = _Tap(transport, self) if isinstance(transport, asyncio.Transport) else None
 
     async def deliver(self, take: Take) -> None:
         """Hands what comes to `take`, some frames at a time, and returns when the reply has ended.
@@ -63,7 +66,7 @@ class Answer:
         """After a reply is complete: lets the answer end, so that its connection can serve again."""
         if self._content.at_eof():
             return
-        with suppress(*BROKEN, TimeoutError):
+        with suppress(*BROKEN, TimeoutError, RuntimeError):  # the last: closed after bad chunks
             async with asyncio.timeout(FINISH_SECONDS):
                 while await self._content.readany():
                     pass
@@ -71,7 +74,14 @@ class Answer:
     def close(self) -> None:
         """Lets go of the LLM: at once and for good if the answer has not ended, so that it stops working."""
         self._watch.cancel()
+        self._untap()
         self._response.close()
+
+    def _untap(self) -> None:
+        # As soon as the last byte is here: the connection is in the pool again, for another answer's tap.
+        if self._tap:
+            self._tap.remove()
+            self._tap = None
 
     def _broken(self, error: Exception) -> ChatError:
         """What it means that the connection broke: our own doing, after too long a silence, or theirs."""
@@ -87,10 +97,20 @@ class Answer:
         else:
             self._failure = timed_out(self._timeout)
             self._response.close()
-            self._arrived()
+            self.arrived()
 
-    def _arrived(self) -> None:
-        """Something came, or the connection broke; whoever waits for the content is told by aiohttp."""
+    def arrived(self) -> None:
+        """Something came, or the connection broke; one who waits for the content is woken by aiohttp."""
+
+    def about_to_break(self) -> None:
+        """The connection is lost, and aiohttp does not know yet: what came before can still be read."""
+
+    def broke(self) -> None:
+        """The connection is lost, and aiohttp has been told."""
+        if not self._content.is_eof() and not self._content.exception():
+            # After bad chunks aiohttp's parser in C forgets whom it reads for.
+            self._content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
+        self.arrived()
 
     def _expect_the_end(self) -> None:
         """The reply is whole, and a client waits to hear so: what may still come must come soon."""
@@ -112,43 +132,45 @@ class StreamedAnswer(Answer):
         self._began = False
         self._ended = False
         self._done: asyncio.Future[None] = self._loop.create_future()
-        self._tap: _Tap | None = None
+        self._take: Take = _nobody
+        self._goes_on = False
 
     async def deliver(self, take: Take) -> None:
         self._take = take
-        connection = self._response.connection  # None if the whole answer came with its head
-        transport = connection.transport if connection else None
-        if isinstance(transport, asyncio.Transport):
-            self._tap = _Tap(transport, self._arrived)
-        self._arrived()
+        self.arrived()
         try:
             await self._done
         finally:
-            self._untap()
+            self._take = _nobody  # or the answer and the reply would hold each other
 
-    def _untap(self) -> None:
-        # As soon as the last byte is here: the connection is in the pool again, for another answer's tap.
-        if self._tap:
-            self._tap.remove()
+    def arrived(self) -> None:
+        if not self._goes_on:
+            self._read_on()
 
-    def _arrived(self) -> None:
-        if self._done.done():
-            return
+    def about_to_break(self) -> None:
+        while self._read_on():
+            pass
+
+    def _read_on(self) -> bool:
+        """Takes a slice of what has come, never raises; returns whether there is more of it."""
+        self._goes_on = False
+        if self._done.done() or self._take is _nobody:
+            return False
         try:
-            more = self._read_some()
+            self._goes_on = self._read_some() and not self._ended
             if self._ended:
-                self._untap()
                 self._check_end()
                 self._done.set_result(None)
-            elif more:  # of a burst: after others have had their turn
-                if self._content.is_eof():
-                    self._untap()
-                self._loop.call_soon(self._arrived)
+            elif self._goes_on:  # of a burst: after others have had their turn
+                self._loop.call_soon(self._read_on)
         except Exception as error:
-            self._untap()
+            self._goes_on = False
             if not self._done.done():
                 self._done.set_exception(error)
                 self._done.exception()  # seen, also if the reply was cancelled in the meantime
+        if self._ended or self._content.is_eof():
+            self._untap()
+        return self._goes_on
 
     def _read_some(self) -> bool:
         """Takes what has come, at most SLICE_BYTES; returns whether there is more."""
@@ -203,7 +225,7 @@ class StreamedAnswer(Answer):
             self._fail(ChatError("llm_error", "The LLM server sent a line of over 1 MiB."))
         except ChatError as error:
             self._fail(error)
-        if self.said.finish_reason and not known:
+        if self.said.finish_reason and not known and not self._ended:
             self._expect_the_end()
         return read
 
@@ -232,12 +254,16 @@ class WholeAnswer(Answer):
         take([Frame(b"", self.said.read_whole(frames.parse_object(b"".join(parts))))])
 
 
-class _Tap(asyncio.Protocol):
-    """Tells that bytes have arrived, right after aiohttp's own protocol has been given them."""
+def _nobody(frames: list[Frame]) -> None:
+    """Takes what comes when nobody wants it any more."""
 
-    def __init__(self, transport: asyncio.Transport, arrived: Callable[[], None]) -> None:
+
+class _Tap(asyncio.Protocol):
+    """Tells an answer of what its connection does, besides telling aiohttp's own protocol."""
+
+    def __init__(self, transport: asyncio.Transport, answer: Answer) -> None:
         self._transport = transport
-        self._arrived = arrived
+        self._answer = answer
         self._tapped = cast(asyncio.Protocol, transport.get_protocol())
         transport.set_protocol(self)
 
@@ -248,14 +274,15 @@ class _Tap(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._tapped.data_received(data)
-        self._arrived()
+        self._answer.arrived()
 
     def eof_received(self) -> bool | None:
         return self._tapped.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._answer.about_to_break()
         self._tapped.connection_lost(exc)
-        self._arrived()
+        self._answer.broke()
 
     def pause_writing(self) -> None:
         self._tapped.pause_writing()

@@ -29,9 +29,9 @@ async def finish(request: web.Request, response: web.StreamResponse, data: bytes
     """
     transport = transport_of(request)
     await response.prepare(request)
-    size = transport.get_write_buffer_size() + (response.content_length or 0) + len(data)
-    if size <= MAX_UNSENT:
-        await response.write_eof(data)  # which waits for nothing
+    size = (response.content_length or 0) + len(data)
+    if not transport.get_write_buffer_size() and size <= MAX_UNSENT // 2:
+        await response.write_eof(data)  # which waits for nothing, with room for headers
     else:
         await _patiently(transport, response.write_eof(data))
     if transport.get_write_buffer_size():

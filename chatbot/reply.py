@@ -198,6 +198,8 @@ class Reply:
         if not self.message:
             with suppress(ChatError):  # a full disk; the session then counts as used when it was asked
                 self._tools.store.touch(self.session_id, self._tools.now_ms())
+        if error:
+            error.__traceback__ = None  # its frames hold the reply
         self.error = error
         self.begun.set()
         self.finished.set()

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -41,7 +42,8 @@ class Connection(web.RequestHandler):
         """
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux, macOS
             connection = transport.get_extra_info("socket")
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
+            with suppress(OSError):  # it may have been reset already
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
         super().connection_made(transport)
 
     def handle_error(
@@ -167,8 +169,8 @@ def tune_memory() -> None:
     cheaper; other allocators do not mind.
 
     What has been imported never becomes garbage: frozen, it is not looked at again. And a turn makes
-    hundreds of objects that live as long as it does, so that the usual threshold of 700 would have the
-    collector look at hundreds of running turns, time and again, and find nothing.
+    hundreds of objects that live as long as it does and no cycles: at its usual threshold the collector
+    would look at hundreds of running turns, time and again, and find nothing.
     """
     bytes(1024 * 1024)
     gc.collect()

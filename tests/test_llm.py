@@ -244,7 +244,7 @@ async def test_a_stream_that_fails_in_the_middle_tells_it_in_a_frame(
 
 
 async def test_broken_chunked_encoding_in_the_middle_is_a_failure(
-    start: StartServer, llm: ScriptedLLM, clock: Clock
+    start: StartServer, llm: ScriptedLLM
 ) -> None:
     server = await start(llm_timeout_seconds=5)
     gate = Gate()
@@ -254,10 +254,8 @@ async def test_broken_chunked_encoding_in_the_middle_is_a_failure(
     assert await stream.event()
     gate.open()
     await until(lambda: llm.exchanges[0].gone.is_set())
-    # One of aiohttp's parsers says so at once; the other lets the answer fall silent.
-    clock.advance(server.config.llm_timeout_seconds)
     told = await stream.rest()
-    assert error_of(told[-1].json)[0] in ("llm_error", "llm_timeout")
+    assert error_of(told[-1].json)[0] == "llm_error"
     await check_no_trace(server, session)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -13,8 +14,11 @@ from chatbot.listener import StreamListener
 from chatbot.reply import Reply
 from tests.conftest import Clock, Event, Running, StartServer, Stream, text_of, until
 from tests.scripted import (
+    DONE,
     END,
+    SSE_HEAD,
     Abort,
+    Close,
     Gate,
     Hang,
     ScriptedLLM,
@@ -23,6 +27,7 @@ from tests.scripted import (
     completion,
     delta,
     events,
+    http_chunk,
     reply,
     usage,
 )
@@ -691,3 +696,39 @@ async def test_a_session_lives_on_for_its_time_after_a_long_reply_nobody_listene
     await server.sessions.sweep()
     clock.advance(30)
     assert await server.history(session) == [("user", "Tell"), ("assistant", "Once upon")]
+
+
+async def test_a_reply_is_freed_when_it_ends_without_the_garbage_collector(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    session = await server.session()
+    gc.collect()
+    gc.disable()
+    try:
+        for fails in (False, True):
+            gate = Gate()
+            llm.play([*events(delta("Once "), gate), END] if fails else reply("Once ", gate, "upon"))
+            stream = await server.stream(session, "Tell")
+            running = server.replies.running(session)
+            assert running
+            known = weakref.ref(running)
+            del running
+            gate.open()
+            found = await stream.rest()
+            assert (found[-1].data == "[DONE]") is not fails
+            await until(lambda known=known: known() is None)  # type: ignore[misc]
+    finally:
+        gc.enable()
+
+
+async def test_what_came_in_a_burst_before_the_connection_broke_is_all_taken(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    texts = [f"word {number} " for number in range(4000)]
+    burst = b"".join(map(delta, texts)) + delta(finish="stop") + DONE
+    llm.play([SSE_HEAD + http_chunk(burst), Close])  # no last chunk: the connection ends in the middle
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    found = await stream.rest()
+    assert found[-1].data == "[DONE]"
+    assert text_of(found) == "".join(texts)
