@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import cast
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -14,6 +13,7 @@ from aiohttp.http import HttpProcessingError
 from chatbot import frames, sse
 from chatbot.errors import ChatError, TooLong
 from chatbot.frames import Frame
+from chatbot.tap import Tap
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Answer:
         self.said = frames.Reader()
         connection = response.connection  # None if the whole answer came with its head
         transport = connection.transport if connection else None
-        self._tap = _Tap(transport, self) if isinstance(transport, asyncio.Transport) else None
+        self._tap = Tap(transport, self) if isinstance(transport, asyncio.Transport) else None
 
     async def deliver(self, take: Take) -> None:
         """Hands what comes to `take`, some frames at a time, and returns when the reply has ended.
@@ -101,6 +101,8 @@ class Answer:
 
     def arrived(self) -> None:
         """Something came, or the connection broke; one who waits for the content is woken by aiohttp."""
+        if self._content.is_eof():
+            self._untap()
 
     def about_to_break(self) -> None:
         """The connection is lost, and aiohttp does not know yet: what came before can still be read."""
@@ -256,39 +258,6 @@ class WholeAnswer(Answer):
 
 def _nobody(frames: list[Frame]) -> None:
     """Takes what comes when nobody wants it any more."""
-
-
-class _Tap(asyncio.Protocol):
-    """Tells an answer of what its connection does, besides telling aiohttp's own protocol."""
-
-    def __init__(self, transport: asyncio.Transport, answer: Answer) -> None:
-        self._transport = transport
-        self._answer = answer
-        self._tapped = cast(asyncio.Protocol, transport.get_protocol())
-        transport.set_protocol(self)
-
-    def remove(self) -> None:
-        """Leaves the connection to aiohttp's protocol alone, as it was."""
-        if self._transport.get_protocol() is self:
-            self._transport.set_protocol(self._tapped)
-
-    def data_received(self, data: bytes) -> None:
-        self._tapped.data_received(data)
-        self._answer.arrived()
-
-    def eof_received(self) -> bool | None:
-        return self._tapped.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._answer.about_to_break()
-        self._tapped.connection_lost(exc)
-        self._answer.broke()
-
-    def pause_writing(self) -> None:
-        self._tapped.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._tapped.resume_writing()
 
 
 def cut_short(error: Exception) -> ChatError:
