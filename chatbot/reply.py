@@ -168,7 +168,7 @@ class Reply:
 
         One whose finish_reason was told is complete, and ends as such.
         """
-        if self._answer and self._answer.said.finish_reason:
+        if self._answer and self._answer.said.finish_reason and self.length:
             self._settle(self._answer.said.finish_reason)
         else:
             self._settle("cancelled", error)

@@ -352,9 +352,13 @@ class Visitor:
 
     async def check(self) -> None:
         """The history: whole turns, each with what the LLM said, and every one that was seen."""
-        _, page, _ = await self._server.call("GET", f"/api/sessions/{self.session}/messages?limit=1000")
-        assert not page["has_more"] or self._count > 400, "read the next page too"
-        messages = page["messages"]
+        messages: list[dict[str, Any]] = []
+        path, more = f"/api/sessions/{self.session}/messages?limit=1000", True
+        while more:
+            before = f"&before={messages[0]['message_id']}" if messages else ""
+            _, page, _ = await self._server.call("GET", path + before)
+            messages = page["messages"] + messages
+            more = page["has_more"]
         assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
         stored = {}
         for question, reply in zip(messages[::2], messages[1::2], strict=True):

@@ -732,3 +732,16 @@ async def test_what_came_in_a_burst_before_the_connection_broke_is_all_taken(
     found = await stream.rest()
     assert found[-1].data == "[DONE]"
     assert text_of(found) == "".join(texts)
+
+
+async def test_a_cancel_of_a_reply_that_finished_without_a_word_finds_nothing_to_store(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    gate = Gate()
+    llm.play(events(delta(finish="stop"), gate, DONE))
+    session = await server.session()
+    stream = await server.stream(session, "Tell")
+    await stream.event()
+    assert await cancel(server, session, stream.message_id) == (204, None)
+    assert (await stream.rest())[-1].json["error"]["code"] == "reply_cancelled"
+    assert await server.history(session) == []
