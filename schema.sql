@@ -45,14 +45,8 @@ SELECT count(*) FROM sessions;
 INSERT INTO sessions (session_id, created_at, last_accessed, metadata)
 VALUES (:session_id, :now, :now, :metadata);
 
--- name: touch_session
--- Finds a session that has not expired and keeps it alive; a session in use (:in_use) cannot expire.
-UPDATE sessions SET last_accessed = :now
-WHERE session_id = :session_id AND (last_accessed > :cutoff OR :in_use)
-RETURNING session_id, created_at, last_accessed, metadata;
-
 -- name: get_session
--- The same without keeping it alive: a full disk must not stop reading.
+-- Finds a session that has not expired; a session in use (:in_use) cannot expire.
 SELECT session_id, created_at, last_accessed, metadata FROM sessions
 WHERE session_id = :session_id AND (last_accessed > :cutoff OR :in_use);
 

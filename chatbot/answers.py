@@ -48,12 +48,15 @@ class Answer:
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
         self._failure: ChatError | None = None
-        # Re-armed when it fires rather than at each read, which costs next to nothing per token.
-        self._watch = self._loop.call_later(timeout, self._check_silence)
         self.said = frames.Reader()
-        connection = response.connection  # None if the whole answer came with its head
-        transport = connection.transport if connection else None
-        self._tap = Tap(transport, self) if isinstance(transport, asyncio.Transport) else None
+        self._watch: asyncio.TimerHandle | None = None
+        self._tap: Tap | None = None
+        connection = response.connection
+        if connection:  # else the whole answer came with its head, and nothing can go wrong any more
+            # Re-armed when it fires rather than at each read, which costs next to nothing per token.
+            self._watch = self._loop.call_later(timeout, self._check_silence)
+            transport = connection.transport
+            self._tap = Tap(transport, self) if isinstance(transport, asyncio.Transport) else None
 
     async def deliver(self, take: Take) -> None:
         """Hands what comes to `take`, some frames at a time, and returns when the reply has ended.
@@ -73,7 +76,8 @@ class Answer:
 
     def close(self) -> None:
         """Lets go of the LLM: at once and for good if the answer has not ended, so that it stops working."""
-        self._watch.cancel()
+        if self._watch:
+            self._watch.cancel()
         self._untap()
         self._response.close()
 
@@ -116,9 +120,10 @@ class Answer:
 
     def _expect_the_end(self) -> None:
         """The reply is whole, and a client waits to hear so: what may still come must come soon."""
-        self._watch.cancel()
-        self._timeout = min(self._timeout, LINGER_SECONDS)
-        self._check_silence()
+        if self._watch:
+            self._watch.cancel()
+            self._timeout = min(self._timeout, LINGER_SECONDS)
+            self._check_silence()
 
 
 class StreamedAnswer(Answer):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from aiohttp import web
 
 from chatbot import bodies, shapes
 from chatbot.errors import ChatError
-from chatbot.listener import StreamListener
+from chatbot.listener import EndListener, StreamListener
 from chatbot.replies import Replies
 from chatbot.reply import Reply, StoredReply
 from chatbot.sessions import Sessions
@@ -47,9 +45,9 @@ def json_response(value: object, status: int = 200, headers: dict[str, str] | No
     )
 
 
-def _open(request: web.Request, session_id: str | None = None) -> Session:
-    """The session that the request names, kept alive by it."""
-    session = request.app[SESSIONS].open(session_id or request.match_info["session_id"])
+def _open(request: web.Request) -> Session:
+    """The session that the path names, kept alive by the request."""
+    session = request.app[SESSIONS].open(request.match_info["session_id"])
     request[SESSION_ID] = session.session_id
     return session
 
@@ -162,21 +160,30 @@ async def _ask(
     The caller joins the reply's audience before it awaits anything.
     """
     session_id, ask = await bodies.read_ask(request)
-    session_id = _open(request, session_id).session_id
-    replies = request.app[REPLIES]
-    if known := replies.known(session_id, ask):
-        return known, {"Idempotent-Replayed": "true"}
-    if after:
-        raise ChatError("invalid_request", "There is no reply under this key to go on with.", "Last-Event-ID")
-    return replies.start(session_id, ask, stream=stream), {}
+    sessions, replies = request.app[SESSIONS], request.app[REPLIES]
+    request[SESSION_ID] = session_id = sessions.find(session_id).session_id
+    began = False
+    try:
+        if known := replies.known(session_id, ask):
+            return known, {"Idempotent-Replayed": "true"}
+        if after:
+            message = "There is no reply under this key to go on with."
+            raise ChatError("invalid_request", message, "Last-Event-ID")
+        reply = replies.start(session_id, ask, stream=stream)
+        began = True
+        return reply, {}
+    finally:
+        if not began:  # one that did marks the session as used at its end
+            sessions.open(session_id)
 
 
 async def chat(request: web.Request) -> Answer:
     """Handle "POST /api/chat": the reply in one piece."""
     reply, headers = await _ask(request, stream=False)
     if isinstance(reply, Reply):
-        with reply.audience():
-            await reply.finished.wait()
+        listener = EndListener()
+        with reply.audience(listener):
+            await listener.ended
         headers["X-Context-Messages"] = str(reply.context_messages)
     if reply.error:
         raise reply.error
@@ -211,14 +218,10 @@ async def _stream(
         await listener.run(request, response)
         return response
     with reply.audience(listener):
-        try:
-            async with asyncio.timeout(heartbeat):
-                await reply.begun.wait()
-        except TimeoutError:
-            pass  # the LLM takes its time: 200 and heartbeats begin
+        await listener.begin()
         if reply.error and not reply.length:
             raise reply.error
-        if reply.begun.is_set():
+        if reply.told_at or reply.ended:
             response.headers["X-Context-Messages"] = str(reply.context_messages)
         await listener.run(request, response)
     return response

@@ -81,15 +81,7 @@ async def read_object(
         raise ChatError("invalid_request", "The body must not be compressed.", "Content-Encoding")
     if (request.content_length or 0) > request.client_max_size:  # no need to wait for it
         raise web.HTTPRequestEntityTooLarge(request.client_max_size)
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            body = await request.read()
-    except TimeoutError:
-        raise ChatError(
-            "invalid_request", f"The body did not arrive within {BODY_SECONDS:g} seconds."
-        ) from None
-    except web.RequestPayloadError:
-        raise ChatError("invalid_request", "The body is not valid HTTP.") from None
+    body = await _read(request)
     value = _parse(body) if body.strip() else {}
     if not isinstance(value, dict):
         raise ChatError("invalid_request", "The body must be a JSON object.")
@@ -105,6 +97,19 @@ async def read_object(
         if name not in value:
             raise ChatError("invalid_request", f"{name} is missing.", name)
     return value
+
+
+async def _read(request: web.Request) -> bytes:
+    try:
+        if request.content.is_eof():  # it came with the head, as nearly all do: there is nothing to wait for
+            return await request.read()
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        message = f"The body did not arrive within {BODY_SECONDS:g} seconds."
+        raise ChatError("invalid_request", message) from None
+    except web.RequestPayloadError:
+        raise ChatError("invalid_request", "The body is not valid HTTP.") from None
 
 
 def _parse(body: bytes) -> Any:

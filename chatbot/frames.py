@@ -29,12 +29,13 @@ class Frame(NamedTuple):
 class Reader:
     """Reads the chunks of one stream in order.
 
-    `finish_reason` and `usage` are None until the LLM has said them; `done` is whether it said [DONE].
+    `finish_reason` and `usage` (JSON text, as it is stored) are None until the LLM has said them; `done` is
+    whether it said [DONE].
     """
 
     def __init__(self) -> None:
         self.finish_reason: str | None = None
-        self.usage: dict[str, Any] | None = None
+        self.usage: str | None = None
         self.done = False
         self._surrogate = ""  # the first half of a pair whose second half has not come
         # Chunks of one stream are alike but for their text. What stands around it is learned from a
@@ -111,7 +112,7 @@ class Reader:
     def _note(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
         """Remembers the usage and the finish_reason, if they are told here."""
         if isinstance(usage := chunk.get("usage"), dict) and usage:
-            self.usage = storable_usage(usage)
+            self.usage = usage_text(usage)
         if isinstance(reason := choice.get("finish_reason"), str) and reason:
             self.finish_reason = reason[:64].encode("utf-8", "replace").decode()
 
@@ -166,14 +167,17 @@ def parse_object(data: bytes) -> dict[str, Any]:
     return value
 
 
-def storable_usage(usage: dict[str, Any]) -> dict[str, Any] | None:
-    """The usage if it can be stored: valid JSON, not huge, not nested deep (SQLite's JSON stops at 1,000)."""
+_encode_usage = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def usage_text(usage: dict[str, Any]) -> str | None:
+    """The usage as it is stored; None if that is no JSON, huge or nested deep (SQLite stops at 1,000)."""
     try:
-        text = json.dumps(usage, ensure_ascii=False, allow_nan=False)
+        text = _encode_usage(usage)
         text.encode()
     except (ValueError, RecursionError):
         return None
-    return usage if len(text) <= MAX_USAGE_CHARS and text.count("{") + text.count("[") <= 64 else None
+    return text if len(text) <= MAX_USAGE_CHARS and text.count("{") + text.count("[") <= 64 else None
 
 
 def raise_error(chunk: dict[str, Any]) -> None:

@@ -22,6 +22,21 @@ CATCH_UP_CHARS = 64 * 1024
 """The most text in one catch-up chunk, which bounds what a listener costs."""
 
 
+class EndListener:
+    """One who waits for the whole reply."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def push(self, data: bytes, offset: int) -> None:
+        """Takes no notice: what comes is not the end."""
+
+    def wake(self) -> None:
+        """Notices that the reply has ended."""
+        if not self.ended.done():  # the client may have gone in the same turn of the loop
+            self.ended.set_result(None)
+
+
 class StreamListener:
     """One client's place in a reply; `after` is how many characters of it the client already has."""
 
@@ -34,8 +49,8 @@ class StreamListener:
         self._heartbeat = heartbeat
         self._live = after == reply.length and not reply.finish_told
         self._held: list[bytes] = []  # frames that came before the response was prepared
-        self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._asleep: asyncio.Future[None] | None = None
         self._wrote_at = self._loop.time()
         self._transport: asyncio.Transport | None = None  # once the headers are sent
         self._chunked = True
@@ -48,12 +63,13 @@ class StreamListener:
         unsent = transport.get_write_buffer_size() if transport else sum(map(len, self._held))
         if unsent > delivery.MAX_UNSENT or not data:  # it falls behind, and will catch up from the text
             self._live = False
-            self._wake.set()
+            self.wake()
             return
         if transport:
             self._send(data)
         else:
             self._held.append(data)
+            self.wake()
         self._told = offset
 
     def _send(self, data: bytes) -> None:
@@ -63,8 +79,23 @@ class StreamListener:
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def wake(self) -> None:
-        """Notices that the reply has ended."""
-        self._wake.set()
+        """Notices that the reply has begun or ended, that the client fell behind, or that it is time."""
+        if self._asleep and not self._asleep.done():
+            self._asleep.set_result(None)
+
+    async def _sleep_until(self, due: float) -> None:
+        # An asyncio.timeout would cost as much as the rest of the waiting, twice a turn, and never be due.
+        self._asleep = self._loop.create_future()
+        alarm = self._loop.call_at(due, self.wake)
+        try:
+            await self._asleep
+        finally:
+            alarm.cancel()
+
+    async def begin(self) -> None:
+        """Waits for the first frame or the end, a heartbeat at most: the LLM may take its time."""
+        if not self._reply.told_at and not self._reply.ended:
+            await self._sleep_until(self._wrote_at + self._heartbeat)
 
     async def run(self, request: web.Request, response: web.StreamResponse) -> None:
         """Prepares the response and tells the reply to its end.
@@ -89,17 +120,13 @@ class StreamListener:
 
     async def _listen(self, request: web.Request) -> None:
         """Is live until it falls behind or the reply ends; fills a silence with a comment."""
-        if not self._reply.finish_told:
-            self._live = True
-        self._wake.clear()
-        while not self._wake.is_set():
+        is_live = self._live = self._live or not self._reply.finish_told
+        while self._live is is_live and not self._reply.ended:
             due = max(self._reply.told_at, self._wrote_at) + self._heartbeat
-            try:
-                async with asyncio.timeout_at(due):
-                    await self._wake.wait()
-            except TimeoutError:
-                if max(self._reply.told_at, self._wrote_at) + self._heartbeat <= self._loop.time():
-                    await self._write(request, sse.KEEP_ALIVE)
+            if due <= self._loop.time():
+                await self._write(request, sse.KEEP_ALIVE)
+            else:
+                await self._sleep_until(due)
 
     async def _catch_up(self, request: web.Request) -> None:
         """Sends the text that the client does not have, no faster than it reads."""

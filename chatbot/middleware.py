@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 from aiohttp import web
 
@@ -17,6 +16,7 @@ from chatbot import delivery, shapes
 from chatbot.api import SESSION_ID
 from chatbot.config import Config
 from chatbot.errors import ChatError
+from chatbot.ids import new_id
 
 log = logging.getLogger("chatbot.access")
 
@@ -184,5 +184,5 @@ def request_id(request: web.BaseRequest) -> str:
     """The client's X-Request-ID if it can be trusted in a log, else a new one; the same when asked again."""
     if REQUEST_ID not in request:
         given = request.headers.get("X-Request-ID", "")
-        request[REQUEST_ID] = given if _SAFE_ID.fullmatch(given) else str(uuid4())
+        request[REQUEST_ID] = given if _SAFE_ID.fullmatch(given) else new_id()
     return request[REQUEST_ID]

@@ -24,6 +24,7 @@ class Replies:
         self._running: dict[str, Reply] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._emptied = asyncio.Event()  # once nothing new may begin: the last has ended
 
     def now_ms(self) -> int:
         """The wall clock in milliseconds since 1970."""
@@ -84,7 +85,8 @@ class Replies:
     def start(self, session_id: str, ask: Ask, *, stream: bool) -> Reply:
         """Begins a reply; the caller joins its audience before it awaits anything.
 
-        Raises ChatError: session_busy, shutting_down, overloaded, storage_full.
+        Its end marks the session as used. Raises ChatError: session_busy, shutting_down, overloaded,
+        storage_full.
         """
         if running := self._running.get(session_id):
             message = "The session is being given another reply."
@@ -102,6 +104,8 @@ class Replies:
 
     def _forget(self, reply: Reply) -> None:
         self._running.pop(reply.session_id, None)
+        if self._closing and not self._running:
+            self._emptied.set()
 
     async def drain(self, grace: float, hurry: asyncio.Event) -> None:
         """Begins no more replies and waits for those that run: at most `grace` seconds, or until `hurry`."""
@@ -114,8 +118,8 @@ class Replies:
         await asyncio.gather(hurried, idle, return_exceptions=True)
 
     async def _idle(self) -> None:
-        while self._running:
-            await next(iter(self._running.values())).finished.wait()
+        if self._running:
+            await self._emptied.wait()
 
     async def close(self) -> None:
         """Stops what still runs: its text is stored as cancelled, its listeners are told of the shutdown."""

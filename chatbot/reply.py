@@ -29,15 +29,15 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol
-from uuid import uuid4
 
 from chatbot import context, sse
 from chatbot.answers import Answer
 from chatbot.config import Config
 from chatbot.errors import ChatError, TooLong
 from chatbot.frames import Frame
+from chatbot.ids import new_id
 from chatbot.llm import LLM
-from chatbot.store import Message, NewMessage, Store, usage_text
+from chatbot.store import Message, NewMessage, Store
 
 log = logging.getLogger(__name__)
 
@@ -97,14 +97,14 @@ class Reply:
 
     `created_at` is when it was asked for; `length` how many characters of it have come;
     `context_messages` how many messages the LLM was sent; `told_at` when listeners last were told
-    something (loop time), `finish_told` whether the LLM's finish_reason was among it. Once `ended`,
-    `message` is what was stored, and `error` what listeners are told instead of [DONE]; at shutdown
+    something (loop time; 0.0: not yet), `finish_told` whether the LLM's finish_reason was among it. Once
+    `ended`, `message` is what was stored, and `error` what listeners are told instead of [DONE]; at shutdown
     both are set.
     """
 
     def __init__(self, tools: Tools, session_id: str, ask: Ask, on_end: Callable[[Reply], None]) -> None:
         self.session_id = session_id
-        self.message_id = str(uuid4())
+        self.message_id = new_id()
         self.ask = ask
         self.created_at = tools.now_ms()
         self.length = 0
@@ -113,8 +113,7 @@ class Reply:
         self.finish_told = False
         self.message: Message | None = None
         self.error: ChatError | None = None
-        self.begun = asyncio.Event()  # a first frame has come, or the end
-        self.finished = asyncio.Event()
+        self.ended = False
         self._tools = tools
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
@@ -123,12 +122,7 @@ class Reply:
         self._text = io.StringIO()  # grows in place, a byte a character if it can
         self._bytes = 0
         self._listeners: tuple[Listener, ...] = ()
-        self._audience = 0
         self._abandon: asyncio.TimerHandle | None = None
-
-    @property
-    def ended(self) -> bool:
-        return self.finished.is_set()
 
     def text(self, start: int, limit: int) -> str:
         """At most `limit` characters of the text from character `start`."""
@@ -137,24 +131,20 @@ class Reply:
     # Its audience
 
     @contextmanager
-    def audience(self, listener: Listener | None = None) -> Iterator[None]:
-        """Somebody waits for the reply in this block; a `listener` is told each frame.
+    def audience(self, listener: Listener) -> Iterator[None]:
+        """In this block the `listener` is told each frame and the end.
 
         When the last has left, the reply goes on for the grace and is then stopped.
         """
-        self._audience += 1
         if self._abandon:
             self._abandon.cancel()
             self._abandon = None
-        if listener:
-            self._listeners += (listener,)
+        self._listeners += (listener,)
         try:
             yield
         finally:
-            self._audience -= 1
-            if listener:
-                self._listeners = tuple(other for other in self._listeners if other is not listener)
-            if not self._audience and not self.ended:
+            self._listeners = tuple(other for other in self._listeners if other is not listener)
+            if not self._listeners and not self.ended:
                 grace = self._tools.config.disconnect_grace_seconds
                 if grace:
                     self._abandon = self._loop.call_later(grace, self.stop)
@@ -201,8 +191,7 @@ class Reply:
         if error:
             error.__traceback__ = None  # its frames hold the reply
         self.error = error
-        self.begun.set()
-        self.finished.set()
+        self.ended = True
         self._on_end(self)
         if self._abandon:
             self._abandon.cancel()
@@ -214,8 +203,8 @@ class Reply:
     def _store(self, finish_reason: str) -> Message:
         text = self.text(0, self.length)
         now = self._tools.now_ms()
-        usage = usage_text(self._answer.said.usage if self._answer else None)
-        question = NewMessage(str(uuid4()), "user", self.ask.message, self.created_at)
+        usage = self._answer.said.usage if self._answer else None
+        question = NewMessage(new_id(), "user", self.ask.message, self.created_at)
         key, request_hash = self.ask.key, self.ask.request_hash
         reply = NewMessage(self.message_id, "assistant", text, now, usage, finish_reason, key, request_hash)
         self._tools.store.add_turn(self.session_id, question, reply)
@@ -283,8 +272,6 @@ class Reply:
         data = events[0] if len(events) == 1 else b"".join(events)
         for listener in self._listeners:
             listener.push(data, self.length)
-        if not self.told_at:
-            self.begun.set()
         assert self._answer
         self.told_at = self._answer.heard_at
         if self._answer.said.finish_reason:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from uuid import uuid4
 
 from chatbot.errors import ChatError
+from chatbot.ids import new_id
 from chatbot.replies import Replies
 from chatbot.store import NewMessage, Session
 
@@ -28,22 +28,30 @@ class Sessions:
     def create(self, metadata: str, system_prompt: str | None) -> Session:
         """Makes a session; `metadata` is JSON text. Raises ChatError: storage_full, shutting_down."""
         self._replies.refuse_if_closing()
-        session_id, now = str(uuid4()), self._replies.now_ms()
-        first = NewMessage(str(uuid4()), "system", system_prompt, now) if system_prompt else None
+        session_id, now = new_id(), self._replies.now_ms()
+        first = NewMessage(new_id(), "system", system_prompt, now) if system_prompt else None
         self._store.add_session(session_id, now, metadata, first)
         return Session(session_id, now, now, metadata)
 
-    def open(self, session_id: str) -> Session:
-        """Finds a session and marks it accessed; raises ChatError("session_not_found").
+    def find(self, session_id: str) -> Session:
+        """Finds a session; raises ChatError("session_not_found").
 
         Never was, deleted and expired are one answer: it says nothing about other people's sessions.
         """
-        now = self._replies.now_ms()
-        in_use = session_id in self._replies
-        session = self._store.touch_session(session_id, now, now - self.timeout_ms, in_use=in_use)
+        cutoff = self._replies.now_ms() - self.timeout_ms
+        session = self._store.session(session_id, cutoff, in_use=session_id in self._replies)
         if not session:
             raise ChatError("session_not_found", "There is no such session, or it has expired.", "session_id")
         return session
+
+    def open(self, session_id: str) -> Session:
+        """Finds a session and marks it accessed; raises ChatError("session_not_found")."""
+        session, now = self.find(session_id), self._replies.now_ms()
+        try:
+            self._store.touch(session_id, now)
+        except ChatError:  # a full disk must not stop reading
+            return session
+        return session._replace(last_accessed=now)
 
     def delete(self, session_id: str) -> None:
         """Deletes a session, and stops the reply that it is being given."""

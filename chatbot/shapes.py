@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from chatbot import sse
@@ -39,7 +40,8 @@ ERRORS: dict[str, tuple[int, str]] = {
 }
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# What is encoded was built here or came as JSON: it has no cycles to look for.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
 
 def dumps(value: object) -> bytes:
@@ -49,8 +51,13 @@ def dumps(value: object) -> bytes:
 
 def rfc3339(milliseconds: int) -> str:
     """A time as `2026-01-31T09:30:00.000Z`."""
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    return f"{_to_the_second(seconds)}.{milliseconds:03}Z"
+
+
+@lru_cache(maxsize=64)  # the times of an answer are mostly alike: now, or those of a conversation
+def _to_the_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
 
 
 def session_object(session: Session, timeout_ms: int) -> dict[str, Any]:

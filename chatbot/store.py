@@ -7,12 +7,10 @@ locked for this process alone.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sqlite3
-from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Container, Mapping
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -85,6 +83,29 @@ class _FullIsTold:
 _full_is_told = _FullIsTold()
 
 
+class _Transaction:
+    """A block that is stored whole or not at all."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        with _full_is_told:
+            self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        with _full_is_told:
+            try:
+                if error:
+                    raise error
+                self._db.execute("COMMIT")
+            except BaseException:
+                # SQLite has rolled back by itself after some errors, a full disk among them.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+
 class _Nothing(dict[str, None]):
     """Binds every parameter to NULL, to compile a statement without running it."""
 
@@ -122,7 +143,9 @@ class Store:
         except StoreError:
             self._db.close()
             raise
+        self._transaction = _Transaction(self._db)
         self._page_size: int = self._value("PRAGMA page_size")
+        self._room = 0
         self.sessions: int = self._value(self._sql["count_sessions"])
         """How many sessions are stored, expired ones not yet swept among them."""
 
@@ -184,47 +207,38 @@ class Store:
         with _full_is_told:
             return self._db.execute(self._sql[name], parameters).rowcount
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with _full_is_told:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                # SQLite has rolled back by itself after some errors, a full disk among them.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
     def require_space(self) -> None:
         """Raises ChatError("storage_full") if the database has reached its limit.
 
         Asked before something new is begun and not when it is stored: a reply that was admitted is
         never lost to the limit, which is passed by no more than the replies that are running.
         """
+        if self._room > 0:
+            return
         used = (self._value("PRAGMA page_count") - self._value("PRAGMA freelist_count")) * self._page_size
         if used >= self._max_bytes:
             raise ChatError("storage_full", "The database is full.", retry_after="60")
+        self._room = self._max_bytes - used
+
+    def _fill(self, *texts: str) -> None:
+        """Deducts from the room what a write takes at most: its texts, and a new page for each place."""
+        self._room -= 32 * self._page_size + sum(4 * len(text) for text in texts)
 
     # Sessions
 
     def add_session(self, session_id: str, now: int, metadata: str, first: NewMessage | None) -> None:
         """Makes a session, with its system prompt as `first` message if it has one."""
         self.require_space()
-        with self._transaction():
+        with self._transaction:
             self._run("add_session", {"session_id": session_id, "now": now, "metadata": metadata})
             if first:
                 self._run("add_message", (session_id, *first))
+        self._fill(metadata, first.content if first else "")
         self.sessions += 1
 
-    def touch_session(self, session_id: str, now: int, cutoff: int, *, in_use: bool) -> Session | None:
-        """Finds a session last accessed after `cutoff` (or `in_use`) and marks it accessed `now`."""
-        parameters = {"session_id": session_id, "now": now, "cutoff": cutoff, "in_use": in_use}
-        try:
-            rows = self._all("touch_session", parameters)
-        except ChatError:
-            rows = self._all("get_session", parameters)
+    def session(self, session_id: str, cutoff: int, *, in_use: bool) -> Session | None:
+        """A session last accessed after `cutoff` (or `in_use`)."""
+        rows = self._all("get_session", {"session_id": session_id, "cutoff": cutoff, "in_use": in_use})
         return Session(*rows[0]) if rows else None
 
     def touch(self, session_id: str, now: int) -> None:
@@ -235,6 +249,7 @@ class Store:
         """Replaces a session's metadata."""
         self.require_space()
         self._run("set_metadata", {"session_id": session_id, "metadata": metadata})
+        self._fill(metadata)
 
     def delete_session(self, session_id: str) -> None:
         """Deletes a session and its messages."""
@@ -245,7 +260,7 @@ class Store:
 
         Those `in_use` are marked accessed instead, which also takes them out of the sweep's way.
         """
-        with self._transaction():
+        with self._transaction:
             expired = [row[0] for row in self._all("expired_sessions", {"cutoff": cutoff, "limit": limit})]
             gone = 0
             for session_id in expired:
@@ -260,9 +275,10 @@ class Store:
 
     def add_turn(self, session_id: str, question: NewMessage, reply: NewMessage) -> None:
         """Stores a question and its reply, both or neither, and marks the session as used."""
-        with self._transaction():
+        with self._transaction:
             self._run("add_two_messages", (session_id, *question, session_id, *reply))
             self.touch(session_id, reply.created_at)
+        self._fill(question.content, reply.content, reply.token_usage or "")
 
     def count_messages(self, session_id: str) -> int:
         """How many messages a session has, its system prompt among them."""
@@ -321,8 +337,3 @@ class Store:
         """The (message_id, request_hash) of the stored reply that an idempotency key stands for."""
         rows = self._all("reply_by_key", {"session_id": session_id, "idempotency_key": key})
         return rows[0] if rows else None
-
-
-def usage_text(usage: Mapping[str, Any] | None) -> str | None:
-    """The LLM's token usage as it is stored."""
-    return json.dumps(usage, ensure_ascii=False, separators=(",", ":")) if usage else None

@@ -216,7 +216,7 @@ class Running:
 
         def audience() -> int:
             reply = self.replies.running(session_id)
-            return reply._audience if reply else 0
+            return len(reply._listeners) if reply else 0
 
         await until(lambda: audience() >= count)
 

@@ -185,7 +185,7 @@ def test_the_end_the_usage_and_done_are_remembered() -> None:
     reader.read(dump(chunk(finish="stop")))
     assert reader.finish_reason == "stop"
     reader.read(dump({"choices": [], "usage": {"total_tokens": 3}}))
-    assert reader.usage == {"total_tokens": 3}
+    assert reader.usage == '{"total_tokens":3}'
     assert reader.read(b"[DONE] ") is None
     assert reader.done
     reader.read(b"")

@@ -11,8 +11,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from chatbot import sessions
+from chatbot.errors import ChatError
+from chatbot.ids import new_id
 from tests.conftest import Clock, Running, StartServer, text_of, until
-from tests.scripted import Gate, Hang, ScriptedLLM, delta, events, reply
+from tests.scripted import Gate, Hang, ScriptedLLM, answer, delta, events, reply
 
 FIELDS = ["session_id", "created_at", "last_accessed", "expires_at", "metadata"]
 
@@ -47,6 +49,15 @@ async def test_a_new_session_is_what_was_asked_for(server: Running) -> None:
     assert headers["Location"] == f"/api/sessions/{session}"
     assert headers["X-Session-ID"] == session
     assert (await server.call("GET", headers["Location"]))[0] == 200
+
+
+def test_ids_are_random_uuids_and_never_the_same() -> None:
+    ids = {new_id() for _ in range(20_000)}
+    assert len(ids) == 20_000
+    assert all(str(UUID(made)) == made and UUID(made).version == 4 for made in ids)
+    for place, digits in enumerate(zip(*ids, strict=True)):
+        expected = {8: 1, 13: 1, 14: 1, 18: 1, 23: 1, 19: 4}.get(place, 16)
+        assert len(set(digits)) == expected, f"at {place}: {set(digits)}"
 
 
 @pytest.mark.parametrize("body", [b"", b"  \n", b"{}", b"\xef\xbb\xbf{}"])
@@ -205,6 +216,55 @@ async def test_every_request_that_names_a_session_keeps_it_alive(
     status, _ = await ask(server, request_, session, said["message_id"])
     assert status == 200
     assert server.sql("SELECT last_accessed FROM sessions") == [(wall.ms,)]
+
+
+async def test_a_chat_that_begins_no_reply_keeps_the_session_alive_too(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    wall = Wall(server)
+    session = await server.session()
+    key = {"Idempotency-Key": "k"}
+
+    async def chat(headers: dict[str, str]) -> int:
+        wall.ms += 1000
+        status, _, _ = await server.chat(session, headers=headers)
+        assert server.sql("SELECT last_accessed FROM sessions") == [(wall.ms,)], f"after a {status}"
+        return status
+
+    assert await chat(key) == 200
+    assert await chat(key) == 200, "the stored reply again"
+    assert await chat(key | {"Last-Event-ID": "x"}) == 200
+    assert len(llm.exchanges) == 1
+    llm.play([*events(delta("one")), Hang])
+    stream = await server.stream(session)
+    assert await stream.event()
+    assert await chat({}) == 409
+    async with server.http.post(
+        server.url + "/api/chat", json={"session_id": session, "message": "other"}, headers=key
+    ) as response:
+        assert response.status == 422
+    server.replies._closing = True
+    await server.call("DELETE", f"/api/sessions/{session}/messages/{stream.message_id}")
+    assert await chat({}) == 503
+    server.replies._closing = False
+    llm.play(answer("500 Broken"))
+    assert await chat({}) == 502
+
+
+async def test_a_full_disk_does_not_stop_the_reading(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await server.session()
+    await server.chat(session)
+    before = server.sql("SELECT last_accessed FROM sessions")
+
+    def full(*_: Any) -> None:
+        raise ChatError("storage_full", "full")
+
+    monkeypatch.setattr(server.replies.store, "touch", full)
+    status, told, _ = await server.call("GET", f"/api/sessions/{session}/messages")
+    assert (status, len(told["messages"])) == (200, 2)
+    assert server.sql("SELECT last_accessed FROM sessions") == before
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: f"{request[0]} {request[1]}")

@@ -376,26 +376,8 @@ def test_a_full_disk_is_told_and_nothing_is_half_stored(store: Store) -> None:
     turn(store, session(store), reply="x" * 100_000)
 
 
-def test_a_session_is_found_when_it_cannot_be_marked_as_used(store: Store) -> None:
-    here = session(store, now=5)
-    store._db.execute("PRAGMA query_only=ON")
-    with pytest.raises(sqlite3.OperationalError):  # no way of saying "full"
-        store.touch_session(here, 10, 0, in_use=False)
-
-    def full(name: str, parameters: Any) -> list[Any]:
-        if name == "touch_session":
-            raise ChatError("storage_full", "full")
-        return honest(name, parameters)
-
-    honest, store._all = store._all, full  # type: ignore[method-assign]
-    found = store.touch_session(here, 10, 0, in_use=False)
-    assert found
-    assert found.last_accessed == 5
-    assert store.touch_session(here, 10, 7, in_use=False) is None, "an expired one is not"
-
-
 def test_full_memory_is_told_as_full_storage(store: Store) -> None:
-    with pytest.raises(ChatError, match="memory is full") as caught, store._transaction():
+    with pytest.raises(ChatError, match="memory is full") as caught, store._transaction:
         raise MemoryError
     assert caught.value.code == "storage_full"
     assert not store._db.in_transaction
@@ -416,7 +398,7 @@ def test_past_the_limit_nothing_new_is_begun_and_what_runs_is_stored() -> None:
         assert (caught.value.code, caught.value.retry_after) == ("storage_full", "60")
     turn(store, here)  # one that was running
     assert store.count_messages(here) == 14
-    assert store.touch_session(here, 1, -1, in_use=False)
+    store.touch(here, 1)
     store.delete_session(here)
     store.require_space()
     session(store)
