@@ -13,6 +13,7 @@ from aiohttp.http import HttpProcessingError
 from chatbot import frames, sse
 from chatbot.errors import ChatError, TooLong
 from chatbot.frames import Frame
+from chatbot.silence import Silence
 from chatbot.tap import Tap
 
 log = logging.getLogger(__name__)
@@ -37,26 +38,23 @@ BROKEN = (aiohttp.ClientError, HttpProcessingError)
 class Answer:
     """An answer of the LLM that has begun: deliver() it to its end, finish() it if it is whole, close() it.
 
-    `said` holds the finish_reason and the usage once the LLM has told them; `heard_at` is when it last
-    was heard (loop time).
+    `said` holds the finish_reason and the usage once the LLM has told them; `silence` is what it says
+    nothing in, broken after `timeout` seconds.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, timeout: float) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, silence: Silence, timeout: float) -> None:
         self._response = response
         self._content = response.content
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
-        self.heard_at = self._loop.time()
         self._failure: ChatError | None = None
+        self.silence = silence
+        silence.heard_at = self._loop.time()
+        silence.on_silence = self._give_up
         self.said = frames.Reader()
-        self._watch: asyncio.TimerHandle | None = None
-        self._tap: Tap | None = None
-        connection = response.connection
-        if connection:  # else the whole answer came with its head, and nothing can go wrong any more
-            # Re-armed when it fires rather than at each read, which costs next to nothing per token.
-            self._watch = self._loop.call_later(timeout, self._check_silence)
-            transport = connection.transport
-            self._tap = Tap(transport, self) if isinstance(transport, asyncio.Transport) else None
+        connection = response.connection  # None if the whole answer came with its head
+        transport = connection.transport if connection else None
+        self._tap = Tap(transport, self) if isinstance(transport, asyncio.Transport) else None
 
     async def deliver(self, take: Take) -> None:
         """Hands what comes to `take`, some frames at a time, and returns when the reply has ended.
@@ -76,8 +74,7 @@ class Answer:
 
     def close(self) -> None:
         """Lets go of the LLM: at once and for good if the answer has not ended, so that it stops working."""
-        if self._watch:
-            self._watch.cancel()
+        self.silence.end()
         self._untap()
         self._response.close()
 
@@ -94,14 +91,10 @@ class Answer:
         error.__traceback__ = None
         return self._failure or cut_short(error)
 
-    def _check_silence(self) -> None:
-        due = self.heard_at + self._timeout
-        if self._loop.time() < due:
-            self._watch = self._loop.call_at(due, self._check_silence)
-        else:
-            self._failure = timed_out(self._timeout)
-            self._response.close()
-            self.arrived()
+    def _give_up(self) -> None:
+        self._failure = timed_out(self._timeout)
+        self._response.close()
+        self.arrived()
 
     def arrived(self) -> None:
         """Something came, or the connection broke; one who waits for the content is woken by aiohttp."""
@@ -118,13 +111,6 @@ class Answer:
             self._content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
         self.arrived()
 
-    def _expect_the_end(self) -> None:
-        """The reply is whole, and a client waits to hear so: what may still come must come soon."""
-        if self._watch:
-            self._watch.cancel()
-            self._timeout = min(self._timeout, LINGER_SECONDS)
-            self._check_silence()
-
 
 class StreamedAnswer(Answer):
     """An answer as server-sent events, a chunk each.
@@ -133,8 +119,8 @@ class StreamedAnswer(Answer):
     would cost as much as all that is done with it.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, timeout: float) -> None:
-        super().__init__(response, timeout)
+    def __init__(self, response: aiohttp.ClientResponse, silence: Silence, timeout: float) -> None:
+        super().__init__(response, silence, timeout)
         self._decoder = sse.Decoder()
         self._began = False
         self._ended = False
@@ -191,7 +177,7 @@ class StreamedAnswer(Answer):
             self._ended = True
             return False
         if data:
-            self.heard_at = self._loop.time()
+            self.silence.heard_at = self._loop.time()
             if (
                 self._decoder.is_between
                 and data.startswith(b"data: ")
@@ -233,7 +219,8 @@ class StreamedAnswer(Answer):
         except ChatError as error:
             self._fail(error)
         if self.said.finish_reason and not known and not self._ended:
-            self._expect_the_end()
+            # The reply is whole, and a client waits to hear so: what may still come must come soon.
+            self.silence.shorten(LINGER_SECONDS)
         return read
 
     def _fail(self, error: ChatError) -> None:
@@ -251,7 +238,7 @@ class WholeAnswer(Answer):
         size = 0
         try:
             while data := await self._content.readany():
-                self.heard_at = self._loop.time()
+                self.silence.heard_at = self._loop.time()
                 parts.append(data)
                 size += len(data)
                 if size > MAX_WHOLE_BYTES:

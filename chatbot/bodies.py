@@ -149,7 +149,7 @@ def _check_sanity(name: str, value: Any) -> None:
             if isinstance(inner, dict | list)
         ]
     try:
-        _strict(value).encode()
+        (value if isinstance(value, str) else _strict(value)).encode()
     except UnicodeEncodeError:
         raise ChatError("invalid_request", f"{name} has half a surrogate pair.", name) from None
     except ValueError:

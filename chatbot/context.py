@@ -22,8 +22,10 @@ def halved(window: list[Turn]) -> list[Turn]:
 
 def _from_question(window: list[Turn]) -> list[Turn]:
     # Chat templates of many models refuse a conversation that begins with the assistant.
-    start = next(place for place, (role, _) in enumerate(window) if role != "assistant")
-    return window[start:]
+    start = 0
+    while window[start][0] == "assistant":
+        start += 1
+    return window[start:] if start else window
 
 
 def as_messages(system_prompt: str | None, window: list[Turn]) -> list[dict[str, str]]:

@@ -7,8 +7,9 @@ import asyncio
 from aiohttp import web
 
 from chatbot import __version__
-from chatbot.api import REPLIES, json_response
+from chatbot.api import json_response
 from chatbot.page import File
+from chatbot.replies import Replies
 
 READY_CACHE_SECONDS = 5.0
 
@@ -16,7 +17,8 @@ READY_CACHE_SECONDS = 5.0
 class Health:
     """The handlers of the health endpoints and of the API's description."""
 
-    def __init__(self) -> None:
+    def __init__(self, replies: Replies) -> None:
+        self._replies = replies
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._asking = asyncio.Lock()
@@ -35,25 +37,23 @@ class Health:
 
         It never asks the LLM: a dead one would have this process restarted, and its memory lost.
         """
-        replies = request.app[REPLIES]
         return json_response(
             {
                 "status": "ok",
                 "version": __version__,
                 "uptime_seconds": round(self._loop.time() - self._began, 3),
-                "sessions": replies.store.sessions,
-                "active_replies": len(replies),
+                "sessions": self._replies.store.sessions,
+                "active_replies": len(self._replies),
             }
         )
 
     async def ready(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /api/health/ready": whether a chat would work now; what the LLM said is kept 5 s."""
-        replies = request.app[REPLIES]
         async with self._asking:
             if self._loop.time() >= self._llm_until:
-                self._llm = await replies.llm.ready()
+                self._llm = await self._replies.llm.ready()
                 self._llm_until = self._loop.time() + READY_CACHE_SECONDS
-        if replies.closing:
+        if self._replies.closing:
             return json_response({"status": "shutting_down", "llm": self._llm}, 503)
         ready = self._llm == "ok"
         return json_response(

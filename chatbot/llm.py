@@ -20,6 +20,7 @@ from chatbot import frames
 from chatbot.answers import MAX_WHOLE_BYTES, Answer, StreamedAnswer, WholeAnswer, cut_short, timed_out
 from chatbot.config import Config
 from chatbot.errors import ChatError
+from chatbot.silence import Silence
 
 log = logging.getLogger(__name__)
 
@@ -72,16 +73,22 @@ class LLM:
         `options` are fields of the request body, passed on as they are. Raises ChatError; TooLong
         if less of the conversation might do.
         """
+        task = asyncio.current_task()
+        assert task
+        silence = Silence(self._timeout, task.cancel)  # from the question to the answer's end
         try:
-            async with asyncio.timeout(self._timeout):
-                if "model" in options or self._configured_model:
-                    model = options.get("model", self._configured_model)
-                    response = await self._post(messages, options, model, stream)
-                else:
-                    response = await self._post_with_found_model(messages, options, stream)
-        except TimeoutError:
-            raise timed_out(self._timeout) from None
-        return (StreamedAnswer if stream else WholeAnswer)(response, self._timeout)
+            if "model" in options or self._configured_model:
+                model = options.get("model", self._configured_model)
+                response = await self._post(messages, options, model, stream)
+            else:
+                response = await self._post_with_found_model(messages, options, stream)
+            return (StreamedAnswer if stream else WholeAnswer)(response, silence, self._timeout)
+        except BaseException as error:
+            silence.end()
+            if silence.broken and isinstance(error, asyncio.CancelledError):
+                task.uncancel()
+                raise timed_out(self._timeout) from None
+            raise
 
     async def _post_with_found_model(
         self, messages: list[dict[str, str]], options: Mapping[str, Any], stream: bool

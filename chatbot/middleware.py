@@ -22,7 +22,6 @@ log = logging.getLogger("chatbot.access")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-CONFIG = web.AppKey("config", Config)
 REQUEST_ID = web.RequestKey("request_id", str)
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -40,21 +39,91 @@ _PREFLIGHT = {
 }
 
 
-@web.middleware
-async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Lets a request in or not, answers what went wrong, delivers the answer, writes the log line."""
-    began = time.perf_counter()
-    status = 0
-    try:
-        response = await _answer(request, handler)
-        if not response.prepared:
-            if not request.content.is_eof():
-                response.force_close()  # the rest of a body that nobody reads is no next request
-            await delivery.finish(request, response)
-        status = response.status
-        return response
-    finally:
-        _log(request, status, time.perf_counter() - began)
+class Gate:
+    """Lets requests in or not, by the keys and origins of the settings, and sees them out."""
+
+    def __init__(self, config: Config) -> None:
+        self._keys = config.api_keys
+        self._origins = config.allowed_origins
+
+    @web.middleware
+    async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Lets a request in or not, answers what went wrong, delivers the answer, writes the log line."""
+        began = time.perf_counter()
+        status = 0
+        try:
+            response = await self._answer(request, handler)
+            if not response.prepared:
+                if not request.content.is_eof():
+                    response.force_close()  # the rest of a body that nobody reads is no next request
+                await delivery.finish(request, response)
+            status = response.status
+            return response
+        finally:
+            _log(request, status, time.perf_counter() - began)
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            preflight = self._check_origin(request)
+            if preflight:
+                return preflight
+            self._check_key(request)
+            return await handler(request)
+        except ChatError as error:
+            return error_response(error)
+        except web.HTTPException as error:
+            return http_error(request, error)
+        except ConnectionError:
+            raise  # the client has gone, or was dropped
+        except Exception:
+            logging.getLogger(__name__).exception("request %s crashed", request_id(request))
+            if request.writer.output_size:
+                raise ConnectionResetError("the answer had begun") from None
+            return error_response(ChatError("internal_error", "Internal error."))
+
+    def _check_key(self, request: web.Request) -> None:
+        keys = self._keys
+        if not keys or not request.path.startswith("/api/") or request.path in _OPEN_PATHS:
+            return
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        given_bytes = given.strip().encode("utf-8", "surrogateescape")
+        # All keys are compared, each in constant time: how long it takes tells nothing.
+        matches = [hmac.compare_digest(given_bytes, key.encode()) for key in keys]
+        if scheme.lower() != "bearer" or not any(matches):
+            raise ChatError("unauthorized", "A valid key is needed: Authorization: Bearer …", "Authorization")
+
+    def _check_origin(self, request: web.Request) -> web.Response | None:
+        """Lets browsers in only from where they may come; answers the preflight of an allowed origin.
+
+        Without this any web page could talk to a server on localhost. An origin that equals the Host is
+        trusted only if that host is an address or localhost: a name may be another site's, pointed here
+        (DNS rebinding); behind a proxy with a name of its own, that name goes into ALLOWED_ORIGINS.
+        """
+        origin = request.headers.get("Origin")
+        if origin is None:
+            return None
+        allowed = origin.lower() in self._origins
+        if not allowed and not _is_own(origin, request.headers.get("Host", "")):
+            raise ChatError("origin_not_allowed", "This origin is not in ALLOWED_ORIGINS.", "Origin")
+        if allowed and request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            return web.Response(status=204, headers=_PREFLIGHT)
+        return None
+
+    async def set_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Adds the headers that every answer bears; an on_response_prepare signal."""
+        headers = response.headers
+        headers["Server"] = "chatbot"  # and not the versions of what it is made of
+        headers["X-Request-ID"] = request_id(request)
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers.setdefault("Cache-Control", "no-store")
+        if session_id := request.get(SESSION_ID):
+            headers["X-Session-ID"] = session_id
+        if self._origins:
+            headers["Vary"] = "Origin"
+            origin = request.headers.get("Origin", "")
+            if origin.lower() in self._origins:
+                headers["Access-Control-Allow-Origin"] = origin
+                headers["Access-Control-Expose-Headers"] = _EXPOSED
 
 
 def _log(request: web.Request, status: int, seconds: float) -> None:
@@ -67,26 +136,6 @@ def _log(request: web.Request, status: int, seconds: float) -> None:
         route = resource.canonical if resource else "-"
         milliseconds, label = seconds * 1000, request_id(request)
         log.info("%s %s %d %.1fms %s", request.method, route, status or 499, milliseconds, label)
-
-
-async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        preflight = _check_origin(request)
-        if preflight:
-            return preflight
-        _check_key(request)
-        return await handler(request)
-    except ChatError as error:
-        return error_response(error)
-    except web.HTTPException as error:
-        return http_error(request, error)
-    except ConnectionError:
-        raise  # the client has gone, or was dropped
-    except Exception:
-        logging.getLogger(__name__).exception("request %s crashed", request_id(request))
-        if request.writer.output_size:
-            raise ConnectionResetError("the answer had begun") from None
-        return error_response(ChatError("internal_error", "Internal error."))
 
 
 def error_response(error: ChatError, headers: dict[str, str] | None = None) -> web.Response:
@@ -105,48 +154,18 @@ def error_response(error: ChatError, headers: dict[str, str] | None = None) -> w
     return response
 
 
-def http_error(request: web.Request, error: web.HTTPException) -> web.Response:
+def http_error(request: web.BaseRequest, error: web.HTTPException) -> web.Response:
     """The errors of aiohttp's own, of its router and its body reader, in our shape."""
     if isinstance(error, web.HTTPMethodNotAllowed):
         allow = ", ".join(sorted(error.allowed_methods))
         message = f"This path takes {allow}."
         return error_response(ChatError("method_not_allowed", message), {"Allow": allow})
     if isinstance(error, web.HTTPRequestEntityTooLarge):
-        limit = request.app[CONFIG].max_request_bytes
+        limit = request.client_max_size
         return error_response(ChatError("request_too_large", f"The body exceeds {limit} bytes."))
     if error.status == 404:
         return error_response(ChatError("not_found", "There is nothing at this path."))
     return error_response(ChatError("invalid_request", f"The request cannot be served: {error.reason}."))
-
-
-def _check_key(request: web.Request) -> None:
-    keys = request.app[CONFIG].api_keys
-    if not keys or not request.path.startswith("/api/") or request.path in _OPEN_PATHS:
-        return
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    given_bytes = given.strip().encode("utf-8", "surrogateescape")
-    # All keys are compared, each in constant time: how long it takes tells nothing.
-    matches = [hmac.compare_digest(given_bytes, key.encode()) for key in keys]
-    if scheme.lower() != "bearer" or not any(matches):
-        raise ChatError("unauthorized", "A valid key is needed: Authorization: Bearer …", "Authorization")
-
-
-def _check_origin(request: web.Request) -> web.Response | None:
-    """Lets browsers in only from where they may come; answers the preflight of an allowed origin.
-
-    Without this any web page could talk to a server on localhost. An origin that equals the Host is
-    trusted only if that host is an address or localhost: a name may be another site's, pointed here
-    (DNS rebinding); behind a proxy with a name of its own, that name goes into ALLOWED_ORIGINS.
-    """
-    origin = request.headers.get("Origin")
-    if origin is None:
-        return None
-    allowed = origin.lower() in request.app[CONFIG].allowed_origins
-    if not allowed and not _is_own(origin, request.headers.get("Host", "")):
-        raise ChatError("origin_not_allowed", "This origin is not in ALLOWED_ORIGINS.", "Origin")
-    if allowed and request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-        return web.Response(status=204, headers=_PREFLIGHT)
-    return None
 
 
 def _is_own(origin: str, host: str) -> bool:
@@ -162,27 +181,11 @@ def _is_own(origin: str, host: str) -> bool:
     return True
 
 
-async def set_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Adds the headers that every answer bears; an on_response_prepare signal."""
-    headers = response.headers
-    headers["Server"] = "chatbot"  # and not the versions of what it is made of
-    headers["X-Request-ID"] = request_id(request)
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers.setdefault("Cache-Control", "no-store")
-    if SESSION_ID in request:
-        headers["X-Session-ID"] = request[SESSION_ID]
-    allowed_origins = request.app[CONFIG].allowed_origins
-    if allowed_origins:
-        headers["Vary"] = "Origin"
-        origin = request.headers.get("Origin", "")
-        if origin.lower() in allowed_origins:
-            headers["Access-Control-Allow-Origin"] = origin
-            headers["Access-Control-Expose-Headers"] = _EXPOSED
-
-
 def request_id(request: web.BaseRequest) -> str:
     """The client's X-Request-ID if it can be trusted in a log, else a new one; the same when asked again."""
-    if REQUEST_ID not in request:
-        given = request.headers.get("X-Request-ID", "")
-        request[REQUEST_ID] = given if _SAFE_ID.fullmatch(given) else new_id()
-    return request[REQUEST_ID]
+    known: str | None = request.get(REQUEST_ID)
+    if known:
+        return known
+    given = request.headers.get("X-Request-ID", "")
+    request[REQUEST_ID] = made = given if _SAFE_ID.fullmatch(given) else new_id()
+    return made

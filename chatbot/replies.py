@@ -83,7 +83,7 @@ class Replies:
         return self.find(session_id, message_id)
 
     def start(self, session_id: str, ask: Ask, *, stream: bool) -> Reply:
-        """Begins a reply; the caller joins its audience before it awaits anything.
+        """Begins a reply; the caller joins it before it awaits anything.
 
         Its end marks the session as used. Raises ChatError: session_busy, shutting_down, overloaded,
         storage_full.

@@ -26,8 +26,8 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from chatbot import context, sse
@@ -130,26 +130,22 @@ class Reply:
 
     # Its audience
 
-    @contextmanager
-    def audience(self, listener: Listener) -> Iterator[None]:
-        """In this block the `listener` is told each frame and the end.
-
-        When the last has left, the reply goes on for the grace and is then stopped.
-        """
+    def join(self, listener: Listener) -> None:
+        """From now on the `listener` is told each frame and the end, until it leaves."""
         if self._abandon:
             self._abandon.cancel()
             self._abandon = None
         self._listeners += (listener,)
-        try:
-            yield
-        finally:
-            self._listeners = tuple(other for other in self._listeners if other is not listener)
-            if not self._listeners and not self.ended:
-                grace = self._tools.config.disconnect_grace_seconds
-                if grace:
-                    self._abandon = self._loop.call_later(grace, self.stop)
-                else:
-                    self.stop()
+
+    def leave(self, listener: Listener) -> None:
+        """The `listener` goes; when the last has, the reply goes on for the grace and is then stopped."""
+        self._listeners = tuple(other for other in self._listeners if other is not listener)
+        if not self._listeners and not self.ended:
+            grace = self._tools.config.disconnect_grace_seconds
+            if grace:
+                self._abandon = self._loop.call_later(grace, self.stop)
+            else:
+                self.stop()
 
     # Its ends
 
@@ -273,7 +269,7 @@ class Reply:
         for listener in self._listeners:
             listener.push(data, self.length)
         assert self._answer
-        self.told_at = self._answer.heard_at
+        self.told_at = self._answer.silence.heard_at
         if self._answer.said.finish_reason:
             self.finish_told = True
 

@@ -14,8 +14,7 @@ from contextlib import suppress
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from chatbot import api
-from chatbot.app import create_app
+from chatbot.app import REPLIES, create_app
 from chatbot.config import Config
 from chatbot.delivery import MAX_UNSENT
 from chatbot.errors import ChatError
@@ -128,7 +127,7 @@ class Server:
 
         It goes on listening meanwhile, so that clients are told and a proxy's health check sees it.
         """
-        replies = self.app[api.REPLIES]
+        replies = self.app[REPLIES]
         await replies.drain(self._config.shutdown_grace_seconds, hurry or asyncio.Event())
         self._listener.close()
         await self._runner.cleanup()

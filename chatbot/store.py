@@ -66,21 +66,14 @@ class NewMessage(NamedTuple):
     request_hash: str | None = None
 
 
-class _FullIsTold:
-    """Turns SQLite's ways of saying "full" into ChatError("storage_full")."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, MemoryError):
-            raise ChatError("storage_full", "The memory is full.", retry_after="60") from None
-        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FULL:
-            log.error("storage: %s", error)
-            raise ChatError("storage_full", "The storage is full.", retry_after="60") from None
-
-
-_full_is_told = _FullIsTold()
+def _told(error: BaseException) -> BaseException:
+    """The error as it is to be raised: SQLite's ways of saying "full" are ChatError("storage_full")."""
+    if isinstance(error, MemoryError):
+        return ChatError("storage_full", "The memory is full.", retry_after="60")
+    if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FULL:
+        log.error("storage: %s", error)
+        return ChatError("storage_full", "The storage is full.", retry_after="60")
+    return error
 
 
 class _Transaction:
@@ -90,20 +83,21 @@ class _Transaction:
         self._db = db
 
     def __enter__(self) -> None:
-        with _full_is_told:
+        try:
             self._db.execute("BEGIN IMMEDIATE")
+        except Exception as error:
+            raise _told(error) from None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        with _full_is_told:
-            try:
-                if error:
-                    raise error
-                self._db.execute("COMMIT")
-            except BaseException:
-                # SQLite has rolled back by itself after some errors, a full disk among them.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        try:
+            if error:
+                raise error
+            self._db.execute("COMMIT")
+        except BaseException as failure:
+            # SQLite has rolled back by itself after some errors, a full disk among them.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise _told(failure) from None
 
 
 class _Nothing(dict[str, None]):
@@ -199,13 +193,17 @@ class Store:
         return row[0] if row else None
 
     def _all(self, name: str, parameters: Mapping[str, Any]) -> list[Any]:
-        with _full_is_told:
+        try:
             return self._db.execute(self._sql[name], parameters).fetchall()
+        except Exception as error:
+            raise _told(error) from None
 
     def _run(self, name: str, parameters: Mapping[str, Any] | tuple[Any, ...]) -> int:
         """Runs a statement that changes rows; returns how many."""
-        with _full_is_told:
+        try:
             return self._db.execute(self._sql[name], parameters).rowcount
+        except Exception as error:
+            raise _told(error) from None
 
     def require_space(self) -> None:
         """Raises ChatError("storage_full") if the database has reached its limit.
@@ -220,9 +218,9 @@ class Store:
             raise ChatError("storage_full", "The database is full.", retry_after="60")
         self._room = self._max_bytes - used
 
-    def _fill(self, *texts: str) -> None:
-        """Deducts from the room what a write takes at most: its texts, and a new page for each place."""
-        self._room -= 32 * self._page_size + sum(4 * len(text) for text in texts)
+    def _fill(self, chars: int) -> None:
+        """Deducts from the room what a write of so much text takes at most, with a new page at each place."""
+        self._room -= 32 * self._page_size + 4 * chars
 
     # Sessions
 
@@ -233,7 +231,7 @@ class Store:
             self._run("add_session", {"session_id": session_id, "now": now, "metadata": metadata})
             if first:
                 self._run("add_message", (session_id, *first))
-        self._fill(metadata, first.content if first else "")
+        self._fill(len(metadata) + (len(first.content) if first else 0))
         self.sessions += 1
 
     def session(self, session_id: str, cutoff: int, *, in_use: bool) -> Session | None:
@@ -249,7 +247,7 @@ class Store:
         """Replaces a session's metadata."""
         self.require_space()
         self._run("set_metadata", {"session_id": session_id, "metadata": metadata})
-        self._fill(metadata)
+        self._fill(len(metadata))
 
     def delete_session(self, session_id: str) -> None:
         """Deletes a session and its messages."""
@@ -278,7 +276,7 @@ class Store:
         with self._transaction:
             self._run("add_two_messages", (session_id, *question, session_id, *reply))
             self.touch(session_id, reply.created_at)
-        self._fill(question.content, reply.content, reply.token_usage or "")
+        self._fill(len(question.content) + len(reply.content) + len(reply.token_usage or ""))
 
     def count_messages(self, session_id: str) -> int:
         """How many messages a session has, its system prompt among them."""
@@ -303,7 +301,7 @@ class Store:
         parameters = {"session_id": session_id, "seq": seq, "limit": limit + 1}
         page: list[Message] = []
         size, more = 0, False
-        with _full_is_told:
+        try:
             rows = self._db.execute(self._sql[name], parameters)
             for row in rows:
                 message = Message(*row)
@@ -313,6 +311,8 @@ class Store:
                     break
                 page.append(message)
             rows.close()
+        except Exception as error:
+            raise _told(error) from None
         return (page if after is not None else page[::-1]), more
 
     def context(self, session_id: str, limit: int) -> tuple[str | None, list[tuple[str, str]]]:

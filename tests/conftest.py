@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from chatbot import api
+from chatbot import app
 from chatbot.config import Config
 from chatbot.replies import Replies
 from chatbot.server import Server
@@ -192,11 +192,11 @@ class Running:
 
     @property
     def replies(self) -> Replies:
-        return self.server.app[api.REPLIES]
+        return self.server.app[app.REPLIES]
 
     @property
     def sessions(self) -> Sessions:
-        return self.server.app[api.SESSIONS]
+        return self.server.app[app.SESSIONS]
 
     @property
     def connections(self) -> int:
