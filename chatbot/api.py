@@ -19,10 +19,9 @@ Answer = web.StreamResponse
 
 
 def json_response(value: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """A JSON answer."""
-    return web.Response(
-        body=shapes.dumps(value), status=status, headers=headers, content_type="application/json"
-    )
+    """A JSON answer; bytes are JSON already."""
+    body = value if isinstance(value, bytes) else shapes.dumps(value)
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
 
 class Api:
@@ -116,13 +115,13 @@ class Api:
             if cursor is not None:
                 places[name] = self._find_message(session_id, cursor, name).seq
         messages, more = self._store.page(session_id, limit, **places)
-        return json_response({"messages": [shapes.message_object(m) for m in messages], "has_more": more})
+        return json_response(shapes.page_json(messages, has_more=more))
 
     async def get_message(self, request: web.Request) -> Answer:
         """Handle "GET /api/sessions/{session_id}/messages/{message_id}": one message."""
         session_id = self._open(request).session_id
         message = self._find_message(session_id, request.match_info["message_id"], "message_id")
-        return json_response(shapes.message_object(message))
+        return json_response(shapes.message_json(message))
 
     async def rewind(self, request: web.Request) -> Answer:
         """Handle "DELETE /api/sessions/{session_id}/messages/{message_id}": it and all after it are gone.
@@ -179,7 +178,7 @@ class Api:
             raise reply.error
         assert reply.message, "a reply that ended without an error was stored"
         headers["X-Message-ID"] = reply.message_id
-        return json_response(shapes.message_object(reply.message), headers=headers)
+        return json_response(shapes.message_json(reply.message), headers=headers)
 
     async def chat_stream(self, request: web.Request) -> Answer:
         """Handle "POST /api/chat/stream": the reply as server-sent events while it is written."""
@@ -223,7 +222,7 @@ class Api:
         if isinstance(reply, Reply):
             reply.stop()
         if reply.message:
-            return json_response(shapes.message_object(reply.message))
+            return json_response(shapes.message_json(reply.message))
         if reply.error and reply.error.code == "reply_cancelled":
             return web.Response(status=204)
         raise reply.error or ChatError("internal_error", "Internal error.")

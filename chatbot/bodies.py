@@ -79,8 +79,6 @@ async def read_object(
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ChatError("invalid_request", "The body must not be compressed.", "Content-Encoding")
-    if (request.content_length or 0) > request.client_max_size:  # no need to wait for it
-        raise web.HTTPRequestEntityTooLarge(request.client_max_size)
     body = await _read(request)
     value = _parse(body) if body.strip() else {}
     if not isinstance(value, dict):
@@ -103,6 +101,8 @@ async def _read(request: web.Request) -> bytes:
     try:
         if request.content.is_eof():  # it came with the head, as nearly all do: there is nothing to wait for
             return await request.read()
+        if (request.content_length or 0) > request.client_max_size:  # no need to wait for it
+            raise web.HTTPRequestEntityTooLarge(request.client_max_size)
         async with asyncio.timeout(BODY_SECONDS):
             return await request.read()
     except TimeoutError:
@@ -116,7 +116,7 @@ def _parse(body: bytes) -> Any:
     if len(body) > MAX_STRUCTURE_BYTES and len(_STRING.sub(b"", body)) > MAX_STRUCTURE_BYTES:
         raise ChatError("invalid_request", "The body has more than 64 KiB besides its strings.")
     try:
-        return json.loads(body.decode("utf-8-sig"))
+        return json.loads(body.decode().removeprefix("\ufeff"))
     except UnicodeDecodeError:
         raise ChatError("invalid_json", "The body is not UTF-8.") from None
     except RecursionError:

@@ -71,16 +71,21 @@ def session_object(session: Session, timeout_ms: int) -> dict[str, Any]:
     }
 
 
-def message_object(message: Message) -> dict[str, Any]:
-    """A stored message; `finish_reason` is null on all but replies."""
-    return {
-        "message_id": message.message_id,
-        "role": message.role,
-        "content": message.content,
-        "created_at": rfc3339(message.created_at),
-        "token_usage": json.loads(message.token_usage) if message.token_usage else None,
-        "finish_reason": message.finish_reason,
-    }
+def message_json(message: Message) -> bytes:
+    """A stored message, with its usage as the JSON that it is; `finish_reason` is null on all but replies."""
+    return (
+        f'{{"message_id":"{message.message_id}","role":"{message.role}",'
+        f'"content":{_encode(message.content)},"created_at":"{rfc3339(message.created_at)}",'
+        f'"token_usage":{message.token_usage or "null"},"finish_reason":{_encode(message.finish_reason)}}}'
+    ).encode()
+
+
+def page_json(messages: list[Message], *, has_more: bool) -> bytes:
+    """A page of history."""
+    return b'{"messages":[%b],"has_more":%b}' % (
+        b",".join(map(message_json, messages)),
+        dumps(has_more),
+    )
 
 
 def error_object(error: ChatError) -> dict[str, Any]:
