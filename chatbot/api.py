@@ -213,6 +213,7 @@ class Api:
             await listener.run(request, response)
         finally:
             reply.leave(listener)
+            listener.close()
         return response
 
     async def cancel(self, request: web.Request) -> Answer:

@@ -43,6 +43,7 @@ class Reader:
         # between differs in that string alone, and need not be parsed again.
         self._before, self._after, self._least = b"\0", b"\0", 2
         self._credit = 3  # a stream whose chunks are never alike is not studied for long
+        self._has_spoken = False  # nor before its first word is on its way
 
     def read(self, data: bytes) -> Frame | None:
         """Reads the data of one event; None for one that says nothing to anybody ([DONE], an empty one).
@@ -105,8 +106,10 @@ class Reader:
             choice["delta"] = delta | {"content": whole}
             return Frame(_dump(chunk), whole)
         data = _one_line(data)
-        if text and not last and self._credit >= 3:
-            self._learn(data, text)
+        if text and not last:
+            if self._has_spoken and self._credit >= 3:
+                self._learn(data, text)
+            self._has_spoken = True
         return Frame(data, whole)
 
     def _note(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:

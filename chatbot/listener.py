@@ -51,6 +51,7 @@ class StreamListener:
         self._held: list[bytes] = []  # frames that came before the response was prepared
         self._loop = asyncio.get_running_loop()
         self._asleep: asyncio.Future[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
         self._wrote_at = self._loop.time()
         self._transport: asyncio.Transport | None = None  # once the headers are sent
         self._chunked = True
@@ -79,23 +80,40 @@ class StreamListener:
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def wake(self) -> None:
-        """Notices that the reply has begun or ended, that the client fell behind, or that it is time."""
+        """Notices that the reply has begun or ended, that the client fell behind, that something is due."""
         if self._asleep and not self._asleep.done():
             self._asleep.set_result(None)
 
-    async def _sleep_until(self, due: float) -> None:
-        # An asyncio.timeout would cost as much as the rest of the waiting, twice a turn, and never be due.
+    @property
+    def _due(self) -> float:
+        """When the client has to hear something, be it a comment (loop time)."""
+        return max(self._reply.told_at, self._wrote_at) + self._heartbeat
+
+    async def _sleep(self) -> None:
+        """Until it is woken; at the latest when something is due."""
         self._asleep = self._loop.create_future()
-        alarm = self._loop.call_at(due, self.wake)
-        try:
-            await self._asleep
-        finally:
-            alarm.cancel()
+        if not self._alarm:
+            self._ring()
+        await self._asleep
+
+    def _ring(self) -> None:
+        # One timer for as long as it listens, set again when it rings: tokens move what is due, and would
+        # each have to move a timer.
+        self._alarm = None
+        if self._due > self._loop.time():
+            self._alarm = self._loop.call_at(self._due, self._ring)
+        else:
+            self.wake()
+
+    def close(self) -> None:
+        """Listens no more."""
+        if self._alarm:
+            self._alarm.cancel()
 
     async def begin(self) -> None:
         """Waits for the first frame or the end, a heartbeat at most: the LLM may take its time."""
         if not self._reply.told_at and not self._reply.ended:
-            await self._sleep_until(self._wrote_at + self._heartbeat)
+            await self._sleep()
 
     async def run(self, request: web.Request, response: web.StreamResponse) -> None:
         """Prepares the response and tells the reply to its end.
@@ -122,11 +140,10 @@ class StreamListener:
         """Is live until it falls behind or the reply ends; fills a silence with a comment."""
         is_live = self._live = self._live or not self._reply.finish_told
         while self._live is is_live and not self._reply.ended:
-            due = max(self._reply.told_at, self._wrote_at) + self._heartbeat
-            if due <= self._loop.time():
+            if self._due <= self._loop.time():
                 await self._write(request, sse.KEEP_ALIVE)
             else:
-                await self._sleep_until(due)
+                await self._sleep()
 
     async def _catch_up(self, request: web.Request) -> None:
         """Sends the text that the client does not have, no faster than it reads."""

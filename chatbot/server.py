@@ -174,7 +174,7 @@ def tune_memory() -> None:
     bytes(1024 * 1024)
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
+    gc.set_threshold(50_000, 5, 50)
 
 
 def raise_file_limit() -> None:
