@@ -24,7 +24,6 @@ The rules:
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -119,14 +118,16 @@ class Reply:
         self._loop = asyncio.get_running_loop()
         self._answer: Answer | None = None
         self._task: asyncio.Task[None] | None = None
-        self._text = io.StringIO()  # grows in place, a byte a character if it can
-        self._bytes = 0
+        self._text = bytearray()  # UTF-8: it grows in place, where text would be a list of its tokens
         self._listeners: tuple[Listener, ...] = ()
         self._abandon: asyncio.TimerHandle | None = None
 
     def text(self, start: int, limit: int) -> str:
         """At most `limit` characters of the text from character `start`."""
-        return self._text.getvalue()[start : start + limit]
+        end = start + limit
+        if len(self._text) == self.length:  # a byte a character
+            return self._text[start:end].decode()
+        return self._text.decode()[start:end]
 
     # Its audience
 
@@ -233,9 +234,10 @@ class Reply:
         """Asks with less and less of the conversation until it fits."""
         while True:
             self.context_messages = len(window)
-            messages = context.as_messages(prompt, window)
             try:
-                self._answer = await self._tools.llm.ask(messages, self.ask.options, stream=stream)
+                self._answer = await self._tools.llm.ask(
+                    context.as_messages(prompt, window), self.ask.options, stream=stream
+                )
                 return await self._pass_on(self._answer)
             except TooLong:
                 if self.told_at or len(window) == 1:
@@ -257,12 +259,11 @@ class Reply:
         events = []
         for payload, text in frames:
             if text:
-                self._bytes += len(text) if text.isascii() else len(text.encode())
-                if self._bytes > MAX_REPLY_BYTES:
-                    self._cut(text)
-                    return
-                self._text.write(text)
+                self._text += text.encode()
                 self.length += len(text)
+                if len(self._text) > MAX_REPLY_BYTES:
+                    self._cut()
+                    return
             if payload:
                 events.append(sse.frame(self.length, payload))
         data = events[0] if len(events) == 1 else b"".join(events)
@@ -273,11 +274,9 @@ class Reply:
         if self._answer.said.finish_reason:
             self.finish_told = True
 
-    def _cut(self, text: str) -> None:
-        """Ends the reply at MAX_REPLY_BYTES, in the middle of `text`; listeners catch up from the log."""
-        encoded = text.encode()
-        room = MAX_REPLY_BYTES - (self._bytes - len(encoded))
-        text = encoded[:room].decode("utf-8", "ignore")
-        self._text.write(text)
-        self.length += len(text)
+    def _cut(self) -> None:
+        """Ends the reply at MAX_REPLY_BYTES; listeners catch up from the log."""
+        text = self._text[:MAX_REPLY_BYTES].decode("utf-8", "ignore")  # half a character goes
+        self._text[:] = text.encode()
+        self.length = len(text)
         self._settle("length")
