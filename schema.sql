@@ -1,7 +1,8 @@
 -- Everything the server says to SQLite: first the tables, then every statement.
 --
 -- A statement begins at its "-- name:" line, has one line on what it is for, and is a method of
--- chatbot/store.py. Times are whole milliseconds since 1970 (UTC). Ids are UUID4 text.
+-- chatbot/store.py. Times are whole milliseconds since 1970 (UTC). Ids are UUID4 text. What every turn needs
+-- takes its values by place: binding them by name would cost as much as some of these statements.
 
 -- name: schema
 CREATE TABLE IF NOT EXISTS sessions (
@@ -18,7 +19,7 @@ CREATE TABLE IF NOT EXISTS messages (
     seq             INTEGER NOT NULL PRIMARY KEY,   -- the order of the conversation; clocks may repeat, this never does
     message_id      TEXT    NOT NULL UNIQUE,
     session_id      TEXT    NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE,
-    role            TEXT    NOT NULL CHECK (role IN ('system', 'user', 'assistant')),
+    role            TEXT    NOT NULL CHECK (role = 'system' OR role = 'user' OR role = 'assistant'),  -- an IN would build a table each time
     content         TEXT    NOT NULL,
     created_at      INTEGER NOT NULL,
     token_usage     TEXT    CHECK (json_type(token_usage) = 'object'),  -- as the LLM reported it, if it did
@@ -46,9 +47,9 @@ INSERT INTO sessions (session_id, created_at, last_accessed, metadata)
 VALUES (:session_id, :now, :now, :metadata);
 
 -- name: get_session
--- Finds a session that has not expired; a session in use (:in_use) cannot expire.
+-- Finds a session last accessed after a time; one in use cannot expire.
 SELECT session_id, created_at, last_accessed, metadata FROM sessions
-WHERE session_id = :session_id AND (last_accessed > :cutoff OR :in_use);
+WHERE session_id = ? AND (last_accessed > ? OR ?);
 
 -- name: set_metadata
 -- Replaces a session's metadata.
@@ -63,20 +64,20 @@ DELETE FROM sessions WHERE session_id = :session_id;
 SELECT session_id FROM sessions WHERE last_accessed <= :cutoff ORDER BY last_accessed LIMIT :limit;
 
 -- name: add_message
--- One message at the end of a conversation.
-INSERT INTO messages (session_id, message_id, role, content, created_at, token_usage, finish_reason,
-                      idempotency_key, request_hash)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+-- One message at the end of a conversation, a system prompt.
+INSERT INTO messages (session_id, message_id, role, content, created_at)
+VALUES (:session_id, :message_id, :role, :content, :created_at);
 
--- name: add_two_messages
--- A question and its reply at the end of a conversation.
+-- name: add_turn
+-- A question and its reply at the end of a conversation; what the reply does not have is ''.
 INSERT INTO messages (session_id, message_id, role, content, created_at, token_usage, finish_reason,
                       idempotency_key, request_hash)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, 'user', ?, ?, NULL, NULL, NULL, NULL),
+       (?, ?, 'assistant', ?, ?, nullif(?, ''), ?, nullif(?, ''), nullif(?, ''));
 
 -- name: touch
--- Marks a session as used now, whatever its age.
-UPDATE sessions SET last_accessed = :now WHERE session_id = :session_id;
+-- Marks a session as used, whatever its age.
+UPDATE sessions SET last_accessed = ? WHERE session_id = ?;
 
 -- name: count_messages
 -- How long a conversation is.
@@ -100,11 +101,11 @@ WHERE session_id = :session_id AND seq > :seq ORDER BY seq LIMIT :limit;
 -- name: recent_turns
 -- What the LLM may be reminded of, newest first; the system prompt is not counted.
 SELECT role, content FROM messages
-WHERE session_id = :session_id AND role <> 'system' ORDER BY seq DESC LIMIT :limit;
+WHERE session_id = ? AND role <> 'system' ORDER BY seq DESC LIMIT ?;
 
 -- name: first_message
 -- Where the session's own system prompt is, if it has one.
-SELECT role, content FROM messages WHERE session_id = :session_id ORDER BY seq LIMIT 1;
+SELECT role, content FROM messages WHERE session_id = ? ORDER BY seq LIMIT 1;
 
 -- name: question_of
 -- The question that a reply answers: the message just before it.

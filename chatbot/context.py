@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 Turn = tuple[str, str]
 """A message as (role, content)."""
 
@@ -28,7 +30,11 @@ def _from_question(window: list[Turn]) -> list[Turn]:
     return window[start:] if start else window
 
 
-def as_messages(system_prompt: str | None, window: list[Turn]) -> list[dict[str, str]]:
-    """The `messages` of a chat-completions request."""
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def as_messages(system_prompt: str | None, window: list[Turn]) -> str:
+    """The `messages` of a chat-completions request, as JSON."""
     head = [("system", system_prompt)] if system_prompt else []
-    return [{"role": role, "content": content} for role, content in head + window]
+    objects = [f'{{"role":"{role}","content":{_encode(content)}}}' for role, content in head + window]
+    return f"[{','.join(objects)}]"

@@ -65,10 +65,8 @@ class LLM:
         await self._pooled.close()
         await self._fresh.close()
 
-    async def ask(
-        self, messages: list[dict[str, str]], options: Mapping[str, Any], *, stream: bool
-    ) -> Answer:
-        """Asks for a reply to `messages` and waits until the LLM server begins to answer.
+    async def ask(self, messages: str, options: Mapping[str, Any], *, stream: bool) -> Answer:
+        """Asks for a reply to `messages`, which are JSON, and waits until the LLM server begins to answer.
 
         `options` are fields of the request body, passed on as they are. Raises ChatError; TooLong
         if less of the conversation might do.
@@ -91,7 +89,7 @@ class LLM:
             raise
 
     async def _post_with_found_model(
-        self, messages: list[dict[str, str]], options: Mapping[str, Any], stream: bool
+        self, messages: str, options: Mapping[str, Any], stream: bool
     ) -> aiohttp.ClientResponse:
         """Asks for the first model there is; looks again if the one remembered is refused."""
         known, self._found_model = self._found_model, self._found_model or await self._find_model()
@@ -117,12 +115,12 @@ class LLM:
         return model
 
     async def _post(
-        self, messages: list[dict[str, str]], options: Mapping[str, Any], model: str, stream: bool
+        self, messages: str, options: Mapping[str, Any], model: str, stream: bool
     ) -> aiohttp.ClientResponse:
-        body: dict[str, Any] = {**options, "model": model, "messages": messages, "stream": stream}
+        fields: dict[str, Any] = {**options, "model": model, "stream": stream}
         if stream:
-            body["stream_options"] = {"include_usage": True}
-        data = _encode(body).encode()
+            fields["stream_options"] = {"include_usage": True}
+        data = f'{{"messages":{messages},{_encode(fields)[1:]}'.encode()
         response = await self._request("POST", self._chat_url, data)
         if response.status == 200:
             if response.headers.get("Content-Encoding", "identity").lower() == "identity":

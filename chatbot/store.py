@@ -54,7 +54,7 @@ class Message(NamedTuple):
 
 
 class NewMessage(NamedTuple):
-    """What add_message needs after the session's id, in the order of its columns."""
+    """A message to be stored, but for its session."""
 
     message_id: str
     role: str
@@ -101,10 +101,13 @@ class _Transaction:
 
 
 class _Nothing(dict[str, None]):
-    """Binds every parameter to NULL, to compile a statement without running it."""
-
     def __missing__(self, name: str) -> None:
         return None
+
+
+def _nothing_for(sql: str) -> Mapping[str, Any] | tuple[Any, ...]:
+    """Binds every parameter to NULL, to compile a statement without running it."""
+    return _Nothing() if ":" in sql else (None,) * sql.count("?")
 
 
 def load_statements(text: str) -> dict[str, str]:
@@ -131,7 +134,7 @@ class Store:
             self._prepare()
         except sqlite3.Error as error:
             self._db.close()
-            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise StoreError(f"{path} is in use by another process") from None
             raise StoreError(f"cannot use {path}: {error}") from None
         except StoreError:
@@ -168,8 +171,7 @@ class Store:
         self._db.execute("COMMIT")
         for name, sql in self._sql.items():
             if name != "schema":
-                nothing = _Nothing() if ":" in sql else (None,) * sql.count("?")
-                self._db.execute(f"EXPLAIN {sql}", nothing).fetchall()
+                self._db.execute(f"EXPLAIN {sql}", _nothing_for(sql)).fetchall()
 
     def _check_ours(self) -> None:
         """Refuses other programs' databases, before anything in them is changed, and other versions."""
@@ -192,7 +194,7 @@ class Store:
         row = self._db.execute(sql).fetchone()
         return row[0] if row else None
 
-    def _all(self, name: str, parameters: Mapping[str, Any]) -> list[Any]:
+    def _all(self, name: str, parameters: Mapping[str, Any] | tuple[Any, ...]) -> list[Any]:
         try:
             return self._db.execute(self._sql[name], parameters).fetchall()
         except Exception as error:
@@ -230,18 +232,18 @@ class Store:
         with self._transaction:
             self._run("add_session", {"session_id": session_id, "now": now, "metadata": metadata})
             if first:
-                self._run("add_message", (session_id, *first))
+                self._run("add_message", {"session_id": session_id, **first._asdict()})
         self._fill(len(metadata) + (len(first.content) if first else 0))
         self.sessions += 1
 
     def session(self, session_id: str, cutoff: int, *, in_use: bool) -> Session | None:
         """A session last accessed after `cutoff` (or `in_use`)."""
-        rows = self._all("get_session", {"session_id": session_id, "cutoff": cutoff, "in_use": in_use})
+        rows = self._all("get_session", (session_id, cutoff, int(in_use)))
         return Session(*rows[0]) if rows else None
 
     def touch(self, session_id: str, now: int) -> None:
         """Marks a session as accessed `now`, whatever its age; nothing happens if it is gone."""
-        self._run("touch", {"session_id": session_id, "now": now})
+        self._run("touch", (now, session_id))
 
     def set_metadata(self, session_id: str, metadata: str) -> None:
         """Replaces a session's metadata."""
@@ -274,7 +276,16 @@ class Store:
     def add_turn(self, session_id: str, question: NewMessage, reply: NewMessage) -> None:
         """Stores a question and its reply, both or neither, and marks the session as used."""
         with self._transaction:
-            self._run("add_two_messages", (session_id, *question, session_id, *reply))
+            self._run(
+                "add_turn",
+                (
+                    *(session_id, question.message_id, question.content, question.created_at),
+                    *(session_id, reply.message_id, reply.content, reply.created_at),
+                    # Not None: Python takes longer to bind one than a text.
+                    *(reply.token_usage or "", reply.finish_reason),
+                    *(reply.idempotency_key or "", reply.request_hash or ""),
+                ),
+            )
             self.touch(session_id, reply.created_at)
         self._fill(len(question.content) + len(reply.content) + len(reply.token_usage or ""))
 
@@ -317,8 +328,8 @@ class Store:
 
     def context(self, session_id: str, limit: int) -> tuple[str | None, list[tuple[str, str]]]:
         """The session's system prompt, and its newest `limit` messages as (role, content), oldest first."""
-        recent = self._all("recent_turns", {"session_id": session_id, "limit": limit})
-        first = self._all("first_message", {"session_id": session_id})
+        recent = self._all("recent_turns", (session_id, limit))
+        first = self._all("first_message", (session_id,))
         prompt = first[0][1] if first and first[0][0] == "system" else None
         return prompt, recent[::-1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -58,7 +59,7 @@ def test_halving_ends_with_the_question_alone(history: list[context.Turn], quest
 
 @pytest.mark.parametrize("prompt", ["", None])
 def test_without_a_system_prompt_none_is_sent(prompt: str | None) -> None:
-    assert context.as_messages(prompt, [("user", "Hi")]) == [{"role": "user", "content": "Hi"}]
+    assert json.loads(context.as_messages(prompt, [("user", "Hi")])) == [{"role": "user", "content": "Hi"}]
 
 
 def sent(llm: ScriptedLLM, number: int = -1) -> list[str]:

@@ -901,7 +901,7 @@ async def ask(**settings: Any) -> str:
     """Asks a canned LLM; returns the reply's text."""
     llm = LLM(Config(llm_server_url="http://llm.test", **settings))
     try:
-        answer = await llm.ask([{"role": "user", "content": "Hi"}], {}, stream=False)
+        answer = await llm.ask('[{"role": "user", "content": "Hi"}]', {}, stream=False)
         taken: list[Frame] = []
         await answer.deliver(taken.extend)
         answer.close()

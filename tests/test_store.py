@@ -141,7 +141,7 @@ def test_a_deleted_session_takes_its_messages_along_and_no_others(store: Store) 
 )
 def test_no_statement_reads_a_whole_table(store: Store, name: str, index: str) -> None:
     sql = store._sql[name]
-    plan = store._db.execute(f"EXPLAIN QUERY PLAN {sql}", store_module._Nothing()).fetchall()
+    plan = store._db.execute(f"EXPLAIN QUERY PLAN {sql}", store_module._nothing_for(sql)).fetchall()
     steps = "; ".join(row[3] for row in plan)
     assert index in steps, steps
     assert "SCAN messages" not in steps, steps
