@@ -124,17 +124,17 @@ class StreamedAnswer(Answer):
         self._decoder = sse.Decoder()
         self._began = False
         self._ended = False
-        self._done: asyncio.Future[None] = self._loop.create_future()
+        self._done: asyncio.Future[None] | None = None  # while somebody takes what comes
         self._take: Take = _nobody
         self._goes_on = False
 
     async def deliver(self, take: Take) -> None:
-        self._take = take
+        self._take, self._done = take, self._loop.create_future()
         self.arrived()
         try:
             await self._done
-        finally:
-            self._take = _nobody  # or the answer and the reply would hold each other
+        finally:  # or the answer would hold the reply, and an exception that holds the answer
+            self._take, self._done = _nobody, None
 
     def arrived(self) -> None:
         if not self._goes_on:
@@ -147,20 +147,23 @@ class StreamedAnswer(Answer):
     def _read_on(self) -> bool:
         """Takes a slice of what has come, never raises; returns whether there is more of it."""
         self._goes_on = False
-        if self._done.done() or self._take is _nobody:
+        done = self._done
+        if not done or done.done():
             return False
         try:
             self._goes_on = self._read_some() and not self._ended
             if self._ended:
                 self._check_end()
-                self._done.set_result(None)
+                done.set_result(None)
             elif self._goes_on:  # of a burst: after others have had their turn
                 self._loop.call_soon(self._read_on)
         except Exception as error:
             self._goes_on = False
-            if not self._done.done():
-                self._done.set_exception(error)
-                self._done.exception()  # seen, also if the reply was cancelled in the meantime
+            if isinstance(error, ChatError):  # of a crash it is needed, for the log
+                error.__traceback__ = None  # whose frames hold this
+            if not done.done():
+                done.set_exception(error)
+                done.exception()  # seen, also if the reply was cancelled in the meantime
         if self._ended or self._content.is_eof():
             self._untap()
         return self._goes_on

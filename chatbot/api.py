@@ -148,7 +148,7 @@ class Api:
         The caller joins the reply before it awaits anything.
         """
         session_id, ask = await bodies.read_ask(request)
-        request[SESSION_ID] = session_id = self._sessions.find(session_id).session_id
+        request[SESSION_ID] = session_id = self._sessions.find_to_ask(session_id).session_id
         began = False
         try:
             if known := self._replies.known(session_id, ask):

@@ -83,8 +83,8 @@ class LLM:
             return (StreamedAnswer if stream else WholeAnswer)(response, silence, self._timeout)
         except BaseException as error:
             silence.end()
-            if silence.broken and isinstance(error, asyncio.CancelledError):
-                task.uncancel()
+            # Nobody else may have cancelled the task too; cf. asyncio.timeout.
+            if silence.broken and not task.uncancel() and isinstance(error, asyncio.CancelledError):
                 raise timed_out(self._timeout) from None
             raise
 

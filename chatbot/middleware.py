@@ -70,6 +70,8 @@ class Gate:
             self._check_key(request)
             return await handler(request)
         except ChatError as error:
+            # A reply holds its error, whose frames and context hold the reply.
+            error.__traceback__ = error.__context__ = None
             return error_response(error)
         except web.HTTPException as error:
             return http_error(request, error)

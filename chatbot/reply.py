@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from chatbot import context, sse
@@ -37,6 +36,7 @@ from chatbot.frames import Frame
 from chatbot.ids import new_id
 from chatbot.llm import LLM
 from chatbot.store import Message, NewMessage, Store
+from chatbot.text import Text
 
 log = logging.getLogger(__name__)
 
@@ -118,16 +118,13 @@ class Reply:
         self._loop = asyncio.get_running_loop()
         self._answer: Answer | None = None
         self._task: asyncio.Task[None] | None = None
-        self._text = bytearray()  # UTF-8: it grows in place, where text would be a list of its tokens
+        self._text = Text()
         self._listeners: tuple[Listener, ...] = ()
         self._abandon: asyncio.TimerHandle | None = None
 
     def text(self, start: int, limit: int) -> str:
         """At most `limit` characters of the text from character `start`."""
-        end = start + limit
-        if len(self._text) == self.length:  # a byte a character
-            return self._text[start:end].decode()
-        return self._text.decode()[start:end]
+        return self._text.read(start, limit)
 
     # Its audience
 
@@ -183,8 +180,12 @@ class Reply:
                 log.exception("reply %s could not be stored", self.message_id)
                 error = ChatError("internal_error", "Internal error.")
         if not self.message:
-            with suppress(ChatError):  # a full disk; the session then counts as used when it was asked
+            try:
                 self._tools.store.touch(self.session_id, self._tools.now_ms())
+            except ChatError:
+                pass  # a full disk
+            except Exception:
+                log.exception("session of reply %s could not be marked as used", self.message_id)
         if error:
             error.__traceback__ = None  # its frames hold the reply
         self.error = error
@@ -194,6 +195,7 @@ class Reply:
             self._abandon.cancel()
         if self._task and self._task is not asyncio.current_task():
             self._task.cancel()
+        self._task = None  # a cancelled task holds its exception, whose frames hold this
         for listener in self._listeners:
             listener.wake()
 
@@ -259,11 +261,13 @@ class Reply:
         events = []
         for payload, text in frames:
             if text:
-                self._text += text.encode()
-                self.length += len(text)
-                if len(self._text) > MAX_REPLY_BYTES:
-                    self._cut()
+                self._text.append(text)
+                if self._text.size > MAX_REPLY_BYTES:
+                    self._text.cut(MAX_REPLY_BYTES)
+                    self.length = self._text.length
+                    self._settle("length")  # listeners catch up from the log
                     return
+                self.length = self._text.length
             if payload:
                 events.append(sse.frame(self.length, payload))
         data = events[0] if len(events) == 1 else b"".join(events)
@@ -273,10 +277,3 @@ class Reply:
         self.told_at = self._answer.silence.heard_at
         if self._answer.said.finish_reason:
             self.finish_told = True
-
-    def _cut(self) -> None:
-        """Ends the reply at MAX_REPLY_BYTES; listeners catch up from the log."""
-        text = self._text[:MAX_REPLY_BYTES].decode("utf-8", "ignore")  # half a character goes
-        self._text[:] = text.encode()
-        self.length = len(text)
-        self._settle("length")

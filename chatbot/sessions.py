@@ -44,6 +44,17 @@ class Sessions:
             raise ChatError("session_not_found", "There is no such session, or it has expired.", "session_id")
         return session
 
+    def find_to_ask(self, session_id: str) -> Session:
+        """Finds a session that is to be given a reply; raises ChatError("session_not_found").
+
+        The end of the reply marks it accessed. It is marked now only if it has not been for long: should
+        the process die, or the disk be full in the end, it does not expire while it is in use.
+        """
+        session = self.find(session_id)
+        if session.last_accessed < self._replies.now_ms() - self.timeout_ms // 100:
+            return self.open(session_id)
+        return session
+
     def open(self, session_id: str) -> Session:
         """Finds a session and marks it accessed; raises ChatError("session_not_found")."""
         session, now = self.find(session_id), self._replies.now_ms()

@@ -30,7 +30,7 @@ class Tap(asyncio.Protocol):
 
     def __init__(self, transport: asyncio.Transport, answer: Tapped) -> None:
         self._transport = transport
-        self._answer = answer
+        self._answer: Tapped | None = answer
         self._tapped = cast(asyncio.Protocol, transport.get_protocol())
         transport.set_protocol(self)
 
@@ -38,18 +38,22 @@ class Tap(asyncio.Protocol):
         """Leaves the connection to aiohttp's protocol alone, as it was."""
         if self._transport.get_protocol() is self:
             self._transport.set_protocol(self._tapped)
+        self._answer = None  # aiohttp keeps the exception of a lost connection, whose frames hold this
 
     def data_received(self, data: bytes) -> None:
         self._tapped.data_received(data)
-        self._answer.arrived()
+        if self._answer:
+            self._answer.arrived()
 
     def eof_received(self) -> bool | None:
         return self._tapped.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._answer.about_to_break()
+        if self._answer:
+            self._answer.about_to_break()
         self._tapped.connection_lost(exc)
-        self._answer.broke()
+        if self._answer:
+            self._answer.broke()
 
     def pause_writing(self) -> None:
         self._tapped.pause_writing()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import weakref
 from typing import Any
 
 import pytest
 
 from chatbot.answers import Answer
-from chatbot.listener import StreamListener
+from chatbot.listener import EndListener, StreamListener
 from chatbot.reply import Reply
+from chatbot.silence import Silence
 from tests.conftest import Clock, Event, Running, StartServer, Stream, text_of, until
 from tests.scripted import (
     DONE,
@@ -698,27 +698,89 @@ async def test_a_session_lives_on_for_its_time_after_a_long_reply_nobody_listene
     assert await server.history(session) == [("user", "Tell"), ("assistant", "Once upon")]
 
 
-async def test_a_reply_is_freed_when_it_ends_without_the_garbage_collector(
-    server: Running, llm: ScriptedLLM
-) -> None:
+async def end(how: str, server: Running, llm: ScriptedLLM, clock: Clock) -> None:
+    """Lets one reply come to an end in the given way."""
     session = await server.session()
+    if how == "finished":
+        await (await server.stream(session)).rest()
+    elif how == "finished whole":
+        assert (await server.chat(session))[0] == 200
+    elif how == "refused":
+        llm.play(answer("500 Broken"))
+        assert (await server.stream(session)).status == 502
+    elif how == "too long":
+        too_long = {"error": {"code": "context_length_exceeded", "message": "too long"}}
+        llm.play(answer("400 Bad Request", too_long))
+        assert (await server.chat(session))[0] == 400
+    elif how == "never begun":
+        llm.play([Hang])
+        asked = asyncio.create_task(server.chat(session))
+        await llm.asked(len(llm.exchanges) + 1)
+        clock.advance(31)
+        assert (await asked)[0] == 504
+    elif how == "cut short":
+        llm.play([*events(delta("one")), END])
+        await (await server.stream(session)).rest()
+    elif how == "broken":
+        llm.play([*events(delta("one")), Abort])
+        await (await server.stream(session)).rest()
+    else:
+        llm.play([*events(delta("one")), Hang])
+        stream = await server.stream(session)
+        assert await stream.event()
+        if how == "fallen silent":
+            clock.advance(31)
+        elif how == "left":
+            await server.leave(stream)
+            clock.advance(61)
+        elif how == "cancelled":
+            await server.call("POST", f"/api/sessions/{session}/messages/{stream.message_id}/cancel")
+        else:
+            assert how == "deleted"
+            await server.call("DELETE", f"/api/sessions/{session}")
+        if how != "left":
+            await stream.rest()
+    await server.ended()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("finished", "finished whole", "refused", "too long", "never begun", "cut short", "broken"),
+        *("fallen silent", "left", "cancelled", "deleted"),
+    ],
+)
+async def test_what_a_reply_was_made_of_is_freed_without_the_garbage_collector(
+    start: StartServer, llm: ScriptedLLM, clock: Clock, how: str
+) -> None:
+    server = await start(llm_timeout_seconds=30, stream_heartbeat_seconds=100)
+    parts = (Reply, StreamListener, EndListener, Answer, Silence)
+
+    def left() -> list[Any]:
+        return [type(found).__name__ for found in gc.get_objects() if isinstance(found, parts)]
+
     gc.collect()
     gc.disable()
     try:
-        for fails in (False, True):
-            gate = Gate()
-            llm.play([*events(delta("Once "), gate), END] if fails else reply("Once ", gate, "upon"))
-            stream = await server.stream(session, "Tell")
-            running = server.replies.running(session)
-            assert running
-            known = weakref.ref(running)
-            del running
-            gate.open()
-            found = await stream.rest()
-            assert (found[-1].data == "[DONE]") is not fails
-            await until(lambda known=known: known() is None)  # type: ignore[misc]
+        assert left() == []
+        await end(how, server, llm, clock)
+        await until(lambda: not left())
     finally:
         gc.enable()
+
+
+async def test_a_reply_ends_though_nothing_can_be_written(server: Running, llm: ScriptedLLM) -> None:
+    gate = Gate()
+    llm.play(reply("one", gate, "two"))
+    session = await server.session()
+    stream = await server.stream(session)
+    assert await stream.event()
+    server.sql("PRAGMA query_only=ON")  # an error that is no way of saying "full"
+    gate.open()
+    assert (await stream.rest())[-1].json["error"]["code"] == "internal_error"
+    server.sql("PRAGMA query_only=OFF")
+    assert (await server.chat(session))[0] == 200
+    assert len(await server.history(session)) == 2
 
 
 async def test_what_came_in_a_burst_before_the_connection_broke_is_all_taken(

@@ -251,6 +251,27 @@ async def test_a_chat_that_begins_no_reply_keeps_the_session_alive_too(
     assert await chat({}) == 502
 
 
+async def test_a_session_long_unused_is_marked_when_its_reply_begins(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    """Should the process die before the reply's end, the session has not expired."""
+    wall = Wall(server)
+    session = await server.session()
+    made, hundredth = wall.ms, 864_000
+    for age, marked in ((hundredth, made), (hundredth + 1, made + hundredth + 1)):
+        wall.ms = made + age
+        llm.play([*events(delta("one")), Hang])
+        stream = await server.stream(session)
+        assert await stream.event()
+        assert server.sql("SELECT last_accessed FROM sessions") == [(marked,)], age
+        running = server.replies.running(session)
+        assert running
+        wall.ms = made
+        running.discard(ChatError("internal_error", "enough"))
+        await stream.rest()
+        assert server.sql("SELECT last_accessed FROM sessions") == [(made,)], "its end marks it as well"
+
+
 async def test_a_full_disk_does_not_stop_the_reading(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
