@@ -98,10 +98,9 @@ WHERE session_id = :session_id AND seq < :seq ORDER BY seq DESC LIMIT :limit;
 SELECT seq, message_id, role, content, created_at, token_usage, finish_reason FROM messages
 WHERE session_id = :session_id AND seq > :seq ORDER BY seq LIMIT :limit;
 
--- name: recent_turns
--- What the LLM may be reminded of, newest first; the system prompt is not counted.
-SELECT role, content FROM messages
-WHERE session_id = ? AND role <> 'system' ORDER BY seq DESC LIMIT ?;
+-- name: newest_messages
+-- What the LLM may be reminded of, newest first.
+SELECT role, content FROM messages WHERE session_id = ? ORDER BY seq DESC LIMIT ?;
 
 -- name: first_message
 -- Where the session's own system prompt is, if it has one.

@@ -328,10 +328,14 @@ class Store:
 
     def context(self, session_id: str, limit: int) -> tuple[str | None, list[tuple[str, str]]]:
         """The session's system prompt, and its newest `limit` messages as (role, content), oldest first."""
-        recent = self._all("recent_turns", (session_id, limit))
-        first = self._all("first_message", (session_id,))
+        newest = self._all("newest_messages", (session_id, limit + 1))
+        # The prompt is the first message, which is among these if the conversation is short.
+        first = newest[-1:] if len(newest) <= limit else self._all("first_message", (session_id,))
         prompt = first[0][1] if first and first[0][0] == "system" else None
-        return prompt, recent[::-1]
+        turns = newest[:limit]
+        if turns and turns[-1][0] == "system":
+            turns.pop()
+        return prompt, turns[::-1]
 
     def rewind(self, session_id: str, message: Message) -> int:
         """Deletes `message` and all after it; returns how many.

@@ -132,7 +132,7 @@ def test_a_deleted_session_takes_its_messages_along_and_no_others(store: Store) 
     [
         ("messages_before", "messages_by_session"),
         ("messages_after", "messages_by_session"),
-        ("recent_turns", "messages_by_session"),
+        ("newest_messages", "messages_by_session"),
         ("first_message", "messages_by_session"),
         ("rewind", "messages_by_session"),
         ("reply_by_key", "messages_by_key"),
@@ -374,6 +374,21 @@ def test_a_full_disk_is_told_and_nothing_is_half_stored(store: Store) -> None:
     assert len(store.page(here, 1000, before=None, after=None)[0]) == stored
     store.delete_session(here)
     turn(store, session(store), reply="x" * 100_000)
+
+
+@pytest.mark.parametrize("prompt", [None, "Be kind."])
+def test_the_context_is_the_newest_messages_and_the_prompt_wherever_it_is(
+    store: Store, prompt: str | None
+) -> None:
+    here = str(uuid4())
+    store.add_session(here, 0, "{}", NewMessage(str(uuid4()), "system", prompt, 0) if prompt else None)
+    told: list[tuple[str, str]] = []
+    for number in range(4):
+        for limit in range(9):
+            expected = told[-limit:] if limit else []
+            assert store.context(here, limit) == (prompt, expected), (number, limit)
+        turn(store, here, f"Q{number}", f"A{number}")
+        told += [("user", f"Q{number}"), ("assistant", f"A{number}")]
 
 
 def test_full_memory_is_told_as_full_storage(store: Store) -> None:
