@@ -122,6 +122,7 @@ async def test_a_client_that_leaves_is_noticed(front: Front, llm: ScriptedLLM) -
     connection.transport.abort()  # close() would wait for nginx to agree, as no browser does
     exchange = await llm.asked()
     await exchange.gone.wait()
+    stream.leave()  # aiohttp does not see by itself what became of the connection
 
 
 async def test_the_request_id_is_kept_and_logged_and_the_path_is_not(front: Front) -> None:
