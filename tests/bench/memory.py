@@ -37,10 +37,12 @@ def section(plan: Plan) -> list[Table]:
 async def measure(target: Target, turns: int) -> list[int]:
     """Bytes in use at the start and after each part of the turns."""
     read = [target.rss()]
-    left: Iterator[int] = iter(range(1, turns // TURNS + 1))  # shared: each takes the next session
+    left: Iterator[int] = iter(range(turns // TURNS))  # shared: each takes the next session
+    ended = 0  # sessions, which do not end in the order in which they began
 
     async def talk() -> None:
-        for number in left:
+        nonlocal ended
+        for _ in left:
             chat = await target.connect()
             await chat.open()
             for turn in range(TURNS):
@@ -50,7 +52,8 @@ async def measure(target: Target, turns: int) -> list[int]:
                     await chat.client.stream(chat.stream_path, chat.stream, Tally(), TOKENS)
             await chat.close()
             chat.client.close()
-            if number * TURNS * PARTS // turns >= len(read):
+            ended += 1
+            if ended * TURNS * PARTS // turns >= len(read):
                 read.append(target.rss())
 
     async with asyncio.TaskGroup() as group:
