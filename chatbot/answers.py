@@ -38,14 +38,13 @@ BROKEN = (aiohttp.ClientError, HttpProcessingError)
 class Answer:
     """An answer of the LLM that has begun: deliver() it to its end, finish() it if it is whole, close() it.
 
-    `said` holds the finish_reason and the usage once the LLM has told them; `silence` is what it says
-    nothing in, broken after `timeout` seconds.
+    `said` holds the finish_reason and the usage once the LLM has told them; `silence` watches that it
+    goes on, and knows when it last was heard.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, silence: Silence, timeout: float) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, silence: Silence) -> None:
         self._response = response
         self._content = response.content
-        self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._failure: ChatError | None = None
         self.silence = silence
@@ -92,7 +91,7 @@ class Answer:
         return self._failure or cut_short(error)
 
     def _give_up(self) -> None:
-        self._failure = timed_out(self._timeout)
+        self._failure = timed_out(self.silence.seconds)
         self._response.close()
         self.arrived()
 
@@ -119,8 +118,8 @@ class StreamedAnswer(Answer):
     would cost as much as all that is done with it.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, silence: Silence, timeout: float) -> None:
-        super().__init__(response, silence, timeout)
+    def __init__(self, response: aiohttp.ClientResponse, silence: Silence) -> None:
+        super().__init__(response, silence)
         self._decoder = sse.Decoder()
         self._began = False
         self._ended = False

@@ -1,7 +1,7 @@
 """Tells one client a reply: what it missed as one chunk, then each frame as it comes.
 
-A listener is live while all text before `_told` is on its way to the client: the reply's task then
-writes to it directly, with no wake-up of its own. When too much waits unsent it falls behind, is passed
+A listener is live while all text before `_told` is on its way to the client: each frame is then written
+where it comes from the LLM, and no task is woken. When too much waits unsent it falls behind, is passed
 over, and its own task gives it the rest from the reply's text until it is live again. One who comes
 between the reply's finish and its end is not made live any more: it is told both from what was stored.
 """

@@ -80,12 +80,12 @@ class LLM:
                 response = await self._post(messages, options, model, stream)
             else:
                 response = await self._post_with_found_model(messages, options, stream)
-            return (StreamedAnswer if stream else WholeAnswer)(response, silence, self._timeout)
+            return (StreamedAnswer if stream else WholeAnswer)(response, silence)
         except BaseException as error:
             silence.end()
             # Nobody else may have cancelled the task too; cf. asyncio.timeout.
             if silence.broken and not task.uncancel() and isinstance(error, asyncio.CancelledError):
-                raise timed_out(self._timeout) from None
+                raise timed_out(silence.seconds) from None
             raise
 
     async def _post_with_found_model(

@@ -94,11 +94,10 @@ class StoredReply:
 class Reply:
     """A reply while it is written.
 
-    `created_at` is when it was asked for; `length` how many characters of it have come;
-    `context_messages` how many messages the LLM was sent; `told_at` when listeners last were told
-    something (loop time; 0.0: not yet), `finish_told` whether the LLM's finish_reason was among it. Once
-    `ended`, `message` is what was stored, and `error` what listeners are told instead of [DONE]; at shutdown
-    both are set.
+    `created_at` is when it was asked for; `context_messages` how many messages the LLM was sent; `told_at`
+    when listeners last were told something (loop time; 0.0: not yet), `finish_told` whether the LLM's
+    finish_reason was among it. Once `ended`, `message` is what was stored, and `error` what listeners are
+    told instead of [DONE]; at shutdown both are set.
     """
 
     def __init__(self, tools: Tools, session_id: str, ask: Ask, on_end: Callable[[Reply], None]) -> None:
@@ -106,7 +105,6 @@ class Reply:
         self.message_id = new_id()
         self.ask = ask
         self.created_at = tools.now_ms()
-        self.length = 0
         self.context_messages = 0
         self.told_at = 0.0
         self.finish_told = False
@@ -121,6 +119,11 @@ class Reply:
         self._text = Text()
         self._listeners: tuple[Listener, ...] = ()
         self._abandon: asyncio.TimerHandle | None = None
+
+    @property
+    def length(self) -> int:
+        """How many characters of it have come."""
+        return self._text.length
 
     def text(self, start: int, limit: int) -> str:
         """At most `limit` characters of the text from character `start`."""
@@ -258,21 +261,19 @@ class Reply:
         """Takes what the LLM said into the text, and tells the listeners, in the same breath."""
         if self.ended:
             return
-        events = []
+        events, whole = [], self._text
         for payload, text in frames:
             if text:
-                self._text.append(text)
-                if self._text.size > MAX_REPLY_BYTES:
-                    self._text.cut(MAX_REPLY_BYTES)
-                    self.length = self._text.length
+                whole.append(text)
+                if whole.size > MAX_REPLY_BYTES:
+                    whole.cut(MAX_REPLY_BYTES)
                     self._settle("length")  # listeners catch up from the log
                     return
-                self.length = self._text.length
             if payload:
-                events.append(sse.frame(self.length, payload))
+                events.append(sse.frame(whole.length, payload))
         data = events[0] if len(events) == 1 else b"".join(events)
         for listener in self._listeners:
-            listener.push(data, self.length)
+            listener.push(data, whole.length)
         assert self._answer
         self.told_at = self._answer.silence.heard_at
         if self._answer.said.finish_reason:

@@ -15,7 +15,7 @@ class Silence:
 
     def __init__(self, seconds: float, on_silence: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._seconds = seconds
+        self.seconds = seconds
         self.on_silence = on_silence
         self.broken = False
         self.heard_at = self._loop.time()
@@ -24,7 +24,7 @@ class Silence:
     def shorten(self, seconds: float) -> None:
         """Allows at most so many seconds from now on."""
         self._alarm.cancel()
-        self._seconds = min(self._seconds, seconds)
+        self.seconds = min(self.seconds, seconds)
         self._check()
 
     def end(self) -> None:
@@ -33,7 +33,7 @@ class Silence:
         self.on_silence = _nothing  # whoever was to be told mostly holds this: a cycle otherwise
 
     def _check(self) -> None:
-        due = self.heard_at + self._seconds
+        due = self.heard_at + self.seconds
         if self._loop.time() < due:
             self._alarm = self._loop.call_at(due, self._check)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from chatbot.server import raise_file_limit
+from chatbot.server import Connection, raise_file_limit
 from tests.conftest import Clock, Log, Running, StartServer, text_of, until
 from tests.scripted import Gate, ScriptedLLM, answer, completion, delta, events, reply
 from tests.sockets import Socket, get, post
@@ -465,3 +466,27 @@ async def test_a_reply_that_cannot_be_stored_is_told_as_such_and_leaves_no_trace
     assert (status, answer["content"]) == (200, "Hello there."), "the failed turn did not free its key"
     assert "Idempotent-Replayed" not in headers
     assert not log.tracebacks, log.tracebacks[0]
+
+
+async def test_what_closed_connections_leave_behind_is_collected_a_thousand_at_a_time(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a cycle, and nothing else that a server does calls for the collector so soon."""
+    collected: list[int] = []
+
+    def notice(phase: str, info: dict[str, int]) -> None:
+        collected.append(info["generation"])
+
+    gc.disable()
+    gc.callbacks.append(notice)
+    try:
+        for closed in (998, 999):
+            assert not collected
+            monkeypatch.setattr(Connection, "closed", closed)
+            (await Socket.open(server)).writer.close()
+            await until(lambda closed=closed: Connection.closed == closed + 1)  # type: ignore[misc]
+        assert collected
+        assert set(collected) == {0}, "the old are not looked at"
+    finally:
+        gc.callbacks.remove(notice)
+        gc.enable()

@@ -952,3 +952,15 @@ async def test_a_whole_answer_is_read(canned: aioresponses) -> None:
     canned.get("http://llm.test/v1/models", payload={"data": [{"id": "m"}]})
     canned.post(URL, payload=completion("안녕 👋"))
     assert await ask() == "안녕 👋"
+
+
+async def test_a_cancel_in_the_very_moment_of_the_timeout_is_a_cancel(llm: ScriptedLLM, clock: Clock) -> None:
+    asked = LLM(Config(llm_server_url=llm.url, llm_model="m", llm_timeout_seconds=30))
+    llm.play([Hang])
+    task = asyncio.create_task(asked.ask("[]", {}, stream=False))
+    await llm.asked()
+    asyncio.get_running_loop().call_later(30, task.cancel)
+    clock.advance(31)  # both are due in the same turn of the loop, the timeout first
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asked.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import subprocess
 import sys
@@ -418,3 +419,24 @@ def test_past_the_limit_nothing_new_is_begun_and_what_runs_is_stored() -> None:
     store.require_space()
     session(store)
     store.close()
+
+
+def test_the_limit_is_never_passed_by_what_was_admitted_beyond_one_turn() -> None:
+    """The size is estimated between two measurements: no estimate may be below what was written."""
+    limit, rng = 3_000_000, random.Random(1)
+    store = Store(max_bytes=limit)
+
+    def used() -> int:
+        page_count, free = (store._value(f"PRAGMA {name}") for name in ("page_count", "freelist_count"))
+        return (page_count - free) * store._page_size
+
+    def fill() -> None:
+        for _ in range(100_000):
+            store.require_space()
+            assert used() < limit, "a full database was said to have room"
+            turn(store, rng.choice(sessions), "😀" * rng.randrange(300), "x" * rng.randrange(3000))
+
+    sessions = [session(store) for _ in range(20)]
+    with pytest.raises(ChatError, match="full"):
+        fill()
+    assert used() >= limit, "refused though there was room"
