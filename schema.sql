@@ -47,9 +47,8 @@ INSERT INTO sessions (session_id, created_at, last_accessed, metadata)
 VALUES (:session_id, :now, :now, :metadata);
 
 -- name: get_session
--- Finds a session last accessed after a time; one in use cannot expire.
-SELECT session_id, created_at, last_accessed, metadata FROM sessions
-WHERE session_id = ? AND (last_accessed > ? OR ?);
+-- Finds a session, also one that has expired.
+SELECT session_id, created_at, last_accessed, metadata FROM sessions WHERE session_id = ?;
 
 -- name: set_metadata
 -- Replaces a session's metadata.
@@ -85,26 +84,31 @@ SELECT count(*) FROM messages WHERE session_id = :session_id;
 
 -- name: get_message
 -- One message of one session, with its place in it.
-SELECT seq, message_id, role, content, created_at, token_usage, finish_reason FROM messages
+SELECT message_id, role, content, created_at, token_usage, finish_reason, seq FROM messages
 WHERE message_id = :message_id AND session_id = :session_id;
 
 -- name: messages_before
 -- A page that ends just before :seq, newest first.
-SELECT seq, message_id, role, content, created_at, token_usage, finish_reason FROM messages
+SELECT message_id, role, content, created_at, token_usage, finish_reason, seq FROM messages
 WHERE session_id = :session_id AND seq < :seq ORDER BY seq DESC LIMIT :limit;
 
 -- name: messages_after
 -- A page that begins just after :seq, oldest first.
-SELECT seq, message_id, role, content, created_at, token_usage, finish_reason FROM messages
+SELECT message_id, role, content, created_at, token_usage, finish_reason, seq FROM messages
 WHERE session_id = :session_id AND seq > :seq ORDER BY seq LIMIT :limit;
 
--- name: newest_messages
--- What the LLM may be reminded of, newest first.
-SELECT role, content FROM messages WHERE session_id = ? ORDER BY seq DESC LIMIT ?;
-
--- name: first_message
--- Where the session's own system prompt is, if it has one.
-SELECT role, content FROM messages WHERE session_id = ? ORDER BY seq LIMIT 1;
+-- name: conversation
+-- What a turn begins with, when the session was used, its own system prompt, and its newest messages as the LLM is
+-- sent them, in one row (each step to another costs more than what is in it).
+SELECT last_accessed,
+       (SELECT CASE role WHEN 'system' THEN content END
+        FROM messages WHERE session_id = s.session_id ORDER BY seq LIMIT 1),
+       (SELECT json_group_array(json_object('role', role, 'content', content)) FROM (
+            SELECT role, content FROM messages
+            WHERE session_id = s.session_id AND role <> 'system' AND seq > ifnull((  -- the newest that is left out
+                SELECT seq FROM messages WHERE session_id = s.session_id ORDER BY seq DESC LIMIT 1 OFFSET ?), 0)
+            ORDER BY seq))
+FROM sessions AS s WHERE session_id = ?;
 
 -- name: question_of
 -- The question that a reply answers: the message just before it.

@@ -62,10 +62,13 @@ class Answer:
         """
         raise NotImplementedError
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the LLM has nothing more to say, and the connection can serve again."""
+        return self._content.at_eof()
+
     async def finish(self) -> None:
         """After a reply is complete: lets the answer end, so that its connection can serve again."""
-        if self._content.at_eof():
-            return
         with suppress(*BROKEN, TimeoutError, RuntimeError):  # the last: closed after bad chunks
             async with asyncio.timeout(FINISH_SECONDS):
                 while await self._content.readany():
@@ -239,7 +242,8 @@ class WholeAnswer(Answer):
         parts: list[bytes] = []
         size = 0
         try:
-            while data := await self._content.readany():
+            while not self._content.at_eof():
+                data = await self._content.readany()
                 self.silence.heard_at = self._loop.time()
                 parts.append(data)
                 size += len(data)

@@ -148,7 +148,8 @@ class Api:
         The caller joins the reply before it awaits anything.
         """
         session_id, ask = await bodies.read_ask(request)
-        request[SESSION_ID] = session_id = self._sessions.find_to_ask(session_id).session_id
+        prompt, history = self._sessions.find_to_ask(session_id)
+        request[SESSION_ID] = session_id
         began = False
         try:
             if known := self._replies.known(session_id, ask):
@@ -156,7 +157,7 @@ class Api:
             if after:
                 message = "There is no reply under this key to go on with."
                 raise ChatError("invalid_request", message, "Last-Event-ID")
-            reply = self._replies.start(session_id, ask, stream=stream)
+            reply = self._replies.start(session_id, ask, prompt, history, stream=stream)
             began = True
             return reply, {}
         finally:

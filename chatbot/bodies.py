@@ -132,12 +132,13 @@ def _parse(body: bytes) -> Any:
         raise ChatError("invalid_json", f"The body is not JSON{place}.") from None
 
 
+_CONTAINERS = (dict, list)
 _strict = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def _check_sanity(name: str, value: Any) -> None:
     """Refuses what Python's JSON takes and JSON, Unicode or a small stack do not."""
-    level, depth = [value] if isinstance(value, dict | list) else [], 0
+    level, depth = [value] if isinstance(value, _CONTAINERS) else [], 0
     while level:
         depth += 1
         if depth > MAX_DEPTH:
@@ -146,7 +147,7 @@ def _check_sanity(name: str, value: Any) -> None:
             inner
             for outer in level
             for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
+            if isinstance(inner, _CONTAINERS)
         ]
     try:
         (value if isinstance(value, str) else _strict(value)).encode()
@@ -175,11 +176,10 @@ async def read_ask(request: web.Request) -> tuple[str, Ask]:
         )
     body = await read_object(request, CHAT, ("session_id", "message"))
     session_id, message = body.pop("session_id"), body.pop("message")
-    request_hash = None
-    if key:
-        canonical = json.dumps([message, body], sort_keys=True)
-        request_hash = hashlib.sha256(canonical.encode()).hexdigest()
-    return session_id, Ask(message, body, key, request_hash)
+    if not key:
+        return session_id, Ask(message, body)
+    canonical = json.dumps([message, body], sort_keys=True)
+    return session_id, Ask(message, body, key, hashlib.sha256(canonical.encode()).hexdigest())
 
 
 def read_offset(request: web.Request) -> int:

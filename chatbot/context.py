@@ -1,40 +1,30 @@
-"""Chooses how much of a conversation the LLM is sent. Pure functions."""
+"""What the LLM is sent of a conversation: whole turns, the newest, and the new question. Pure functions.
+
+A turn is a question and its reply, stored together or not at all. So what begins with a turn begins with a
+question, as the chat templates of many models demand.
+"""
 
 from __future__ import annotations
 
 import json
 
-Turn = tuple[str, str]
-"""A message as (role, content)."""
-
-
-def newest(history: list[Turn], question: str, limit: int) -> list[Turn]:
-    """The newest `limit` messages, the question counted and last, never beginning with a reply."""
-    window = [*history, ("user", question)][-limit:]
-    return _from_question(window)
-
-
-def halved(window: list[Turn]) -> list[Turn]:
-    """The window without its older half, for an LLM that says it is too long; always shorter.
-
-    Not to be asked of a window of one: the question itself cannot be dropped.
-    """
-    return _from_question(window[len(window) // 2 :])
-
-
-def _from_question(window: list[Turn]) -> list[Turn]:
-    # Chat templates of many models refuse a conversation that begins with the assistant.
-    start = 0
-    while window[start][0] == "assistant":
-        start += 1
-    return window[start:] if start else window
-
-
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def as_messages(system_prompt: str | None, window: list[Turn]) -> str:
-    """The `messages` of a chat-completions request, as JSON."""
-    head = [("system", system_prompt)] if system_prompt else []
-    objects = [f'{{"role":"{role}","content":{_encode(content)}}}' for role, content in head + window]
-    return f"[{','.join(objects)}]"
+def turns_within(limit: int) -> int:
+    """How many turns may go along with a question, `limit` messages in all."""
+    return (limit - 1) // 2
+
+
+def messages(prompt: str | None, history: str, question: str) -> str:
+    """The `messages` of a chat-completions request, as JSON; so is the `history`, an array."""
+    parts = [history[1:-1]] if history != "[]" else []
+    if prompt:
+        parts.insert(0, f'{{"role":"system","content":{_encode(prompt)}}}')
+    parts.append(f'{{"role":"user","content":{_encode(question)}}}')
+    return f"[{','.join(parts)}]"
+
+
+def count_turns(history: str) -> int:
+    """How many turns there are in a history that is JSON, in which a quote within a text is escaped."""
+    return history.count('{"role":"user"')

@@ -20,7 +20,7 @@ from chatbot import frames
 from chatbot.answers import MAX_WHOLE_BYTES, Answer, StreamedAnswer, WholeAnswer, cut_short, timed_out
 from chatbot.config import Config
 from chatbot.errors import ChatError
-from chatbot.silence import Silence
+from chatbot.silence import Silence, Watch
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ READY_SECONDS = 2.0
 MAX_ERROR_BYTES = 64 * 1024
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+_WHOLE, _STREAMED = '"stream":false', '"stream":true,"stream_options":{"include_usage":true}'
 
 _RETRY_AFTER = re.compile(r"\d{1,9}|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT", re.ASCII)
 
@@ -41,6 +42,7 @@ class LLM:
         base = URL(url if url.endswith("/v1") else f"{url}/v1")
         self._models_url = base / "models"
         self._chat_url = base / "chat" / "completions"
+        self._watch = Watch()
         self._timeout = config.llm_timeout_seconds
         self._configured_model = config.llm_model
         self._found_model = ""
@@ -62,6 +64,7 @@ class LLM:
 
     async def close(self) -> None:
         """Closes every connection."""
+        self._watch.close()
         await self._pooled.close()
         await self._fresh.close()
 
@@ -73,7 +76,7 @@ class LLM:
         """
         task = asyncio.current_task()
         assert task
-        silence = Silence(self._timeout, task.cancel)  # from the question to the answer's end
+        silence = Silence(self._watch, self._timeout, task.cancel)  # from the question to the answer's end
         try:
             if "model" in options or self._configured_model:
                 model = options.get("model", self._configured_model)
@@ -117,11 +120,10 @@ class LLM:
     async def _post(
         self, messages: str, options: Mapping[str, Any], model: str, stream: bool
     ) -> aiohttp.ClientResponse:
-        fields: dict[str, Any] = {**options, "model": model, "stream": stream}
-        if stream:
-            fields["stream_options"] = {"include_usage": True}
-        data = f'{{"messages":{messages},{_encode(fields)[1:]}'.encode()
-        response = await self._request("POST", self._chat_url, data)
+        # Mostly there are no options, and making a JSON encoder costs more than its work.
+        fields = _encode({**options, "model": model})[1:-1] if options else f'"model":{_encode(model)}'
+        data = f'{{"messages":{messages},{fields},{_STREAMED if stream else _WHOLE}}}'
+        response = await self._request("POST", self._chat_url, data.encode())
         if response.status == 200:
             if response.headers.get("Content-Encoding", "identity").lower() == "identity":
                 return response

@@ -20,9 +20,9 @@ class Replies:
         self.store = store
         self.llm = llm
         self._now = now
-        self._tools = Tools(config, store, llm, self.now_ms)
+        self._tools = Tools(config, store, llm, self.now_ms, self._forget, self._linger)
         self._running: dict[str, Reply] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._lingering: set[asyncio.Task[None]] = set()
         self._closing = False
         self._emptied = asyncio.Event()  # once nothing new may begin: the last has ended
 
@@ -82,8 +82,10 @@ class Replies:
             )
         return self.find(session_id, message_id)
 
-    def start(self, session_id: str, ask: Ask, *, stream: bool) -> Reply:
+    def start(self, session_id: str, ask: Ask, prompt: str | None, history: str, *, stream: bool) -> Reply:
         """Begins a reply; the caller joins it before it awaits anything.
+
+        The LLM is sent the session's own `prompt`, its `history` (JSON) and what is asked.
 
         Its end marks the session as used. Raises ChatError: session_busy, shutting_down, overloaded,
         storage_full.
@@ -95,12 +97,15 @@ class Replies:
         if len(self._running) >= self.config.max_active_replies:
             raise ChatError("overloaded", "Too many replies are running.", retry_after="1")
         self.store.require_space()
-        reply = Reply(self._tools, session_id, ask, self._forget)
-        task = reply.start(stream=stream)
+        reply = Reply(self._tools, session_id, ask)
         self._running[session_id] = reply
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        reply.start(prompt, history, stream=stream)
         return reply
+
+    def _linger(self, task: asyncio.Task[None]) -> None:
+        """Remembers the task of a reply that has ended and still has to let go of the LLM."""
+        self._lingering.add(task)
+        task.add_done_callback(self._lingering.discard)
 
     def _forget(self, reply: Reply) -> None:
         self._running.pop(reply.session_id, None)
@@ -126,9 +131,9 @@ class Replies:
         self._closing = True
         for reply in list(self._running.values()):
             reply.stop(shutting_down())
-        for task in self._tasks:
+        for task in self._lingering:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._lingering, return_exceptions=True)
 
 
 def shutting_down() -> ChatError:

@@ -35,7 +35,7 @@ from chatbot.errors import ChatError, TooLong
 from chatbot.frames import Frame
 from chatbot.ids import new_id
 from chatbot.llm import LLM
-from chatbot.store import Message, NewMessage, Store
+from chatbot.store import Message, Store
 from chatbot.text import Text
 
 log = logging.getLogger(__name__)
@@ -44,21 +44,29 @@ MAX_REPLY_BYTES = 4 * 1024 * 1024
 
 
 class Ask(NamedTuple):
-    """What a client asks: its message, fields that go to the LLM as they are, and how to know it again."""
+    """What a client asks: its message, fields that go to the LLM as they are, and how to know it again.
+
+    Without an idempotency key both are "".
+    """
 
     message: str
     options: Mapping[str, Any]
-    key: str | None
-    request_hash: str | None
+    key: str = ""
+    request_hash: str = ""
 
 
 class Tools(NamedTuple):
-    """What a reply works with; `now_ms` is the wall clock in milliseconds since 1970."""
+    """What a reply works with; `now_ms` is the wall clock in milliseconds since 1970.
+
+    `on_end` is told each reply that has ended, `linger` the task of one that has still to let go of the LLM.
+    """
 
     config: Config
     store: Store
     llm: LLM
     now_ms: Callable[[], int]
+    on_end: Callable[[Reply], None]
+    linger: Callable[[asyncio.Task[None]], None]
 
 
 class Listener(Protocol):
@@ -100,7 +108,7 @@ class Reply:
     told instead of [DONE]; at shutdown both are set.
     """
 
-    def __init__(self, tools: Tools, session_id: str, ask: Ask, on_end: Callable[[Reply], None]) -> None:
+    def __init__(self, tools: Tools, session_id: str, ask: Ask) -> None:
         self.session_id = session_id
         self.message_id = new_id()
         self.ask = ask
@@ -112,7 +120,6 @@ class Reply:
         self.error: ChatError | None = None
         self.ended = False
         self._tools = tools
-        self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._answer: Answer | None = None
         self._task: asyncio.Task[None] | None = None
@@ -140,7 +147,9 @@ class Reply:
 
     def leave(self, listener: Listener) -> None:
         """The `listener` goes; when the last has, the reply goes on for the grace and is then stopped."""
-        self._listeners = tuple(other for other in self._listeners if other is not listener)
+        listeners = list(self._listeners)  # a copy: one may go while all are being told
+        listeners.remove(listener)
+        self._listeners = tuple(listeners)
         if not self._listeners and not self.ended:
             grace = self._tools.config.disconnect_grace_seconds
             if grace:
@@ -193,38 +202,38 @@ class Reply:
             error.__traceback__ = None  # its frames hold the reply
         self.error = error
         self.ended = True
-        self._on_end(self)
+        self._tools.on_end(self)
         if self._abandon:
             self._abandon.cancel()
-        if self._task and self._task is not asyncio.current_task():
-            self._task.cancel()
-        self._task = None  # a cancelled task holds its exception, whose frames hold this
+        # Not kept: a cancelled task holds its exception, whose frames hold this.
+        task, self._task = self._task, None
+        if task and task is not asyncio.current_task():
+            task.cancel()
+        elif self._answer and self._answer.is_over:
+            task = None  # it ends by itself, and at once
+        if task:
+            self._tools.linger(task)
         for listener in self._listeners:
             listener.wake()
 
     def _store(self, finish_reason: str) -> Message:
-        text = self.text(0, self.length)
-        now = self._tools.now_ms()
+        ask, text, now = self.ask, self._text.read(0, self.length), self._tools.now_ms()
         usage = self._answer.said.usage if self._answer else None
-        question = NewMessage(new_id(), "user", self.ask.message, self.created_at)
-        key, request_hash = self.ask.key, self.ask.request_hash
-        reply = NewMessage(self.message_id, "assistant", text, now, usage, finish_reason, key, request_hash)
-        self._tools.store.add_turn(self.session_id, question, reply)
-        return Message(0, self.message_id, "assistant", text, now, usage, finish_reason)
+        question = Message(new_id(), "user", ask.message, self.created_at)
+        reply = Message(self.message_id, "assistant", text, now, usage, finish_reason)
+        self._tools.store.add_turn(self.session_id, question, reply, ask.key, ask.request_hash)
+        return reply
 
     # Its life
 
-    def start(self, *, stream: bool) -> asyncio.Task[None]:
+    def start(self, prompt: str | None, history: str, *, stream: bool) -> None:
         """Begins to ask the LLM, with or without streaming."""
-        config = self._tools.config
-        prompt, history = self._tools.store.context(self.session_id, config.max_context_messages - 1)
-        window = context.newest(history, self.ask.message, config.max_context_messages)
-        self._task = asyncio.create_task(self._run(prompt or config.system_prompt, window, stream))
-        return self._task
+        life = self._run(prompt or self._tools.config.system_prompt, history, stream)
+        self._task = self._loop.create_task(life, name="reply")
 
-    async def _run(self, prompt: str, window: list[context.Turn], stream: bool) -> None:
+    async def _run(self, prompt: str, history: str, stream: bool) -> None:
         try:
-            await self._ask(prompt, window, stream)
+            await self._ask(prompt, history, stream)
         except ChatError as error:
             log.warning("reply %s failed: %s", self.message_id, error.code)
             self._settle(None, error)
@@ -235,25 +244,27 @@ class Reply:
             log.exception("reply %s crashed", self.message_id)
             self._settle(None, ChatError("internal_error", "Internal error."))
 
-    async def _ask(self, prompt: str, window: list[context.Turn], stream: bool) -> None:
+    async def _ask(self, prompt: str, history: str, stream: bool) -> None:
         """Asks with less and less of the conversation until it fits."""
+        turns = context.count_turns(history)
         while True:
-            self.context_messages = len(window)
+            self.context_messages = 2 * turns + 1
+            messages = context.messages(prompt, history, self.ask.message)
             try:
-                self._answer = await self._tools.llm.ask(
-                    context.as_messages(prompt, window), self.ask.options, stream=stream
-                )
+                self._answer = await self._tools.llm.ask(messages, self.ask.options, stream=stream)
                 return await self._pass_on(self._answer)
             except TooLong:
-                if self.told_at or len(window) == 1:
+                if self.told_at or not turns:
                     raise
-                window = context.halved(window)
+                turns //= 2
+                history = self._tools.store.history(self.session_id, turns)
 
     async def _pass_on(self, answer: Answer) -> None:
         try:
             await answer.deliver(self._take)
             self._settle(answer.said.finish_reason)
-            await answer.finish()
+            if not answer.is_over:
+                await answer.finish()
         finally:
             answer.close()
 

@@ -80,7 +80,7 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Writes an answer, in our shape also one that aiohttp made before the middleware (Expect)."""
-        if isinstance(resp, web.HTTPException) and isinstance(request, web.Request):
+        if not resp.prepared and isinstance(resp, web.HTTPException) and isinstance(request, web.Request):
             logging.getLogger("chatbot.access").info("- - %d %s", resp.status, type(resp).__name__)
             resp = http_error(request, resp)
         return await super().finish_response(request, resp, start_time)

@@ -5,40 +5,80 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+RESOLUTION = 0.05
+"""How much too late, in seconds, a silence may be noticed."""
+
+
+class Watch:
+    """Looks after many who should speak, with one timer for them all: most of them never need theirs."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._watched: set[Silence] = set()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._look_at = float("inf")
+
+    def close(self) -> None:
+        """Looks no more."""
+        self._watched.clear()
+        self._set(float("inf"))
+
+    def add(self, silence: Silence) -> None:
+        """Looks after one more; does not miss when that is due, also if it has come to be due sooner."""
+        self._watched.add(silence)
+        if silence.due < self._look_at:
+            self._set(silence.due)
+
+    def discard(self, silence: Silence) -> None:
+        """Looks after one less."""
+        self._watched.discard(silence)
+
+    def _set(self, look_at: float) -> None:
+        if self._alarm:
+            self._alarm.cancel()
+        self._look_at = look_at
+        self._alarm = self.loop.call_at(look_at, self._look) if look_at < float("inf") else None
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        late = [silence for silence in self._watched if silence.due <= now]
+        self._watched.difference_update(late)
+        due = min((silence.due for silence in self._watched), default=float("inf"))
+        self._set(max(due, now + RESOLUTION))  # with thousands who are due in turn, not once for each
+        for silence in late:
+            silence.broken = True
+            silence.on_silence()
+
 
 class Silence:
     """Calls `on_silence` once nothing was heard for `seconds`, until end().
 
-    Whoever hears something moves `heard_at` on (loop time), and that is all it costs: the timer looks
-    at it when it is due. `broken` is whether it came to the call.
+    Whoever hears something moves `heard_at` on (loop time), and that is all it costs. `broken` is whether
+    it came to the call.
     """
 
-    def __init__(self, seconds: float, on_silence: Callable[[], object]) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, watch: Watch, seconds: float, on_silence: Callable[[], object]) -> None:
+        self._watch = watch
         self.seconds = seconds
         self.on_silence = on_silence
         self.broken = False
-        self.heard_at = self._loop.time()
-        self._alarm = self._loop.call_at(self.heard_at + seconds, self._check)
+        self.heard_at = watch.loop.time()
+        watch.add(self)
+
+    @property
+    def due(self) -> float:
+        """When it is to be noticed (loop time)."""
+        return self.heard_at + self.seconds
 
     def shorten(self, seconds: float) -> None:
         """Allows at most so many seconds from now on."""
-        self._alarm.cancel()
         self.seconds = min(self.seconds, seconds)
-        self._check()
+        self._watch.add(self)
 
     def end(self) -> None:
         """Listens no more."""
-        self._alarm.cancel()
+        self._watch.discard(self)
         self.on_silence = _nothing  # whoever was to be told mostly holds this: a cycle otherwise
-
-    def _check(self) -> None:
-        due = self.heard_at + self.seconds
-        if self._loop.time() < due:
-            self._alarm = self._loop.call_at(due, self._check)
-        else:
-            self.broken = True
-            self.on_silence()
 
 
 def _nothing() -> None:

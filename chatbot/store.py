@@ -42,19 +42,7 @@ class Session(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A stored message; `seq` orders the conversation, `token_usage` is JSON text or None."""
-
-    seq: int
-    message_id: str
-    role: str
-    content: str
-    created_at: int
-    token_usage: str | None
-    finish_reason: str | None
-
-
-class NewMessage(NamedTuple):
-    """A message to be stored, but for its session."""
+    """A message; `token_usage` is JSON text. Once it is stored `seq` orders the conversation."""
 
     message_id: str
     role: str
@@ -62,8 +50,7 @@ class NewMessage(NamedTuple):
     created_at: int
     token_usage: str | None = None
     finish_reason: str | None = None
-    idempotency_key: str | None = None
-    request_hash: str | None = None
+    seq: int = 0
 
 
 def _told(error: BaseException) -> BaseException:
@@ -226,7 +213,7 @@ class Store:
 
     # Sessions
 
-    def add_session(self, session_id: str, now: int, metadata: str, first: NewMessage | None) -> None:
+    def add_session(self, session_id: str, now: int, metadata: str, first: Message | None) -> None:
         """Makes a session, with its system prompt as `first` message if it has one."""
         self.require_space()
         with self._transaction:
@@ -236,10 +223,23 @@ class Store:
         self._fill(len(metadata) + (len(first.content) if first else 0))
         self.sessions += 1
 
-    def session(self, session_id: str, cutoff: int, *, in_use: bool) -> Session | None:
-        """A session last accessed after `cutoff` (or `in_use`)."""
-        rows = self._all("get_session", (session_id, cutoff, int(in_use)))
+    def session(self, session_id: str) -> Session | None:
+        """A session, also one that has expired and was not yet swept."""
+        rows = self._all("get_session", (session_id,))
         return Session(*rows[0]) if rows else None
+
+    def conversation(self, session_id: str, turns: int) -> tuple[int, str | None, str] | None:
+        """When a session was accessed, its own system prompt, and its newest `turns` (two messages each).
+
+        They are the JSON of an array of messages as LLMs read them, oldest first.
+        """
+        rows: list[tuple[int, str | None, str]] = self._all("conversation", (2 * turns, session_id))
+        return rows[0] if rows else None
+
+    def history(self, session_id: str, turns: int) -> str:
+        """The newest `turns` of a session, as in conversation()."""
+        found = self.conversation(session_id, turns)
+        return found[2] if found else "[]"
 
     def touch(self, session_id: str, now: int) -> None:
         """Marks a session as accessed `now`, whatever its age; nothing happens if it is gone."""
@@ -273,8 +273,13 @@ class Store:
 
     # Messages
 
-    def add_turn(self, session_id: str, question: NewMessage, reply: NewMessage) -> None:
-        """Stores a question and its reply, both or neither, and marks the session as used."""
+    def add_turn(
+        self, session_id: str, question: Message, reply: Message, key: str = "", request_hash: str = ""
+    ) -> None:
+        """Stores a question and its reply, both or neither, and marks the session as used.
+
+        With the idempotency `key` the reply is found again, and told by the hash from another request's.
+        """
         with self._transaction:
             self._run(
                 "add_turn",
@@ -282,8 +287,7 @@ class Store:
                     *(session_id, question.message_id, question.content, question.created_at),
                     *(session_id, reply.message_id, reply.content, reply.created_at),
                     # Not None: Python takes longer to bind one than a text.
-                    *(reply.token_usage or "", reply.finish_reason),
-                    *(reply.idempotency_key or "", reply.request_hash or ""),
+                    *(reply.token_usage or "", reply.finish_reason, key, request_hash),
                 ),
             )
             self.touch(session_id, reply.created_at)
@@ -325,17 +329,6 @@ class Store:
         except Exception as error:
             raise _told(error) from None
         return (page if after is not None else page[::-1]), more
-
-    def context(self, session_id: str, limit: int) -> tuple[str | None, list[tuple[str, str]]]:
-        """The session's system prompt, and its newest `limit` messages as (role, content), oldest first."""
-        newest = self._all("newest_messages", (session_id, limit + 1))
-        # The prompt is the first message, which is among these if the conversation is short.
-        first = newest[-1:] if len(newest) <= limit else self._all("first_message", (session_id,))
-        prompt = first[0][1] if first and first[0][0] == "system" else None
-        turns = newest[:limit]
-        if turns and turns[-1][0] == "system":
-            turns.pop()
-        return prompt, turns[::-1]
 
     def rewind(self, session_id: str, message: Message) -> int:
         """Deletes `message` and all after it; returns how many.

@@ -440,7 +440,7 @@ async def test_chaos(
     server.streams.clear()
     await server.http.close()
     await until(lambda: not server.connections)
-    await until(lambda: not server.replies._tasks)
+    await until(lambda: not server.replies._lingering)
     # What is left towards the LLM are idle connections, which are kept for the next reply.
     assert llm.connections <= VISITORS
     await llm.stop()

@@ -26,40 +26,30 @@ from tests.scripted import (
     reply,
 )
 
-HISTORIES = st.lists(st.tuples(st.sampled_from(["user", "assistant"]), st.text(max_size=3)), max_size=30)
+
+@given(st.integers(1, 2000))
+def test_as_many_whole_turns_go_along_as_there_is_room_for(limit: int) -> None:
+    sent = 2 * context.turns_within(limit) + 1
+    assert limit - 1 <= sent <= limit
 
 
-@given(HISTORIES, st.text(max_size=3), st.integers(1, 12))
-def test_the_window_is_the_newest_messages_and_begins_with_no_reply(
-    history: list[context.Turn], question: str, limit: int
+TRICKY = st.text(max_size=3) | st.sampled_from(['{"role":"user"', "[]", '"', "\\"])
+
+
+@given(TRICKY | st.none(), st.lists(st.tuples(TRICKY, TRICKY), max_size=4), TRICKY)
+def test_the_messages_are_the_prompt_the_turns_and_the_question(
+    prompt: str | None, turns: list[tuple[str, str]], question: str
 ) -> None:
-    window = context.newest(history, question, limit)
-    assert window[-1] == ("user", question)
-    assert 1 <= len(window) <= limit
-    assert window[0][0] == "user"
-    whole = [*history, ("user", question)]
-    assert window == whole[len(whole) - len(window) :], "not the newest messages in their order"
-    left_out = whole[: len(whole) - len(window)]
-    if len(window) < limit:
-        spare = left_out[len(window) - limit :]
-        assert all(role == "assistant" for role, _ in spare), "a question was left out though there was room"
-
-
-@given(HISTORIES, st.text(max_size=3), st.integers(1, 31))
-def test_halving_ends_with_the_question_alone(history: list[context.Turn], question: str, limit: int) -> None:
-    window = context.newest(history, question, limit)
-    while len(window) > 1:
-        half = context.halved(window)
-        assert 1 <= len(half) <= (len(window) + 1) // 2
-        assert half == window[len(window) - len(half) :]
-        assert half[0][0] == "user"
-        window = half
-    assert window == [("user", question)]
-
-
-@pytest.mark.parametrize("prompt", ["", None])
-def test_without_a_system_prompt_none_is_sent(prompt: str | None) -> None:
-    assert json.loads(context.as_messages(prompt, [("user", "Hi")])) == [{"role": "user", "content": "Hi"}]
+    history = [
+        {"role": role, "content": content}
+        for turn in turns
+        for role, content in zip(("user", "assistant"), turn, strict=True)
+    ]
+    text = json.dumps(history, separators=(",", ":"))
+    assert context.count_turns(text) == len(turns)
+    expected = [{"role": "system", "content": prompt}] if prompt else []
+    expected += [*history, {"role": "user", "content": question}]
+    assert json.loads(context.messages(prompt, text, question)) == expected
 
 
 def sent(llm: ScriptedLLM, number: int = -1) -> list[str]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chatbot import store as store_module
 from chatbot.errors import ChatError
-from chatbot.store import APPLICATION, PAGE_CHARS, VERSION, NewMessage, Store, StoreError, load_statements
+from chatbot.store import APPLICATION, PAGE_CHARS, VERSION, Message, Store, StoreError, load_statements
 
 CHECKOUT = Path(store_module.__file__).parents[1]
 
@@ -39,8 +43,8 @@ def turn(
     ids = str(uuid4()), str(uuid4())
     store.add_turn(
         session_id,
-        NewMessage(ids[0], "user", question, now),
-        NewMessage(ids[1], "assistant", reply, now, None, "stop"),
+        Message(ids[0], "user", question, now),
+        Message(ids[1], "assistant", reply, now, None, "stop"),
     )
     return ids
 
@@ -133,8 +137,7 @@ def test_a_deleted_session_takes_its_messages_along_and_no_others(store: Store) 
     [
         ("messages_before", "messages_by_session"),
         ("messages_after", "messages_by_session"),
-        ("newest_messages", "messages_by_session"),
-        ("first_message", "messages_by_session"),
+        ("conversation", "messages_by_session"),
         ("rewind", "messages_by_session"),
         ("reply_by_key", "messages_by_key"),
         ("expired_sessions", "sessions_by_access"),
@@ -176,9 +179,7 @@ def test_a_turn_is_stored_whole_or_not_at_all(store: Store) -> None:
     here = session(store)
     _, reply = turn(store, here)
     with pytest.raises(sqlite3.IntegrityError):
-        store.add_turn(
-            here, NewMessage("q2", "user", "Q", 0), NewMessage(reply, "assistant", "A", 0, None, "stop")
-        )
+        store.add_turn(here, Message("q2", "user", "Q", 0), Message(reply, "assistant", "A", 0, None, "stop"))
     assert store.count_messages(here) == 2
     turn(store, here)
     assert store.count_messages(here) == 4, "and the next one is stored"
@@ -378,18 +379,37 @@ def test_a_full_disk_is_told_and_nothing_is_half_stored(store: Store) -> None:
 
 
 @pytest.mark.parametrize("prompt", [None, "Be kind."])
-def test_the_context_is_the_newest_messages_and_the_prompt_wherever_it_is(
+def test_a_conversation_is_its_newest_turns_and_the_prompt_wherever_it_is(
     store: Store, prompt: str | None
 ) -> None:
-    here = str(uuid4())
-    store.add_session(here, 0, "{}", NewMessage(str(uuid4()), "system", prompt, 0) if prompt else None)
-    told: list[tuple[str, str]] = []
+    here, another = str(uuid4()), session(store)
+    store.add_session(here, 7, "{}", Message(str(uuid4()), "system", prompt, 0) if prompt else None)
+    told: list[dict[str, str]] = []
     for number in range(4):
-        for limit in range(9):
-            expected = told[-limit:] if limit else []
-            assert store.context(here, limit) == (prompt, expected), (number, limit)
-        turn(store, here, f"Q{number}", f"A{number}")
-        told += [("user", f"Q{number}"), ("assistant", f"A{number}")]
+        for turns in range(5):
+            found = store.conversation(here, turns)
+            assert found
+            expected = told[-2 * turns :] if turns else []
+            assert (*found[:2], json.loads(found[2])) == (7, prompt, expected), (number, turns)
+            assert store.history(here, turns) == found[2]
+        turn(store, here, f"Q{number}", f"A{number}", now=7)
+        turn(store, another)
+        told += [{"role": "user", "content": f"Q{number}"}, {"role": "assistant", "content": f"A{number}"}]
+
+
+def test_there_is_no_conversation_without_a_session(store: Store) -> None:
+    assert store.conversation("no", 4) is None
+    assert store.history("no", 4) == "[]"
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"])), st.text(st.sampled_from('\0\x1f\x7f\n\u2028"\\/é😀'))
+)
+def test_any_text_is_a_message_in_json(question: str, reply: str) -> None:
+    with closing(Store()) as store:
+        here = session(store)
+        turn(store, here, question, reply)
+        assert [message["content"] for message in json.loads(store.history(here, 1))] == [question, reply]
 
 
 def test_full_memory_is_told_as_full_storage(store: Store) -> None:
