@@ -8,7 +8,7 @@
 CREATE TABLE IF NOT EXISTS sessions (
     session_id    TEXT    NOT NULL PRIMARY KEY,
     created_at    INTEGER NOT NULL,
-    last_accessed INTEGER NOT NULL,                 -- moved by every request that names the session
+    last_accessed INTEGER NOT NULL,                 -- marked by the requests that name the session, but for chats
     metadata      TEXT    NOT NULL CHECK (json_type(metadata) = 'object')
 ) STRICT;
 
@@ -37,6 +37,14 @@ CREATE INDEX IF NOT EXISTS messages_by_session ON messages (session_id, seq);
 CREATE UNIQUE INDEX IF NOT EXISTS messages_by_key ON messages (session_id, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
 
+-- Sessions and when they really were last accessed: the messages of a chat tell it, at no cost.
+CREATE VIEW IF NOT EXISTS used_sessions AS
+SELECT session_id, created_at, metadata, last_accessed AS last_marked,
+       max(last_accessed, ifnull((
+            SELECT created_at FROM messages WHERE session_id = s.session_id ORDER BY seq DESC LIMIT 1), 0))
+       AS last_accessed
+FROM sessions AS s;
+
 -- name: count_sessions
 -- How many sessions are stored; asked once, at start.
 SELECT count(*) FROM sessions;
@@ -48,7 +56,7 @@ VALUES (:session_id, :now, :now, :metadata);
 
 -- name: get_session
 -- Finds a session, also one that has expired.
-SELECT session_id, created_at, last_accessed, metadata FROM sessions WHERE session_id = ?;
+SELECT session_id, created_at, last_accessed, metadata FROM used_sessions WHERE session_id = ?;
 
 -- name: set_metadata
 -- Replaces a session's metadata.
@@ -58,9 +66,9 @@ UPDATE sessions SET metadata = :metadata WHERE session_id = :session_id;
 -- Deletes a conversation; its messages follow by cascade.
 DELETE FROM sessions WHERE session_id = :session_id;
 
--- name: expired_sessions
--- The next batch that the sweep may take, longest idle first.
-SELECT session_id FROM sessions WHERE last_accessed <= :cutoff ORDER BY last_accessed LIMIT :limit;
+-- name: unmarked_sessions
+-- The next batch for the sweep, longest unmarked first; some of them were used by chats.
+SELECT session_id, last_accessed FROM used_sessions WHERE last_marked <= :cutoff ORDER BY last_marked LIMIT :limit;
 
 -- name: add_message
 -- One message at the end of a conversation, a system prompt.
@@ -108,7 +116,7 @@ SELECT last_accessed,
             WHERE session_id = s.session_id AND role <> 'system' AND seq > ifnull((  -- the newest that is left out
                 SELECT seq FROM messages WHERE session_id = s.session_id ORDER BY seq DESC LIMIT 1 OFFSET ?), 0)
             ORDER BY seq))
-FROM sessions AS s WHERE session_id = ?;
+FROM used_sessions AS s WHERE session_id = ?;
 
 -- name: question_of
 -- The question that a reply answers: the message just before it.

@@ -77,7 +77,8 @@ class Answer:
     def close(self) -> None:
         """Lets go of the LLM: at once and for good if the answer has not ended, so that it stops working."""
         self.silence.end()
-        self._untap()
+        if self._tap:
+            self._untap()
         self._response.close()
 
     def _untap(self) -> None:

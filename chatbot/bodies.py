@@ -24,6 +24,7 @@ MAX_STRUCTURE_BYTES = 64 * 1024
 """What a body may hold besides its strings. A message may be a book, but everybody would have to wait while
 a megabyte of brackets is parsed."""
 
+_decode = json.JSONDecoder().decode
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
@@ -99,10 +100,12 @@ async def read_object(
 
 async def _read(request: web.Request) -> bytes:
     try:
-        if request.content.is_eof():  # it came with the head, as nearly all do: there is nothing to wait for
-            return await request.read()
-        if (request.content_length or 0) > request.client_max_size:  # no need to wait for it
+        is_here = request.content.is_eof()  # it came with the head, as nearly all do
+        body = request.content.read_nowait() if is_here else b""
+        if max(len(body), request.content_length or 0) > request.client_max_size:  # no need to wait for it
             raise web.HTTPRequestEntityTooLarge(request.client_max_size)
+        if is_here:
+            return body
         async with asyncio.timeout(BODY_SECONDS):
             return await request.read()
     except TimeoutError:
@@ -116,7 +119,7 @@ def _parse(body: bytes) -> Any:
     if len(body) > MAX_STRUCTURE_BYTES and len(_STRING.sub(b"", body)) > MAX_STRUCTURE_BYTES:
         raise ChatError("invalid_request", "The body has more than 64 KiB besides its strings.")
     try:
-        return json.loads(body.decode().removeprefix("\ufeff"))
+        return _decode(body.decode().removeprefix("\ufeff"))
     except UnicodeDecodeError:
         raise ChatError("invalid_json", "The body is not UTF-8.") from None
     except RecursionError:

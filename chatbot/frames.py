@@ -170,7 +170,9 @@ def parse_object(data: bytes) -> dict[str, Any]:
     return value
 
 
-_encode_usage = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encode_usage = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False
+).encode
 
 
 def usage_text(usage: dict[str, Any]) -> str | None:

@@ -134,7 +134,7 @@ class Reply:
 
     def text(self, start: int, limit: int) -> str:
         """At most `limit` characters of the text from character `start`."""
-        return self._text.read(start, limit)
+        return self._text.whole()[start : start + limit]
 
     # Its audience
 
@@ -217,7 +217,7 @@ class Reply:
             listener.wake()
 
     def _store(self, finish_reason: str) -> Message:
-        ask, text, now = self.ask, self._text.read(0, self.length), self._tools.now_ms()
+        ask, text, now = self.ask, self._text.whole(), self._tools.now_ms()
         usage = self._answer.said.usage if self._answer else None
         question = Message(new_id(), "user", ask.message, self.created_at)
         reply = Message(self.message_id, "assistant", text, now, usage, finish_reason)

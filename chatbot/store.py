@@ -66,12 +66,12 @@ def _told(error: BaseException) -> BaseException:
 class _Transaction:
     """A block that is stored whole or not at all."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
+    def __init__(self, cursor: sqlite3.Cursor) -> None:
+        self._cursor = cursor
 
     def __enter__(self) -> None:
         try:
-            self._db.execute("BEGIN IMMEDIATE")
+            self._cursor.execute("BEGIN IMMEDIATE")
         except Exception as error:
             raise _told(error) from None
 
@@ -79,11 +79,11 @@ class _Transaction:
         try:
             if error:
                 raise error
-            self._db.execute("COMMIT")
+            self._cursor.execute("COMMIT")
         except BaseException as failure:
             # SQLite has rolled back by itself after some errors, a full disk among them.
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            if self._cursor.connection.in_transaction:
+                self._cursor.execute("ROLLBACK")
             raise _told(failure) from None
 
 
@@ -127,7 +127,8 @@ class Store:
         except StoreError:
             self._db.close()
             raise
-        self._transaction = _Transaction(self._db)
+        self._cursor = self._db.cursor()  # one for all: each statement is done before the next
+        self._transaction = _Transaction(self._cursor)
         self._page_size: int = self._value("PRAGMA page_size")
         self._room = 0
         self.sessions: int = self._value(self._sql["count_sessions"])
@@ -183,14 +184,14 @@ class Store:
 
     def _all(self, name: str, parameters: Mapping[str, Any] | tuple[Any, ...]) -> list[Any]:
         try:
-            return self._db.execute(self._sql[name], parameters).fetchall()
+            return self._cursor.execute(self._sql[name], parameters).fetchall()
         except Exception as error:
             raise _told(error) from None
 
     def _run(self, name: str, parameters: Mapping[str, Any] | tuple[Any, ...]) -> int:
         """Runs a statement that changes rows; returns how many."""
         try:
-            return self._db.execute(self._sql[name], parameters).rowcount
+            return self._cursor.execute(self._sql[name], parameters).rowcount
         except Exception as error:
             raise _told(error) from None
 
@@ -258,39 +259,39 @@ class Store:
     def evict(self, now: int, cutoff: int, limit: int, in_use: Container[str]) -> int:
         """Deletes up to `limit` sessions idle since `cutoff`; returns how many rows it looked at.
 
-        Those `in_use` are marked accessed instead, which also takes them out of the sweep's way.
+        Those `in_use`, or used by a chat since, are marked instead, which takes them out of the sweep's way.
         """
         with self._transaction:
-            expired = [row[0] for row in self._all("expired_sessions", {"cutoff": cutoff, "limit": limit})]
+            unmarked = self._all("unmarked_sessions", {"cutoff": cutoff, "limit": limit})
             gone = 0
-            for session_id in expired:
+            for session_id, last_accessed in unmarked:
                 if session_id in in_use:
                     self.touch(session_id, now)
+                elif last_accessed > cutoff:
+                    self.touch(session_id, last_accessed)
                 else:
                     gone += self._run("delete_session", {"session_id": session_id})
         self.sessions -= gone
-        return len(expired)
+        return len(unmarked)
 
     # Messages
 
     def add_turn(
         self, session_id: str, question: Message, reply: Message, key: str = "", request_hash: str = ""
     ) -> None:
-        """Stores a question and its reply, both or neither, and marks the session as used.
+        """Stores a question and its reply, both or neither; by their time the session was used.
 
         With the idempotency `key` the reply is found again, and told by the hash from another request's.
         """
-        with self._transaction:
-            self._run(
-                "add_turn",
-                (
-                    *(session_id, question.message_id, question.content, question.created_at),
-                    *(session_id, reply.message_id, reply.content, reply.created_at),
-                    # Not None: Python takes longer to bind one than a text.
-                    *(reply.token_usage or "", reply.finish_reason, key, request_hash),
-                ),
-            )
-            self.touch(session_id, reply.created_at)
+        self._run(
+            "add_turn",
+            (
+                *(session_id, question.message_id, question.content, question.created_at),
+                *(session_id, reply.message_id, reply.content, reply.created_at),
+                # Not None: Python takes longer to bind one than a text.
+                *(reply.token_usage or "", reply.finish_reason, key, request_hash),
+            ),
+        )
         self._fill(len(question.content) + len(reply.content) + len(reply.token_usage or ""))
 
     def count_messages(self, session_id: str) -> int:

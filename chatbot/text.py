@@ -1,4 +1,4 @@
-"""A text that is written token by token and read from any character on."""
+"""A text that is written token by token."""
 
 from __future__ import annotations
 
@@ -21,19 +21,16 @@ class Text:
         self.length += len(piece)
         self.size += len(piece) if piece.isascii() else len(piece.encode())
         if len(self._pieces) > 64 + self.length // 1024:
-            self._whole()
+            self.whole()
 
-    def read(self, start: int, limit: int) -> str:
-        """At most `limit` characters from character `start`."""
-        return self._whole()[start : start + limit]
-
-    def cut(self, size: int) -> None:
-        """Shortens it to at most `size` bytes, and no half character."""
-        kept = self._whole().encode()[:size].decode("utf-8", "ignore")
-        self.length, self.size = len(kept), len(kept.encode())
-        self._pieces = [kept]
-
-    def _whole(self) -> str:
+    def whole(self) -> str:
+        """All of it."""
         if len(self._pieces) != 1:
             self._pieces = ["".join(self._pieces)]
         return self._pieces[0]
+
+    def cut(self, size: int) -> None:
+        """Shortens it to at most `size` bytes, and no half character."""
+        kept = self.whole().encode()[:size].decode("utf-8", "ignore")
+        self.length, self.size = len(kept), len(kept.encode())
+        self._pieces = [kept]

@@ -215,7 +215,24 @@ async def test_every_request_that_names_a_session_keeps_it_alive(
     wall.ms += 86_399_999
     status, _ = await ask(server, request_, session, said["message_id"])
     assert status == 200
-    assert server.sql("SELECT last_accessed FROM sessions") == [(wall.ms,)]
+    assert server.sql("SELECT last_accessed FROM used_sessions") == [(wall.ms,)]
+
+
+async def test_the_end_of_a_chat_is_when_its_session_was_last_accessed(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    wall = Wall(server)
+    session = await server.session()
+    gate = Gate()
+    llm.play(reply("one", gate, "two"))
+    stream = await server.stream(session)
+    assert await stream.event()
+    wall.ms += 5000
+    gate.open()
+    await stream.rest()
+    end, wall.ms = wall.ms, wall.ms + 86_399_999
+    assert server.sql("SELECT last_accessed FROM used_sessions") == [(end,)]
+    assert (await server.call("GET", f"/api/sessions/{session}"))[0] == 200, "a day from its end"
 
 
 async def test_a_chat_that_begins_no_reply_keeps_the_session_alive_too(
@@ -228,7 +245,7 @@ async def test_a_chat_that_begins_no_reply_keeps_the_session_alive_too(
     async def chat(headers: dict[str, str]) -> int:
         wall.ms += 1000
         status, _, _ = await server.chat(session, headers=headers)
-        assert server.sql("SELECT last_accessed FROM sessions") == [(wall.ms,)], f"after a {status}"
+        assert server.sql("SELECT last_accessed FROM used_sessions") == [(wall.ms,)], f"after a {status}"
         return status
 
     assert await chat(key) == 200
@@ -263,13 +280,13 @@ async def test_a_session_long_unused_is_marked_when_its_reply_begins(
         llm.play([*events(delta("one")), Hang])
         stream = await server.stream(session)
         assert await stream.event()
-        assert server.sql("SELECT last_accessed FROM sessions") == [(marked,)], age
+        assert server.sql("SELECT last_accessed FROM used_sessions") == [(marked,)], age
         running = server.replies.running(session)
         assert running
         wall.ms = made
         running.discard(ChatError("internal_error", "enough"))
         await stream.rest()
-        assert server.sql("SELECT last_accessed FROM sessions") == [(made,)], "its end marks it as well"
+        assert server.sql("SELECT last_accessed FROM used_sessions") == [(made,)], "its end marks it as well"
 
 
 async def test_a_full_disk_does_not_stop_the_reading(
@@ -277,7 +294,7 @@ async def test_a_full_disk_does_not_stop_the_reading(
 ) -> None:
     session = await server.session()
     await server.chat(session)
-    before = server.sql("SELECT last_accessed FROM sessions")
+    before = server.sql("SELECT last_accessed FROM used_sessions")
 
     def full(*_: Any) -> None:
         raise ChatError("storage_full", "full")
@@ -285,7 +302,7 @@ async def test_a_full_disk_does_not_stop_the_reading(
     monkeypatch.setattr(server.replies.store, "touch", full)
     status, told, _ = await server.call("GET", f"/api/sessions/{session}/messages")
     assert (status, len(told["messages"])) == (200, 2)
-    assert server.sql("SELECT last_accessed FROM sessions") == before
+    assert server.sql("SELECT last_accessed FROM used_sessions") == before
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: f"{request[0]} {request[1]}")
@@ -368,6 +385,23 @@ async def test_the_sweep_deletes_what_expired_and_nothing_else(server: Running) 
     assert server.sql("SELECT DISTINCT session_id FROM messages") == [(live,)]
     _, health, _ = await server.call("GET", "/api/health")
     assert health["sessions"] == 1
+
+
+async def test_the_sweep_spares_a_session_that_chats_alone_kept_alive(start: StartServer) -> None:
+    server = await start(session_timeout_hours=0.01)
+    wall = Wall(server)
+    made = wall.ms
+    chatting, idle = await server.session(), await server.session()
+    while wall.ms < made + 36_000:
+        wall.ms += 300  # within a hundredth of the timeout no chat marks it
+        assert (await server.chat(chatting))[0] == 200
+    assert server.sql("SELECT DISTINCT last_marked FROM used_sessions") == [(made,)]
+    await server.sessions.sweep()
+    marked = [(chatting, wall.ms)]  # and is not in the sweep's way the next time
+    assert server.sql("SELECT session_id, last_marked FROM used_sessions") == marked, idle
+    wall.ms += 36_000
+    await server.sessions.sweep()
+    assert server.sql("SELECT count(*) FROM sessions") == [(0,)]
 
 
 async def test_the_sweep_gives_the_loop_back_between_small_batches(server: Running) -> None:

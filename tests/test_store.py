@@ -140,7 +140,7 @@ def test_a_deleted_session_takes_its_messages_along_and_no_others(store: Store) 
         ("conversation", "messages_by_session"),
         ("rewind", "messages_by_session"),
         ("reply_by_key", "messages_by_key"),
-        ("expired_sessions", "sessions_by_access"),
+        ("unmarked_sessions", "sessions_by_access"),
     ],
 )
 def test_no_statement_reads_a_whole_table(store: Store, name: str, index: str) -> None:
