@@ -45,7 +45,7 @@ class Answer:
     def __init__(self, response: aiohttp.ClientResponse, silence: Silence) -> None:
         self._response = response
         self._content = response.content
-        self._loop = asyncio.get_running_loop()
+        self._loop = silence.loop
         self._failure: ChatError | None = None
         self.silence = silence
         silence.heard_at = self._loop.time()

@@ -168,7 +168,7 @@ class Api:
         """Handle "POST /api/chat": the reply in one piece."""
         reply, headers = await self._ask(request, stream=False)
         if isinstance(reply, Reply):
-            listener = EndListener()
+            listener = EndListener(self._replies.loop)
             reply.join(listener)
             try:
                 await listener.ended
@@ -199,7 +199,7 @@ class Api:
     ) -> Answer:
         """Tells the client a reply from character `after`; an error before its first frame is a status."""
         heartbeat = self._replies.config.stream_heartbeat_seconds
-        listener = StreamListener(reply, after, heartbeat)
+        listener = StreamListener(reply, after, heartbeat, self._replies.loop)
         response = web.StreamResponse(headers=headers | _stream_headers(request, reply))
         if isinstance(reply, StoredReply):
             await listener.run(request, response)

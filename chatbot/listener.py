@@ -25,8 +25,8 @@ CATCH_UP_CHARS = 64 * 1024
 class EndListener:
     """One who waits for the whole reply."""
 
-    def __init__(self) -> None:
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.ended: asyncio.Future[None] = loop.create_future()
 
     def push(self, data: bytes, offset: int) -> None:
         """Takes no notice: what comes is not the end."""
@@ -40,7 +40,13 @@ class EndListener:
 class StreamListener:
     """One client's place in a reply; `after` is how many characters of it the client already has."""
 
-    def __init__(self, reply: Reply | StoredReply, after: int, heartbeat: float) -> None:
+    def __init__(
+        self,
+        reply: Reply | StoredReply,
+        after: int,
+        heartbeat: float,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         if after > reply.length:
             message = f"The reply has only {reply.length} characters."
             raise ChatError("invalid_request", message, "Last-Event-ID")
@@ -49,7 +55,7 @@ class StreamListener:
         self._heartbeat = heartbeat
         self._live = after == reply.length and not reply.finish_told
         self._held: list[bytes] = []  # frames that came before the response was prepared
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._asleep: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._wrote_at = self._loop.time()

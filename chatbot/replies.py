@@ -20,7 +20,8 @@ class Replies:
         self.store = store
         self.llm = llm
         self._now = now
-        self._tools = Tools(config, store, llm, self.now_ms, self._forget, self._linger)
+        self.loop = asyncio.get_running_loop()  # handed on: to ask for it is a system call in CPython 3.11
+        self._tools = Tools(config, store, llm, self.loop, self.now_ms, self._forget, self._linger)
         self._running: dict[str, Reply] = {}
         self._lingering: set[asyncio.Task[None]] = set()
         self._closing = False

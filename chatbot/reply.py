@@ -64,6 +64,7 @@ class Tools(NamedTuple):
     config: Config
     store: Store
     llm: LLM
+    loop: asyncio.AbstractEventLoop
     now_ms: Callable[[], int]
     on_end: Callable[[Reply], None]
     linger: Callable[[asyncio.Task[None]], None]
@@ -120,7 +121,7 @@ class Reply:
         self.error: ChatError | None = None
         self.ended = False
         self._tools = tools
-        self._loop = asyncio.get_running_loop()
+        self._loop = tools.loop
         self._answer: Answer | None = None
         self._task: asyncio.Task[None] | None = None
         self._text = Text()

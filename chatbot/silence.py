@@ -59,10 +59,11 @@ class Silence:
 
     def __init__(self, watch: Watch, seconds: float, on_silence: Callable[[], object]) -> None:
         self._watch = watch
+        self.loop = watch.loop
         self.seconds = seconds
         self.on_silence = on_silence
         self.broken = False
-        self.heard_at = watch.loop.time()
+        self.heard_at = self.loop.time()
         watch.add(self)
 
     @property
