@@ -14,7 +14,7 @@ The rules:
          └── any of these without a word of text, an error of the LLM, ──────> absent, an error is told
              a deleted session, a rewound message
 
-3. A turn is whole or absent: the question and the reply are stored in one transaction at the end,
+3. A turn is whole or absent: the question and the reply are stored by one statement at the end,
    so what fails leaves no trace and frees its idempotency key.
 4. The text is the log. A listener is at an offset in it; one that falls behind, comes back or comes
    late is given the text from there. So there are no queues, and no listener can slow the reply.
