@@ -8,7 +8,7 @@
 CREATE TABLE IF NOT EXISTS sessions (
     session_id    TEXT    NOT NULL PRIMARY KEY,
     created_at    INTEGER NOT NULL,
-    last_accessed INTEGER NOT NULL,                 -- marked by the requests that name the session, but for chats
+    last_accessed INTEGER NOT NULL,                 -- marked by requests, but for most chats: see used_sessions
     metadata      TEXT    NOT NULL CHECK (json_type(metadata) = 'object')
 ) STRICT;
 
@@ -37,8 +37,9 @@ CREATE INDEX IF NOT EXISTS messages_by_session ON messages (session_id, seq);
 CREATE UNIQUE INDEX IF NOT EXISTS messages_by_key ON messages (session_id, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
 
--- Sessions and when they really were last accessed: the messages of a chat tell it, at no cost.
-CREATE VIEW IF NOT EXISTS used_sessions AS
+-- Sessions and when they really were last accessed: the messages of a chat tell it, at no cost. (So a message from
+-- a clock that was ahead keeps its session for as long.) Temporary, for a file would keep it as it once was.
+CREATE TEMP VIEW IF NOT EXISTS used_sessions AS
 SELECT session_id, created_at, metadata, last_accessed AS last_marked,
        max(last_accessed, ifnull((
             SELECT created_at FROM messages WHERE session_id = s.session_id ORDER BY seq DESC LIMIT 1), 0))

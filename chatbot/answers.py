@@ -68,7 +68,7 @@ class Answer:
         return self._content.at_eof()
 
     async def finish(self) -> None:
-        """After a reply is complete: lets the answer end, so that its connection can serve again."""
+        """After a reply is complete and it is not: lets it end, so that its connection can serve again."""
         with suppress(*BROKEN, TimeoutError, RuntimeError):  # the last: closed after bad chunks
             async with asyncio.timeout(FINISH_SECONDS):
                 while await self._content.readany():
@@ -77,8 +77,7 @@ class Answer:
     def close(self) -> None:
         """Lets go of the LLM: at once and for good if the answer has not ended, so that it stops working."""
         self.silence.end()
-        if self._tap:
-            self._untap()
+        self._untap()
         self._response.close()
 
     def _untap(self) -> None:

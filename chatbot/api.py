@@ -148,8 +148,6 @@ class Api:
         The caller joins the reply before it awaits anything.
         """
         session_id, ask = await bodies.read_ask(request)
-        prompt, history = self._sessions.find_to_ask(session_id)
-        request[SESSION_ID] = session_id
         began = False
         try:
             if known := self._replies.known(session_id, ask):
@@ -157,12 +155,15 @@ class Api:
             if after:
                 message = "There is no reply under this key to go on with."
                 raise ChatError("invalid_request", message, "Last-Event-ID")
+            self._replies.admit(session_id)
+            prompt, history = self._sessions.find_to_ask(session_id)
+            request[SESSION_ID] = session_id
             reply = self._replies.start(session_id, ask, prompt, history, stream=stream)
             began = True
             return reply, {}
         finally:
-            if not began:  # one that did marks the session as used at its end
-                self._sessions.open(session_id)
+            if not began:  # that there is no such session comes before all else that is wrong
+                request[SESSION_ID] = self._sessions.open(session_id).session_id
 
     async def chat(self, request: web.Request) -> Answer:
         """Handle "POST /api/chat": the reply in one piece."""

@@ -102,7 +102,8 @@ async def _read(request: web.Request) -> bytes:
     try:
         is_here = request.content.is_eof()  # it came with the head, as nearly all do
         body = request.content.read_nowait() if is_here else b""
-        if max(len(body), request.content_length or 0) > request.client_max_size:  # no need to wait for it
+        # Need not be waited for, if it says so itself.
+        if max(len(body), request.content_length or 0) > request.client_max_size:
             raise web.HTTPRequestEntityTooLarge(request.client_max_size)
         if is_here:
             return body

@@ -17,7 +17,7 @@ def turns_within(limit: int) -> int:
 
 
 def messages(prompt: str | None, history: str, question: str) -> str:
-    """The `messages` of a chat-completions request, as JSON; so is the `history`, an array."""
+    """The `messages` of a chat-completions request, as JSON; the `history` is what the store has of it."""
     parts = [history[1:-1]] if history != "[]" else []
     if prompt:
         parts.insert(0, f'{{"role":"system","content":{_encode(prompt)}}}')
@@ -26,5 +26,5 @@ def messages(prompt: str | None, history: str, question: str) -> str:
 
 
 def count_turns(history: str) -> int:
-    """How many turns there are in a history that is JSON, in which a quote within a text is escaped."""
+    """How many turns there are in a history, as the store writes it: a quote within a text is escaped."""
     return history.count('{"role":"user"')

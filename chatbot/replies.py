@@ -83,13 +83,10 @@ class Replies:
             )
         return self.find(session_id, message_id)
 
-    def start(self, session_id: str, ask: Ask, prompt: str | None, history: str, *, stream: bool) -> Reply:
-        """Begins a reply; the caller joins it before it awaits anything.
+    def admit(self, session_id: str) -> None:
+        """Whether the session may be given a reply, asked before anything is read for it.
 
-        The LLM is sent the session's own `prompt`, its `history` (JSON) and what is asked.
-
-        Its end marks the session as used. Raises ChatError: session_busy, shutting_down, overloaded,
-        storage_full.
+        Raises ChatError: session_busy, shutting_down, overloaded, storage_full.
         """
         if running := self._running.get(session_id):
             message = "The session is being given another reply."
@@ -98,9 +95,16 @@ class Replies:
         if len(self._running) >= self.config.max_active_replies:
             raise ChatError("overloaded", "Too many replies are running.", retry_after="1")
         self.store.require_space()
-        reply = Reply(self._tools, session_id, ask)
+
+    def start(self, session_id: str, ask: Ask, prompt: str | None, history: str, *, stream: bool) -> Reply:
+        """Begins a reply that was admitted; the caller joins it before it awaits anything.
+
+        The LLM is sent the session's own `prompt`, its `history` (JSON) and what is asked.
+        The session counts as used when the reply ends.
+        """
+        reply = Reply(self._tools, session_id, ask, prompt or self.config.system_prompt, history)
         self._running[session_id] = reply
-        reply.start(prompt, history, stream=stream)
+        reply.start(stream=stream)
         return reply
 
     def _linger(self, task: asyncio.Task[None]) -> None:

@@ -109,7 +109,7 @@ class Reply:
     told instead of [DONE]; at shutdown both are set.
     """
 
-    def __init__(self, tools: Tools, session_id: str, ask: Ask) -> None:
+    def __init__(self, tools: Tools, session_id: str, ask: Ask, prompt: str, history: str) -> None:
         self.session_id = session_id
         self.message_id = new_id()
         self.ask = ask
@@ -122,6 +122,8 @@ class Reply:
         self.ended = False
         self._tools = tools
         self._loop = tools.loop
+        self._prompt = prompt
+        self._history = history  # until it is sent
         self._answer: Answer | None = None
         self._task: asyncio.Task[None] | None = None
         self._text = Text()
@@ -200,20 +202,19 @@ class Reply:
             except Exception:
                 log.exception("session of reply %s could not be marked as used", self.message_id)
         if error:
-            error.__traceback__ = None  # its frames hold the reply
+            error.__traceback__ = error.__context__ = None  # whose frames hold the reply
         self.error = error
         self.ended = True
         self._tools.on_end(self)
         if self._abandon:
             self._abandon.cancel()
-        # Not kept: a cancelled task holds its exception, whose frames hold this.
+        # Not kept here: a cancelled task holds its exception, whose frames hold this.
         task, self._task = self._task, None
         if task and task is not asyncio.current_task():
             task.cancel()
-        elif self._answer and self._answer.is_over:
-            task = None  # it ends by itself, and at once
-        if task:
             self._tools.linger(task)
+        elif task and not (self._answer and self._answer.is_over):
+            self._tools.linger(task)  # this task itself, which will not end at once
         for listener in self._listeners:
             listener.wake()
 
@@ -227,14 +228,13 @@ class Reply:
 
     # Its life
 
-    def start(self, prompt: str | None, history: str, *, stream: bool) -> None:
+    def start(self, *, stream: bool) -> None:
         """Begins to ask the LLM, with or without streaming."""
-        life = self._run(prompt or self._tools.config.system_prompt, history, stream)
-        self._task = self._loop.create_task(life, name="reply")
+        self._task = self._loop.create_task(self._run(stream), name="reply")
 
-    async def _run(self, prompt: str, history: str, stream: bool) -> None:
+    async def _run(self, stream: bool) -> None:
         try:
-            await self._ask(prompt, history, stream)
+            await self._ask(stream)
         except ChatError as error:
             log.warning("reply %s failed: %s", self.message_id, error.code)
             self._settle(None, error)
@@ -245,20 +245,23 @@ class Reply:
             log.exception("reply %s crashed", self.message_id)
             self._settle(None, ChatError("internal_error", "Internal error."))
 
-    async def _ask(self, prompt: str, history: str, stream: bool) -> None:
+    async def _ask(self, stream: bool) -> None:
         """Asks with less and less of the conversation until it fits."""
-        turns = context.count_turns(history)
         while True:
+            turns = context.count_turns(self._history)
             self.context_messages = 2 * turns + 1
-            messages = context.messages(prompt, history, self.ask.message)
             try:
-                self._answer = await self._tools.llm.ask(messages, self.ask.options, stream=stream)
+                self._answer = await self._tools.llm.ask(self._messages(), self.ask.options, stream=stream)
                 return await self._pass_on(self._answer)
             except TooLong:
                 if self.told_at or not turns:
                     raise
-                turns //= 2
-                history = self._tools.store.history(self.session_id, turns)
+            self._history = self._tools.store.history(self.session_id, turns // 2)
+
+    def _messages(self) -> str:
+        # A reply may run for long, and the conversation be long: nothing of it is kept.
+        history, self._history = self._history, ""
+        return context.messages(self._prompt, history, self.ask.message)
 
     async def _pass_on(self, answer: Answer) -> None:
         try:

@@ -39,8 +39,8 @@ class Sessions:
         """Finds a session that is to be given a reply; raises ChatError("session_not_found").
 
         Returns its own system prompt and its newest turns, as many as the LLM is sent, as JSON.
-        The end of the reply marks it accessed. It is marked now only if it has not been for long: should
-        the process die, or the disk be full in the end, it does not expire while it is in use.
+        The end of the reply counts as use. It is marked now only if it was not used for long: should the
+        process die, or the disk be full in the end, it does not expire while it is in use.
         """
         now = self._replies.now_ms()
         found = self._store.conversation(session_id, self._turns)

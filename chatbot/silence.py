@@ -24,10 +24,14 @@ class Watch:
         self._set(float("inf"))
 
     def add(self, silence: Silence) -> None:
-        """Looks after one more; does not miss when that is due, also if it has come to be due sooner."""
+        """Looks after one more."""
         self._watched.add(silence)
-        if silence.due < self._look_at:
-            self._set(silence.due)
+        self.look_at(silence.due)
+
+    def look_at(self, due: float) -> None:
+        """Looks at `due` (loop time) at the latest: somebody is due then who was not before."""
+        if due < self._look_at:
+            self._set(due)
 
     def discard(self, silence: Silence) -> None:
         """Looks after one less."""
@@ -41,13 +45,14 @@ class Watch:
 
     def _look(self) -> None:
         now = self.loop.time()
-        late = [silence for silence in self._watched if silence.due <= now]
-        self._watched.difference_update(late)
-        due = min((silence.due for silence in self._watched), default=float("inf"))
-        self._set(max(due, now + RESOLUTION))  # with thousands who are due in turn, not once for each
-        for silence in late:
-            silence.broken = True
-            silence.on_silence()
+        try:
+            for silence in [silence for silence in self._watched if silence.due <= now]:
+                self._watched.discard(silence)
+                silence.broken = True
+                silence.on_silence()
+        finally:  # those after one that raised are looked at again
+            due = min((silence.due for silence in self._watched), default=float("inf"))
+            self._set(max(due, now + RESOLUTION))  # with thousands who are due in turn, not once for each
 
 
 class Silence:
@@ -74,7 +79,7 @@ class Silence:
     def shorten(self, seconds: float) -> None:
         """Allows at most so many seconds from now on."""
         self.seconds = min(self.seconds, seconds)
-        self._watch.add(self)
+        self._watch.look_at(self.due)
 
     def end(self) -> None:
         """Listens no more."""

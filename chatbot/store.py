@@ -58,7 +58,7 @@ def _told(error: BaseException) -> BaseException:
     if isinstance(error, MemoryError):
         return ChatError("storage_full", "The memory is full.", retry_after="60")
     if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FULL:
-        log.error("storage: %s", error)
+        log.error("storage: %s", str(error))  # a handler that keeps records would keep its frames
         return ChatError("storage_full", "The storage is full.", retry_after="60")
     return error
 
@@ -127,7 +127,7 @@ class Store:
         except StoreError:
             self._db.close()
             raise
-        self._cursor = self._db.cursor()  # one for all: each statement is done before the next
+        self._cursor = self._db.cursor()  # for all whose rows are read at once
         self._transaction = _Transaction(self._cursor)
         self._page_size: int = self._value("PRAGMA page_size")
         self._room = 0
@@ -232,9 +232,17 @@ class Store:
     def conversation(self, session_id: str, turns: int) -> tuple[int, str | None, str] | None:
         """When a session was accessed, its own system prompt, and its newest `turns` (two messages each).
 
-        They are the JSON of an array of messages as LLMs read them, oldest first.
+        They are the JSON of an array of messages as LLMs read them, oldest first, and as SQLite writes it:
+        compact, the role before the content. There are fewer of them if it passes a gigabyte.
         """
-        rows: list[tuple[int, str | None, str]] = self._all("conversation", (2 * turns, session_id))
+        try:
+            rows = self._cursor.execute(self._sql["conversation"], (2 * turns, session_id)).fetchall()
+        except sqlite3.DataError:  # SQLITE_TOOBIG: no LLM takes so much
+            if not turns:
+                raise
+            return self.conversation(session_id, turns // 2)
+        except Exception as error:
+            raise _told(error) from None
         return rows[0] if rows else None
 
     def history(self, session_id: str, turns: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -549,6 +550,24 @@ async def test_of_twenty_asked_at_once_in_one_session_one_is_answered(
     assert [role for role, _ in await server.history(session)] == ["user", "assistant"] * 2
 
 
+async def test_a_chat_that_is_refused_costs_no_reading_of_the_conversation(
+    server: Running, llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, other = await server.session(), await server.session()
+    llm.play([*events(delta("one")), Hang])
+    stream = await server.stream(session)
+    assert await stream.event()
+    read: list[str] = []
+    monkeypatch.setattr(
+        server.replies.store, "conversation", lambda session_id, turns: read.append(session_id)
+    )
+    assert (await server.chat(session))[0] == 409
+    monkeypatch.setattr(server.replies, "_closing", True)
+    assert (await server.chat(other))[0] == 503
+    assert (await server.chat("no"))[0] == 404, "that there is no such session goes before it"
+    assert read == []
+
+
 # Deleted, rewound, expired while it runs
 
 
@@ -724,6 +743,11 @@ async def end(how: str, server: Running, llm: ScriptedLLM, clock: Clock) -> None
     elif how == "broken":
         llm.play([*events(delta("one")), Abort])
         await (await server.stream(session)).rest()
+    elif how == "not stored":
+        pages = server.sql("PRAGMA page_count")[0][0]
+        server.sql(f"PRAGMA max_page_count={pages}")
+        llm.play(reply("x" * 100_000))
+        assert (await (await server.stream(session)).rest())[-1].json["error"]["code"] == "storage_full"
     else:
         llm.play([*events(delta("one")), Hang])
         stream = await server.stream(session)
@@ -747,6 +771,7 @@ async def end(how: str, server: Running, llm: ScriptedLLM, clock: Clock) -> None
     "how",
     [
         *("finished", "finished whole", "refused", "too long", "never begun", "cut short", "broken"),
+        "not stored",
         *("fallen silent", "left", "cancelled", "deleted"),
     ],
 )
@@ -767,6 +792,29 @@ async def test_what_a_reply_was_made_of_is_freed_without_the_garbage_collector(
         await until(lambda: alive() <= before)
     finally:
         gc.enable()
+
+
+async def test_nothing_of_the_conversation_is_held_while_it_is_told(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    session = await server.session(system_prompt="Be kind.")
+    await server.chat(session, "What was once said")
+    gate = Gate()
+    llm.play(reply("one", gate, "two"))
+    stream = await server.stream(session, "What is asked")
+    assert await stream.event()
+    running = server.replies.running(session)
+    assert running
+    assert running._task
+    life: Any = running._task.get_coro()
+    held = [*vars(running).values()]
+    while isinstance(life, Coroutine):
+        held += life.cr_frame.f_locals.values()  # type: ignore[attr-defined]
+        life = life.cr_await  # type: ignore[attr-defined]
+    assert any(value is running for value in held), "these are not the frames of the reply's life"
+    assert [value for value in held if isinstance(value, str | bytes) and "once said" in str(value)] == []
+    gate.open()
+    await stream.rest()
 
 
 async def test_a_reply_ends_though_nothing_can_be_written(server: Running, llm: ScriptedLLM) -> None:

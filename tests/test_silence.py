@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 from typing import Any
 
 import pytest
@@ -86,6 +87,32 @@ async def test_one_who_is_ended_by_another_in_the_same_moment_is_not_told(watch:
     both += [Silence(watch, 10, lambda: end(0)), Silence(watch, 10, lambda: end(1))]
     await clock.advance(10)
     assert len(told) == 1
+
+
+async def test_one_that_raises_keeps_nobody_else_from_being_told(watch: Watch, clock: Clock) -> None:
+    told: list[int] = []
+
+    def tell(number: int) -> None:
+        told.append(number)
+        if number % 5 == 0:
+            raise RuntimeError(number)
+
+    logged: list[dict[str, Any]] = []
+    watch.loop.set_exception_handler(lambda loop, context: logged.append(context))
+    silences = [Silence(watch, 10, partial(tell, number)) for number in range(20)]
+    for _ in range(10):
+        await clock.advance(10)
+    assert sorted(told) == list(range(20)), "each of them, and once"
+    assert (len(logged), len(silences)) == (4, 20)
+
+
+async def test_one_that_has_ended_is_not_revived(watch: Watch, clock: Clock) -> None:
+    told: list[str] = []
+    silence = Silence(watch, 10, lambda: told.append("silent"))
+    await clock.advance(10)
+    silence.shorten(5)
+    await clock.advance(20)
+    assert told == ["silent"]
 
 
 async def test_thousands_cost_a_timer_now_and_then(

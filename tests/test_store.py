@@ -397,6 +397,16 @@ def test_a_conversation_is_its_newest_turns_and_the_prompt_wherever_it_is(
         told += [{"role": "user", "content": f"Q{number}"}, {"role": "assistant", "content": f"A{number}"}]
 
 
+def test_a_conversation_beyond_all_bounds_is_halved(store: Store) -> None:
+    here = session(store)
+    for number in range(4):
+        turn(store, here, f"Q{number}", "\x01" * 1000)  # \u0001 in JSON
+    store._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 15_000)
+    assert [message["content"] for message in json.loads(store.history(here, 4))][::2] == ["Q2", "Q3"]
+    store._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 5_000)
+    assert store.history(here, 4) == "[]"
+
+
 def test_there_is_no_conversation_without_a_session(store: Store) -> None:
     assert store.conversation("no", 4) is None
     assert store.history("no", 4) == "[]"
