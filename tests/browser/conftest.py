@@ -102,8 +102,13 @@ async def line(server: Server) -> AsyncIterator[Line]:
 
 
 @fresh
-async def open_page(browser: object, server: Server) -> AsyncIterator[Callable[..., Awaitable[Reader]]]:
-    """Opens the page as a new person would; at the end no console may have complained."""
+async def open_page(
+    browser: object, server: Server, own_server: object
+) -> AsyncIterator[Callable[..., Awaitable[Reader]]]:
+    """Opens the page as a new person would; at the end no console may have complained.
+
+    That is before an `own_server` is killed, of which the console does complain.
+    """
     contexts, readers = [], []
 
     async def open_page(
