@@ -107,8 +107,7 @@ SELECT message_id, role, content, created_at, token_usage, finish_reason, seq FR
 WHERE session_id = :session_id AND seq > :seq ORDER BY seq LIMIT :limit;
 
 -- name: conversation
--- What a turn begins with, when the session was used, its own system prompt, and its newest messages as the LLM is
--- sent them, in one row (each step to another costs more than what is in it).
+-- What a turn begins with, in one row (a step to another costs more than what is in it): the use, the prompt, the turns.
 SELECT last_accessed,
        (SELECT CASE role WHEN 'system' THEN content END
         FROM messages WHERE session_id = s.session_id ORDER BY seq LIMIT 1),

@@ -94,7 +94,8 @@ class _Nothing(dict[str, None]):
 
 def _nothing_for(sql: str) -> Mapping[str, Any] | tuple[Any, ...]:
     """Binds every parameter to NULL, to compile a statement without running it."""
-    return _Nothing() if ":" in sql else (None,) * sql.count("?")
+    code = re.sub("--.*", "", sql)  # a comment may have both
+    return _Nothing() if ":" in code else (None,) * code.count("?")
 
 
 def load_statements(text: str) -> dict[str, str]:

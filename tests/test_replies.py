@@ -817,6 +817,26 @@ async def test_nothing_of_the_conversation_is_held_while_it_is_told(
     await stream.rest()
 
 
+@pytest.mark.parametrize("how", ["running", "whole, and the LLM does not end"])
+async def test_a_close_waits_until_every_reply_has_let_go_of_the_llm(
+    server: Running, llm: ScriptedLLM, how: str
+) -> None:
+    said = events(delta("one")) if how == "running" else events(delta("one"), delta(finish="stop"), DONE)
+    llm.play([*said, Hang])
+    session = await server.session()
+    stream = await server.stream(session)
+    assert await stream.event()
+    if how != "running":
+        await stream.rest()
+
+    def alive() -> list[str]:
+        return [task.get_name() for task in asyncio.all_tasks() if task.get_name() == "reply"]
+
+    assert alive() == ["reply"]
+    await server.replies.close()
+    assert alive() == []
+
+
 async def test_a_reply_ends_though_nothing_can_be_written(server: Running, llm: ScriptedLLM) -> None:
     gate = Gate()
     llm.play(reply("one", gate, "two"))
