@@ -15,7 +15,7 @@ from dotenv import load_dotenv
 
 from chatbot import __version__, server
 from chatbot.config import Config, ConfigError
-from chatbot.store import StoreError
+from chatbot.database import StoreError
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,11 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot import store as store_module
+from chatbot import database
+from chatbot.database import APPLICATION, VERSION, StoreError, load_statements
 from chatbot.errors import ChatError
-from chatbot.store import APPLICATION, PAGE_CHARS, VERSION, Message, Store, StoreError, load_statements
+from chatbot.store import PAGE_CHARS, Message, Store
 
-CHECKOUT = Path(store_module.__file__).parents[1]
+CHECKOUT = Path(database.__file__).parents[1]
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def test_a_deleted_session_takes_its_messages_along_and_no_others(store: Store) 
 )
 def test_no_statement_reads_a_whole_table(store: Store, name: str, index: str) -> None:
     sql = store._sql[name]
-    plan = store._db.execute(f"EXPLAIN QUERY PLAN {sql}", store_module._nothing_for(sql)).fetchall()
+    plan = store._db.execute(f"EXPLAIN QUERY PLAN {sql}", database._nothing_for(sql)).fetchall()
     steps = "; ".join(row[3] for row in plan)
     assert index in steps, steps
     assert "SCAN messages" not in steps, steps
@@ -162,12 +163,12 @@ def test_every_statement_has_a_name_and_a_line_on_what_it_is_for() -> None:
 
 
 def test_a_typo_in_any_statement_is_found_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = store_module.load_statements
+    honest = database.load_statements
 
     def mistyped(text: str) -> dict[str, str]:
         return honest(text) | {"rewind": "DELETE FROM massages WHERE seq >= :seq"}
 
-    monkeypatch.setattr(store_module, "load_statements", mistyped)
+    monkeypatch.setattr(database, "load_statements", mistyped)
     with pytest.raises(StoreError, match="no such table: massages"):
         Store()
 
