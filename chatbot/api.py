@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from aiohttp import web
 
 from chatbot import bodies, shapes
@@ -79,7 +81,7 @@ class Api:
             started_at = shapes.rfc3339(reply.created_at)
             value["active_reply"] = {
                 "message_id": reply.message_id,
-                "message": reply.ask.message,
+                "message": json.loads(reply.ask.message),
                 "started_at": started_at,
             }
         return json_response(value)
@@ -113,7 +115,7 @@ class Api:
         places: dict[str, int | None] = {"before": None, "after": None}
         for name, cursor in (("before", before), ("after", after)):
             if cursor is not None:
-                places[name] = self._find_message(session_id, cursor, name).seq
+                places[name] = self._find_message(session_id, cursor, name).place
         messages, more = self._store.page(session_id, limit, **places)
         return json_response(shapes.page_json(messages, has_more=more))
 

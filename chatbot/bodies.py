@@ -14,6 +14,7 @@ from aiohttp import web
 from chatbot.errors import ChatError
 from chatbot.reply import Ask
 from chatbot.shapes import dumps
+from chatbot.text import as_json
 
 BODY_SECONDS = 30.0
 MAX_DEPTH = 64
@@ -181,9 +182,9 @@ async def read_ask(request: web.Request) -> tuple[str, Ask]:
     body = await read_object(request, CHAT, ("session_id", "message"))
     session_id, message = body.pop("session_id"), body.pop("message")
     if not key:
-        return session_id, Ask(message, body)
+        return session_id, Ask(as_json(message), body)
     canonical = json.dumps([message, body], sort_keys=True)
-    return session_id, Ask(message, body, key, hashlib.sha256(canonical.encode()).hexdigest())
+    return session_id, Ask(as_json(message), body, key, hashlib.sha256(canonical.encode()).hexdigest())
 
 
 def read_offset(request: web.Request) -> int:

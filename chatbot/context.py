@@ -6,22 +6,21 @@ question, as the chat templates of many models demand.
 
 from __future__ import annotations
 
-import json
-
-_encode = json.JSONEncoder(ensure_ascii=False).encode
-
 
 def turns_within(limit: int) -> int:
     """How many turns may go along with a question, `limit` messages in all."""
     return (limit - 1) // 2
 
 
-def messages(prompt: str | None, history: str, question: str) -> str:
-    """The `messages` of a chat-completions request, as JSON; the `history` is what the store has of it."""
-    parts = [history[1:-1]] if history != "[]" else []
-    if prompt:
-        parts.insert(0, f'{{"role":"system","content":{_encode(prompt)}}}')
-    parts.append(f'{{"role":"user","content":{_encode(question)}}}')
+def messages(prompt: str, history: str, question: str) -> str:
+    """The `messages` of a chat-completions request, as JSON, like all that it is made of.
+
+    The `history` is what the store has of it.
+    """
+    parts = [f'{{"role":"system","content":{prompt}}}'] if prompt else []
+    if history:
+        parts.append(history)
+    parts.append(f'{{"role":"user","content":{question}}}')
     return f"[{','.join(parts)}]"
 
 

@@ -16,7 +16,7 @@ from chatbot.errors import ChatError
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the tables, kept as PRAGMA user_version
+VERSION = 2  # of the tables, kept as PRAGMA user_version
 APPLICATION = 0x43484154  # "CHAT", kept as PRAGMA application_id
 
 # What SQLite says when the disk or the memory is full or failing (https://sqlite.org/rescode.html).
@@ -68,7 +68,7 @@ class _Nothing(dict[str, None]):
 
 def _nothing_for(sql: str) -> Mapping[str, Any] | tuple[Any, ...]:
     """Binds every parameter to NULL, to compile a statement without running it."""
-    code = re.sub("--.*", "", sql)  # a comment may have both
+    code = re.sub("--.*|'[^']*'", "", sql)  # a comment and a text may have both
     return _Nothing() if ":" in code else (None,) * code.count("?")
 
 
@@ -109,7 +109,7 @@ class Database:
         # needed. NORMAL: a commit survives the death of the process, and costs no fsync.
         self._value("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("BEGIN EXCLUSIVE")
-        self._check_ours()
+        version = self._check_ours()
         self._db.execute("COMMIT")
         # Everybody waits while the WAL is folded back: often and little (100 pages: some 10 ms), not
         # seldom and much.
@@ -121,25 +121,36 @@ class Database:
         ):
             self._value(f"PRAGMA {pragma}")
         self._db.execute("BEGIN EXCLUSIVE")
-        for statement in self._sql["schema"].split(";\n"):
-            self._db.execute(statement)
+        if version == 1:
+            log.info("the database is of version 1 and becomes one of version %d", VERSION)
+            self._run_all("schema")  # but for the view that has the name of a table of then
+            self._run_all("upgrade_1")
+        self._run_all("schema")
         self._db.execute(f"PRAGMA user_version={VERSION}")
         self._db.execute(f"PRAGMA application_id={APPLICATION}")
         self._db.execute("COMMIT")
         for name, sql in self._sql.items():
-            if name != "schema":
+            if name not in ("schema", "upgrade_1"):
                 self._db.execute(f"EXPLAIN {sql}", _nothing_for(sql)).fetchall()
 
-    def _check_ours(self) -> None:
-        """Refuses other programs' databases, before anything in them is changed, and other versions."""
+    def _run_all(self, name: str) -> None:
+        for statement in self._sql[name].split(";\n"):
+            self._db.execute(statement)
+
+    def _check_ours(self) -> int:
+        """Refuses other programs' databases, before anything in them is changed, and versions to come.
+
+        Returns its version, 0 if it is new.
+        """
         version, application = self._value("PRAGMA user_version"), self._value("PRAGMA application_id")
         is_new = not version and not application and not self._value("SELECT count(*) FROM sqlite_master")
         if is_new:
-            return
+            return 0
         if application != APPLICATION:
             raise StoreError("the database holds something else, not chat sessions")
-        if version != VERSION:
+        if not 1 <= version <= VERSION:
             raise StoreError(f"the database is of version {version}, and this program knows {VERSION}")
+        return int(version)
 
     def close(self) -> None:
         """Closes the database; a file's WAL is folded back into it."""

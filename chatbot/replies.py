@@ -10,6 +10,7 @@ from chatbot.errors import ChatError
 from chatbot.llm import LLM
 from chatbot.reply import Ask, Reply, StoredReply, Tools
 from chatbot.store import Store
+from chatbot.text import as_json
 
 
 class Replies:
@@ -22,6 +23,7 @@ class Replies:
         self._now = now
         self.loop = asyncio.get_running_loop()  # handed on: to ask for it is a system call in CPython 3.11
         self._tools = Tools(config, store, llm, self.loop, self.now_ms, self._forget, self._linger)
+        self._prompt = as_json(config.system_prompt) if config.system_prompt else ""
         self._running: dict[str, Reply] = {}
         self._lingering: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -99,10 +101,10 @@ class Replies:
     def start(self, session_id: str, ask: Ask, prompt: str | None, history: str, *, stream: bool) -> Reply:
         """Begins a reply that was admitted; the caller joins it before it awaits anything.
 
-        The LLM is sent the session's own `prompt`, its `history` (JSON) and what is asked.
+        The LLM is sent the session's own `prompt`, its `history`, both JSON, and what is asked.
         The session counts as used when the reply ends.
         """
-        reply = Reply(self._tools, session_id, ask, prompt or self.config.system_prompt, history)
+        reply = Reply(self._tools, session_id, ask, prompt or self._prompt, history)
         self._running[session_id] = reply
         reply.start(stream=stream)
         return reply

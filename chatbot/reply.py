@@ -24,6 +24,7 @@ The rules:
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -33,10 +34,10 @@ from chatbot.answers import Answer
 from chatbot.config import Config
 from chatbot.errors import ChatError, TooLong
 from chatbot.frames import Frame
-from chatbot.ids import new_id
+from chatbot.ids import new_message_id
 from chatbot.llm import LLM
 from chatbot.store import Message, Store
-from chatbot.text import Text
+from chatbot.text import Text, as_json
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ MAX_REPLY_BYTES = 4 * 1024 * 1024
 class Ask(NamedTuple):
     """What a client asks: its message, fields that go to the LLM as they are, and how to know it again.
 
-    Without an idempotency key both are "".
+    `message` is JSON text. Without an idempotency key `key` and `request_hash` are "".
     """
 
     message: str
@@ -92,12 +93,12 @@ class StoredReply:
         self.message: Message | None = message
         self.message_id = message.message_id
         self.created_at = message.created_at
-        self.length = len(message.content)
+        self._text: str = json.loads(message.content)
+        self.length = len(self._text)
 
     def text(self, start: int, limit: int) -> str:
         """At most `limit` characters of the text from character `start`."""
-        assert self.message
-        return self.message.content[start : start + limit]
+        return self._text[start : start + limit]
 
 
 class Reply:
@@ -111,9 +112,9 @@ class Reply:
 
     def __init__(self, tools: Tools, session_id: str, ask: Ask, prompt: str, history: str) -> None:
         self.session_id = session_id
-        self.message_id = new_id()
         self.ask = ask
         self.created_at = tools.now_ms()
+        self.message_id = new_message_id(self.created_at)
         self.context_messages = 0
         self.told_at = 0.0
         self.finish_told = False
@@ -219,9 +220,9 @@ class Reply:
             listener.wake()
 
     def _store(self, finish_reason: str) -> Message:
-        ask, text, now = self.ask, self._text.whole(), self._tools.now_ms()
+        ask, text, now = self.ask, as_json(self._text.whole()), self._tools.now_ms()
         usage = self._answer.said.usage if self._answer else None
-        question = Message(new_id(), "user", ask.message, self.created_at)
+        question = Message(new_message_id(self.created_at), "user", ask.message, self.created_at)
         reply = Message(self.message_id, "assistant", text, now, usage, finish_reason)
         self._tools.store.add_turn(self.session_id, question, reply, ask.key, ask.request_hash)
         return reply

@@ -7,9 +7,10 @@ import logging
 
 from chatbot import context
 from chatbot.errors import ChatError
-from chatbot.ids import new_id
+from chatbot.ids import new_id, new_message_id
 from chatbot.replies import Replies
 from chatbot.store import Message, Session
+from chatbot.text import as_json
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +32,16 @@ class Sessions:
         """Makes a session; `metadata` is JSON text. Raises ChatError: storage_full, shutting_down."""
         self._replies.refuse_if_closing()
         session_id, now = new_id(), self._replies.now_ms()
-        first = Message(new_id(), "system", system_prompt, now) if system_prompt else None
-        self._store.add_session(session_id, now, metadata, first)
+        prompt = (
+            Message(new_message_id(now), "system", as_json(system_prompt), now) if system_prompt else None
+        )
+        self._store.add_session(session_id, now, metadata, prompt)
         return Session(session_id, now, now, metadata)
 
     def find_to_ask(self, session_id: str) -> tuple[str | None, str]:
         """Finds a session that is to be given a reply; raises ChatError("session_not_found").
 
-        Returns its own system prompt and its newest turns, as many as the LLM is sent, as JSON.
+        Returns its own system prompt and its newest turns, as many as the LLM is sent, both as JSON.
         The end of the reply counts as use. It is marked now only if it was not used for long: should the
         process die, or the disk be full in the end, it does not expire while it is in use.
         """

@@ -75,7 +75,7 @@ def message_json(message: Message) -> bytes:
     """A stored message, with its usage as the JSON that it is; `finish_reason` is null on all but replies."""
     return (
         f'{{"message_id":"{message.message_id}","role":"{message.role}",'
-        f'"content":{_encode(message.content)},"created_at":"{rfc3339(message.created_at)}",'
+        f'"content":{message.content},"created_at":"{rfc3339(message.created_at)}",'
         f'"token_usage":{message.token_usage or "null"},"finish_reason":{_encode(message.finish_reason)}}}'
     ).encode()
 

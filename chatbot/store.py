@@ -6,13 +6,13 @@ Being synchronous is what makes it simple: a turn is stored whole or not at all,
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from chatbot.database import Database, told
 from chatbot.errors import ChatError
 
-# A page of history ends early rather than hold more text than this (in characters).
+# A page of history ends early rather than hold more than this (in characters of JSON).
 PAGE_CHARS = 4 * 1024 * 1024
 
 
@@ -26,7 +26,11 @@ class Session(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A message; `token_usage` is JSON text. Once it is stored `seq` orders the conversation."""
+    """A message; `content`, a string, and `token_usage`, an object, are JSON text.
+
+    Once it is stored its `place` orders the conversation: 0 for the system prompt, and of the turn `seq`
+    2 * seq for the question, 2 * seq + 1 for the reply.
+    """
 
     message_id: str
     role: str
@@ -34,7 +38,7 @@ class Message(NamedTuple):
     created_at: int
     token_usage: str | None = None
     finish_reason: str | None = None
-    seq: int = 0
+    place: int = 0
 
 
 class Store(Database):
@@ -71,14 +75,13 @@ class Store(Database):
 
     # Sessions
 
-    def add_session(self, session_id: str, now: int, metadata: str, first: Message | None) -> None:
-        """Makes a session, with its system prompt as `first` message if it has one."""
+    def add_session(self, session_id: str, now: int, metadata: str, prompt: Message | None) -> None:
+        """Makes a session, with its system prompt as the first message if it has one."""
         self.require_space()
-        with self._transaction:
-            self._run("add_session", {"session_id": session_id, "now": now, "metadata": metadata})
-            if first:
-                self._run("add_message", {"session_id": session_id, **first._asdict()})
-        self._fill(len(metadata) + (len(first.content) if first else 0))
+        prompt_id, text = (prompt.message_id, prompt.content) if prompt else (None, None)
+        row = {"session_id": session_id, "now": now, "metadata": metadata}
+        self._run("add_session", row | {"prompt_id": prompt_id, "prompt": text})
+        self._fill(len(metadata) + len(text or ""))
         self.sessions += 1
 
     def session(self, session_id: str) -> Session | None:
@@ -89,11 +92,12 @@ class Store(Database):
     def conversation(self, session_id: str, turns: int) -> tuple[int, str | None, str] | None:
         """When a session was accessed, its own system prompt, and its newest `turns` (two messages each).
 
-        They are the JSON of an array of messages as LLMs read them, oldest first, and as SQLite writes it:
-        compact, the role before the content. There are fewer of them if it passes a gigabyte.
+        The prompt is JSON text. So are the turns, as LLMs read them, oldest first: an object for each
+        message, compact, the role before the content, with commas between. There are fewer of them if
+        that passes a gigabyte.
         """
         try:
-            rows = self._cursor.execute(self._sql["conversation"], (2 * turns, session_id)).fetchall()
+            rows = self._cursor.execute(self._sql["conversation"], (turns, session_id)).fetchall()
         except sqlite3.DataError:  # SQLITE_TOOBIG: no LLM takes so much
             if not turns:
                 raise
@@ -105,7 +109,7 @@ class Store(Database):
     def history(self, session_id: str, turns: int) -> str:
         """The newest `turns` of a session, as in conversation()."""
         found = self.conversation(session_id, turns)
-        return found[2] if found else "[]"
+        return found[2] if found else ""
 
     def touch(self, session_id: str, now: int) -> None:
         """Marks a session as accessed `now`, whatever its age; nothing happens if it is gone."""
@@ -148,16 +152,16 @@ class Store(Database):
 
         With the idempotency `key` the reply is found again, and told by the hash from another request's.
         """
+        usage = reply.token_usage or ""  # not None: Python takes longer to bind one than a text
         self._run(
             "add_turn",
             (
-                *(session_id, question.message_id, question.content, question.created_at),
-                *(session_id, reply.message_id, reply.content, reply.created_at),
-                # Not None: Python takes longer to bind one than a text.
-                *(reply.token_usage or "", reply.finish_reason, key, request_hash),
+                *(session_id, question.message_id, question.created_at, question.content),
+                *(reply.message_id, reply.created_at, reply.content, reply.finish_reason),
+                *(usage, key, request_hash),
             ),
         )
-        self._fill(len(question.content) + len(reply.content) + len(reply.token_usage or ""))
+        self._fill(len(question.content) + len(reply.content) + len(usage))
 
     def count_messages(self, session_id: str) -> int:
         """How many messages a session has, its system prompt among them."""
@@ -174,40 +178,68 @@ class Store(Database):
     ) -> tuple[list[Message], bool]:
         """Up to `limit` messages, oldest first, and whether there are more in the paging direction.
 
-        `before` and `after` are places (`Message.seq`); with neither it is the newest page. It ends early
-        when its text passes PAGE_CHARS, so that no page is larger than a client and this process can bear.
+        `before` and `after` are places (`Message.place`); with neither it is the newest page. It ends early
+        when its JSON passes PAGE_CHARS, so that no page is larger than a client and this process can bear.
         """
-        name = "messages_before" if after is None else "messages_after"
-        seq = after if after is not None else 2**63 - 1 if before is None else before
-        parameters = {"session_id": session_id, "seq": seq, "limit": limit + 1}
+        if after is not None:
+            messages = self._messages_after(session_id, after)
+        else:
+            messages = self._messages_before(session_id, 2**63 - 1 if before is None else before)
         page: list[Message] = []
         size, more = 0, False
         try:
-            rows = self._db.execute(self._sql[name], parameters)
-            for row in rows:
-                message = Message(*row)
+            for message in messages:
                 size += len(message.content)
                 if page and (len(page) == limit or size > PAGE_CHARS):
                     more = True
                     break
                 page.append(message)
-            rows.close()
         except Exception as error:
             raise told(error) from None
         return (page if after is not None else page[::-1]), more
+
+    def _messages_after(self, session_id: str, place: int) -> Iterator[Message]:
+        """The messages after a place, oldest first; the prompt is none of them, being first of all."""
+        rows = self._db.execute(self._sql["turns_from"], {"session_id": session_id, "seq": place // 2})
+        yield from (message for row in rows for message in _turn(*row) if message.place > place)
+
+    def _messages_before(self, session_id: str, place: int) -> Iterator[Message]:
+        """The messages before a place, newest first."""
+        rows = self._db.execute(self._sql["turns_until"], {"session_id": session_id, "seq": place // 2})
+        yield from (message for row in rows for message in _turn(*row)[::-1] if message.place < place)
+        if place:
+            yield from (Message(*row) for row in self._all("get_prompt", {"session_id": session_id}))
 
     def rewind(self, session_id: str, message: Message) -> int:
         """Deletes `message` and all after it; returns how many.
 
         A reply takes its question along: a turn is whole or absent.
         """
-        start = message.seq
-        if message.role == "assistant":
-            rows = self._all("question_of", {"session_id": session_id, "seq": start})
-            start = rows[0][0] if rows[0][0] is not None else start
-        return self._run("rewind", {"session_id": session_id, "seq": start})
+        with self._transaction:
+            gone = 2 * self._run("rewind", {"session_id": session_id, "seq": message.place // 2})
+            if message.role == "system":
+                gone += self._run("drop_prompt", {"session_id": session_id})
+        return gone
 
     def reply_by_key(self, session_id: str, key: str) -> tuple[str, str] | None:
         """The (message_id, request_hash) of the stored reply that an idempotency key stands for."""
         rows = self._all("reply_by_key", {"session_id": session_id, "idempotency_key": key})
         return rows[0] if rows else None
+
+
+def _turn(
+    seq: int,
+    question_id: str,
+    asked_at: int,
+    question: str,
+    reply_id: str,
+    replied_at: int,
+    reply: str,
+    token_usage: str | None,
+    finish_reason: str,
+) -> tuple[Message, Message]:
+    """The two messages of a turn from its row."""
+    return (
+        Message(question_id, "user", question, asked_at, None, None, 2 * seq),
+        Message(reply_id, "assistant", reply, replied_at, token_usage, finish_reason, 2 * seq + 1),
+    )

@@ -1,6 +1,11 @@
-"""A text that is written token by token."""
+"""A text that is written token by token, and any text as JSON."""
 
 from __future__ import annotations
+
+import json
+
+as_json = json.JSONEncoder(ensure_ascii=False).encode
+"""A text as a JSON string. A message is encoded once and is then stored, told and sent to the LLM as that."""
 
 
 class Text:

@@ -21,6 +21,7 @@ from chatbot import delivery
 from chatbot.answers import Answer
 from chatbot.listener import StreamListener
 from chatbot.reply import Reply
+from chatbot.text import as_json
 from tests.conftest import Running, StartServer, Stream, until
 from tests.raw import RawClient
 from tests.scripted import (
@@ -414,7 +415,7 @@ async def test_chaos(
     figures: Counter[str] = Counter()
 
     def is_stored(question: str) -> bool:
-        return bool(server.sql("SELECT 1 FROM messages WHERE role = 'user' AND content = ?", question))
+        return bool(server.sql("SELECT 1 FROM turns WHERE question = ?", as_json(question)))
 
     random_llm = RandomLLM(random.Random(rng.random()), figures, is_stored)
     llm.script = random_llm.script

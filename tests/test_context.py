@@ -45,11 +45,14 @@ def test_the_messages_are_the_prompt_the_turns_and_the_question(
         for turn in turns
         for role, content in zip(("user", "assistant"), turn, strict=True)
     ]
-    text = json.dumps(history, separators=(",", ":"))
+    text = json.dumps(history, separators=(",", ":"))[1:-1]
     assert context.count_turns(text) == len(turns)
     expected = [{"role": "system", "content": prompt}] if prompt else []
     expected += [*history, {"role": "user", "content": question}]
-    assert json.loads(context.messages(prompt, text, question)) == expected
+    assert (
+        json.loads(context.messages(json.dumps(prompt) if prompt else "", text, json.dumps(question)))
+        == expected
+    )
 
 
 def sent(llm: ScriptedLLM, number: int = -1) -> list[str]:

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from chatbot.store import Message
+from chatbot.text import as_json
 from tests.conftest import Clock, Running
 from tests.scripted import Gate, ScriptedLLM, delta, events, reply
 
@@ -31,8 +32,8 @@ async def filled(server: Running, turns: int, now: int | None = None) -> tuple[s
         texts += [f"Q{number}", f"A{number}"]
         server.replies.store.add_turn(
             session,
-            Message(str(uuid4()), "user", f"Q{number}", now),
-            Message(str(uuid4()), "assistant", f"A{number}", now, None, "stop"),
+            Message(str(uuid4()), "user", as_json(f"Q{number}"), now),
+            Message(str(uuid4()), "assistant", as_json(f"A{number}"), now, None, "stop"),
         )
     return session, texts
 
@@ -97,8 +98,8 @@ async def test_a_clock_that_runs_backwards_reorders_nothing(server: Running) -> 
     for number, time in enumerate(times):
         store.add_turn(
             session,
-            Message(str(uuid4()), "user", f"Q{number}", time),
-            Message(str(uuid4()), "assistant", f"A{number}", time - 5, None, "stop"),
+            Message(str(uuid4()), "user", as_json(f"Q{number}"), time),
+            Message(str(uuid4()), "assistant", as_json(f"A{number}"), time - 5, None, "stop"),
         )
     found, _, messages = await page(server, session, limit=15)
     older, _, oldest = await page(server, session, limit=1000, before=messages[0]["message_id"])

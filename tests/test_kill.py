@@ -6,6 +6,7 @@ KILLS says how often it is tried (20), KILL_SEED repeats a run.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import shutil
@@ -96,9 +97,9 @@ def check_file(file: Path, copy: Path, told: Told) -> None:
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
         found: dict[str, list[tuple[str, str, str]]] = {}
         for session, role, content, message_id in db.execute(
-            "SELECT session_id, role, content, message_id FROM messages ORDER BY seq"
+            "SELECT session_id, role, content, message_id FROM messages ORDER BY place"
         ):
-            found.setdefault(session, []).append((role, content, message_id))
+            found.setdefault(session, []).append((role, json.loads(content), message_id))
         known = {row[0] for row in db.execute("SELECT session_id FROM sessions")}
     assert set(told.sessions) <= known, "a session whose 201 was seen is lost"
     for session, messages in found.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 from collections.abc import Coroutine
 from typing import Any
 
@@ -56,8 +57,8 @@ async def read_texts(stream: Stream, count: int) -> list[Event]:
 
 
 def rows(server: Running, session: str) -> list[tuple[Any, ...]]:
-    statement = "SELECT role, content, finish_reason FROM messages WHERE session_id = ? ORDER BY seq"
-    return server.sql(statement, session)
+    statement = "SELECT role, content, finish_reason FROM messages WHERE session_id = ? ORDER BY place"
+    return [(role, json.loads(content), finish) for role, content, finish in server.sql(statement, session)]
 
 
 # The client leaves
@@ -542,7 +543,7 @@ async def test_of_twenty_asked_at_once_in_one_session_one_is_answered(
     await asyncio.gather(*streams, *wholes)
     await server.ended()
     assert [body.body["messages"][-1]["content"] for body in llm.exchanges] == [
-        running.ask.message,
+        json.loads(running.ask.message),
         "in another session",
     ]
     status, _, _ = await server.chat(session, "after it")

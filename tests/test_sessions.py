@@ -6,13 +6,13 @@ import asyncio
 import itertools
 import json
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import RFC_4122, UUID, uuid4
 
 import pytest
 
 from chatbot import sessions
 from chatbot.errors import ChatError
-from chatbot.ids import new_id
+from chatbot.ids import new_id, new_message_id
 from tests.conftest import Clock, Running, StartServer, text_of, until
 from tests.scripted import Gate, Hang, ScriptedLLM, answer, delta, events, reply
 
@@ -58,6 +58,35 @@ def test_ids_are_random_uuids_and_never_the_same() -> None:
     for place, digits in enumerate(zip(*ids, strict=True)):
         expected = {8: 1, 13: 1, 14: 1, 18: 1, 23: 1, 19: 4}.get(place, 16)
         assert len(set(digits)) == expected, f"at {place}: {set(digits)}"
+
+
+def test_ids_of_messages_grow_with_time_and_are_random_within_a_millisecond() -> None:
+    now = 1_700_000_000_000
+    ids = [new_message_id(now) for _ in range(20_000)]
+    assert len(set(ids)) == 20_000
+    for made in ids:
+        uuid = UUID(made)
+        assert (str(uuid), uuid.version, uuid.variant, uuid.int >> 80) == (made, 7, RFC_4122, now)
+    for place, digits in enumerate(zip(*ids, strict=True)):
+        if place > 14:
+            expected = {18: 1, 23: 1, 19: 4}.get(place, 16)
+            assert len(set(digits)) == expected, f"at {place}: {set(digits)}"
+    times = [0, 1, now - 1, now, now + 1, now + 2**20]
+    grown = [new_message_id(time) for time in times]
+    assert grown == sorted(grown)
+
+
+async def test_a_message_bears_the_time_at_which_its_turn_began_in_its_id(server: Running) -> None:
+    wall = Wall(server)
+    session = await server.session(system_prompt="Be kind.")
+    began = wall.ms
+    _, reply, _ = await server.chat(session)
+    wall.ms += 1000
+    _, later, _ = await server.chat(session)
+    page = (await server.call("GET", f"/api/sessions/{session}/messages"))[1]["messages"]
+    ids = [message["message_id"] for message in page]
+    assert [UUID(made).int >> 80 for made in ids] == [began] * 3 + [began + 1000] * 2
+    assert [ids[2], ids[4]] == [reply["message_id"], later["message_id"]]
 
 
 @pytest.mark.parametrize("body", [b"", b"  \n", b"{}", b"\xef\xbb\xbf{}"])

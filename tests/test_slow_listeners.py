@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from chatbot.store import Message
+from chatbot.text import as_json
 from tests.conftest import Clock, Running, StartServer, Stream, text_of, until
 from tests.processes import ROOT, start_chatbot
 from tests.raw import RawClient
@@ -205,8 +206,8 @@ async def test_one_who_stops_reading_is_let_go_wherever_it_stops(
     session, now = await server.session(), int(clock.now() * 1000)
     for length in range(50_000, 3_500_000, 50_000):
         message_id = str(uuid4())
-        question = Message(str(uuid4()), "user", "Hi", now)
-        reply = Message(message_id, "assistant", "x" * length, now, None, "stop")
+        question = Message(str(uuid4()), "user", as_json("Hi"), now)
+        reply = Message(message_id, "assistant", as_json("x" * length), now, None, "stop")
         server.replies.store.add_turn(session, question, reply)
         path = f"/api/sessions/{session}/messages/{message_id}/stream"
         await stalled().request(server.server.port, "GET", path)

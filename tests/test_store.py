@@ -21,6 +21,7 @@ from chatbot import database
 from chatbot.database import APPLICATION, VERSION, StoreError, load_statements
 from chatbot.errors import ChatError
 from chatbot.store import PAGE_CHARS, Message, Store
+from chatbot.text import as_json
 
 CHECKOUT = Path(database.__file__).parents[1]
 
@@ -44,8 +45,8 @@ def turn(
     ids = str(uuid4()), str(uuid4())
     store.add_turn(
         session_id,
-        Message(ids[0], "user", question, now),
-        Message(ids[1], "assistant", reply, now, None, "stop"),
+        Message(ids[0], "user", as_json(question), now),
+        Message(ids[1], "assistant", as_json(reply), now, None, "stop"),
     )
     return ids
 
@@ -58,44 +59,46 @@ def count(store: Store, table: str) -> int:
 
 
 ROW = {
-    "message_id": "m",
     "session_id": "s",
-    "role": "user",
-    "content": "x",
-    "created_at": 1,
+    "question_id": "q",
+    "asked_at": 1,
+    "question": '"x"',
+    "reply_id": "r",
+    "replied_at": 1,
+    "reply": '"x"',
+    "finish_reason": "stop",
     "token_usage": None,
-    "finish_reason": None,
     "idempotency_key": None,
     "request_hash": None,
 }
-REPLY = ROW | {"role": "assistant", "finish_reason": "stop"}
 
 
 def insert(store: Store, row: dict[str, Any]) -> None:
     columns = ", ".join(row)
     places = ", ".join(f":{name}" for name in row)
-    store._db.execute(f"INSERT INTO messages ({columns}) VALUES ({places})", row)
+    store._db.execute(f"INSERT INTO turns ({columns}) VALUES ({places})", row)
 
 
 @pytest.mark.parametrize(
     "row",
     [
-        ROW | {"role": "tool"},
         ROW | {"session_id": "nobody"},
-        ROW | {"message_id": None},
-        ROW | {"content": None},
-        ROW | {"content": b"\xff"},
-        ROW | {"created_at": "now"},
-        ROW | {"finish_reason": "stop"},
-        REPLY | {"finish_reason": None},
-        REPLY | {"token_usage": "[1]"},
-        REPLY | {"token_usage": "{"},
-        REPLY | {"idempotency_key": "k"},
-        REPLY | {"request_hash": "h"},
+        ROW | {"question_id": None},
+        ROW | {"reply_id": None},
+        ROW | {"question": None},
+        ROW | {"reply": None},
+        ROW | {"reply": b"\xff"},
+        ROW | {"asked_at": "now"},
+        ROW | {"replied_at": None},
+        ROW | {"finish_reason": None},
+        ROW | {"token_usage": "[1]"},
+        ROW | {"token_usage": "{"},
+        ROW | {"idempotency_key": "k"},
+        ROW | {"request_hash": "h"},
     ],
     ids=repr,
 )
-def test_the_schema_refuses_a_message_that_cannot_be(store: Store, row: dict[str, Any]) -> None:
+def test_the_schema_refuses_a_turn_that_cannot_be(store: Store, row: dict[str, Any]) -> None:
     store.add_session("s", 0, "{}", None)
     with pytest.raises((sqlite3.IntegrityError, sqlite3.OperationalError)):
         insert(store, row)
@@ -105,10 +108,15 @@ def test_the_schema_refuses_a_message_that_cannot_be(store: Store, row: dict[str
 def test_the_schema_refuses_the_same_id_or_key_twice(store: Store) -> None:
     store.add_session("s", 0, "{}", None)
     store.add_session("t", 0, "{}", None)
-    keyed = REPLY | {"idempotency_key": "k", "request_hash": "h"}
+    keyed = ROW | {"idempotency_key": "k", "request_hash": "h"}
     insert(store, keyed)
-    insert(store, keyed | {"message_id": "n", "session_id": "t"})  # another session's key is another
-    for again in (ROW, keyed | {"message_id": "o"}):
+    # another session's key is another
+    insert(store, keyed | {"question_id": "q2", "reply_id": "r2", "session_id": "t"})
+    for again in (
+        ROW | {"reply_id": "r3"},
+        ROW | {"question_id": "q3"},
+        keyed | {"question_id": "q3", "reply_id": "r3"},
+    ):
         with pytest.raises(sqlite3.IntegrityError):
             insert(store, again)
     with pytest.raises(sqlite3.IntegrityError):
@@ -136,11 +144,15 @@ def test_a_deleted_session_takes_its_messages_along_and_no_others(store: Store) 
 @pytest.mark.parametrize(
     ("name", "index"),
     [
-        ("messages_before", "messages_by_session"),
-        ("messages_after", "messages_by_session"),
-        ("conversation", "messages_by_session"),
-        ("rewind", "messages_by_session"),
-        ("reply_by_key", "messages_by_key"),
+        ("turns_until", "turns_by_session (session_id=? AND seq<?)"),
+        ("turns_from", "turns_by_session (session_id=? AND seq>?)"),
+        ("conversation", "turns_by_session (session_id=? AND seq>?)"),
+        ("count_messages", "turns_by_session (session_id=?)"),
+        ("get_message", "(question_id=?)"),
+        ("get_message", "(reply_id=?)"),
+        ("get_prompt", "(session_id=?)"),
+        ("rewind", "turns_by_session (session_id=? AND seq>?)"),
+        ("reply_by_key", "turns_by_key"),
         ("unmarked_sessions", "sessions_by_access"),
     ],
 )
@@ -149,8 +161,9 @@ def test_no_statement_reads_a_whole_table(store: Store, name: str, index: str) -
     plan = store._db.execute(f"EXPLAIN QUERY PLAN {sql}", database._nothing_for(sql)).fetchall()
     steps = "; ".join(row[3] for row in plan)
     assert index in steps, steps
-    assert "SCAN messages" not in steps, steps
+    assert "SCAN turns" not in steps, steps
     assert "SCAN sessions" not in steps, steps
+    assert "TEMP B-TREE" not in steps, steps
 
 
 def test_every_statement_has_a_name_and_a_line_on_what_it_is_for() -> None:
@@ -166,10 +179,10 @@ def test_a_typo_in_any_statement_is_found_at_start(monkeypatch: pytest.MonkeyPat
     honest = database.load_statements
 
     def mistyped(text: str) -> dict[str, str]:
-        return honest(text) | {"rewind": "DELETE FROM massages WHERE seq >= :seq"}
+        return honest(text) | {"rewind": "DELETE FROM turms WHERE seq >= :seq"}
 
     monkeypatch.setattr(database, "load_statements", mistyped)
-    with pytest.raises(StoreError, match="no such table: massages"):
+    with pytest.raises(StoreError, match="no such table: turms"):
         Store()
 
 
@@ -180,7 +193,9 @@ def test_a_turn_is_stored_whole_or_not_at_all(store: Store) -> None:
     here = session(store)
     _, reply = turn(store, here)
     with pytest.raises(sqlite3.IntegrityError):
-        store.add_turn(here, Message("q2", "user", "Q", 0), Message(reply, "assistant", "A", 0, None, "stop"))
+        store.add_turn(
+            here, Message("q2", "user", '"Q"', 0), Message(reply, "assistant", '"A"', 0, None, "stop")
+        )
     assert store.count_messages(here) == 2
     turn(store, here)
     assert store.count_messages(here) == 4, "and the next one is stored"
@@ -216,29 +231,21 @@ def test_a_rewound_question_takes_all_after_it_along(store: Store) -> None:
     assert store.count_messages(here) == 2
 
 
-def test_a_reply_without_a_question_is_rewound_alone(store: Store) -> None:
-    store.add_session("s", 0, "{}", None)
-    insert(store, REPLY)
-    message = store.message("s", "m")
-    assert message
-    assert store.rewind("s", message) == 1
-
-
 # Pages
 
 
 def test_a_page_ends_early_rather_than_hold_more_than_4_mebicharacters(store: Store) -> None:
     here = session(store)
-    text = "x" * (PAGE_CHARS // 2 - 1)
+    text = "x" * (PAGE_CHARS // 2 - 5)
     for _ in range(3):
         turn(store, here, "Q", text)
     page, more = store.page(here, 1000, before=None, after=None)
     assert more
     assert sum(len(message.content) for message in page) <= PAGE_CHARS
     assert [message.role for message in page] == ["user", "assistant", "user", "assistant"]
-    older, more = store.page(here, 1000, before=page[0].seq, after=None)
+    older, more = store.page(here, 1000, before=page[0].place, after=None)
     assert (len(older), more) == (2, False)
-    newer, more = store.page(here, 1000, before=None, after=older[0].seq - 1)
+    newer, more = store.page(here, 1000, before=None, after=older[0].place - 1)
     assert more
     assert len(newer) == 4
 
@@ -384,14 +391,15 @@ def test_a_conversation_is_its_newest_turns_and_the_prompt_wherever_it_is(
     store: Store, prompt: str | None
 ) -> None:
     here, another = str(uuid4()), session(store)
-    store.add_session(here, 7, "{}", Message(str(uuid4()), "system", prompt, 0) if prompt else None)
+    store.add_session(here, 7, "{}", Message(str(uuid4()), "system", as_json(prompt), 0) if prompt else None)
     told: list[dict[str, str]] = []
     for number in range(4):
         for turns in range(5):
             found = store.conversation(here, turns)
             assert found
             expected = told[-2 * turns :] if turns else []
-            assert (*found[:2], json.loads(found[2])) == (7, prompt, expected), (number, turns)
+            assert found[:2] == (7, as_json(prompt) if prompt else None)
+            assert json.loads(f"[{found[2]}]") == expected, (number, turns)
             assert store.history(here, turns) == found[2]
         turn(store, here, f"Q{number}", f"A{number}", now=7)
         turn(store, another)
@@ -403,14 +411,14 @@ def test_a_conversation_beyond_all_bounds_is_halved(store: Store) -> None:
     for number in range(4):
         turn(store, here, f"Q{number}", "\x01" * 1000)  # \u0001 in JSON
     store._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 15_000)
-    assert [message["content"] for message in json.loads(store.history(here, 4))][::2] == ["Q2", "Q3"]
+    assert [message["content"] for message in json.loads(f"[{store.history(here, 4)}]")][::2] == ["Q2", "Q3"]
     store._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 5_000)
-    assert store.history(here, 4) == "[]"
+    assert store.history(here, 4) == ""
 
 
 def test_there_is_no_conversation_without_a_session(store: Store) -> None:
     assert store.conversation("no", 4) is None
-    assert store.history("no", 4) == "[]"
+    assert store.history("no", 4) == ""
 
 
 @given(
@@ -420,7 +428,8 @@ def test_any_text_is_a_message_in_json(question: str, reply: str) -> None:
     with closing(Store()) as store:
         here = session(store)
         turn(store, here, question, reply)
-        assert [message["content"] for message in json.loads(store.history(here, 1))] == [question, reply]
+        told = json.loads(f"[{store.history(here, 1)}]")
+        assert [message["content"] for message in told] == [question, reply]
 
 
 def test_full_memory_is_told_as_full_storage(store: Store) -> None:

@@ -35,28 +35,28 @@ def fill(file: Path, messages: list[int], age_hours: int = 0) -> list[tuple[str,
     with closing(sqlite3.connect(file)) as db:
         db.row_factory = sqlite3.Row
         session = dict(db.execute("SELECT * FROM sessions").fetchone())
-        spoken = [dict(row) for row in db.execute("SELECT * FROM messages ORDER BY seq")]
+        spoken = [dict(row) for row in db.execute("SELECT * FROM turns ORDER BY seq")]
         for row in (session, *spoken):
             row.pop("seq", None)  # the table numbers them itself
-            for column in {"created_at", "last_accessed"} & row.keys():
+            for column in {"created_at", "last_accessed", "asked_at", "replied_at"} & row.keys():
                 row[column] -= age_hours * HOUR_MS
         db.execute("PRAGMA synchronous=OFF")
         with db:
-            db.execute("DELETE FROM messages")
+            db.execute("DELETE FROM turns")
             db.execute("DELETE FROM sessions")
             insert(db, "sessions", ({**session, "session_id": own} for own, _ in made))
-            insert(db, "messages", copies(spoken, made))
+            insert(db, "turns", copies(spoken, made))
     return made
 
 
 def copies(spoken: list[Row], made: list[tuple[str, list[str]]]) -> Iterator[Row]:
-    """The messages of all sessions, in the order of sessions that talk at the same time."""
+    """The turns of all sessions, in the order of sessions that talk at the same time."""
     longest = max(len(ids) for _, ids in made)
-    for turn in range(0, longest, 2):
+    for place in range(0, longest, 2):
         for session_id, ids in made:
-            for place, message_id in enumerate(ids[turn : turn + 2], turn):
-                original = spoken[place % len(spoken)]
-                yield {**original, "session_id": session_id, "message_id": message_id}
+            if pair := ids[place : place + 2]:
+                original = spoken[place // 2 % len(spoken)]
+                yield {**original, "session_id": session_id, "question_id": pair[0], "reply_id": pair[1]}
 
 
 def insert(db: sqlite3.Connection, table: str, rows: Iterable[Row]) -> None:
