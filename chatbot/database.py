@@ -120,18 +120,26 @@ class Database:
             "foreign_keys=ON",
         ):
             self._value(f"PRAGMA {pragma}")
+        self._make_tables(version)
+        for name, sql in self._sql.items():
+            if name not in ("schema", "upgrade_1"):
+                self._db.execute(f"EXPLAIN {sql}", _nothing_for(sql)).fetchall()
+
+    def _make_tables(self, version: int) -> None:
+        """Makes what there is not yet, and brings over what an earlier `version` has, all or nothing."""
         self._db.execute("BEGIN EXCLUSIVE")
         if version == 1:
-            log.info("the database is of version 1 and becomes one of version %d", VERSION)
+            log.info("the database becomes one of version %d, which may take a while", VERSION)
             self._run_all("schema")  # but for the view that has the name of a table of then
             self._run_all("upgrade_1")
         self._run_all("schema")
         self._db.execute(f"PRAGMA user_version={VERSION}")
         self._db.execute(f"PRAGMA application_id={APPLICATION}")
         self._db.execute("COMMIT")
-        for name, sql in self._sql.items():
-            if name not in ("schema", "upgrade_1"):
-                self._db.execute(f"EXPLAIN {sql}", _nothing_for(sql)).fetchall()
+        if version == 1:
+            # The WAL holds all of it now, and would stay as large.
+            self._value("PRAGMA wal_checkpoint(TRUNCATE)")
+            log.info("the database is of version %d", VERSION)
 
     def _run_all(self, name: str) -> None:
         for statement in self._sql[name].split(";\n"):
@@ -149,7 +157,7 @@ class Database:
         if application != APPLICATION:
             raise StoreError("the database holds something else, not chat sessions")
         if not 1 <= version <= VERSION:
-            raise StoreError(f"the database is of version {version}, and this program knows {VERSION}")
+            raise StoreError(f"the database is of version {version}, this program knows up to {VERSION}")
         return int(version)
 
     def close(self) -> None:

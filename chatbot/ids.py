@@ -16,10 +16,10 @@ def new_id() -> str:
 
 
 def new_message_id(now: int) -> str:
-    """A UUID of the millisecond `now` (since 1970) and random after that: version 7 of RFC 9562.
+    """A UUID that begins with the millisecond `now` (since 1970), random after it: version 7 of RFC 9562.
 
-    Ids that grow with time are added at the end of the database's index of them. Random ones go
-    anywhere in it, and to fetch those places into the processor's cache cost a tenth of a turn.
+    New ones stand together at the end of the database's index of them. Random ones stood anywhere in
+    it, and to fetch those places into the processor's cache took a tenth of a turn's time.
     """
     return _uuid(f"{now & 0xFFFFFFFFFFFF:012x}{os.urandom(10).hex()}", "7")
 

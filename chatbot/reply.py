@@ -14,8 +14,8 @@ The rules:
          └── any of these without a word of text, an error of the LLM, ──────> absent, an error is told
              a deleted session, a rewound message
 
-3. A turn is whole or absent: the question and the reply are stored by one statement at the end,
-   so what fails leaves no trace and frees its idempotency key.
+3. A turn is whole or absent: the question and the reply are stored as one row at the end, so what
+   fails leaves no trace and frees its idempotency key.
 4. The text is the log. A listener is at an offset in it; one that falls behind, comes back or comes
    late is given the text from there. So there are no queues, and no listener can slow the reply.
 5. A cancelled reply whose finish_reason was already told is complete: it is stored as finished.
@@ -27,6 +27,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 from chatbot import context, sse
@@ -93,8 +94,18 @@ class StoredReply:
         self.message: Message | None = message
         self.message_id = message.message_id
         self.created_at = message.created_at
-        self._text: str = json.loads(message.content)
-        self.length = len(self._text)
+
+    @cached_property
+    def _text(self) -> str:
+        assert self.message
+        text: str = json.loads(self.message.content)
+        self.message = self.message._replace(content="")  # a stream is told the text, and needs no JSON of it
+        return text
+
+    @property
+    def length(self) -> int:
+        """How many characters it has."""
+        return len(self._text)
 
     def text(self, start: int, limit: int) -> str:
         """At most `limit` characters of the text from character `start`."""

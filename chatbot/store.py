@@ -78,10 +78,11 @@ class Store(Database):
     def add_session(self, session_id: str, now: int, metadata: str, prompt: Message | None) -> None:
         """Makes a session, with its system prompt as the first message if it has one."""
         self.require_space()
-        prompt_id, text = (prompt.message_id, prompt.content) if prompt else (None, None)
-        row = {"session_id": session_id, "now": now, "metadata": metadata}
-        self._run("add_session", row | {"prompt_id": prompt_id, "prompt": text})
-        self._fill(len(metadata) + len(text or ""))
+        with self._transaction:
+            self._run("add_session", {"session_id": session_id, "now": now, "metadata": metadata})
+            if prompt:
+                self._run("add_prompt", {"session_id": session_id, **prompt._asdict()})
+        self._fill(len(metadata) + (len(prompt.content) if prompt else 0))
         self.sessions += 1
 
     def session(self, session_id: str) -> Session | None:
@@ -156,9 +157,9 @@ class Store(Database):
         self._run(
             "add_turn",
             (
-                *(session_id, question.message_id, question.created_at, question.content),
-                *(reply.message_id, reply.created_at, reply.content, reply.finish_reason),
-                *(usage, key, request_hash),
+                *(session_id, question.message_id, question.created_at),
+                *(reply.message_id, reply.created_at, reply.finish_reason, usage, key, request_hash),
+                *(question.content, reply.content),
             ),
         )
         self._fill(len(question.content) + len(reply.content) + len(usage))
@@ -230,11 +231,11 @@ class Store(Database):
 def _turn(
     seq: int,
     question_id: str,
-    asked_at: int,
     question: str,
+    asked_at: int,
     reply_id: str,
-    replied_at: int,
     reply: str,
+    replied_at: int,
     token_usage: str | None,
     finish_reason: str,
 ) -> tuple[Message, Message]:

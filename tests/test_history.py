@@ -23,11 +23,11 @@ async def page(server: Running, session: str, **query: Any) -> tuple[list[str], 
     return [message["content"] for message in told["messages"]], told["has_more"], told["messages"]
 
 
-async def filled(server: Running, turns: int, now: int | None = None) -> tuple[str, list[str]]:
+async def filled(server: Running, turns: int, prompt: str = "") -> tuple[str, list[str]]:
     """A session with so many turns, all stored at the same moment: its id and all texts."""
-    session = await server.session()
-    now = server.replies.now_ms() if now is None else now
-    texts = []
+    session = await server.session(system_prompt=prompt)
+    now = server.replies.now_ms()
+    texts = [prompt] if prompt else []
     for number in range(turns):
         texts += [f"Q{number}", f"A{number}"]
         server.replies.store.add_turn(
@@ -50,10 +50,13 @@ async def test_the_newest_messages_come_without_a_cursor_oldest_first(server: Ru
         assert (found, more) == (texts, False)
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 7, 19, 20, 21])
-async def test_pages_meet_without_gap_or_overlap_in_both_directions(server: Running, limit: int) -> None:
+@pytest.mark.parametrize("prompt", ["", "Be kind."])
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 19, 20, 21, 22])
+async def test_pages_meet_without_gap_or_overlap_in_both_directions(
+    server: Running, limit: int, prompt: str
+) -> None:
     """All messages bear the same time, so only their order in the conversation can place them."""
-    session, texts = await filled(server, 10)
+    session, texts = await filled(server, 10, prompt)
     found, more, messages = await page(server, session, limit=limit)
     oldest = messages[0]["message_id"]
     while more:

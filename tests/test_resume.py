@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from chatbot.reply import StoredReply
+from chatbot.store import Message
+from chatbot.text import as_json
 from tests.conftest import Clock, Event, Running, StartServer, Stream, text_of
 from tests.scripted import END, Gate, Hang, ScriptedLLM, Step, delta, events, reply, usage
 
@@ -339,3 +342,11 @@ async def test_a_long_text_is_caught_up_in_pieces_of_bounded_size(
     assert max(len(event.text) for event in found) <= 64 * 1024
     check_ids(found, 5)
     assert found[-1].data == "[DONE]"
+
+
+def test_a_stored_reply_is_held_as_json_or_as_text_and_not_as_both() -> None:
+    reply = StoredReply(Message("r", "assistant", as_json("é\n😀"), 0, None, "stop"))
+    assert reply.message
+    assert reply.message.content == '"é\\n😀"'
+    assert (reply.length, reply.text(1, 9)) == (3, "\n😀")
+    assert reply.message.content == ""

@@ -147,7 +147,7 @@ def test_a_deleted_session_takes_its_messages_along_and_no_others(store: Store) 
         ("turns_until", "turns_by_session (session_id=? AND seq<?)"),
         ("turns_from", "turns_by_session (session_id=? AND seq>?)"),
         ("conversation", "turns_by_session (session_id=? AND seq>?)"),
-        ("count_messages", "turns_by_session (session_id=?)"),
+        ("count_messages", "COVERING INDEX turns_by_session (session_id=?)"),  # and reads no text
         ("get_message", "(question_id=?)"),
         ("get_message", "(reply_id=?)"),
         ("get_prompt", "(session_id=?)"),
@@ -229,6 +229,29 @@ def test_a_rewound_question_takes_all_after_it_along(store: Store) -> None:
     assert message
     assert store.rewind(here, message) == 4
     assert store.count_messages(here) == 2
+
+
+# Prompts
+
+
+def test_a_session_is_marked_without_its_prompt_being_written_again(tmp_path: Path) -> None:
+    with closing(Store(str(tmp_path / "chat.db"))) as store:
+        prompt = Message("p", "system", as_json("x" * 900_000), 0)
+        store.add_session("s", 0, "{}", prompt)
+        for mark in (lambda: store.touch("s", 9), lambda: store.set_metadata("s", '{"a":1}')):
+            store._value("PRAGMA wal_checkpoint(TRUNCATE)")
+            mark()
+            _, written, _ = store._db.execute("PRAGMA wal_checkpoint").fetchone()
+            assert 0 < written < 10, f"{written} pages"
+        assert store.conversation("s", 1) == (9, prompt.content, "")
+
+
+@pytest.mark.parametrize("prompt", [{"message_id": None}, {"content": None}, {"session_id": "nobody"}])
+def test_a_prompt_that_cannot_be_is_refused(store: Store, prompt: dict[str, Any]) -> None:
+    store.add_session("s", 0, "{}", None)
+    row = {"session_id": "s", "message_id": "m", "created_at": 0, "content": "x"} | prompt
+    with pytest.raises(sqlite3.IntegrityError):
+        store._run("add_prompt", row)
 
 
 # Pages
