@@ -4,7 +4,7 @@
 -- A statement begins at its "-- name:" line, has one line on what it is for, and is a method of
 -- chatbot/store.py. Times are whole milliseconds since 1970 (UTC). Ids are UUIDs as text. What every turn needs
 -- takes its values by place: binding them by name would cost as much as some of these statements. The texts of
--- prompts, questions and replies are JSON strings, as the LLM is sent them: it is sent each time and again.
+-- prompts, questions and replies are JSON strings, for as such the LLM is sent each of them many times.
 
 -- name: schema
 CREATE TABLE IF NOT EXISTS sessions (
