@@ -503,3 +503,4 @@ def test_the_limit_is_never_passed_by_what_was_admitted_beyond_one_turn() -> Non
     with pytest.raises(ChatError, match="full"):
         fill()
     assert used() >= limit, "refused though there was room"
+    store.close()
