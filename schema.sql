@@ -1,7 +1,7 @@
 -- Everything the server says to SQLite: first the tables, then every statement, at last how an older file becomes one
 -- of now.
 --
--- A statement begins at its "-- name:" line, has one line on what it is for, and is a method of
+-- A statement begins at its "-- name:" line, has one line on what it is for, and is run by a method of
 -- chatbot/store.py. Times are whole milliseconds since 1970 (UTC). Ids are UUIDs as text. What every turn needs
 -- takes its values by place: binding them by name would cost as much as some of these statements. The texts of
 -- prompts, questions and replies are JSON strings, for as such the LLM is sent each of them many times.
@@ -91,7 +91,7 @@ SELECT session_id, created_at, last_accessed, metadata FROM used_sessions WHERE 
 UPDATE sessions SET metadata = :metadata WHERE session_id = :session_id;
 
 -- name: delete_session
--- Deletes a conversation; its turns follow by cascade.
+-- Deletes a conversation; its prompt and its turns follow by cascade.
 DELETE FROM sessions WHERE session_id = :session_id;
 
 -- name: unmarked_sessions
@@ -165,4 +165,8 @@ SELECT q.seq, q.session_id, q.message_id, q.created_at, r.message_id, r.created_
 FROM messages AS q JOIN messages AS r
      ON r.seq = (SELECT min(seq) FROM messages WHERE session_id = q.session_id AND seq > q.seq)
 WHERE q.role = 'user' ORDER BY q.seq;
+-- A message that is neither would be lost: an empty turn fails, and with it the upgrade.
+INSERT INTO turns (seq) SELECT NULL
+WHERE (SELECT count(*) FROM messages) <> (SELECT count(*) FROM prompts) + 2 * (SELECT count(*) FROM turns);
 DROP TABLE messages;
+DROP VIEW IF EXISTS main.used_sessions;

@@ -10,9 +10,10 @@ from chatbot import bodies, shapes
 from chatbot.errors import ChatError
 from chatbot.listener import EndListener, StreamListener
 from chatbot.replies import Replies
-from chatbot.reply import Reply, StoredReply
+from chatbot.reply import Reply
 from chatbot.sessions import Sessions
 from chatbot.store import Message, Session
+from chatbot.stored import StoredReply
 
 SESSION_ID = web.RequestKey("session_id", str)
 """The session that a request turned out to be about; becomes X-Session-ID."""

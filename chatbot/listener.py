@@ -16,7 +16,8 @@ from aiohttp.http_writer import StreamWriter
 
 from chatbot import delivery, shapes, sse
 from chatbot.errors import ChatError
-from chatbot.reply import Reply, StoredReply
+from chatbot.reply import Reply
+from chatbot.stored import StoredReply
 
 CATCH_UP_CHARS = 64 * 1024
 """The most text in one catch-up chunk, which bounds what a listener costs."""

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from chatbot.config import Config
 from chatbot.errors import ChatError
 from chatbot.llm import LLM
-from chatbot.reply import Ask, Reply, StoredReply, Tools
+from chatbot.reply import Ask, Reply, Tools
 from chatbot.store import Store
+from chatbot.stored import StoredReply
 from chatbot.text import as_json
 
 

@@ -24,10 +24,8 @@ The rules:
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 from chatbot import context, sse
@@ -80,36 +78,6 @@ class Listener(Protocol):
 
     def wake(self) -> None:
         """Notices that the reply has ended."""
-
-
-class StoredReply:
-    """A reply that ended long ago, to those who listen to it: its stored text."""
-
-    ended = True
-    finish_told = True
-    error: ChatError | None = None
-    told_at = 0.0
-
-    def __init__(self, message: Message) -> None:
-        self.message: Message | None = message
-        self.message_id = message.message_id
-        self.created_at = message.created_at
-
-    @cached_property
-    def _text(self) -> str:
-        assert self.message
-        text: str = json.loads(self.message.content)
-        self.message = self.message._replace(content="")  # a stream is told the text, and needs no JSON of it
-        return text
-
-    @property
-    def length(self) -> int:
-        """How many characters it has."""
-        return len(self._text)
-
-    def text(self, start: int, limit: int) -> str:
-        """At most `limit` characters of the text from character `start`."""
-        return self._text[start : start + limit]
 
 
 class Reply:

@@ -49,10 +49,8 @@ def test_the_messages_are_the_prompt_the_turns_and_the_question(
     assert context.count_turns(text) == len(turns)
     expected = [{"role": "system", "content": prompt}] if prompt else []
     expected += [*history, {"role": "user", "content": question}]
-    assert (
-        json.loads(context.messages(json.dumps(prompt) if prompt else "", text, json.dumps(question)))
-        == expected
-    )
+    told = context.messages(json.dumps(prompt) if prompt else "", text, json.dumps(question))
+    assert json.loads(told) == expected
 
 
 def sent(llm: ScriptedLLM, number: int = -1) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from chatbot.reply import StoredReply
 from chatbot.store import Message
+from chatbot.stored import StoredReply
 from chatbot.text import as_json
 from tests.conftest import Clock, Event, Running, StartServer, Stream, text_of
 from tests.scripted import END, Gate, Hang, ScriptedLLM, Step, delta, events, reply, usage

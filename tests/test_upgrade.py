@@ -109,7 +109,7 @@ def test_it_is_made_like_a_new_one(path: Path, tmp_path: Path) -> None:
     assert tables(str(path)) == tables(str(new))
 
 
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("place", range(6))
 def test_one_that_fails_midway_leaves_the_file_as_it_was(
     path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
@@ -133,13 +133,23 @@ def test_one_that_fails_midway_leaves_the_file_as_it_was(
     test_everything_is_found_again(path)
 
 
-def test_a_file_that_is_not_what_it_says_is_refused_and_left_as_it_was(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("gone", "role"),
+    [
+        (["r2"], "a last question without a reply"),
+        (["r0"], "a question without a reply before another"),
+        (["q2"], "a last reply without a question"),
+        (["q0"], "a first reply without a question"),
+        (["prompt", "q0"], "a reply that begins its session"),
+    ],
+)
+def test_a_message_that_no_turn_has_is_not_lost(path: Path, gone: list[str], role: str) -> None:
+    """No program of then left such a file: it is refused as it is."""
     with closing(sqlite3.connect(path)) as db:
-        db.execute("DELETE FROM messages WHERE message_id = 'r2'")  # the newest reply of its session
-        say(db, "a", "q9", "user", "Q", 40)
+        db.executemany("DELETE FROM messages WHERE message_id = ?", [(message,) for message in gone])
         db.commit()
         before = list(db.iterdump())
     with pytest.raises(StoreError, match="NOT NULL constraint failed: turns"):
         Store(str(path))
     with closing(sqlite3.connect(path)) as db:
-        assert list(db.iterdump()) == before
+        assert list(db.iterdump()) == before, role

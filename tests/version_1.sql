@@ -25,5 +25,12 @@ CREATE INDEX messages_by_session ON messages (session_id, seq);
 CREATE UNIQUE INDEX messages_by_key ON messages (session_id, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
 
+CREATE VIEW used_sessions AS  -- only in some of them
+SELECT session_id, created_at, metadata, last_accessed AS last_marked,
+       max(last_accessed, ifnull((
+            SELECT created_at FROM messages WHERE session_id = s.session_id ORDER BY seq DESC LIMIT 1), 0))
+       AS last_accessed
+FROM sessions AS s;
+
 PRAGMA user_version=1;
 PRAGMA application_id=1128808788;
