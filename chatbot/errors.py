@@ -1,14 +1,46 @@
-"""What can go wrong, in the words of the domain; knows nothing of HTTP."""
+"""What can go wrong, in the words of the domain, and the one table of all codes."""
 
 from __future__ import annotations
 
+from typing import Any
+
+_INVALID, _SERVER = "invalid_request_error", "server_error"
+
+ERRORS: dict[str, tuple[int, str]] = {
+    # code: (HTTP status, type). The types are those of the OpenAI API.
+    "invalid_json": (400, _INVALID),
+    "invalid_request": (400, _INVALID),
+    "context_too_long": (400, _INVALID),
+    "llm_rejected": (400, _INVALID),
+    "unauthorized": (401, "authentication_error"),
+    "origin_not_allowed": (403, "permission_error"),
+    "not_found": (404, _INVALID),
+    "session_not_found": (404, _INVALID),
+    "message_not_found": (404, _INVALID),
+    "method_not_allowed": (405, _INVALID),
+    "session_busy": (409, _INVALID),
+    "conversation_locked": (409, _INVALID),
+    "reply_cancelled": (409, _INVALID),
+    "request_too_large": (413, _INVALID),
+    "idempotency_key_reused": (422, _INVALID),
+    "llm_rate_limited": (429, "rate_limit_error"),
+    "headers_too_large": (431, _INVALID),
+    "internal_error": (500, _SERVER),
+    "llm_error": (502, _SERVER),
+    "llm_unavailable": (502, _SERVER),
+    "overloaded": (503, _SERVER),
+    "storage_full": (503, _SERVER),
+    "shutting_down": (503, _SERVER),
+    "llm_timeout": (504, _SERVER),
+}
+
 
 class ChatError(Exception):
-    """A failure that the client is told of.
+    """A failure that the client is sent.
 
-    `code` is one of the keys of `shapes.ERRORS`, where it meets its HTTP status. `param` names
-    the field, header or query parameter at fault. `retry_after` is the value of a Retry-After header
-    (seconds or an HTTP date). `extra` goes beside the code in the error object.
+    `code` is one of the keys of `ERRORS`. `param` names the field, header or query parameter at fault.
+    `retry_after` is the value of a Retry-After header (seconds or an HTTP date). `extra` goes beside the code
+    in the error object. `kind` is what the LLM's failure was, for log and metrics ("quota", "moderation", …).
     """
 
     def __init__(
@@ -19,6 +51,7 @@ class ChatError(Exception):
         *,
         retry_after: str | None = None,
         extra: dict[str, str] | None = None,
+        kind: str = "",
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -26,10 +59,33 @@ class ChatError(Exception):
         self.param = param
         self.retry_after = retry_after
         self.extra = extra or {}
+        self.kind = kind or code
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of its code."""
+        return ERRORS[self.code][0]
+
+    def to_object(self) -> dict[str, Any]:
+        """The one shape of an error, as OpenAI's clients read it."""
+        body = {"code": self.code, "message": self.message, "param": self.param, "type": ERRORS[self.code][1]}
+        return {"error": body | self.extra}
 
 
 class TooLong(ChatError):
     """The LLM could not take so long a conversation: asking again with less of it may help.
 
-    Its code is what the client is told when there is nothing left to drop.
+    Its code is what the client is sent when there is nothing left to drop. `limit` is how many tokens the LLM
+    said it takes, if it said so. `is_certain` is False where it may have been something else, a crash say.
     """
+
+    def __init__(self, code: str, message: str, *, limit: int | None = None, is_certain: bool = True) -> None:
+        super().__init__(code, message, "message", kind="too_long")
+        self.limit = limit
+        self.is_certain = is_certain
+
+
+def without_frames(error: ChatError) -> ChatError:
+    """The error without its traceback: one that is kept would keep its frames and all that they hold."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error

@@ -1,0 +1,102 @@
+"""What all rooms speak of: sessions, turns, the pieces of a reply and the LLM's chunks. Plain data, no I/O."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+REASONING, TEXT, REFUSAL, CALL = "reasoning", "text", "refusal", "call"
+"""The kinds of pieces that a reply consists of."""
+
+as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+"""A value as compact JSON text: what is encoded was built here or came as JSON, so it has no cycles."""
+
+
+def dumps(value: object) -> bytes:
+    """A value as compact JSON in UTF-8."""
+    return as_json(value).encode()
+
+
+class CallHead(NamedTuple):
+    """How a tool call begins: its id and the function's name."""
+
+    id: str
+    name: str
+
+
+class Piece(NamedTuple):
+    """Some characters of a reply, all of one kind.
+
+    Of a tool call `text` is a part of its arguments, `call` says which call of the reply it is (from 0), and
+    the piece that begins the call has its `head`, which counts as one character.
+    """
+
+    kind: str
+    text: str
+    call: int = 0
+    head: CallHead | None = None
+
+    @property
+    def length(self) -> int:
+        """How many characters (Unicode code points) it counts."""
+        return len(self.text) + (self.head is not None)
+
+
+class Chunk(NamedTuple):
+    """The LLM's piece of a stream: `data` is its JSON on one line, as it is passed on, b"" if it is not."""
+
+    data: bytes
+    pieces: tuple[Piece, ...] = ()
+
+
+class Session(NamedTuple):
+    """A conversation; times in milliseconds since 1970, `metadata` as JSON text.
+
+    `current` is the turn (its seq) at which the conversation is, None before the first.
+    """
+
+    session_id: str
+    created_at: int
+    last_accessed: int
+    metadata: str
+    current: int | None = None
+
+
+class Prompt(NamedTuple):
+    """The system prompt of a session, which is its first message; `content` is plain text."""
+
+    message_id: str
+    created_at: int
+    content: str
+
+
+class Turn(NamedTuple):
+    """A row of the table `turns`, whose columns schema.sql explains."""
+
+    seq: int
+    session_id: str
+    parent: int | None
+    turn_id: str
+    asked_at: int
+    replied_at: int
+    finish_reason: str | None
+    calls: int
+    context_start: int | None
+    context_key: str | None
+    model: str | None
+    first_token_ms: int | None
+    token_usage: str | None
+    idempotency_key: str | None
+    request_hash: str | None
+    response_id: str | None
+    response: str | None
+    input: str
+    output: str | None
+    reasoning: str | None
+    layout: str | None
+    chunk_ends: bytes | None
+
+    @property
+    def messages(self) -> list[str]:
+        """The messages that were said, each as JSON; "null" stands for one that was deleted alone."""
+        return self.input.split("\n")
