@@ -22,9 +22,9 @@ from chatbot.answers import Answer
 from chatbot.listener import StreamListener
 from chatbot.reply import Reply
 from chatbot.text import as_json
-from tests.conftest import Running, StartServer, Stream, until
-from tests.raw import RawClient
-from tests.scripted import (
+from tests.tools.server import Running, StartServer, Stream, until
+from tests.tools.raw import RawClient
+from tests.tools.scripted_llm import (
     DONE,
     END,
     SSE_HEAD,
@@ -38,7 +38,7 @@ from tests.scripted import (
     http_chunk,
     usage,
 )
-from tests.scripted import answer as whole_answer
+from tests.tools.scripted_llm import answer as whole_answer
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
 VISITORS = 30

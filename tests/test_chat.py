@@ -10,8 +10,8 @@ import pytest
 
 from chatbot.errors import ChatError
 from chatbot.reply import MAX_REPLY_BYTES
-from tests.conftest import Clock, Event, Running, StartServer, Stream, text_of, until
-from tests.scripted import (
+from tests.tools.server import Clock, Event, Running, StartServer, Stream, text_of, until
+from tests.tools.scripted_llm import (
     DONE,
     END,
     SSE_HEAD,

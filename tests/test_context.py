@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatbot import context
-from tests.conftest import Running, StartServer, text_of
-from tests.scripted import (
+from tests.tools.server import Running, StartServer, text_of
+from tests.tools.scripted_llm import (
     DONE,
     END,
     SSE_HEAD,

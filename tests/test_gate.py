@@ -10,9 +10,9 @@ import pytest
 
 from chatbot.middleware import _EXPOSED, _PREFLIGHT
 from chatbot.shapes import ERRORS
-from tests.conftest import Clock, Log, Running, StartServer, until
-from tests.scripted import Hang, ScriptedLLM
-from tests.sockets import Socket, get, post
+from tests.tools.server import Clock, Log, Running, StartServer, until
+from tests.tools.scripted_llm import Hang, ScriptedLLM
+from tests.tools.sockets import Socket, get, post
 from tests.test_openapi import DOC, MISSING, OPERATIONS, nodes, operations, resolve
 
 OPEN = {"health", "ready", "openapi", "page"}

@@ -10,8 +10,8 @@ import pytest
 
 from chatbot.store import Message
 from chatbot.text import as_json
-from tests.conftest import Clock, Running
-from tests.scripted import Gate, ScriptedLLM, delta, events, reply
+from tests.tools.server import Clock, Running
+from tests.tools.scripted_llm import Gate, ScriptedLLM, delta, events, reply
 
 
 async def page(server: Running, session: str, **query: Any) -> tuple[list[str], bool, list[dict[str, Any]]]:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from chatbot.server import Connection, raise_file_limit
-from tests.conftest import Clock, Log, Running, StartServer, text_of, until
-from tests.scripted import Gate, ScriptedLLM, answer, completion, delta, events, reply
-from tests.sockets import Socket, get, post
+from tests.tools.server import Clock, Log, Running, StartServer, text_of, until
+from tests.tools.scripted_llm import Gate, ScriptedLLM, answer, completion, delta, events, reply
+from tests.tools.sockets import Socket, get, post
 
 
 async def is_well(server: Running) -> None:

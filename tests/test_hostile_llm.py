@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from chatbot.shapes import ERRORS
-from tests.conftest import Log, Running, StartServer, text_of
-from tests.scripted import (
+from tests.tools.server import Log, Running, StartServer, text_of
+from tests.tools.scripted_llm import (
     END,
     SSE_HEAD,
     Close,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Running, StartServer, Stream, text_of
-from tests.scripted import END, Abort, Close, Gate, Hang, ScriptedLLM, Step, answer, delta, events, reply
+from tests.tools.server import Running, StartServer, Stream, text_of
+from tests.tools.scripted_llm import END, Abort, Close, Gate, Hang, ScriptedLLM, Step, answer, delta, events, reply
 
 KEY = {"Idempotency-Key": "k1"}
 

@@ -21,9 +21,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.conftest import Stream, text_of
-from tests.processes import ROOT, start_chatbot
-from tests.scripted import ScriptedLLM, Step, answer, completion, reply
+from tests.tools.server import Stream, text_of
+from tests.tools.processes import ROOT, start_chatbot
+from tests.tools.scripted_llm import ScriptedLLM, Step, answer, completion, reply
 
 KILLS = int(os.environ.get("KILLS", "20"))
 CLIENTS = 8

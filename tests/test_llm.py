@@ -21,8 +21,8 @@ from chatbot.config import Config
 from chatbot.errors import ChatError, TooLong
 from chatbot.frames import Frame
 from chatbot.llm import LLM
-from tests.conftest import Clock, Running, StartServer, Stream, text_of, until
-from tests.scripted import (
+from tests.tools.server import Clock, Running, StartServer, Stream, text_of, until
+from tests.tools.scripted_llm import (
     DONE,
     END,
     SSE_HEAD,

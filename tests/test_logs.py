@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from tests.conftest import SECRETS, WHOLE_LOG, Log, Running, StartServer
-from tests.scripted import Abort, Close, Hang, ScriptedLLM, answer, delta, events, reply
-from tests.sockets import Socket, get, post
+from tests.tools.server import SECRETS, WHOLE_LOG, Log, Running, StartServer
+from tests.tools.scripted_llm import Abort, Close, Hang, ScriptedLLM, answer, delta, events, reply
+from tests.tools.sockets import Socket, get, post
 
 MESSAGE = "planted-message-9d1f"
 PLANTED = (

@@ -19,7 +19,7 @@ import pytest
 import chatbot
 from chatbot import __main__, server
 from chatbot.config import Config
-from tests.processes import ROOT, start_chatbot
+from tests.tools.processes import ROOT, start_chatbot
 
 ENV = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
 

@@ -14,8 +14,8 @@ import pytest
 from chatbot.config import Config
 from chatbot.errors import ChatError
 from chatbot.shapes import ERRORS
-from tests.conftest import Clock, Running, StartServer, until
-from tests.scripted import Gate, Hang, ScriptedLLM, answer, completion, reply
+from tests.tools.server import Clock, Running, StartServer, until
+from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, answer, completion, reply
 
 DOC: dict[str, Any] = json.loads(resources.files("chatbot").joinpath("openapi.json").read_text("utf-8"))
 

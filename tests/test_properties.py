@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import Log, Running, StartServer
-from tests.scripted import ScriptedLLM
-from tests.sockets import Socket, get, post
+from tests.tools.server import Log, Running, StartServer
+from tests.tools.scripted_llm import ScriptedLLM
+from tests.tools.sockets import Socket, get, post
 from tests.test_openapi import OPERATIONS, turn, undocumented
 
 many = settings(

@@ -19,7 +19,7 @@ from types import MappingProxyType
 
 import pytest
 
-from tests.processes import ROOT, Process, start_chatbot
+from tests.tools.processes import ROOT, Process, start_chatbot
 
 SOURCES = ["chatbot", "tools", "schema.sql", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"]
 VERSIONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]

@@ -15,7 +15,7 @@ import pytest
 
 from chatbot.config import Config
 from chatbot.shapes import ERRORS
-from tests.processes import Process, start_chatbot
+from tests.tools.processes import Process, start_chatbot
 
 ROOT = Path(__file__).parent.parent
 READMES = ["README.md", "README.ko.md"]

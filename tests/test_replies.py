@@ -14,8 +14,8 @@ from chatbot.answers import Answer
 from chatbot.listener import EndListener, StreamListener
 from chatbot.reply import Reply
 from chatbot.silence import Silence
-from tests.conftest import Clock, Event, Running, StartServer, Stream, text_of, until
-from tests.scripted import (
+from tests.tools.server import Clock, Event, Running, StartServer, Stream, text_of, until
+from tests.tools.scripted_llm import (
     DONE,
     END,
     SSE_HEAD,

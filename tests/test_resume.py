@@ -12,8 +12,8 @@ import pytest
 from chatbot.store import Message
 from chatbot.stored import StoredReply
 from chatbot.text import as_json
-from tests.conftest import Clock, Event, Running, StartServer, Stream, text_of
-from tests.scripted import END, Gate, Hang, ScriptedLLM, Step, delta, events, reply, usage
+from tests.tools.server import Clock, Event, Running, StartServer, Stream, text_of
+from tests.tools.scripted_llm import END, Gate, Hang, ScriptedLLM, Step, delta, events, reply, usage
 
 TOKENS = [
     "안",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Log, StartServer
+from tests.tools.server import Log, StartServer
 
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "40")
 """How many inputs of each kind it makes for each operation."""

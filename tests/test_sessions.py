@@ -13,8 +13,8 @@ import pytest
 from chatbot import sessions
 from chatbot.errors import ChatError
 from chatbot.ids import new_id, new_message_id
-from tests.conftest import Clock, Running, StartServer, text_of, until
-from tests.scripted import Gate, Hang, ScriptedLLM, answer, delta, events, reply
+from tests.tools.server import Clock, Running, StartServer, text_of, until
+from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, answer, delta, events, reply
 
 FIELDS = ["session_id", "created_at", "last_accessed", "expires_at", "metadata"]
 

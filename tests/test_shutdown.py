@@ -14,10 +14,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.conftest import Event, Running, StartServer, Stream, text_of, until
-from tests.processes import ROOT, Process, start_chatbot
-from tests.raw import RawClient
-from tests.scripted import Gate, Hang, ScriptedLLM, Step, delta, events, reply
+from tests.tools.server import Event, Running, StartServer, Stream, text_of, until
+from tests.tools.processes import ROOT, Process, start_chatbot
+from tests.tools.raw import RawClient
+from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, Step, delta, events, reply
 
 SPARE = 2.0
 """The process exits within the grace and this many seconds."""

@@ -13,10 +13,10 @@ import pytest
 
 from chatbot.store import Message
 from chatbot.text import as_json
-from tests.conftest import Clock, Running, StartServer, Stream, text_of, until
-from tests.processes import ROOT, start_chatbot
-from tests.raw import RawClient
-from tests.scripted import END, Gate, ScriptedLLM, delta, events, reply
+from tests.tools.server import Clock, Running, StartServer, Stream, text_of, until
+from tests.tools.processes import ROOT, start_chatbot
+from tests.tools.raw import RawClient
+from tests.tools.scripted_llm import END, Gate, ScriptedLLM, delta, events, reply
 
 BIG = [f"{number:04d}" * 8192 for number in range(120)]
 """3.75 MiB of text, far more than the kernel keeps for one who does not read."""

@@ -19,10 +19,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.conftest import Stream
+from tests.tools.server import Stream
 from tests.deploy.recipes import adapted, find_program, written
-from tests.processes import ROOT, Process, free_port, start_chatbot
-from tests.scripted import Gate, ScriptedLLM, Step, answer, completion, reply
+from tests.tools.processes import ROOT, Process, free_port, start_chatbot
+from tests.tools.scripted_llm import Gate, ScriptedLLM, Step, answer, completion, reply
 
 SESSIONS = 200
 

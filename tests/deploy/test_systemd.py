@@ -13,7 +13,7 @@ from pathlib import Path
 
 from chatbot.config import Config
 from tests.deploy.recipes import adapted, find_program, written
-from tests.processes import ROOT, Process, start_chatbot
+from tests.tools.processes import ROOT, Process, start_chatbot
 
 
 def unit_for_here(folder: Path) -> Path:

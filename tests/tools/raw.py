@@ -7,7 +7,7 @@ import json
 import socket
 from typing import Any
 
-from tests.conftest import Event
+from tests.tools.server import Event
 
 CHUNKED_HEAD = b"transfer-encoding: chunked"
 

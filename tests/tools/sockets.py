@@ -7,7 +7,7 @@ import json
 import socket
 from typing import Any
 
-from tests.conftest import Running
+from tests.tools.server import Running
 
 
 class Socket:

@@ -113,7 +113,7 @@ def completion(text: str, finish: str | None = "stop") -> dict[str, Any]:
 
 def capture(server: str, name: str) -> list[Step]:
     """What a real server once answered, byte for byte; like it, closes the connection then."""
-    return [(Path(__file__).parent / "wire" / server / f"{name}.raw").read_bytes(), Close]
+    return [(Path(__file__).parent.parent / "wire" / server / f"{name}.raw").read_bytes(), Close]
 
 
 class ScriptedLLM:
