@@ -7,14 +7,16 @@
 CREATE TABLE IF NOT EXISTS sessions (
     session_id    TEXT    NOT NULL PRIMARY KEY,
     created_at    INTEGER NOT NULL,
-    last_accessed INTEGER NOT NULL,                 -- marked by requests; a stored turn tells it too: see used_sessions
+    last_accessed INTEGER NOT NULL,
+    idle_since    INTEGER NOT NULL,                 -- last_accessed as the sweep last saw it: no use of a session writes its index
     current       INTEGER,                          -- the turn that the conversation is at; NULL: before the first
     deleted       INTEGER NOT NULL DEFAULT 0,       -- 1: gone for everybody, and its rows are being removed
     metadata      TEXT    NOT NULL CHECK (json_type(metadata) = 'object')
 ) STRICT;
 
--- The sweep reads the oldest first and nothing else.
-CREATE INDEX IF NOT EXISTS sessions_by_access ON sessions (last_accessed);
+-- The sweep reads the oldest first and nothing else; a start reads what a kill left to be removed.
+CREATE INDEX IF NOT EXISTS sessions_by_idleness ON sessions (idle_since) WHERE deleted = 0;
+CREATE INDEX IF NOT EXISTS sessions_deleted ON sessions (session_id) WHERE deleted = 1;
 
 -- System prompts, the first messages of their sessions. In the row of its session a prompt would be written again each
 -- time that the session is marked.
@@ -35,6 +37,7 @@ CREATE TABLE IF NOT EXISTS turns (
     asked_at        INTEGER NOT NULL,
     replied_at      INTEGER NOT NULL,
     finish_reason   TEXT,                           -- NULL: nothing was answered, a client only added messages
+    said            INTEGER NOT NULL,               -- how many messages were said, without those deleted alone
     calls           INTEGER NOT NULL DEFAULT 0,     -- how many tool calls the reply made
     context_start   INTEGER,                        -- the turn at which the context began that it was answered from; NULL: itself
     context_key     TEXT,                           -- what stood before the turns, as a short hash
@@ -74,7 +77,8 @@ CREATE TABLE IF NOT EXISTS background (
     session_id  TEXT    NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE,
     created_at  INTEGER NOT NULL,
     response    TEXT    NOT NULL,                   -- as in turns
-    error       TEXT                                -- JSON: what it failed of; NULL: it runs
+    error       TEXT,                               -- JSON: what it failed of; NULL: it runs
+    failed_at   INTEGER CHECK ((failed_at IS NULL) = (error IS NULL))
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX IF NOT EXISTS background_by_session ON background (session_id);
@@ -84,11 +88,246 @@ CREATE TABLE IF NOT EXISTS secrets (name TEXT NOT NULL PRIMARY KEY, value BLOB N
 
 -- The history for a plain SELECT: a row for each message of each branch.
 CREATE VIEW IF NOT EXISTS messages AS
+WITH RECURSIVE gone(session_id, seq) AS (
+    SELECT session_id, root FROM removals UNION ALL
+    SELECT t.session_id, t.seq FROM gone JOIN turns AS t ON t.session_id = gone.session_id AND t.parent = gone.seq
+), here AS (
+    SELECT * FROM turns WHERE seq NOT IN (SELECT seq FROM gone)
+                              AND session_id NOT IN (SELECT session_id FROM sessions WHERE deleted = 1)
+)
 SELECT message_id, session_id, 'system' AS role, content, created_at, NULL AS token_usage FROM prompts
+WHERE session_id NOT IN (SELECT session_id FROM sessions WHERE deleted = 1)
 UNION ALL
 SELECT substr(turn_id, 1, 33) || printf('%03x', said.key + 1), session_id, said.value ->> 'role',
        said.value ->> 'content', asked_at, NULL
-FROM turns, json_each('[' || replace(input, char(10), ',') || ']') AS said WHERE said.type = 'object'
+FROM here, json_each('[' || replace(input, char(10), ',') || ']') AS said WHERE said.type = 'object'
 UNION ALL
-SELECT turn_id, session_id, 'assistant', output ->> 'content', replied_at, token_usage
-FROM turns WHERE output IS NOT NULL;
+SELECT turn_id, session_id, 'assistant', output ->> 'content', replied_at, token_usage FROM here WHERE output IS NOT NULL;
+
+-- name: count_sessions
+-- How many sessions there are; asked once, at start.
+SELECT count(*) FROM sessions WHERE deleted = 0;
+
+-- name: add_session
+-- A new conversation.
+INSERT INTO sessions (session_id, created_at, last_accessed, idle_since, metadata)
+VALUES (:session_id, :now, :now, :now, :metadata);
+
+-- name: get_session
+-- Finds a session, also one that has expired.
+SELECT session_id, created_at, last_accessed, metadata, current FROM sessions WHERE session_id = ? AND deleted = 0;
+
+-- name: touch
+-- Marks a session as used.
+UPDATE sessions SET last_accessed = max(last_accessed, ?) WHERE session_id = ? AND deleted = 0;
+
+-- name: set_metadata
+-- Replaces a session's metadata.
+UPDATE sessions SET metadata = ? WHERE session_id = ? AND deleted = 0;
+
+-- name: set_current
+-- Moves a conversation to another turn, or before the first.
+UPDATE sessions SET current = ? WHERE session_id = ? AND deleted = 0;
+
+-- name: set_prompt
+-- The system prompt of a conversation.
+INSERT OR REPLACE INTO prompts (session_id, message_id, created_at, content) VALUES (?, ?, ?, ?);
+
+-- name: get_prompt
+-- The system prompt of a conversation.
+SELECT message_id, created_at, content FROM prompts WHERE session_id = ?;
+
+-- name: drop_prompt
+-- Removes the system prompt of a conversation.
+DELETE FROM prompts WHERE session_id = ?;
+
+-- name: idle_sessions
+-- The next batch for the sweep, longest idle first; some of them were used since it last saw them.
+SELECT session_id, last_accessed FROM sessions WHERE deleted = 0 AND idle_since <= ? ORDER BY idle_since LIMIT ?;
+
+-- name: set_idle_since
+-- Takes a session out of the sweep's way.
+UPDATE sessions SET idle_since = ? WHERE session_id = ?;
+
+-- name: sessions_outside
+-- The next batch of sessions whose first two hex digits are not in a range.
+SELECT session_id FROM sessions
+WHERE (session_id < :first OR session_id >= :after) AND deleted = 0 LIMIT :limit;
+
+-- name: count_outside
+-- How many those are in all.
+SELECT count(*) FROM sessions WHERE (session_id < :first OR session_id >= :after) AND deleted = 0;
+
+-- name: add_turn
+-- What was said and what was answered.
+INSERT INTO turns (said, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start,
+                   context_key, model, first_token_ms, token_usage, idempotency_key, request_hash, response_id,
+                   response, input, output, reasoning, layout, chunk_ends)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: go_on
+-- After a turn was added: the conversation is at it, and was used.
+UPDATE sessions SET current = ?, last_accessed = max(last_accessed, ?) WHERE session_id = ? AND deleted = 0;
+
+-- name: go_on_from
+-- The same, if the conversation is still where the turn began (or was to be left where it is: -1 is no turn).
+UPDATE sessions SET current = CASE WHEN current IS :parent THEN :seq ELSE current END,
+                    last_accessed = max(last_accessed, :now)
+WHERE session_id = :session_id AND deleted = 0;
+
+-- name: get_turn
+-- A whole turn.
+SELECT seq, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start, context_key, model,
+       first_token_ms, token_usage, idempotency_key, request_hash, response_id, response, input, output, reasoning,
+       layout, chunk_ends
+FROM turns WHERE seq = ?;
+
+-- name: session_of_turn
+-- Whose a turn is.
+SELECT session_id FROM turns WHERE seq = ?;
+
+-- name: turn_by_id
+-- The turn whose reply has this id.
+SELECT seq FROM turns WHERE turn_id = ?;
+
+-- name: turn_by_key
+-- The turn that an idempotency key stands for.
+SELECT seq FROM turns WHERE idempotency_key = ?;
+
+-- name: turn_by_response
+-- The turn that OpenAI's door calls by this id.
+SELECT seq FROM turns WHERE response_id = ?;
+
+-- name: free_key
+-- Lets an idempotency key be used again whose turn is gone and not yet removed.
+UPDATE turns SET idempotency_key = NULL, request_hash = NULL WHERE seq = ?;
+
+-- name: path
+-- A turn and what it follows, upwards, as far as turns are newer than :above.
+WITH RECURSIVE up(seq, parent) AS (
+    SELECT seq, parent FROM turns WHERE seq = :seq AND seq > :above
+    UNION ALL SELECT t.seq, t.parent FROM up JOIN turns AS t ON t.seq = up.parent WHERE up.parent > :above
+)
+SELECT seq FROM up;
+
+-- name: is_gone
+-- Whether a turn follows from one that is being removed; none of those is older than :oldest.
+WITH RECURSIVE up(seq, parent) AS (
+    SELECT seq, parent FROM turns WHERE seq = :seq
+    UNION ALL SELECT t.seq, t.parent FROM up JOIN turns AS t ON t.seq = up.parent WHERE up.parent >= :oldest
+)
+SELECT 1 FROM up CROSS JOIN removals ON root = up.seq LIMIT 1;
+
+-- name: count_path
+-- How many messages a path has.
+WITH RECURSIVE up(parent, messages) AS (
+    SELECT parent, said + (finish_reason IS NOT NULL) FROM turns WHERE seq = :seq
+    UNION ALL SELECT t.parent, t.said + (t.finish_reason IS NOT NULL) FROM up JOIN turns AS t ON t.seq = up.parent
+)
+SELECT ifnull(sum(messages), 0) FROM up;
+
+-- name: children
+-- What follows a turn directly, oldest first.
+SELECT seq, turn_id, finish_reason, input FROM turns
+WHERE session_id = ? AND parent IS ? AND NOT EXISTS (SELECT 1 FROM removals WHERE root = seq) ORDER BY seq;
+
+-- name: two_children
+-- Whether more than one turn follows a turn (or did until lately).
+SELECT count(*) FROM (SELECT 1 FROM turns WHERE session_id = ? AND parent IS ? LIMIT 2);
+
+-- name: below
+-- A turn and all that follows from it: how many turns, how many messages, the newest, and whether :current is among them.
+WITH RECURSIVE below(seq, messages) AS (
+    SELECT seq, said + (finish_reason IS NOT NULL) FROM turns WHERE seq = :seq
+    UNION ALL
+    SELECT t.seq, t.said + (t.finish_reason IS NOT NULL)
+    FROM below JOIN turns AS t ON t.session_id = :session_id AND t.parent = below.seq
+    WHERE NOT EXISTS (SELECT 1 FROM removals WHERE root = t.seq)
+)
+SELECT count(*), ifnull(sum(messages), 0), max(seq), ifnull(max(seq IS :current), 0) FROM below;
+
+-- name: set_input
+-- Replaces what was said in a turn, after a message was deleted alone.
+UPDATE turns SET input = ?, said = ? WHERE seq = ?;
+
+-- name: drop_output
+-- Deletes a turn's reply alone; its idempotency key has nothing to stand for then.
+UPDATE turns SET output = NULL, finish_reason = NULL, calls = 0, token_usage = NULL, reasoning = NULL, layout = NULL,
+                 chunk_ends = NULL, idempotency_key = NULL, request_hash = NULL WHERE seq = ?;
+
+-- name: adopt
+-- What follows a turn follows what that one follows.
+UPDATE turns SET parent = :parent WHERE session_id = :session_id AND parent = :seq;
+
+-- name: leave
+-- A conversation that is at a turn is at its parent now.
+UPDATE sessions SET current = :parent WHERE session_id = :session_id AND current = :seq;
+
+-- name: mark_session
+-- A session is gone, for everybody and at once.
+UPDATE sessions SET deleted = 1 WHERE session_id = ? AND deleted = 0;
+
+-- name: marked_sessions
+-- The sessions of which a kill left something.
+SELECT session_id FROM sessions WHERE deleted = 1;
+
+-- name: some_turns
+-- A few turns of a session that is gone, in any order.
+SELECT seq FROM turns WHERE session_id = ? LIMIT 50;
+
+-- name: drop_session
+-- Removes what is left of a session; what is kept with it follows by cascade.
+DELETE FROM sessions WHERE session_id = ?;
+
+-- name: mark_turn
+-- A turn and all that follows from it is gone, at once.
+INSERT OR IGNORE INTO removals (root, session_id) VALUES (?, ?);
+
+-- name: marked_turns
+-- The subtrees of which a kill left something.
+SELECT session_id, root FROM removals;
+
+-- name: a_child
+-- A turn that follows another.
+SELECT seq FROM turns WHERE session_id = ? AND parent = ? LIMIT 1;
+
+-- name: drop_turn
+-- Removes a turn.
+DELETE FROM turns WHERE seq = ?;
+
+-- name: unmark_turn
+-- A subtree is removed.
+DELETE FROM removals WHERE root = ?;
+
+-- name: add_background
+-- A response is accepted, and will run.
+INSERT INTO background (response_id, session_id, created_at, response) VALUES (?, ?, ?, ?);
+
+-- name: get_background
+-- A response that was accepted and has no turn yet.
+SELECT response_id, session_id, created_at, response, error FROM background
+WHERE response_id = ? AND session_id IN (SELECT session_id FROM sessions WHERE deleted = 0);
+
+-- name: fail_background
+-- A response failed.
+UPDATE background SET error = ?, failed_at = ? WHERE response_id = ? AND error IS NULL;
+
+-- name: fail_all_background
+-- What ran when the process died has failed.
+UPDATE background SET error = ?, failed_at = ? WHERE error IS NULL;
+
+-- name: drop_background
+-- A response has its turn now, or is deleted.
+DELETE FROM background WHERE response_id = ?;
+
+-- name: drop_old_background
+-- Responses that failed long ago.
+DELETE FROM background WHERE failed_at <= ?;
+
+-- name: get_secret
+-- A secret of this database's own.
+SELECT value FROM secrets WHERE name = ?;
+
+-- name: add_secret
+-- Keeps it.
+INSERT INTO secrets (name, value) VALUES (?, ?);

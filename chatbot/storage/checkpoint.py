@@ -1,0 +1,87 @@
+"""Folds the WAL back into the database file, in a thread, by a connection of its own.
+
+Done by the connection that writes, a checkpoint would keep everybody waiting for the disk. PASSIVE waits for
+nobody and keeps nobody waiting, but under load it never finds the WAL at rest, which then only grows: so what
+is left is cut short (TRUNCATE) when the WAL is large. That locks the file for a moment, in which a write raises
+Locked and is tried again. While a reader needs old pages nothing can be cut.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 0.5
+"""How often the thread looks, in seconds."""
+
+LARGE = 16 * 2**20
+"""From this size on, in bytes, a WAL is cut short."""
+
+WARN = 256 * 2**20
+"""From this size on the log says that a reader keeps the WAL growing; again each time that it has doubled."""
+
+
+class Checkpoints:
+    """Makes the checkpoints of the database at `path` until `stop`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._wal = f"{os.path.realpath(path)}-wal"
+        self._stopped = threading.Event()
+        self._warn_at = WARN
+        self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
+        self._thread.start()
+
+    def wal_bytes(self) -> int:
+        """The size of the WAL."""
+        return self._look()[0]
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _look(self) -> tuple[int, int]:
+        """Size and time of the last write of the WAL."""
+        try:
+            status = os.stat(self._wal)
+        except OSError:
+            return 0, 0
+        return status.st_size, status.st_mtime_ns
+
+    def _run(self) -> None:
+        seen = 0
+        connection: sqlite3.Connection | None = None
+        try:
+            while not self._stopped.wait(INTERVAL):
+                size, written = self._look()
+                if written == seen and size < LARGE:
+                    continue
+                try:
+                    connection = connection or sqlite3.connect(self._path, timeout=0, isolation_level=None)
+                    self._fold(connection, size)
+                    seen = written
+                except sqlite3.Error as error:
+                    log.warning("the WAL could not be folded back: %s", error)
+        finally:
+            if connection:
+                connection.close()
+
+    def _fold(self, connection: sqlite3.Connection, size: int) -> None:
+        _, frames, folded = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if size < LARGE:
+            return
+        if frames - folded < 1000:  # a reader needs no more than what was written just now
+            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if not busy:
+                self._warn_at = WARN
+                return
+        if size >= self._warn_at:
+            self._warn_at = 2 * size
+            log.warning(
+                "the WAL has grown to %d MB: another process has been reading the database for long", size >> 20
+            )

@@ -1,0 +1,194 @@
+"""Opens the SQLite database, and runs the statements of schema.sql in it.
+
+What the connection does is synchronous: nothing else runs between two statements. Nothing here waits: what
+finds the file locked raises Locked, and whoever called tries again when the event loop has had its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sqlite3
+from collections.abc import Callable, Mapping
+from importlib import resources
+from typing import Any, TypeVar
+
+from chatbot.errors import ChatError
+from chatbot.storage.lock import FileLock, StoreError
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""The version of the tables, kept as PRAGMA user_version."""
+
+APPLICATION = 0x43484154
+"""Whose file it is ("CHAT"), kept as PRAGMA application_id."""
+
+LOCKED_SECONDS = 5.0
+"""For how long a write is tried again that finds the file locked."""
+
+Parameters = Mapping[str, Any] | tuple[Any, ...]
+T = TypeVar("T")
+
+# What SQLite says when the disk or the memory is full or failing (https://sqlite.org/rescode.html).
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_TOOBIG)
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+class Locked(Exception):
+    """Another process, or the checkpoint, has the file locked for a moment; nothing was changed."""
+
+
+async def when_unlocked(write: Callable[[], T]) -> T:
+    """Runs a write, again and again while it raises Locked, for LOCKED_SECONDS; then it is `overloaded`."""
+    loop = asyncio.get_running_loop()
+    deadline, pause = loop.time() + LOCKED_SECONDS, 0.005
+    while True:
+        try:
+            return write()
+        except Locked:
+            if loop.time() >= deadline:
+                raise ChatError("overloaded", "The database is locked.", retry_after="5") from None
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 0.05)
+
+
+def translated(error: BaseException) -> BaseException:
+    """The error as it is to be raised: SQLite's ways of saying "full" and "locked" in our words."""
+    if isinstance(error, MemoryError):
+        return ChatError("storage_full", "The memory is full.", retry_after="60")
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _FULL:
+        log.error("storage: %s", str(error))  # a handler that keeps records would keep its frames
+        return ChatError("storage_full", "The storage is full.", retry_after="60")
+    return Locked(str(error)) if code in _BUSY else error
+
+
+class _Transaction:
+    """A block that is stored whole or not at all."""
+
+    def __init__(self, cursor: sqlite3.Cursor) -> None:
+        self._cursor = cursor
+
+    def __enter__(self) -> None:
+        try:
+            self._cursor.execute("BEGIN IMMEDIATE")
+        except Exception as error:
+            raise translated(error) from None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            if error:
+                raise error
+            self._cursor.execute("COMMIT")
+        except BaseException as failure:
+            # SQLite has rolled back by itself after some errors, a full disk among them.
+            if self._cursor.connection.in_transaction:
+                self._cursor.execute("ROLLBACK")
+            raise translated(failure) from None
+
+
+class _Nothing(dict[str, None]):
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+def nothing_for(sql: str) -> Parameters:
+    """Binds every parameter to NULL, to compile a statement without running it."""
+    code = re.sub("--.*|'[^']*'", "", sql)  # a comment and a text may have both
+    return _Nothing() if ":" in code else (None,) * code.count("?")
+
+
+def load_statements(text: str) -> dict[str, str]:
+    """Splits schema.sql at its "-- name:" lines into {name: SQL}."""
+    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    return {name: sql.strip() for name, sql in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+class Database:
+    """The database at `path` (":memory:" or a file), its tables made and its statements proved to compile.
+
+    `sync` is "normal": a commit survives the death of the process, or "full": that of the machine. Raises
+    StoreError. What runs a statement raises Locked, and ChatError("storage_full") when disk or memory is full.
+    """
+
+    def __init__(self, path: str = ":memory:", sync: str = "normal") -> None:
+        if sqlite3.sqlite_version_info < (3, 38):
+            raise StoreError(f"SQLite 3.38 or newer is needed, this Python has {sqlite3.sqlite_version}")
+        self._sql = load_statements(resources.files("chatbot").joinpath("schema.sql").read_text("utf-8"))
+        self._lock = None if path == ":memory:" else FileLock(path)
+        try:
+            self._db = sqlite3.connect(path, timeout=LOCKED_SECONDS, isolation_level=None)
+            try:
+                self._prepare(sync)
+            except BaseException:
+                self._db.close()
+                raise
+        except (sqlite3.Error, StoreError) as error:
+            if self._lock:
+                self._lock.release()
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY:
+                raise StoreError(f"{path} is locked by another program") from None
+            raise StoreError(f"cannot use {path}: {error}") from None
+        self._cursor = self._db.cursor()  # for all whose rows are read at once
+        self._transaction = _Transaction(self._cursor)
+
+    def _prepare(self, sync: str) -> None:
+        """Makes the tables if there are none, and compiles every statement."""
+        is_new = self._check_ours()
+        # A file in WAL mode can be read by others while it is written. Its checkpoints are made in checkpoint.py.
+        for pragma in ("journal_mode=WAL", "wal_autocheckpoint=0", f"synchronous={sync}", "foreign_keys=ON"):
+            self._value(f"PRAGMA {pragma}")
+        if is_new:
+            self._db.execute("BEGIN EXCLUSIVE")
+            for statement in self._sql["schema"].split(";\n"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version={VERSION}")
+            self._db.execute(f"PRAGMA application_id={APPLICATION}")
+            self._db.execute("COMMIT")
+        for name, sql in self._sql.items():
+            if name != "schema":
+                self._db.execute(f"EXPLAIN {sql}", nothing_for(sql)).fetchall()
+        self._db.execute("PRAGMA busy_timeout=0")
+
+    def _check_ours(self) -> bool:
+        """Refuses other programs' databases, before anything in them is changed; tells whether it is new."""
+        version, application = self._value("PRAGMA user_version"), self._value("PRAGMA application_id")
+        if not version and not application and not self._value("SELECT count(*) FROM sqlite_master"):
+            return True
+        if application != APPLICATION:
+            raise StoreError("the database holds something else, not chat sessions")
+        if version != VERSION:
+            raise StoreError(f"the database is of version {version}, this program knows version {VERSION}")
+        return False
+
+    def close(self) -> None:
+        """Closes the database; the last one to close a file folds its WAL back into it."""
+        self._db.close()
+        if self._lock:
+            self._lock.release()
+
+    # Running statements
+
+    def _value(self, sql: str) -> Any:
+        row = self._db.execute(sql).fetchone()
+        return row[0] if row else None
+
+    def _all(self, name: str, parameters: Parameters = ()) -> list[Any]:
+        try:
+            return self._cursor.execute(self._sql[name], parameters).fetchall()
+        except Exception as error:
+            raise translated(error) from None
+
+    def _one(self, name: str, parameters: Parameters = ()) -> Any:
+        """The first row of a statement that has at most one; None if it has none."""
+        rows = self._all(name, parameters)
+        return rows[0] if rows else None
+
+    def _run(self, name: str, parameters: Parameters = ()) -> int:
+        """Runs a statement that changes rows; returns how many."""
+        try:
+            return self._cursor.execute(self._sql[name], parameters).rowcount
+        except Exception as error:
+            raise translated(error) from None

@@ -1,0 +1,83 @@
+"""Keeps a second server out of a database file, and names what keeps this one out.
+
+The lock is a flock on FILE.lock beside the file. SQLite's own locks are left to SQLite, so that others can read.
+The lock's file stays when the server ends: who removed it could remove another's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import stat
+
+
+class StoreError(Exception):
+    """The database cannot be used; the message is one line for whoever starts the server."""
+
+
+class FileLock:
+    """The right to be the one server of the database at `path`, whose file is made (0600) if there is none.
+
+    Raises StoreError.
+    """
+
+    def __init__(self, path: str) -> None:
+        real = os.path.realpath(path)  # two names of one file have one lock
+        directory = os.path.dirname(real)
+        if not os.path.isdir(directory):
+            raise StoreError(f"cannot open {path}: there is no directory {directory}")
+        if os.path.isdir(real):
+            raise StoreError(f"cannot open {path}: it is a directory")
+        _require(directory, os.W_OK | os.X_OK, f"cannot make files beside {path}")
+        for file in (real, f"{real}.lock", f"{real}-wal", f"{real}-shm"):
+            if os.path.exists(file):
+                _require(file, os.R_OK | os.W_OK, f"cannot use {path}")
+        self._file = os.open(f"{real}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._take(path)
+            # Only now: to close a file that this process has open in SQLite would drop SQLite's locks on it.
+            os.close(os.open(real, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def _take(self, path: str) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._file, 20, 0).decode("ascii", "replace").strip()
+            process = f" (process {holder})" if holder else ""
+            raise StoreError(f"{path} is in use by another server{process}") from None
+        except OSError as error:
+            raise StoreError(
+                f"cannot lock {path}: its file system has no locks (flock: {error.strerror}), as some network"
+                " file systems; without them a second server could destroy it"
+            ) from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Lets another server have the file."""
+        os.close(self._file)
+
+
+def _require(path: str, access: int, what: str) -> None:
+    """Raises StoreError if this process lacks a permission; it says which, whose the file is, and who asks."""
+    if os.access(path, access, effective_ids=True):
+        return
+    status = os.stat(path)
+    lacks = "written" if not os.access(path, os.W_OK, effective_ids=True) else "read or searched"
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        raise StoreError(f"{what}: {path} is on a file system that is mounted read-only")
+    raise StoreError(
+        f"{what}: {path} may not be {lacks} by {_user(os.geteuid())}; it belongs to {_user(status.st_uid)},"
+        f" mode {stat.filemode(status.st_mode)}"
+    )
+
+
+def _user(number: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(number).pw_name}"
+    except KeyError:
+        return f"user {number}"

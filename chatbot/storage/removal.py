@@ -1,0 +1,115 @@
+"""Deletes conversations and branches: they are gone at once, and their rows are removed in short pieces.
+
+To delete a long conversation takes SQLite a second, in which nobody would be served. So it is only marked, in
+the table: a session by its column `deleted`, a turn and all that follows from it by a row in `removals`. What
+is marked is invisible, also after a kill. Rows are removed leaves first, so that what is left of a branch
+still hangs from its mark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+
+from chatbot.storage.database import Database, Locked
+
+PIECE_SECONDS = 0.005
+"""How long rows are removed before others have their turn; the last row and the commit come on top."""
+
+
+class Removals(Database):
+    """What is marked and not yet removed; here is a copy in memory of what the tables say of it."""
+
+    def __init__(self, path: str, sync: str) -> None:
+        super().__init__(path, sync)
+        self._gone_sessions: dict[str, None] = {row[0]: None for row in self._all("marked_sessions")}
+        self._gone_turns: dict[str, set[int]] = {}  # by session
+        self._way_down: list[int] = []  # from a marked turn to the one that is removed next
+        for session_id, root in self._all("marked_turns"):
+            self._gone_turns.setdefault(session_id, set()).add(root)
+
+    @property
+    def has_removals(self) -> bool:
+        """Whether anything waits to be removed."""
+        return bool(self._gone_sessions or self._gone_turns)
+
+    def _deadline(self) -> float:
+        return perf_counter() + PIECE_SECONDS
+
+    async def remove_some(self) -> None:
+        """Removes all that waits for it, in pieces; between two of them the event loop has its turn."""
+        while self.has_removals:
+            began = perf_counter()
+            try:
+                self.remove_piece()
+            except Locked:
+                await asyncio.sleep(0.05)
+            else:
+                await asyncio.sleep(perf_counter() - began)  # as long as it took: half of the time is others'
+
+    def remove_piece(self) -> None:
+        """Removes rows for PIECE_SECONDS, in one transaction."""
+        deadline = self._deadline()
+        done_sessions: list[str] = []
+        done_turns: list[tuple[str, int]] = []
+        try:
+            with self._transaction:
+                for session_id in self._gone_sessions:
+                    if not self._remove_session(session_id, deadline):
+                        break
+                    done_sessions.append(session_id)
+                else:
+                    for session_id, roots in self._gone_turns.items():
+                        for root in roots:
+                            if perf_counter() < deadline and self._remove_turns(session_id, root, deadline):
+                                done_turns.append((session_id, root))
+        except BaseException:
+            self._way_down.clear()  # it may have forgotten turns that are still there
+            raise
+        for session_id in done_sessions:
+            self._forget_session(session_id)
+        for session_id, root in done_turns:
+            self._forget_turn(session_id, root)
+
+    def _remove_session(self, session_id: str, deadline: float) -> bool:
+        """Removes turns of a marked session until `deadline`, at last itself; tells whether it is done."""
+        while turns := self._all("some_turns", (session_id,)):
+            for turn in turns:
+                if perf_counter() >= deadline:
+                    return False
+                self._run("drop_turn", turn)
+        self._run("drop_session", (session_id,))
+        return True
+
+    def _remove_turns(self, session_id: str, root: int, deadline: float) -> bool:
+        """Removes what follows from a marked turn until `deadline`, at last itself; tells whether it is done."""
+        way = self._way_down
+        if not way or way[0] != root:
+            way[:] = [root]
+        while way:
+            if perf_counter() >= deadline:
+                return False
+            if child := self._one("a_child", (session_id, way[-1])):
+                way.append(child[0])
+            else:
+                self._run("drop_turn", (way.pop(),))
+        self._run("unmark_turn", (root,))
+        return True
+
+    def _forget_session(self, session_id: str) -> None:
+        self._gone_sessions.pop(session_id, None)
+        self._gone_turns.pop(session_id, None)  # they went along
+
+    def _forget_turn(self, session_id: str, root: int) -> None:
+        roots = self._gone_turns.get(session_id, set())
+        roots.discard(root)
+        if not roots:
+            self._gone_turns.pop(session_id, None)
+
+    def _is_gone(self, session_id: str, seq: int) -> bool:
+        """Whether a turn is marked, or follows from one that is, or is of a marked session."""
+        if session_id in self._gone_sessions:
+            return True
+        if not (roots := self._gone_turns.get(session_id)):
+            return False
+        return self._one("is_gone", {"seq": seq, "oldest": min(roots)}) is not None

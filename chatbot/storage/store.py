@@ -1,0 +1,240 @@
+"""Keeps conversations in SQLite: one method a statement of schema.sql, and no await.
+
+Being synchronous is what makes it simple: a turn is stored whole or not at all, also from a `finally`. What is
+kept in memory besides is only what waits to be removed (removal.py) or written (`touch`).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Container
+from typing import NamedTuple
+
+from chatbot.errors import ChatError
+from chatbot.records import Prompt, Session, Turn
+from chatbot.storage.checkpoint import Checkpoints
+from chatbot.storage.database import Locked
+from chatbot.storage.tree import Tree
+
+_MIN_DISK = 4 * 2**20  # a disk with less free than this is full
+
+
+class Background(NamedTuple):
+    """A response that was accepted before it ran and has no turn; `error` is JSON, None while it runs."""
+
+    response_id: str
+    session_id: str
+    created_at: int
+    response: str
+    error: str | None
+
+
+class Store(Tree):
+    """What is kept of the conversations.
+
+    Beyond `max_bytes` nothing new is begun (`require_space`), but what runs is still stored. Methods that
+    change something raise Locked while another process has the file locked (`when_unlocked` tries again), and
+    ChatError("storage_full") when the disk or the memory really is full. Raises StoreError.
+    """
+
+    def __init__(self, path: str = ":memory:", max_bytes: int = 2**30, sync: str = "normal") -> None:
+        super().__init__(path, sync)
+        self._path = path
+        self._max_bytes = max_bytes
+        self._page_size: int = self._value("PRAGMA page_size")
+        self._room = 0
+        self._touched: dict[str, int] = {}  # marks that could not be written
+        self.sessions: int = self._one("count_sessions")[0]
+        """How many sessions are stored, expired ones not yet swept among them."""
+        self.affinity_key: bytes = self._secret("affinity")
+        """The key of the hashes by which LLM servers tell conversations apart."""
+        self._checkpoints = None if path == ":memory:" else Checkpoints(path)
+
+    def close(self) -> None:
+        """Closes the database; a file's WAL is folded back into it."""
+        if self._checkpoints:
+            self._checkpoints.stop()
+        super().close()
+
+    def _secret(self, name: str) -> bytes:
+        row = self._one("get_secret", (name,))
+        if row is None:
+            row = (secrets.token_bytes(32),)
+            self._run("add_secret", (name, *row))
+        return bytes(row[0])
+
+    # Space
+
+    @property
+    def used_bytes(self) -> int:
+        """How much of the database is in use; its file may be larger."""
+        pages = self._value("PRAGMA page_count") - self._value("PRAGMA freelist_count")
+        return int(pages * self._page_size)
+
+    @property
+    def wal_bytes(self) -> int:
+        """The size of the WAL; 0 if there is none."""
+        return self._checkpoints.wal_bytes() if self._checkpoints else 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing new can be begun: the database has reached its limit, or the disk has."""
+        if self._path != ":memory:":
+            free = shutil.disk_usage(os.path.dirname(os.path.realpath(self._path))).free
+            if free < _MIN_DISK:
+                return True
+        return self._room <= 0 and self.used_bytes >= self._max_bytes
+
+    def require_space(self) -> None:
+        """Raises ChatError("storage_full") if the database has reached its limit.
+
+        Asked before something new is begun and not when it is stored: a reply that was admitted is
+        never lost to the limit, which is passed by no more than the replies that are running.
+        """
+        if self._room > 0:
+            return
+        self._room = self._max_bytes - self.used_bytes
+        if self._room <= 0 and self.has_removals:
+            try:
+                self.remove_piece()
+            except Locked:
+                pass
+            self._room = self._max_bytes - self.used_bytes
+        if self._room <= 0:
+            raise ChatError("storage_full", "The database is full.", retry_after="60")
+
+    def _fill(self, chars: int) -> None:
+        """Deducts from the room what a write of so much text takes at most, with a new page at each place."""
+        self._room -= 32 * self._page_size + 4 * chars
+
+    # Sessions
+
+    def add_session(self, session_id: str, now: int, metadata: str, prompt: Prompt | None = None) -> None:
+        """Makes a session, with its system prompt as the first message if it has one."""
+        self.require_space()
+        with self._transaction:
+            self._run("add_session", {"session_id": session_id, "now": now, "metadata": metadata})
+            if prompt:
+                self._run("set_prompt", (session_id, *prompt))
+        self._fill(len(metadata) + (len(prompt.content) if prompt else 0))
+        self.sessions += 1
+
+    def session(self, session_id: str) -> Session | None:
+        """A session, also one that has expired and was not yet swept."""
+        row = self._one("get_session", (session_id,))
+        if row is None:
+            return None
+        session = Session(*row)
+        if touched := self._touched.get(session_id):
+            return session._replace(last_accessed=max(session.last_accessed, touched))
+        return session
+
+    def touch(self, session_id: str, now: int) -> None:
+        """Marks a session as accessed `now`; if the file is locked the next sweep writes it down."""
+        try:
+            self._run("touch", (now, session_id))
+        except Locked:
+            self._touched[session_id] = now
+
+    def set_metadata(self, session_id: str, metadata: str) -> None:
+        """Replaces a session's metadata."""
+        self.require_space()
+        self._run("set_metadata", (metadata, session_id))
+        self._fill(len(metadata))
+
+    def prompt(self, session_id: str) -> Prompt | None:
+        """The system prompt of a session, if it has one of its own."""
+        row = self._one("get_prompt", (session_id,))
+        return Prompt(*row) if row else None
+
+    def set_prompt(self, session_id: str, prompt: Prompt | None) -> None:
+        """Replaces a session's system prompt, or removes it."""
+        if prompt is None:
+            self._run("drop_prompt", (session_id,))
+            return
+        self.require_space()
+        self._run("set_prompt", (session_id, *prompt))
+        self._fill(len(prompt.content))
+
+    def set_current(self, session_id: str, seq: int | None) -> None:
+        """Moves a session to one of its turns, or before the first."""
+        self._run("set_current", (seq, session_id))
+
+    def delete_session(self, session_id: str) -> None:
+        """Deletes a session with all that it has."""
+        deadline = self._deadline()
+        with self._transaction:
+            if not self._run("mark_session", (session_id,)):
+                return
+            done = self._remove_session(session_id, deadline)
+        self._session_is_gone(session_id, done)
+
+    def evict(self, now: int, cutoff: int, limit: int, in_use: Container[str]) -> int:
+        """Deletes up to `limit` sessions idle since `cutoff`; returns how many rows it looked at.
+
+        Those `in_use` are marked as accessed `now`; those that were used since the last sweep are passed over.
+        """
+        gone: dict[str, bool] = {}
+        deadline = self._deadline()
+        with self._transaction:
+            for session_id, touched in self._touched.items():
+                self._run("touch", (touched, session_id))
+            idle = self._all("idle_sessions", (cutoff, limit))
+            for session_id, last_accessed in idle:
+                if session_id in in_use:
+                    self._run("touch", (now, session_id))
+                    self._run("set_idle_since", (now, session_id))
+                elif last_accessed > cutoff:
+                    self._run("set_idle_since", (last_accessed, session_id))
+                else:
+                    self._run("mark_session", (session_id,))
+                    gone[session_id] = self._remove_session(session_id, deadline)
+        self._touched.clear()
+        for session_id, done in gone.items():
+            self._session_is_gone(session_id, done)
+        return len(idle)
+
+    def _session_is_gone(self, session_id: str, done: bool) -> None:
+        self.sessions -= 1
+        if done:
+            self._forget_session(session_id)
+        else:
+            self._gone_sessions[session_id] = None
+
+    # Turns
+
+    def add_turn(self, turn: Turn, *, current: bool | str = True) -> int:  # noqa: D102
+        seq = super().add_turn(turn, current=current)
+        self._fill(len(turn.input) + len(turn.output or "") + len(turn.reasoning or "") + 1024)
+        return seq
+
+    # Responses that were accepted before they ran
+
+    def add_background(self, response_id: str, session_id: str, created_at: int, response: str) -> None:
+        """Keeps that a response was accepted; `response` is JSON, the door's own record of it."""
+        self.require_space()
+        self._run("add_background", (response_id, session_id, created_at, response))
+        self._fill(len(response))
+
+    def background(self, response_id: str) -> Background | None:
+        """A response that was accepted and has no turn: it runs, or failed."""
+        row = self._one("get_background", (response_id,))
+        return Background(*row) if row else None
+
+    def fail_background(self, response_id: str, error: str, now: int) -> None:
+        """Keeps of what a response failed, as JSON."""
+        self._run("fail_background", (error, now, response_id))
+
+    def fail_all_background(self, error: str, now: int) -> None:
+        """Keeps that what ran when the process died has failed; to be called at start."""
+        self._run("fail_all_background", (error, now))
+
+    def drop_background(self, response_id: str) -> None:
+        """Forgets a response that was accepted."""
+        self._run("drop_background", (response_id,))
+
+    def drop_old_background(self, cutoff: int) -> None:
+        """Forgets the responses that had failed by `cutoff`."""
+        self._run("drop_old_background", (cutoff,))
