@@ -1,25 +1,17 @@
 """The demo model: what ELIZA says, and the OpenAI API it says it through."""
 
-import asyncio
-import io
 import json
 import os
-import queue
 import re
-import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
-from chatbot import demo
-from chatbot.eliza import reply
+from chatbot.demo import server as demo
+from chatbot.demo.eliza import reply
 
 ROOT = Path(demo.__file__).parents[1]  # other processes find the package there
 
@@ -48,7 +40,7 @@ def any_reply(text, *before):
 
 def test_the_same_conversation_gets_the_same_reply_in_every_process():
     messages = [user("Hello"), user("I am sad about my job.")]
-    code = f"from chatbot.eliza import reply; print(reply({messages!r}, 7))"
+    code = f"from chatbot.demo.eliza import reply; print(reply({messages!r}, 7))"
     runs = {
         subprocess.run(
             [sys.executable, "-c", code],
@@ -299,286 +291,92 @@ async def test_a_whole_answer_has_the_openai_shape(client):
     assert body == {
         "object": "chat.completion",
         "model": "eliza",
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8},
     }
 
 
-async def test_a_stream_is_a_role_then_words_then_the_end(client):
-    response = await ask(client, stream=True)
-    assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
-    chunks = await frames(response)
-    assert len({(c["id"], c["created"], c["object"], c["model"]) for c in chunks}) == 1
-    assert list(chunks[0]) == ["id", "object", "created", "model", "choices"]
-    assert chunks[0]["object"] == "chat.completion.chunk"
+async def test_a_stream_is_a_role_then_words_then_the_end_then_the_usage(client):
+    response = await ask(client, stream=True, stream_options={"include_usage": True})
+    *chunks, last = await frames(response)
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     words = [{"content": word} for word in ("1,", " 2,", " 3,", " 4,", " 5.")]
     assert deltas == [{"role": "assistant", "content": ""}, *words, {}]
-    assert [c["choices"][0]["finish_reason"] for c in chunks] == [None] * 6 + ["stop"]
-    assert all(c["choices"][0]["logprobs"] is None for c in chunks)
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * 6 + ["stop"]
+    assert last["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 
 
-async def test_usage_is_streamed_last_and_only_if_asked_for(client):
-    chunks = await frames(await ask(client, stream=True, stream_options={"include_usage": True}))
-    assert chunks[-1]["choices"] == []
-    assert chunks[-1]["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
-    chunks = await frames(await ask(client, stream=True, stream_options={"include_usage": False}))
-    assert not any("usage" in chunk for chunk in chunks)
+TOOL = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object"}}}
 
 
-async def test_a_pause_follows_each_streamed_word(aiohttp_client, monkeypatch):
-    async def sleep(seconds, *, real=asyncio.sleep):
-        pauses.append(seconds)
-        await real(0)
+async def test_asked_for_the_time_it_calls_the_tool_and_then_says_what_that_said(client):
+    question = user("What time is it?")
+    body = await (await ask(client, messages=[question], tools=[TOOL])).json()
+    message, reason = body["choices"][0]["message"], body["choices"][0]["finish_reason"]
+    (call,) = message["tool_calls"]
+    assert (reason, call["function"]) == (
+        "tool_calls",
+        {"name": "get_time", "arguments": '{"timezone":"UTC"}'},
+    )
+    output = {"role": "tool", "tool_call_id": call["id"], "content": "noon"}
+    body = await (await ask(client, messages=[question, message, output], tools=[TOOL])).json()
+    assert body["choices"][0]["message"]["content"].startswith("It is noon.")
 
-    pauses = []
-    client = await aiohttp_client(demo.create_demo_app(delay=1234.5))
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    await frames(await ask(client, stream=True))
-    assert pauses.count(1234.5) == 5
-    pauses.clear()
-    await (await ask(client)).read()
-    assert 1234.5 not in pauses
+
+@pytest.mark.parametrize("more", [{}, {"tools": [TOOL], "tool_choice": "none"}, {"tools": [{}]}])
+async def test_without_a_tool_for_it_the_time_is_talk(client, more):
+    body = await (await ask(client, messages=[user("What time is it?")], **more)).json()
+    assert body["choices"][0]["finish_reason"] == "stop"
 
 
-async def test_stream_and_whole_answer_say_the_same(client):
-    story = [user("이야기 해줘")]
-    whole = await (await ask(client, messages=story)).json()
-    chunks = await frames(await ask(client, messages=story, stream=True))
-    streamed = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks)
-    assert streamed == whole["choices"][0]["message"]["content"]
-    assert "\n\n" in streamed
+async def test_with_an_effort_it_thinks_aloud_first(client):
+    chunks = await frames(await ask(client, stream=True, reasoning_effort="low"))
+    kinds = [next(iter(chunk["choices"][0]["delta"]), None) for chunk in chunks]
+    assert kinds[1] == "reasoning_content"
+    assert kinds.index("content") > kinds.index("reasoning_content")
 
 
 @pytest.mark.parametrize(
-    ("asked", "content", "reason"),
+    ("fields", "content", "reason"),
     [
         ({"max_tokens": 2}, "1, 2,", "length"),
-        ({"max_completion_tokens": 2, "max_tokens": 4}, "1, 2,", "length"),
-        ({"max_tokens": 5}, "1, 2, 3, 4, 5.", "stop"),
-        ({"max_tokens": None, "stop": None, "seed": None}, "1, 2, 3, 4, 5.", "stop"),
+        ({"max_completion_tokens": 5}, "1, 2, 3, 4, 5.", "stop"),
         ({"stop": "3"}, "1, 2, ", "stop"),
-        ({"stop": ["4", ", 2", "nowhere"]}, "1", "stop"),
-        ({"stop": "1"}, "", "stop"),
-        ({"stop": "4", "max_tokens": 1}, "1,", "length"),
+        ({"stop": ["9", "2"]}, "1, ", "stop"),
     ],
 )
-async def test_the_answer_ends_where_it_is_told_to(client, asked, content, reason):
-    choice = (await (await ask(client, **asked)).json())["choices"][0]
+async def test_the_answer_ends_where_it_is_asked_to(client, fields, content, reason):
+    choice = (await (await ask(client, **fields)).json())["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == (content, reason)
 
 
-async def test_the_seed_reaches_the_reply(client):
-    answers = set()
-    for seed in range(20):
-        body = await (await ask(client, messages=[user("I am sad")], seed=seed)).json()
-        answers.add(body["choices"][0]["message"]["content"])
-    assert answers == {reply([user("I am sad")], seed) for seed in range(20)}
-    assert len(answers) == 3
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": ["Hi"]}, "messages[0]"),
+        ({"messages": [user([{"type": "image_url"}])]}, "messages[0].content"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"messages": [user("word " * 9000)]}, "messages"),
+    ],
+)
+async def test_what_it_cannot_take_is_a_400_that_names_the_field(client, body, param):
+    response = await ask(client, **body)
+    assert response.status == 400
+    assert (await response.json())["error"]["param"] == param
 
 
-async def test_text_parts_and_turns_of_tool_calls_are_read(client):
-    parts = [{"type": "text", "text": "count to"}, {"type": "text", "text": "2"}]
-    called = {"role": "assistant", "content": None, "tool_calls": []}
-    body = await (await ask(client, messages=[called, user(parts)])).json()
-    assert body["choices"][0]["message"]["content"] == "1, 2."
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff"])
+async def test_what_is_no_json_object_is_a_400(client, data):
+    response = await client.post("/v1/chat/completions", data=data)
+    assert (response.status, (await response.json())["error"]["type"]) == (400, "invalid_request_error")
 
 
 async def test_half_a_surrogate_pair_does_not_break_the_answer(client):
-    raw = b'{"stream": true, "messages": [{"role": "user", "content": "I need \\ud83d"}]}'
-    response = await client.post("/v1/chat/completions", data=raw)
+    response = await ask(client, messages=[user("I think \ud83d")])
     assert response.status == 200
-    assert len(await frames(response)) > 3
 
 
-async def test_models_and_health(client):
-    models = await (await client.get("/v1/models")).json()
-    assert [model["id"] for model in models["data"]] == ["eliza"]
-    assert models["object"] == "list"
-    response = await client.get("/health")
-    assert (response.status, await response.json()) == (200, {"status": "ok"})
-
-
-async def error_of(response, status):
-    body = await response.json()
-    assert response.status == status, body
-    assert list(body) == ["error"]
-    assert sorted(body["error"]) == ["code", "message", "param", "type"]
-    return body["error"]
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"messages": None}, "messages"),
-        ({"messages": []}, "messages"),
-        ({"messages": "hello"}, "messages"),
-        ({"messages": ["hello"]}, "messages[0]"),
-        ({"messages": [{"content": "hello"}]}, "messages[0]"),
-        ({"messages": [{"role": ["user"], "content": "hello"}]}, "messages[0]"),
-        ({"messages": [user("hello"), user(None)]}, "messages[1]"),
-        ({"messages": [user(7)]}, "messages[0]"),
-        ({"messages": [user(["hello"])]}, "messages[0]"),
-        ({"messages": [user([{"type": "image_url"}])]}, "messages[0]"),
-        ({"model": 7}, "model"),
-        ({"stream": "yes"}, "stream"),
-        ({"stream": 1}, "stream"),
-        ({"stream_options": True}, "stream_options"),
-        ({"seed": True}, "seed"),
-        ({"seed": 1.5}, "seed"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": "9"}, "max_tokens"),
-        ({"max_completion_tokens": -1}, "max_completion_tokens"),
-        ({"stop": ""}, "stop"),
-        ({"stop": ["a", 1]}, "stop"),
-        ({"stop": {}}, "stop"),
-    ],
-)
-async def test_a_bad_field_is_a_400_that_names_it(client, fields, param):
-    error = await error_of(await ask(client, **fields), 400)
-    assert (error["type"], error["param"]) == ("invalid_request_error", param)
-    assert param in error["message"]
-
-
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"messages": '])
-async def test_bad_json_is_a_400(client, body):
-    error = await error_of(await client.post("/v1/chat/completions", data=body), 400)
-    assert error["code"] == "invalid_json"
-
-
-async def test_a_charset_that_is_none_is_a_400(client):
-    headers = {"Content-Type": "application/json; charset=bogus"}
-    response = await client.post("/v1/chat/completions", data=b"{}", headers=headers)
-    assert (await error_of(response, 400))["code"] == "invalid_json"
-
-
-async def test_json_that_is_no_object_is_a_400(client):
-    await error_of(await client.post("/v1/chat/completions", json=[]), 400)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_prompt_beyond_the_context_is_refused_as_openai_does(client, stream):
-    full = [user("word " * 8000), user("word " * 192)]
-    assert (await ask(client, messages=full, stream=stream)).status == 200
-    error = await error_of(await ask(client, messages=[*full, user("one")], stream=stream), 400)
-    assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
-    assert "8193" in error["message"]
-
-
-async def test_a_prompt_above_aiohttps_own_limit_is_refused_as_too_long(client):
-    body = io.BytesIO(json.dumps({"messages": [user("word " * 400_000)]}).encode())
-    response = await client.post("/v1/chat/completions", data=body)
-    assert (await error_of(response, 400))["code"] == "context_length_exceeded"
-
-
-async def test_aiohttps_own_errors_have_the_same_shape(client, monkeypatch):
-    assert (await error_of(await client.get("/v1/nothing"), 404))["code"] == "not_found"
-    response = await client.get("/v1/chat/completions")
-    assert (await error_of(response, 405))["code"] == "method_not_allowed"
-    assert response.headers["Allow"] == "POST"
-    monkeypatch.setattr(client.app, "_client_max_size", 10)
-    error = await error_of(await ask(client), 413)
-    assert error["type"] == "invalid_request_error"
-
-
-async def test_a_crash_is_logged_and_says_nothing_of_the_inside(client, monkeypatch, caplog):
-    def crash(messages, seed):
-        raise RuntimeError("the inside")
-
-    monkeypatch.setattr(demo, "reply", crash)
-    error = await error_of(await ask(client), 500)
-    assert (error["code"], error["type"]) == ("internal_error", "server_error")
-    assert "inside" not in error["message"]
-    assert "RuntimeError: the inside" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("delay", "cancels"), [(0.001, False), (3600, True)], ids=["at a write", "in a pause"]
-)
-async def test_a_client_that_leaves_ends_its_stream_quietly(delay, cancels, caplog):
-    runner = web.AppRunner(demo.create_demo_app(delay), handler_cancellation=cancels)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    body = json.dumps({"messages": [user("count to 9999")], "stream": True})
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
-    others = asyncio.all_tasks()
-    reader, writer = await asyncio.open_connection(*runner.addresses[0])
-    writer.write((head + body).encode())
-    await reader.readuntil(b'"content":"1,"')
-    writer.transport.abort()
-    # The whole stream would take ten seconds, or a year.
-    _, pending = await asyncio.wait(asyncio.all_tasks() - others, timeout=2)
-    assert not pending
-    await runner.cleanup()
-    assert not [record for record in caplog.records if record.levelname != "INFO"]
-
-
-async def test_shutting_down_ends_the_streams_without_an_end(aiohttp_client):
-    app = demo.create_demo_app(delay=0)
-    client = await aiohttp_client(app)
-    await app.shutdown()
-    text = await (await ask(client, stream=True)).text()
-    assert '"role":"assistant"' in text
-    assert "[DONE]" not in text
-    assert '"finish_reason":"stop"' not in text
-
-
-# --- how it is started
-
-
-def test_it_prints_its_url_serves_and_ends_cleanly(monkeypatch):
-    def visit():
-        with urllib.request.urlopen(printed.get(timeout=5).split()[-1] + "/health") as response:
-            seen.append(json.load(response))
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    seen, lines, printed = [], [], queue.Queue()
-    monkeypatch.setattr(
-        demo, "print", lambda line, flush: (lines.append(line), printed.put(line)), raising=False
-    )
-    visitor = threading.Thread(target=visit)
-    visitor.start()
-    assert demo.main(["--port", "0", "--delay", "0"]) == 0
-    visitor.join()
-    assert seen == [{"status": "ok"}]
-    assert len(lines) == 1
-    assert re.fullmatch(r"ELIZA answers at http://127\.0\.0\.1:\d+", lines[0])
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_open_stream_does_not_delay_its_end(number):
-    command = [sys.executable, "-m", "chatbot.demo", "--port", "0", "--delay", "0.01"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-    ) as process:
-        url = process.stdout.readline().split()[-1]
-        body = json.dumps({"messages": [user("count to 9999")], "stream": True}).encode()
-        with urllib.request.urlopen(url + "/v1/chat/completions", body, timeout=5) as stream:
-            assert stream.readline().startswith(b"data: ")
-            process.send_signal(number)
-            assert process.wait(timeout=5) == 0
-        assert process.stderr.read() == ""
-
-
-def test_a_port_in_use_is_exit_code_2_and_one_line(capsys):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert demo.main(["--port", str(port)]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert f"127.0.0.1:{port}" in error
-    assert error.endswith("in use\n")
-
-
-@pytest.mark.parametrize(
-    "argv", [["--port", "70000"], ["--port", "x"], ["--delay", "-1"], ["--delay", "nan"]]
-)
-def test_a_bad_option_is_exit_code_2(argv, capsys):
-    with pytest.raises(SystemExit) as ended:
-        demo.main(argv)
-    assert ended.value.code == 2
-    assert argv[0] in capsys.readouterr().err
-
-
-def test_the_app_is_a_plain_aiohttp_application():
-    assert isinstance(demo.create_demo_app(), web.Application)
+async def test_models_lists_the_one_model(client):
+    listed = await (await client.get("/v1/models")).json()
+    assert [model["id"] for model in listed["data"]] == ["eliza"]

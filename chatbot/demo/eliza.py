@@ -18,9 +18,8 @@ A reassembly that names a fact is passed over where the fact is not known:
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
 from typing import NamedTuple
-
-from chatbot.eliza_rules import ENGLISH, ENGLISH_CAST, ENGLISH_STORY, KOREAN, KOREAN_CAST, KOREAN_STORY, Row
 
 COUNT_LIMIT = 10_000
 READ_LIMIT = 1_000  # characters of a message that are looked at: patterns may take quadratic time
@@ -73,18 +72,25 @@ class Tongue(NamedTuple):
     cast: tuple[tuple[str, str, str], ...]
 
 
-def _paragraphs(text: str) -> str:
-    return re.sub(r"(?<!\n)\n(?!\n)", " ", text.strip())
+def _read(name: str) -> str:
+    return resources.files("chatbot.demo").joinpath(name).read_text("utf-8").strip()
 
 
-def _rules(rows: tuple[Row, ...]) -> tuple[Rule, ...]:
-    by_rank = sorted(rows, key=lambda row: -row[0])  # stable: equal ranks stay as they are written
-    return tuple((r, re.compile(p, re.IGNORECASE), tuple(t.split(" | "))) for r, p, t in by_rank)
+def _rules(language: str) -> tuple[Rule, ...]:
+    """The rules of rules.LANGUAGE.txt, highest rank first; equal ranks stay as they are written."""
+    rules: list[tuple[int, re.Pattern[str], list[str]]] = []
+    for line in _read(f"rules.{language}.txt").splitlines():
+        if line.startswith("    "):
+            rules[-1][2].append(line.strip())
+        elif line and not line.startswith("#"):
+            rank, _, pattern = line.partition(" ")
+            rules.append((int(rank), re.compile(pattern, re.IGNORECASE), []))
+    return tuple((rank, pattern, tuple(texts)) for rank, pattern, texts in sorted(rules, key=lambda r: -r[0]))
 
 
 TONGUES = {
     "en": Tongue(
-        _rules(ENGLISH),
+        _rules("en"),
         re.compile(
             r"\b(?i:my name is|my name's|i am called)\s+(?!(?i:not|the|an?|so)\b)([^\W\d_][\w-]*)"
             r"|\b(?i:call me|(?:hi|hello|hey)[,!.]*\s+i am)\s+([A-Z][\w-]*)"
@@ -99,11 +105,17 @@ TONGUES = {
         re.compile(r"\bcount\b(?:.{0,40}?\bfrom (\d+))?.{0,40}?\b(?:to|until|till) ([\d,]+)", re.I),
         "I had better stop here.",
         re.compile(r"\b(?:tell|write|read|give|another|long)\b.{0,40}\b(?:story|tale)\b", re.I),
-        _paragraphs(ENGLISH_STORY),
-        ENGLISH_CAST,
+        _read("story.en.txt"),
+        (
+            *(("a fox", "the old forest", "the dry well"), ("a sailor", "the sea", "the cave")),
+            *(
+                ("a heron", "the great marsh", "the lost boat"),
+                ("a baker", "a town", "the broken bell"),
+            ),
+        ),
     ),
     "ko": Tongue(
-        _rules(KOREAN),
+        _rules("ko"),
         re.compile(
             r"(?:내|제|나의|저의) ?이름은 (?!뭐|무엇|무슨|뭔)(\S+?)"
             r"(?:이?라고|입니다|이에요|예요|에요|이야|야$|이고|$|[\s.!,])"
@@ -117,8 +129,11 @@ TONGUES = {
         re.compile(r"(?:(\d+)부터 ?)?([\d,]+|십|백|천|만) ?까지.{0,12}(?:세|헤아|말해|불러)"),
         "여기까지만 셀게요.",
         re.compile(r"(?:이야기|얘기|동화|소설).{0,12}(?:줘|주세요|줄래|주실|주라|들려|써|하나)"),
-        _paragraphs(KOREAN_STORY),
-        KOREAN_CAST,
+        _read("story.ko.txt"),
+        (
+            *(("여우", "오래된 숲", "마른 우물"), ("시계공", "조용한 마을", "깨진 종")),
+            *(("왜가리", "넓은 늪", "가라앉은 배"), ("등대지기", "푸른 바다", "바위 동굴")),
+        ),
     ),
 }
 
