@@ -1,54 +1,54 @@
 -- Everything the server says to SQLite: first the tables, then every statement.
 --
--- A statement begins at its "-- name:" line, has one line on what it is for, and is run by a method of chatbot/storage/.
--- Times are whole milliseconds since 1970 (UTC). Ids are UUIDs as text. What every turn needs takes its values by place.
+-- A "-- name:" line says what the statement after it is for, which is run by a method of chatbot/storage/. Times are
+-- whole milliseconds since 1970 (UTC). Ids are UUIDs as text. What every turn needs takes its values by place.
 
--- name: schema
-CREATE TABLE IF NOT EXISTS sessions (
+-- name: schema: Run once, for a new database.
+CREATE TABLE sessions (
     session_id    TEXT    NOT NULL PRIMARY KEY,
     created_at    INTEGER NOT NULL,
     last_accessed INTEGER NOT NULL,
-    idle_since    INTEGER NOT NULL,                 -- last_accessed as the sweep last saw it: no use of a session writes its index
+    idle_since    INTEGER NOT NULL,                 -- last_accessed as the sweep last saw it; has the index
     current       INTEGER,                          -- the turn that the conversation is at; NULL: before the first
     deleted       INTEGER NOT NULL DEFAULT 0,       -- 1: gone for everybody, and its rows are being removed
     metadata      TEXT    NOT NULL CHECK (json_type(metadata) = 'object')
 ) STRICT;
 
 -- The sweep reads the oldest first and nothing else; a start reads what a kill left to be removed.
-CREATE INDEX IF NOT EXISTS sessions_by_idleness ON sessions (idle_since) WHERE deleted = 0;
-CREATE INDEX IF NOT EXISTS sessions_deleted ON sessions (session_id) WHERE deleted = 1;
+CREATE INDEX sessions_by_idleness ON sessions (idle_since) WHERE deleted = 0;
+CREATE INDEX sessions_deleted ON sessions (session_id) WHERE deleted = 1;
 
 -- System prompts, the first messages of their sessions. In the row of its session a prompt would be written again each
 -- time that the session is marked.
-CREATE TABLE IF NOT EXISTS prompts (
+CREATE TABLE prompts (
     session_id TEXT    NOT NULL PRIMARY KEY REFERENCES sessions (session_id) ON DELETE CASCADE,
     message_id TEXT    NOT NULL,
     created_at INTEGER NOT NULL,
     content    TEXT    NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- What was said and what was answered are one row: a turn is whole or absent. The long texts stand last, for what stands
--- after a long one is long to reach. AUTOINCREMENT: the number of a turn that was deleted is never given again.
-CREATE TABLE IF NOT EXISTS turns (
+-- What was said and what was answered are one row: a turn is whole or absent. The long texts stand last, for what
+-- stands after a long one is long to reach. AUTOINCREMENT: the number of a turn that was deleted is never given again.
+CREATE TABLE turns (
     seq             INTEGER PRIMARY KEY AUTOINCREMENT,  -- children have larger numbers than what they follow
     session_id      TEXT    NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE,
-    parent          INTEGER,                        -- the turn it follows; no foreign key: SQLite's cascade fails on long chains
-    turn_id         TEXT    NOT NULL UNIQUE,        -- the reply's id; the messages that were said have its last three digits counted from 001
+    parent          INTEGER,                        -- the turn it follows; no foreign key: cascades fail on long chains
+    turn_id         TEXT    NOT NULL UNIQUE,        -- the reply's id; ids of what was said count from it: 001 …
     asked_at        INTEGER NOT NULL,
     replied_at      INTEGER NOT NULL,
     finish_reason   TEXT,                           -- NULL: nothing was answered, a client only added messages
     said            INTEGER NOT NULL,               -- how many messages were said, without those deleted alone
     calls           INTEGER NOT NULL DEFAULT 0,     -- how many tool calls the reply made
-    context_start   INTEGER,                        -- the turn at which the context began that it was answered from; NULL: itself
+    context_start   INTEGER,                        -- the turn with which its context began; NULL: itself
     context_key     TEXT,                           -- what stood before the turns, as a short hash
     model           TEXT,
     first_token_ms  INTEGER,                        -- from the question to the reply's first characters
     token_usage     TEXT    CHECK (json_type(token_usage) = 'object'),  -- as the LLM reported it, if it did
-    idempotency_key TEXT,                           -- a hash of its scope and it; goes with the turn, so a rewound one frees its key
-    request_hash    TEXT    CHECK ((request_hash IS NULL) = (idempotency_key IS NULL)),  -- what the key was first used for
+    idempotency_key TEXT,                           -- a hash of it and its scope; a rewound turn frees its key
+    request_hash    TEXT    CHECK ((request_hash IS NULL) = (idempotency_key IS NULL)),  -- of what it was used for
     response_id     TEXT,                           -- what OpenAI's door calls it, and
     response        TEXT,                           -- the settings it was asked with there, as JSON
-    input           TEXT    NOT NULL,               -- chat-completions messages as they are sent, one a line; null: deleted alone
+    input           TEXT    NOT NULL,               -- chat-completions messages, one a line; null: deleted alone
     output          TEXT,                           -- the assistant's message as JSON: role, content, tool_calls
     reasoning       TEXT,
     layout          TEXT,                           -- JSON: [[kind, characters], …] as they came; NULL: text alone
@@ -57,22 +57,22 @@ CREATE TABLE IF NOT EXISTS turns (
 ) STRICT;
 
 -- Serves versions (what follows the same turn), subtrees, and the cascade from sessions.
-CREATE INDEX IF NOT EXISTS turns_by_parent ON turns (session_id, parent);
+CREATE INDEX turns_by_parent ON turns (session_id, parent);
 
 -- One reply a key and one turn a response; most turns have neither.
-CREATE UNIQUE INDEX IF NOT EXISTS turns_by_key ON turns (idempotency_key) WHERE idempotency_key IS NOT NULL;
-CREATE UNIQUE INDEX IF NOT EXISTS turns_by_response ON turns (response_id) WHERE response_id IS NOT NULL;
+CREATE UNIQUE INDEX turns_by_key ON turns (idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE UNIQUE INDEX turns_by_response ON turns (response_id) WHERE response_id IS NOT NULL;
 
 -- Turns that are gone with all that follows from them, and are being removed, leaves first.
-CREATE TABLE IF NOT EXISTS removals (
+CREATE TABLE removals (
     root       INTEGER NOT NULL PRIMARY KEY,
     session_id TEXT    NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE
 ) STRICT;
 
-CREATE INDEX IF NOT EXISTS removals_by_session ON removals (session_id);
+CREATE INDEX removals_by_session ON removals (session_id);
 
 -- Responses that were accepted before they ran. A row goes when its turn is stored; one that failed stays for an hour.
-CREATE TABLE IF NOT EXISTS background (
+CREATE TABLE background (
     response_id TEXT    NOT NULL PRIMARY KEY,
     session_id  TEXT    NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE,
     created_at  INTEGER NOT NULL,
@@ -81,13 +81,14 @@ CREATE TABLE IF NOT EXISTS background (
     failed_at   INTEGER CHECK ((failed_at IS NULL) = (error IS NULL))
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX IF NOT EXISTS background_by_session ON background (session_id);
+CREATE INDEX background_by_session ON background (session_id);
 
--- What only this database knows, random, made once: the key of the hashes by which LLM servers tell conversations apart.
-CREATE TABLE IF NOT EXISTS secrets (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+-- What only this database knows: the key of the hashes by which LLM servers tell conversations apart.
+CREATE TABLE secrets (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO secrets VALUES ('affinity', randomblob(32));
 
 -- The history for a plain SELECT: a row for each message of each branch.
-CREATE VIEW IF NOT EXISTS messages AS
+CREATE VIEW messages AS
 WITH RECURSIVE gone(session_id, seq) AS (
     SELECT session_id, root FROM removals UNION ALL
     SELECT t.session_id, t.seq FROM gone JOIN turns AS t ON t.session_id = gone.session_id AND t.parent = gone.seq
@@ -98,145 +99,92 @@ WITH RECURSIVE gone(session_id, seq) AS (
 SELECT message_id, session_id, 'system' AS role, content, created_at, NULL AS token_usage FROM prompts
 WHERE session_id NOT IN (SELECT session_id FROM sessions WHERE deleted = 1)
 UNION ALL
-SELECT substr(turn_id, 1, 33) || printf('%03x', said.key + 1), session_id, said.value ->> 'role',
-       said.value ->> 'content', asked_at, NULL
-FROM here, json_each('[' || replace(input, char(10), ',') || ']') AS said WHERE said.type = 'object'
+SELECT substr(turn_id, 1, 33) || printf('%03x', m.key + 1), session_id, m.value ->> 'role',
+       m.value ->> 'content', asked_at, NULL
+FROM here, json_each('[' || replace(input, char(10), ',') || ']') AS m WHERE m.type = 'object'
 UNION ALL
-SELECT turn_id, session_id, 'assistant', output ->> 'content', replied_at, token_usage FROM here WHERE output IS NOT NULL;
+SELECT turn_id, session_id, 'assistant', output ->> 'content', replied_at, token_usage
+FROM here WHERE output IS NOT NULL;
 
--- name: count_sessions
--- How many sessions there are; asked once, at start.
+-- name: count_sessions: How many sessions there are; asked once, at start.
 SELECT count(*) FROM sessions WHERE deleted = 0;
-
--- name: add_session
--- A new conversation.
+-- name: add_session: A new conversation.
 INSERT INTO sessions (session_id, created_at, last_accessed, idle_since, metadata)
 VALUES (:session_id, :now, :now, :now, :metadata);
-
--- name: get_session
--- Finds a session, also one that has expired.
+-- name: get_session: Finds a session, also one that has expired.
 SELECT session_id, created_at, last_accessed, metadata, current FROM sessions WHERE session_id = ? AND deleted = 0;
-
--- name: touch
--- Marks a session as used.
+-- name: touch: Marks a session as used.
 UPDATE sessions SET last_accessed = max(last_accessed, ?) WHERE session_id = ? AND deleted = 0;
-
--- name: set_metadata
--- Replaces a session's metadata.
+-- name: set_metadata: Replaces a session's metadata.
 UPDATE sessions SET metadata = ? WHERE session_id = ? AND deleted = 0;
-
--- name: set_current
--- Moves a conversation to another turn, or before the first.
+-- name: set_current: Moves a conversation to another turn, or before the first.
 UPDATE sessions SET current = ? WHERE session_id = ? AND deleted = 0;
 
--- name: set_prompt
--- The system prompt of a conversation.
+-- name: set_prompt: The system prompt of a conversation.
 INSERT OR REPLACE INTO prompts (session_id, message_id, created_at, content) VALUES (?, ?, ?, ?);
-
--- name: get_prompt
--- The system prompt of a conversation.
+-- name: get_prompt: The system prompt of a conversation.
 SELECT message_id, created_at, content FROM prompts WHERE session_id = ?;
-
--- name: drop_prompt
--- Removes the system prompt of a conversation.
+-- name: drop_prompt: Removes the system prompt of a conversation.
 DELETE FROM prompts WHERE session_id = ?;
 
--- name: idle_sessions
--- The next batch for the sweep, longest idle first; some of them were used since it last saw them.
+-- name: idle_sessions: The next batch for the sweep, longest idle first; some of them were used since it last saw them.
 SELECT session_id, last_accessed FROM sessions WHERE deleted = 0 AND idle_since <= ? ORDER BY idle_since LIMIT ?;
-
--- name: set_idle_since
--- Takes a session out of the sweep's way.
+-- name: set_idle_since: Takes a session out of the sweep's way.
 UPDATE sessions SET idle_since = ? WHERE session_id = ?;
+-- name: session_ids: All of them, for --prune.
+SELECT session_id FROM sessions WHERE deleted = 0;
 
--- name: sessions_outside
--- The next batch of sessions whose first two hex digits are not in a range.
-SELECT session_id FROM sessions
-WHERE (session_id < :first OR session_id >= :after) AND deleted = 0 LIMIT :limit;
-
--- name: count_outside
--- How many those are in all.
-SELECT count(*) FROM sessions WHERE (session_id < :first OR session_id >= :after) AND deleted = 0;
-
--- name: add_turn
--- What was said and what was answered.
+-- name: add_turn: What was said and what was answered.
 INSERT INTO turns (said, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start,
                    context_key, model, first_token_ms, token_usage, idempotency_key, request_hash, response_id,
                    response, input, output, reasoning, layout, chunk_ends)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
-
--- name: go_on
--- After a turn was added: the conversation is at it, and was used.
+-- name: go_on: After a turn was added: the conversation is at it, and was used.
 UPDATE sessions SET current = ?, last_accessed = max(last_accessed, ?) WHERE session_id = ? AND deleted = 0;
-
--- name: go_on_from
--- The same, if the conversation is still where the turn began (or was to be left where it is: -1 is no turn).
+-- name: go_on_from: The same, if it is still where the turn began; with -1 for that it stays where it is.
 UPDATE sessions SET current = CASE WHEN current IS :parent THEN :seq ELSE current END,
-                    last_accessed = max(last_accessed, :now)
-WHERE session_id = :session_id AND deleted = 0;
+       last_accessed = max(last_accessed, :now) WHERE session_id = :session_id AND deleted = 0;
 
--- name: get_turn
--- A whole turn.
+-- name: get_turn: A whole turn.
 SELECT seq, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start, context_key, model,
        first_token_ms, token_usage, idempotency_key, request_hash, response_id, response, input, output, reasoning,
        layout, chunk_ends
 FROM turns WHERE seq = ?;
-
--- name: session_of_turn
--- Whose a turn is.
+-- name: session_of_turn: Whose a turn is.
 SELECT session_id FROM turns WHERE seq = ?;
-
--- name: turn_by_id
--- The turn whose reply has this id.
+-- name: turn_by_id: The turn whose reply has this id.
 SELECT seq FROM turns WHERE turn_id = ?;
-
--- name: turn_by_key
--- The turn that an idempotency key stands for.
+-- name: turn_by_key: The turn that an idempotency key stands for.
 SELECT seq FROM turns WHERE idempotency_key = ?;
-
--- name: turn_by_response
--- The turn that OpenAI's door calls by this id.
+-- name: turn_by_response: The turn that OpenAI's door calls by this id.
 SELECT seq FROM turns WHERE response_id = ?;
-
--- name: free_key
--- Lets an idempotency key be used again whose turn is gone and not yet removed.
+-- name: free_key: Lets an idempotency key be used again whose turn is gone and not yet removed.
 UPDATE turns SET idempotency_key = NULL, request_hash = NULL WHERE seq = ?;
 
--- name: path
--- A turn and what it follows, upwards, as far as turns are newer than :above.
+-- name: path: A turn and what it follows, upwards, as far as turns are newer than :above.
 WITH RECURSIVE up(seq, parent) AS (
     SELECT seq, parent FROM turns WHERE seq = :seq AND seq > :above
     UNION ALL SELECT t.seq, t.parent FROM up JOIN turns AS t ON t.seq = up.parent WHERE up.parent > :above
 )
 SELECT seq FROM up;
-
--- name: is_gone
--- Whether a turn follows from one that is being removed; none of those is older than :oldest.
+-- name: is_gone: Whether a turn follows from one that is being removed; none of those is older than :oldest.
 WITH RECURSIVE up(seq, parent) AS (
     SELECT seq, parent FROM turns WHERE seq = :seq
     UNION ALL SELECT t.seq, t.parent FROM up JOIN turns AS t ON t.seq = up.parent WHERE up.parent >= :oldest
 )
 SELECT 1 FROM up CROSS JOIN removals ON root = up.seq LIMIT 1;
-
--- name: count_path
--- How many messages a path has.
+-- name: count_path: How many messages a path has.
 WITH RECURSIVE up(parent, messages) AS (
     SELECT parent, said + (finish_reason IS NOT NULL) FROM turns WHERE seq = :seq
     UNION ALL SELECT t.parent, t.said + (t.finish_reason IS NOT NULL) FROM up JOIN turns AS t ON t.seq = up.parent
 )
 SELECT ifnull(sum(messages), 0) FROM up;
-
--- name: children
--- What follows a turn directly, oldest first.
+-- name: children: What follows a turn directly, oldest first.
 SELECT seq, turn_id, finish_reason, input FROM turns
 WHERE session_id = ? AND parent IS ? AND NOT EXISTS (SELECT 1 FROM removals WHERE root = seq) ORDER BY seq;
-
--- name: two_children
--- Whether more than one turn follows a turn (or did until lately).
+-- name: two_children: Whether more than one turn follows a turn (or did until lately).
 SELECT count(*) FROM (SELECT 1 FROM turns WHERE session_id = ? AND parent IS ? LIMIT 2);
-
--- name: below
--- A turn and all that follows from it: how many turns, how many messages, the newest, and whether :current is among them.
+-- name: below: A turn and all that follows: how many turns, messages, the newest, and whether :current is among them.
 WITH RECURSIVE below(seq, messages) AS (
     SELECT seq, said + (finish_reason IS NOT NULL) FROM turns WHERE seq = :seq
     UNION ALL
@@ -246,88 +194,48 @@ WITH RECURSIVE below(seq, messages) AS (
 )
 SELECT count(*), ifnull(sum(messages), 0), max(seq), ifnull(max(seq IS :current), 0) FROM below;
 
--- name: set_input
--- Replaces what was said in a turn, after a message was deleted alone.
+-- name: set_input: Replaces what was said in a turn, after a message was deleted alone.
 UPDATE turns SET input = ?, said = ? WHERE seq = ?;
-
--- name: drop_output
--- Deletes a turn's reply alone; its idempotency key has nothing to stand for then.
+-- name: drop_output: Deletes a turn's reply alone; its idempotency key has nothing to stand for then.
 UPDATE turns SET output = NULL, finish_reason = NULL, calls = 0, token_usage = NULL, reasoning = NULL, layout = NULL,
                  chunk_ends = NULL, idempotency_key = NULL, request_hash = NULL WHERE seq = ?;
-
--- name: adopt
--- What follows a turn follows what that one follows.
+-- name: adopt: What follows a turn follows what that one follows.
 UPDATE turns SET parent = :parent WHERE session_id = :session_id AND parent = :seq;
-
--- name: leave
--- A conversation that is at a turn is at its parent now.
+-- name: leave: A conversation that is at a turn is at its parent now.
 UPDATE sessions SET current = :parent WHERE session_id = :session_id AND current = :seq;
 
--- name: mark_session
--- A session is gone, for everybody and at once.
+-- name: mark_session: A session is gone, for everybody and at once.
 UPDATE sessions SET deleted = 1 WHERE session_id = ? AND deleted = 0;
-
--- name: marked_sessions
--- The sessions of which a kill left something.
+-- name: marked_sessions: The sessions of which a kill left something.
 SELECT session_id FROM sessions WHERE deleted = 1;
-
--- name: some_turns
--- A few turns of a session that is gone, in any order.
+-- name: some_turns: A few turns of a session that is gone, in any order.
 SELECT seq FROM turns WHERE session_id = ? LIMIT 50;
-
--- name: drop_session
--- Removes what is left of a session; what is kept with it follows by cascade.
+-- name: drop_session: Removes what is left of a session; what is kept with it follows by cascade.
 DELETE FROM sessions WHERE session_id = ?;
-
--- name: mark_turn
--- A turn and all that follows from it is gone, at once.
+-- name: mark_turn: A turn and all that follows from it is gone, at once.
 INSERT OR IGNORE INTO removals (root, session_id) VALUES (?, ?);
-
--- name: marked_turns
--- The subtrees of which a kill left something.
+-- name: marked_turns: The subtrees of which a kill left something.
 SELECT session_id, root FROM removals;
-
--- name: a_child
--- A turn that follows another.
+-- name: a_child: A turn that follows another.
 SELECT seq FROM turns WHERE session_id = ? AND parent = ? LIMIT 1;
-
--- name: drop_turn
--- Removes a turn.
+-- name: drop_turn: Removes a turn.
 DELETE FROM turns WHERE seq = ?;
-
--- name: unmark_turn
--- A subtree is removed.
+-- name: unmark_turn: A subtree is removed.
 DELETE FROM removals WHERE root = ?;
 
--- name: add_background
--- A response is accepted, and will run.
+-- name: add_background: A response is accepted, and will run.
 INSERT INTO background (response_id, session_id, created_at, response) VALUES (?, ?, ?, ?);
-
--- name: get_background
--- A response that was accepted and has no turn yet.
+-- name: get_background: A response that was accepted and has no turn yet.
 SELECT response_id, session_id, created_at, response, error FROM background
 WHERE response_id = ? AND session_id IN (SELECT session_id FROM sessions WHERE deleted = 0);
-
--- name: fail_background
--- A response failed.
+-- name: fail_background: A response failed.
 UPDATE background SET error = ?, failed_at = ? WHERE response_id = ? AND error IS NULL;
-
--- name: fail_all_background
--- What ran when the process died has failed.
+-- name: fail_all_background: What ran when the process died has failed.
 UPDATE background SET error = ?, failed_at = ? WHERE error IS NULL;
-
--- name: drop_background
--- A response has its turn now, or is deleted.
+-- name: drop_background: A response has its turn now, or is deleted.
 DELETE FROM background WHERE response_id = ?;
-
--- name: drop_old_background
--- Responses that failed long ago.
+-- name: drop_old_background: Responses that failed long ago.
 DELETE FROM background WHERE failed_at <= ?;
 
--- name: get_secret
--- A secret of this database's own.
+-- name: get_secret: A secret of this database's own.
 SELECT value FROM secrets WHERE name = ?;
-
--- name: add_secret
--- Keeps it.
-INSERT INTO secrets (name, value) VALUES (?, ?);

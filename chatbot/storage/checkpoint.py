@@ -1,9 +1,9 @@
 """Folds the WAL back into the database file, in a thread, by a connection of its own.
 
 Done by the connection that writes, a checkpoint would keep everybody waiting for the disk. PASSIVE waits for
-nobody and keeps nobody waiting, but under load it never finds the WAL at rest, which then only grows: so what
-is left is cut short (TRUNCATE) when the WAL is large. That locks the file for a moment, in which a write raises
-Locked and is tried again. While a reader needs old pages nothing can be cut.
+nobody and keeps nobody waiting, but under load it never finds the WAL at rest, which then only grows. So a
+large WAL is cut short (TRUNCATE): that locks the file for a moment, in which a write raises Locked and is
+tried again. While a reader needs old pages nothing can be cut.
 """
 
 from __future__ import annotations
@@ -82,6 +82,4 @@ class Checkpoints:
                 return
         if size >= self._warn_at:
             self._warn_at = 2 * size
-            log.warning(
-                "the WAL has grown to %d MB: another process has been reading the database for long", size >> 20
-            )
+            log.warning("the WAL has grown to %d MB: another process is reading for long", size >> 20)

@@ -102,7 +102,7 @@ def nothing_for(sql: str) -> Parameters:
 
 def load_statements(text: str) -> dict[str, str]:
     """Splits schema.sql at its "-- name:" lines into {name: SQL}."""
-    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    parts = re.split(r"^-- name: (\w+): .*\n", text, flags=re.MULTILINE)
     return {name: sql.strip() for name, sql in zip(parts[1::2], parts[2::2], strict=True)}
 
 
@@ -110,7 +110,8 @@ class Database:
     """The database at `path` (":memory:" or a file), its tables made and its statements proved to compile.
 
     `sync` is "normal": a commit survives the death of the process, or "full": that of the machine. Raises
-    StoreError. What runs a statement raises Locked, and ChatError("storage_full") when disk or memory is full.
+    StoreError. What runs a statement raises Locked, and ChatError("storage_full") when the disk or the memory
+    is full.
     """
 
     def __init__(self, path: str = ":memory:", sync: str = "normal") -> None:
@@ -137,8 +138,13 @@ class Database:
     def _prepare(self, sync: str) -> None:
         """Makes the tables if there are none, and compiles every statement."""
         is_new = self._check_ours()
-        # A file in WAL mode can be read by others while it is written. Its checkpoints are made in checkpoint.py.
-        for pragma in ("journal_mode=WAL", "wal_autocheckpoint=0", f"synchronous={sync}", "foreign_keys=ON"):
+        for pragma in (
+            "journal_mode=WAL",  # others can read the file while it is written
+            "wal_autocheckpoint=0",  # checkpoint.py makes them
+            f"synchronous={sync}",
+            "foreign_keys=ON",
+            "secure_delete=FAST",  # some builds would fill long texts with zeros, which takes long
+        ):
             self._value(f"PRAGMA {pragma}")
         if is_new:
             self._db.execute("BEGIN EXCLUSIVE")

@@ -1,7 +1,7 @@
 """Keeps a second server out of a database file, and names what keeps this one out.
 
-The lock is a flock on FILE.lock beside the file. SQLite's own locks are left to SQLite, so that others can read.
-The lock's file stays when the server ends: who removed it could remove another's.
+The lock is a flock on FILE.lock beside the file. SQLite's own locks are left to SQLite, so that others can
+read. The lock's file stays when the server ends: who removed it could remove another's.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import fcntl
 import os
 import pwd
 import stat
+
+_ACCESS = ((os.R_OK, "read"), (os.W_OK, "write"), (os.X_OK, "search"))
 
 
 class StoreError(Exception):
@@ -29,10 +31,10 @@ class FileLock:
             raise StoreError(f"cannot open {path}: there is no directory {directory}")
         if os.path.isdir(real):
             raise StoreError(f"cannot open {path}: it is a directory")
-        _require(directory, os.W_OK | os.X_OK, f"cannot make files beside {path}")
+        _require(directory, os.W_OK | os.X_OK, path)
         for file in (real, f"{real}.lock", f"{real}-wal", f"{real}-shm"):
             if os.path.exists(file):
-                _require(file, os.R_OK | os.W_OK, f"cannot use {path}")
+                _require(file, os.R_OK | os.W_OK, path)
         self._file = os.open(f"{real}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._take(path)
@@ -51,7 +53,7 @@ class FileLock:
             raise StoreError(f"{path} is in use by another server{process}") from None
         except OSError as error:
             raise StoreError(
-                f"cannot lock {path}: its file system has no locks (flock: {error.strerror}), as some network"
+                f"cannot lock {path}: its file system has no locks (flock: {error.strerror}), like some network"
                 " file systems; without them a second server could destroy it"
             ) from None
         os.ftruncate(self._file, 0)
@@ -62,17 +64,17 @@ class FileLock:
         os.close(self._file)
 
 
-def _require(path: str, access: int, what: str) -> None:
-    """Raises StoreError if this process lacks a permission; it says which, whose the file is, and who asks."""
-    if os.access(path, access, effective_ids=True):
+def _require(path: str, access: int, database: str) -> None:
+    """Raises StoreError if this process lacks a permission; it says which, whose `path` is, and who asks."""
+    lacking = [name for bit, name in _ACCESS if access & bit and not os.access(path, bit, effective_ids=True)]
+    if not lacking:
         return
-    status = os.stat(path)
-    lacks = "written" if not os.access(path, os.W_OK, effective_ids=True) else "read or searched"
     if os.statvfs(path).f_flag & os.ST_RDONLY:
-        raise StoreError(f"{what}: {path} is on a file system that is mounted read-only")
+        raise StoreError(f"cannot use {database}: {path} is on a file system that is mounted read-only")
+    status = os.stat(path)
     raise StoreError(
-        f"{what}: {path} may not be {lacks} by {_user(os.geteuid())}; it belongs to {_user(status.st_uid)},"
-        f" mode {stat.filemode(status.st_mode)}"
+        f"cannot use {database}: {_user(os.geteuid())} has no {' and '.join(lacking)} permission on {path},"
+        f" which belongs to {_user(status.st_uid)} ({stat.filemode(status.st_mode)})"
     )
 
 

@@ -9,11 +9,12 @@ still hangs from its mark.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from time import perf_counter
 
 from chatbot.storage.database import Database, Locked
 
-PIECE_SECONDS = 0.005
+PIECE_SECONDS = 0.004
 """How long rows are removed before others have their turn; the last row and the commit come on top."""
 
 
@@ -50,26 +51,31 @@ class Removals(Database):
     def remove_piece(self) -> None:
         """Removes rows for PIECE_SECONDS, in one transaction."""
         deadline = self._deadline()
-        done_sessions: list[str] = []
-        done_turns: list[tuple[str, int]] = []
+        done: list[tuple[str, int | None]] = []
         try:
             with self._transaction:
-                for session_id in self._gone_sessions:
-                    if not self._remove_session(session_id, deadline):
+                for session_id, root in self._waiting():
+                    if not self._remove(session_id, root, deadline):
                         break
-                    done_sessions.append(session_id)
-                else:
-                    for session_id, roots in self._gone_turns.items():
-                        for root in roots:
-                            if perf_counter() < deadline and self._remove_turns(session_id, root, deadline):
-                                done_turns.append((session_id, root))
+                    done.append((session_id, root))
         except BaseException:
-            self._way_down.clear()  # it may have forgotten turns that are still there
+            self._way_down.clear()  # it has forgotten turns that are still there
             raise
-        for session_id in done_sessions:
-            self._forget_session(session_id)
-        for session_id, root in done_turns:
-            self._forget_turn(session_id, root)
+        for session_id, root in done:
+            self._forget(session_id, root)
+
+    def _waiting(self) -> Iterator[tuple[str, int | None]]:
+        """What waits to be removed: a session, or a turn of it with all that follows."""
+        for session_id in self._gone_sessions:
+            yield session_id, None
+        for session_id, roots in self._gone_turns.items():
+            for root in roots:
+                yield session_id, root
+
+    def _remove(self, session_id: str, root: int | None, deadline: float) -> bool:
+        if root is None:
+            return self._remove_session(session_id, deadline)
+        return self._remove_turns(session_id, root, deadline)
 
     def _remove_session(self, session_id: str, deadline: float) -> bool:
         """Removes turns of a marked session until `deadline`, at last itself; tells whether it is done."""
@@ -82,7 +88,7 @@ class Removals(Database):
         return True
 
     def _remove_turns(self, session_id: str, root: int, deadline: float) -> bool:
-        """Removes what follows from a marked turn until `deadline`, at last itself; tells whether it is done."""
+        """Removes a marked turn with all that follows until `deadline`; tells whether it is done."""
         way = self._way_down
         if not way or way[0] != root:
             way[:] = [root]
@@ -96,15 +102,15 @@ class Removals(Database):
         self._run("unmark_turn", (root,))
         return True
 
-    def _forget_session(self, session_id: str) -> None:
-        self._gone_sessions.pop(session_id, None)
-        self._gone_turns.pop(session_id, None)  # they went along
-
-    def _forget_turn(self, session_id: str, root: int) -> None:
-        roots = self._gone_turns.get(session_id, set())
-        roots.discard(root)
-        if not roots:
-            self._gone_turns.pop(session_id, None)
+    def _forget(self, session_id: str, root: int | None) -> None:
+        """Takes note that something is removed."""
+        if root is None:
+            self._gone_sessions.pop(session_id, None)
+            self._gone_turns.pop(session_id, None)  # they went along
+        elif roots := self._gone_turns.get(session_id):
+            roots.discard(root)
+            if not roots:
+                del self._gone_turns[session_id]
 
     def _is_gone(self, session_id: str, seq: int) -> bool:
         """Whether a turn is marked, or follows from one that is, or is of a marked session."""

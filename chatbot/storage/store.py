@@ -1,13 +1,12 @@
 """Keeps conversations in SQLite: one method a statement of schema.sql, and no await.
 
-Being synchronous is what makes it simple: a turn is stored whole or not at all, also from a `finally`. What is
-kept in memory besides is only what waits to be removed (removal.py) or written (`touch`).
+Being synchronous is what makes it simple: a turn is stored whole or not at all, also from a `finally`. What
+is kept in memory besides is only what waits to be removed (removal.py) or written (`touch`).
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Container
 from typing import NamedTuple
@@ -48,7 +47,7 @@ class Store(Tree):
         self._touched: dict[str, int] = {}  # marks that could not be written
         self.sessions: int = self._one("count_sessions")[0]
         """How many sessions are stored, expired ones not yet swept among them."""
-        self.affinity_key: bytes = self._secret("affinity")
+        self.affinity_key: bytes = self._one("get_secret", ("affinity",))[0]
         """The key of the hashes by which LLM servers tell conversations apart."""
         self._checkpoints = None if path == ":memory:" else Checkpoints(path)
 
@@ -57,13 +56,6 @@ class Store(Tree):
         if self._checkpoints:
             self._checkpoints.stop()
         super().close()
-
-    def _secret(self, name: str) -> bytes:
-        row = self._one("get_secret", (name,))
-        if row is None:
-            row = (secrets.token_bytes(32),)
-            self._run("add_secret", (name, *row))
-        return bytes(row[0])
 
     # Space
 
@@ -174,7 +166,7 @@ class Store(Tree):
     def evict(self, now: int, cutoff: int, limit: int, in_use: Container[str]) -> int:
         """Deletes up to `limit` sessions idle since `cutoff`; returns how many rows it looked at.
 
-        Those `in_use` are marked as accessed `now`; those that were used since the last sweep are passed over.
+        Those `in_use` are marked as accessed `now`; those used since the sweep last saw them are passed over.
         """
         gone: dict[str, bool] = {}
         deadline = self._deadline()
@@ -196,16 +188,21 @@ class Store(Tree):
             self._session_is_gone(session_id, done)
         return len(idle)
 
+    def session_ids(self) -> list[str]:
+        """The ids of all sessions."""
+        return [row[0] for row in self._all("session_ids")]
+
     def _session_is_gone(self, session_id: str, done: bool) -> None:
         self.sessions -= 1
         if done:
-            self._forget_session(session_id)
+            self._forget(session_id, None)
         else:
             self._gone_sessions[session_id] = None
 
-    # Turns
+    # Turns: see tree.py
 
-    def add_turn(self, turn: Turn, *, current: bool | str = True) -> int:  # noqa: D102
+    def add_turn(self, turn: Turn, *, current: bool | str = True) -> int:
+        """Stores a turn (see tree.py), and deducts what it takes from the room that there is."""
         seq = super().add_turn(turn, current=current)
         self._fill(len(turn.input) + len(turn.output or "") + len(turn.reasoning or "") + 1024)
         return seq

@@ -1,7 +1,7 @@
 """Keeps the turns of conversations, which are trees: each turn follows another or none.
 
-A turn has a larger number (`seq`) than what it follows, so a walk upwards ends where numbers are small enough,
-and the newest turn below another is a leaf. Turns that are marked as gone are not found by anything here.
+A turn has a larger number (`seq`) than what it follows, so a walk upwards ends where numbers are small
+enough, and the newest turn below another is a leaf. Turns that are gone are not found by anything here.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Tree(Removals):
         return self.turn(row[0]) if row else None
 
     def _below(self, session_id: str, seq: int, current: int | None) -> tuple[int, int, int, int]:
-        """Of a turn and what follows: number of turns, of messages, the newest, whether `current` is there."""
+        """Of a turn and what follows: how many turns, messages, the newest, whether `current` is there."""
         row: tuple[int, int, int, int] = self._one(
             "below", {"session_id": session_id, "seq": seq, "current": current}
         )

@@ -1,0 +1,189 @@
+"""What the command line does with a database file: copy it, check it, divide it.
+
+A copy is made in one read transaction, so it is the database as it was at one moment, however much is written
+meanwhile. SQLite's backup API would begin again at each write of another process; VACUUM INTO does not, and
+leaves out what was deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+
+from chatbot.storage.database import APPLICATION
+from chatbot.storage.lock import StoreError
+from chatbot.storage.store import Store
+
+_STEPS = 50_000  # of SQLite's machine between two looks at the clock
+
+
+def backup(path: str, target: str, *, force: bool = False) -> str:
+    """Copies the database at `path`, in use or not, to the file `target`; returns what was done.
+
+    `target` appears whole, checked and on the disk (mode 0600), or not at all. One that exists is replaced
+    only with `force`. Raises StoreError.
+    """
+    _refuse_target(path, target, force)
+    directory, name = os.path.split(os.path.abspath(target))
+    try:
+        file, unfinished = tempfile.mkstemp(dir=directory, prefix=f".{name}.", suffix=".unfinished")
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error.strerror}") from None
+    try:
+        with _opened(path) as source:
+            pages = _value(source, "page_count") - _value(source, "freelist_count")
+            size = pages * _value(source, "page_size")
+            with _progress(source, "copied", lambda: os.fstat(file).st_size, size):
+                source.execute("VACUUM INTO ?", (unfinished,))
+        found = _examine(unfinished, "quick_check")
+        os.fsync(file)
+        if force:
+            os.replace(unfinished, target)
+        else:
+            os.link(unfinished, target)  # fails if there is one by now
+        _sync_directory(directory)
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot copy {path}: {error}") from None
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error.strerror}") from None
+    finally:
+        os.close(file)
+        with suppress(FileNotFoundError):
+            os.unlink(unfinished)
+    return f"{target}: {found}, {os.path.getsize(target)} bytes"
+
+
+def check(path: str) -> str:
+    """Reads all of a database file; returns what it holds. Raises StoreError if it is not whole."""
+    return f"{path}: whole, {_examine(path, 'integrity_check')}"
+
+
+def prune(path: str, first: int, last: int, confirm: Callable[[str], bool]) -> str:
+    """Deletes the sessions whose ids do not begin with two hex digits from `first` to `last`.
+
+    `confirm` is asked first, in a sentence that says how many. No server may use the file. Raises StoreError.
+    """
+    if not os.path.exists(path):
+        raise StoreError(f"there is no file {path}")
+    with closing(Store(path)) as store:
+        outside = [name for name in store.session_ids() if not first <= int(name[:2], 16) <= last]
+        of_all = f"{len(outside)} of {store.sessions} sessions are outside of {first:02x}-{last:02x}"
+        if not outside or not confirm(of_all):
+            return f"{of_all}; nothing was deleted"
+        shown = _Progress("deleted", len(outside))
+        for number, session_id in enumerate(outside):
+            store.delete_session(session_id)
+            while store.has_removals:
+                store.remove_piece()
+            shown.show(number)
+        shown.end()
+        return f"{path}: deleted {len(outside)} sessions, {store.sessions} are left"
+
+
+def _refuse_target(path: str, target: str, force: bool) -> None:
+    if os.path.exists(target):
+        if os.path.exists(path) and os.path.samefile(path, target):
+            raise StoreError(f"{target} is the database itself")
+        if not force:
+            raise StoreError(f"{target} exists; it is replaced only if that is asked for")
+    for rest in (f"{target}-wal", f"{target}-journal"):
+        if os.path.exists(rest):  # SQLite would take it for the new file's
+            raise StoreError(f"{rest} exists: {target} is or was a database in use")
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[sqlite3.Connection]:
+    """The database at `path`, if it is one of ours; it is not made, and not changed."""
+    if not os.path.isfile(path):
+        raise StoreError(f"there is no file {path}")
+    try:
+        uri = f"file:{_quoted(os.path.abspath(path))}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            if _value(connection, "application_id") != APPLICATION:
+                raise StoreError(f"{path} holds something else, not chat sessions")
+            yield connection
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot read {path}: {error}") from None
+
+
+def _quoted(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def _examine(path: str, pragma: str) -> str:
+    """Checks a database file; returns in words what it holds."""
+    with _opened(path) as connection:
+        connection.execute("PRAGMA cache_size=-262144")  # so that a page is read about once
+        connection.execute("BEGIN")
+        before = _bytes_read()
+        with _progress(connection, "checked", lambda: _bytes_read() - before, os.path.getsize(path)):
+            faults = [row[0] for row in connection.execute(f"PRAGMA {pragma}(1)")]
+            if faults != ["ok"]:
+                raise StoreError(f"{path} is damaged: {' '.join(str(faults[0]).split())}")
+            if orphan := connection.execute("PRAGMA foreign_key_check").fetchone():
+                raise StoreError(f"{path} is damaged: a row of {orphan[0]} belongs to nothing")
+            sessions = connection.execute("SELECT count(*) FROM sessions WHERE deleted = 0").fetchone()[0]
+            turns = connection.execute("SELECT count(*) FROM turns").fetchone()[0]
+        return f"version {_value(connection, 'user_version')}, {sessions} sessions, {turns} turns"
+
+
+def _bytes_read() -> int:
+    """How much this process has read from files, as Linux counts it."""
+    try:
+        with open("/proc/self/io", encoding="ascii") as counts:
+            return int(counts.readline().split()[1])
+    except OSError:
+        return 0
+
+
+def _value(connection: sqlite3.Connection, pragma: str) -> int:
+    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def _sync_directory(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _Progress:
+    """A line on the terminal that says how far something is; quiet if standard error is none."""
+
+    def __init__(self, done: str, total: float) -> None:
+        self._done, self._total = done, total
+        self._began = self._shown = time.monotonic()
+        self._is_terminal = sys.stderr.isatty()
+
+    def show(self, count: float) -> None:
+        now = time.monotonic()
+        if not self._is_terminal or now < self._shown + 0.5:
+            return
+        self._shown = now
+        share = min(max(count / max(self._total, 1), 0.01), 0.99)
+        left = (now - self._began) * (1 / share - 1)
+        print(f"\r{share:4.0%} {self._done}, {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._shown > self._began:
+            print(f"\r{'':<40}\r", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _progress(
+    connection: sqlite3.Connection, done: str, count: Callable[[], float], total: float
+) -> Iterator[None]:
+    """Shows how far the statements in the block are."""
+    shown = _Progress(done, total)
+    connection.set_progress_handler(lambda: shown.show(count()), _STEPS)
+    try:
+        yield
+    finally:
+        connection.set_progress_handler(None, 0)
+        shown.end()
