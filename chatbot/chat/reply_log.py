@@ -1,7 +1,7 @@
-"""Keeps what a reply consists of, in the order in which it came: pieces of several kinds, each character once.
+"""Keeps what a reply consists of, in the order in which it came: pieces of several kinds, each letter once.
 
-All characters stand in one text, and a tool call's head (its id and name) holds the place of one character in it.
-So an offset is a place in that text, whatever the kinds. A run is a stretch of one kind: only its start is kept.
+All characters stand in one text, in which a tool call's head (its id and name) takes one place.
+So an offset is a place in that text, whatever the kinds. A run is a stretch of one kind: its start is kept.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class ReplyLog:
             self.length += 1
 
     def _cut(self, text: str, head: CallHead | None) -> tuple[str, int]:
-        """As much of a text as there is room for, with no half character, and its size; "", 0 if nothing is."""
+        """As much of a text as there is room for, with no half character, and its size; "", 0 if none is."""
         taken = _size_of(head) if head is not None else 0
         room = self._max_bytes - self.size - taken
         if room < 0:
@@ -182,7 +182,7 @@ class ReplyLog:
             return log
         message = json.loads(turn.output)
         content = message["content"] or ""
-        layout = json.loads(turn.layout) if turn.layout else [["t", len(content)]]
+        layout: list[tuple[str, int]] = json.loads(turn.layout) if turn.layout else [("t", len(content))]
         numbers = sorted({int(letters[1:]) for letters, _ in layout if letters[0] == "c"})
         texts = {"r": turn.reasoning or "", "t": content}
         heads = {}

@@ -1,0 +1,139 @@
+"""Asks the LLM one question: with as much of the conversation as fits, with less when it says "too long"."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from chatbot.chat.context import Context, Head, plan, shrink, system_message
+from chatbot.chat.limits import ContextLimits, Sent
+from chatbot.config import Config
+from chatbot.errors import TooLong
+from chatbot.records import Chunk
+from chatbot.storage.store import Store
+
+if TYPE_CHECKING:
+    from chatbot.llm.client import LLM
+    from chatbot.llm.response import Answer
+
+Take = Callable[[list[Chunk]], bool]
+
+
+@dataclass(slots=True)
+class Question:
+    """What is asked: the messages (JSON) that follow the turn `parent`, and `options`, fields of the request.
+
+    `key` is an idempotency key's hash (reply_registry.key_hash), "" without one. One that `occupies` its
+    session keeps others from being asked there; any other becomes current only if its parent still is.
+    One that is not `stored` leaves nothing behind. `instructions` stand before the turns, for this once.
+    `response_id` and `response` are OpenAI's door's. One that is `detached` needs no listeners to go on.
+    """
+
+    session_id: str
+    parent: int | None
+    input: tuple[str, ...]
+    options: Mapping[str, Any]
+    key: str = ""
+    request_hash: str = ""
+    occupies: bool = True
+    stored: bool = True
+    instructions: str | None = None
+    response_id: str | None = None
+    response: str | None = None
+    detached: bool = False
+
+
+class Asking:
+    """One question on its way to the LLM, and its answer on the way back.
+
+    `context_messages` is how many messages went; `context_start` and `context_key` are what the turn keeps.
+    """
+
+    def __init__(
+        self, question: Question, *, config: Config, store: Store, llm: LLM, limits: ContextLimits
+    ) -> None:
+        self.model = ""
+        self.context_messages = 0
+        self.context_start: int | None = None
+        self.context_key: str | None = None
+        self._question = question
+        self._config = config
+        self._store = store
+        self._llm = llm
+        self._limits = limits
+        self._answer: Answer | None = None
+        self._context: Context | None = None  # until the first chunk
+        self._size = Sent(0, 0)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """How the LLM ended, once it has."""
+        return self._answer.finish_reason if self._answer else None
+
+    @property
+    def usage(self) -> str | None:
+        """How many tokens it took, as the LLM says (JSON), if it has."""
+        return self._answer.usage if self._answer else None
+
+    async def run(self, take: Take) -> None:
+        """Asks, and has each piece of the answer taken until its end, or until `take` says False.
+
+        Raises ChatError.
+        """
+        fields = self._question.options
+        self.model = asked = await self._llm.model_for(fields)
+        listed = self._llm.context_size(asked)
+        self._prepare(self._plan(asked, listed))
+        has_guessed = False
+        while True:
+            try:
+                await self._pass_on(take)
+            except TooLong as error:
+                if self._context is None or (has_guessed and not error.is_certain):
+                    raise
+                has_guessed = not error.is_certain
+                self._limits.refused(asked, fields, self._size, error)
+                self._prepare(shrink(self._context, self._limits.budget(asked, fields, listed), error))
+            else:
+                return self._limits.accepted(asked, self._size, self.usage)
+
+    def _plan(self, model: str, listed: int | None) -> Context:
+        question, session_id, fields = self._question, self._question.session_id, self._question.options
+        prompt = self._store.prompt(session_id) if session_id else None
+        system = [text for text in (prompt and prompt.content, question.instructions) if text]
+        if not system and self._config.system_prompt:
+            system = [self._config.system_prompt]
+        # In one message: the templates of many models refuse a second one.
+        head = Head.of(model, fields, [system_message("\n\n".join(system))] if system else [])
+        path = self._store.path_up(session_id, question.parent)
+        budget = self._limits.budget(model, fields, listed)
+        return plan(path, question.input, head, budget, send_reasoning=self._config.send_reasoning)
+
+    def _prepare(self, context: Context) -> None:
+        self._context, self._size = context, context.size
+        self.context_messages = context.count
+        self.context_start, self.context_key = context.start, context.key
+
+    async def _pass_on(self, take: Take) -> None:
+        assert self._context
+        answer = self._answer = await self._llm.ask(
+            self._context.messages, self._question.options, affinity=self._affinity()
+        )
+        try:
+            async for chunks in answer:
+                self._context = None  # it may be long, and the reply run for long
+                self.model = answer.model or self.model
+                if not take(chunks):
+                    break
+        finally:
+            answer.close()
+
+    def _affinity(self) -> str | None:
+        """By what LLM servers know the conversation; its id, which opens it, is not theirs to know."""
+        session_id = self._question.session_id
+        if not session_id:
+            return None
+        return hmac.digest(self._store.affinity_key, session_id.encode(), hashlib.sha256).hex()[:32]

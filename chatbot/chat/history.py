@@ -1,0 +1,183 @@
+"""Reads the history along a path of turns: pages of messages, and the versions that a message has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from chatbot.errors import ChatError
+from chatbot.ids import MAX_INPUT_MESSAGES, message_id, turn_and_place
+from chatbot.records import Session, Turn
+from chatbot.storage.store import Store
+from chatbot.storage.tree import Version
+
+PAGE_CHARS = 4 * 1024 * 1024
+"""A page ends early before it is longer than this."""
+
+READ_CHARS = 8 * PAGE_CHARS
+"""Nor is more than this read for a page that leaves out what pictures hold."""
+
+START = "start"
+"""Stands for the message before the first."""
+
+
+class Ref(NamedTuple):
+    """Where a message stands: the turn, and its place in it as in its id. `seq` 0 is the system prompt."""
+
+    seq: int
+    place: int
+
+
+PROMPT = Ref(0, 0)
+
+
+class Page(NamedTuple):
+    """Some messages that follow one another, oldest first, and whether there are more in that direction."""
+
+    refs: list[Ref]
+    has_more: bool
+
+
+class Versions(NamedTuple):
+    """The ids of the versions of a message; it is itself `own`, one of them."""
+
+    ids: list[str]
+    own: str
+
+
+def not_found(param: str) -> ChatError:
+    """That there is no message of this id; `param` is the field that names it."""
+    return ChatError("message_not_found", "There is no such message in this session.", param)
+
+
+def find_message(store: Store, session_id: str, message_id: str, param: str) -> tuple[Turn, int]:
+    """The turn of a message that is no system prompt, and its place there; raises ChatError if there is none."""
+    found = store.turn_of(session_id, message_id)
+    if found is None or found[1] > MAX_INPUT_MESSAGES:
+        raise not_found(param)
+    return found
+
+
+def read_page(
+    store: Store,
+    session: Session,
+    limit: int,
+    *,
+    before: str | None = None,
+    after: str | None = None,
+    size_of: Callable[[str], int] = len,
+) -> Page:
+    """Up to `limit` messages of the current path: the newest, or those after a message or START.
+
+    Those `before` a message are its own ancestors, whatever the current path. `size_of` says how long is
+    shown of a message that was said (JSON). Raises ChatError("message_not_found").
+    """
+    if after is not None:
+        return _cut(_forwards(store, session, after), limit, size_of)
+    page = _cut(_backwards(store, session, before), limit, size_of)
+    return Page(page.refs[::-1], page.has_more)
+
+
+def _cut(messages: Iterable[tuple[Ref, str, int]], limit: int, size_of: Callable[[str], int]) -> Page:
+    """The first of the messages, as many as a page holds."""
+    refs: list[Ref] = []
+    size = read = 0
+    for ref, said, answered in messages:
+        read += len(said) + answered
+        size += (size_of(said) if said else 0) + answered
+        if refs and (len(refs) == limit or size > PAGE_CHARS or read > READ_CHARS):
+            return Page(refs, has_more=True)
+        refs.append(ref)
+    return Page(refs, has_more=False)
+
+
+def _of_turn(turn: Turn) -> list[tuple[Ref, str, int]]:
+    """The messages of a turn: where each stands, what was said, or how long is what was answered."""
+    found = [(Ref(turn.seq, place), said, 0) for place, said in enumerate(turn.messages, 1) if said != "null"]
+    if turn.output is not None:
+        found.append((Ref(turn.seq, 0), "", len(turn.output) + len(turn.reasoning or "")))
+    return found
+
+
+def _backwards(store: Store, session: Session, before: str | None) -> Iterator[tuple[Ref, str, int]]:
+    """The messages before one, newest first."""
+    session_id, prompt = session.session_id, store.prompt(session.session_id)
+    if before is None:
+        yield from _upwards(store, session_id, session.current)
+    elif prompt and before == prompt.message_id:
+        return
+    else:
+        turn, place = find_message(store, session_id, before, "before")
+        yield from (
+            one for one in _of_turn(turn)[::-1] if one[0].place and (not place or one[0].place < place)
+        )
+        yield from _upwards(store, session_id, turn.parent)
+    if prompt:
+        yield PROMPT, "", len(prompt.content)
+
+
+def _upwards(store: Store, session_id: str, seq: int | None) -> Iterator[tuple[Ref, str, int]]:
+    for turn in store.path_up(session_id, seq):
+        yield from _of_turn(turn)[::-1]
+
+
+def _forwards(store: Store, session: Session, after: str) -> Iterator[tuple[Ref, str, int]]:
+    """The messages of the current path after one, oldest first."""
+    session_id, prompt = session.session_id, store.prompt(session.session_id)
+    if after == START or (prompt and after == prompt.message_id):
+        path = store.path(session_id, session.current)
+        if prompt and after == START:
+            yield PROMPT, "", len(prompt.content)
+    else:
+        turn, place = find_message(store, session_id, after, "after")
+        path = store.path(session_id, session.current, above=turn.seq - 1)
+        if not path or path.pop(0) != turn.seq:
+            raise not_found("after")
+        if place:
+            yield from (one for one in _of_turn(turn) if not one[0].place or one[0].place > place)
+    for seq in path:
+        if turn_there := store.turn(seq):
+            yield from _of_turn(turn_there)
+
+
+def versions(store: Store, turn: Turn, place: int) -> Versions | None:
+    """The versions of a message, None if it is the only one.
+
+    Of an answer they are the answers to the same question. Of a question they are the different
+    questions, each one by the newest turn that has it.
+    """
+    if not store.has_versions(turn.session_id, turn.parent):
+        return None
+    siblings = store.children(turn.session_id, turn.parent)
+    own = message_id(turn.turn_id, place)
+    if place == 0:
+        found = [one.turn_id for one in siblings if one.input == turn.input and one.finish_reason is not None]
+    else:
+        role = role_of(turn.messages[place - 1])
+        questions = {one.input: one for one in siblings}  # the newest stands where the first one did
+        ids = (own if said == turn.input else _in_role(one, place, role) for said, one in questions.items())
+        found = [one for one in ids if one]
+    return Versions(found, own) if len(found) > 1 and own in found else None
+
+
+def _in_role(version: Version, place: int, role: str) -> str | None:
+    """The id of a turn's message that has a role: the one at the same place if it has it, else the first."""
+    said = version.input.split("\n")
+    for number in (place, *range(1, len(said) + 1)):
+        if number <= len(said) and said[number - 1] != "null" and role_of(said[number - 1]) == role:
+            return message_id(version.turn_id, number)
+    return None
+
+
+def role_of(message: str) -> str:
+    """The role of a message (JSON), which as a rule stands first."""
+    if message.startswith('{"role":"'):
+        return message[9 : message.index('"', 9)]
+    return str(json.loads(message)["role"])
+
+
+def belongs_to(message: str, turn_id: str) -> bool:
+    """Whether the id of a message is of a turn, be it stored or not."""
+    found = turn_and_place(message)
+    return found is not None and found[0] == turn_id

@@ -1,0 +1,42 @@
+"""Says what a question follows and what it says: one in place of another, or the outputs of tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from chatbot.chat.history import find_message
+from chatbot.chat.turn_messages import open_calls
+from chatbot.errors import ChatError
+from chatbot.records import Turn, as_json
+from chatbot.storage.store import Store
+
+
+def in_place_of(
+    store: Store, session_id: str, message_id: str, said: tuple[str, ...] | None
+) -> tuple[int | None, tuple[str, ...]]:
+    """What a question follows that is asked in place of a message's turn, and what is said in it.
+
+    Without anything `said` the same is asked again. Raises ChatError("message_not_found").
+    """
+    turn, _ = find_message(store, session_id, message_id, "replace")
+    again = tuple(message for message in turn.messages if message != "null")
+    if not said and not again:
+        message = "Of that turn's question nothing is left that could be asked again."
+        raise ChatError("invalid_request", message, "replace")
+    return turn.parent, said or again
+
+
+def tool_messages(turn: Turn | None, outputs: Iterable[tuple[str, object]]) -> tuple[str, ...]:
+    """The outputs of the tools that a `turn` called, as (tool_call_id, output), as messages that follow it.
+
+    Raises ChatError if one of the calls is not the turn's, was cut, or is answered twice.
+    """
+    waiting = open_calls(turn) if turn else []
+    messages = []
+    for call_id, output in outputs:
+        if call_id not in waiting:
+            message = f"The last reply made no call {call_id!r}, or it was cut, or its output is given twice."
+            raise ChatError("invalid_request", message, "tool_outputs")
+        waiting.remove(call_id)
+        messages.append(as_json({"role": "tool", "tool_call_id": call_id, "content": output}))
+    return tuple(messages)

@@ -1,0 +1,320 @@
+"""One reply while it is written: its task, its log, its listeners, its end.
+
+The rules:
+
+1. A reply belongs to nobody who asked for it. It runs in its own task; clients listen to it, come and go.
+2. What has come of it is its log. A listener is at an offset in it, and one that falls behind, comes back or
+   comes late reads the log from there. So there are no queues, and no listener can slow the reply.
+3. A turn is whole or absent. What was said and what was answered are stored as one row at the end, so what
+   fails leaves no trace and frees its idempotency key.
+4. A reply ends once. Its end is decided and stored with no await in between (`_settle`): whoever comes later,
+   be it a cancel, a client or the LLM, finds it decided. Only a locked file makes it wait, and all but its
+   being deleted with it.
+5. A cancelled reply whose finish_reason was pushed to listeners is complete: it is stored as finished.
+6. It follows a turn. When that turn is deleted, so is the reply; whatever else happens to the conversation
+   meanwhile, a stored reply follows the turn that it was asked after.
+
+    asking ──first chunk──> streaming ──the LLM ended, or it was stopped──┬─> storing ──> ended, with a turn
+       └──────────────────────────┴──────────────────────────────────────└─> ended, with an error
+
+What becomes of it depends on what has come and on how it ended: see OUTCOMES.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from chatbot.chat.asking import Asking, Question
+from chatbot.chat.limits import ContextLimits
+from chatbot.chat.reply_log import ReplyLog
+from chatbot.chat.reply_source import Listener
+from chatbot.config import Config
+from chatbot.errors import ChatError, without_frames
+from chatbot.ids import new_turn_id
+from chatbot.records import Chunk, Turn, as_json
+from chatbot.storage.database import Locked, when_unlocked
+from chatbot.storage.store import Store
+
+if TYPE_CHECKING:
+    from chatbot.llm.client import LLM
+
+log = logging.getLogger(__name__)
+
+OUTCOMES: Mapping[tuple[str, str], str | None] = {
+    # what has come, how it ended: the code of the error, or None: it is stored
+    ("nothing", "finished"): "llm_error",
+    ("nothing", "cut"): "llm_error",
+    ("nothing", "stopped"): "reply_cancelled",
+    ("reasoning", "finished"): "llm_error",
+    ("reasoning", "cut"): None,
+    ("reasoning", "stopped"): None,
+    ("answer", "finished"): None,
+    ("answer", "cut"): None,
+    ("answer", "stopped"): None,
+}
+_HOW = {"cancelled": "stopped", "length": "cut", "content_filter": "cut"}
+
+
+class Reply:
+    """A reply while it is written: a `ReplySource`, which explains its attributes."""
+
+    def __init__(
+        self,
+        question: Question,
+        *,
+        config: Config,
+        store: Store,
+        llm: LLM,
+        limits: ContextLimits,
+        clock: Callable[[], float],
+        on_end: Callable[[Reply], None],
+        on_linger: Callable[[asyncio.Task[None]], None],
+    ) -> None:
+        self.question = question
+        self.session_id = question.session_id
+        self.created_at = int(clock() * 1000)
+        self.message_id = new_turn_id(self.created_at)
+        self.started = self.finish_sent = self.ended = False
+        self.heard_at = 0.0
+        self.error: ChatError | None = None
+        self.finish_reason: str | None = None
+        self.usage: str | None = None
+        self.first_token_ms: int | None = None
+        self.log = ReplyLog()
+        self.turn: Turn | None = None
+        self._grace = config.disconnect_grace_seconds
+        self._store = store
+        self._clock = clock
+        self._on_end = on_end
+        self._on_linger = on_linger
+        self._loop = asyncio.get_running_loop()
+        self._asked_at = self._loop.time()
+        self._asking = Asking(question, config=config, store=store, llm=llm, limits=limits)
+        self._task: asyncio.Task[None] | None = None
+        self._is_settled = False
+        self._writing: asyncio.Task[None] | None = None
+        self._listeners: tuple[Listener, ...] = ()
+        self._abandon: asyncio.TimerHandle | None = None
+
+    @property
+    def length(self) -> int:
+        """How many characters it has so far."""
+        return self.log.length
+
+    @property
+    def model(self) -> str:
+        """Which of the LLM's models answers, "" before that is known."""
+        return self._asking.model
+
+    @property
+    def context_messages(self) -> int:
+        """How many messages the LLM was sent."""
+        return self._asking.context_messages
+
+    # Its listeners
+
+    def join(self, listener: Listener) -> None:
+        """From now on the `listener` is pushed each chunk and woken at the end, until it leaves."""
+        if self._abandon:
+            self._abandon.cancel()
+            self._abandon = None
+        self._listeners += (listener,)
+
+    def leave(self, listener: Listener) -> None:
+        """The `listener` goes; when the last has, the reply goes on for the grace and is then stopped."""
+        listeners = list(self._listeners)  # a copy: one may go while all are being pushed a chunk
+        listeners.remove(listener)
+        self._listeners = tuple(listeners)
+        if self._listeners or self._is_settled or self.question.detached:
+            return
+        if self._grace:
+            self._abandon = self._loop.call_later(self._grace, self.stop)
+        else:
+            self.stop()
+
+    # Its life
+
+    def start(self) -> None:
+        """Begins to ask the LLM."""
+        self._task = self._loop.create_task(self._run(), name="reply")
+
+    async def _run(self) -> None:
+        try:
+            await self._asking.run(self._take)
+            self._settle(self._asking.finish_reason or "")
+        except ChatError as error:
+            log.warning("reply %s failed: %s", self.message_id, error.code)
+            self._settle(None, error)
+        except asyncio.CancelledError:
+            self.stop()  # nothing happens unless the task was cancelled from outside, with the whole loop
+            raise
+        except Exception:
+            log.exception("reply %s crashed", self.message_id)
+            self._settle(None, ChatError("internal_error", "Internal error."))
+
+    def _take(self, chunks: list[Chunk]) -> bool:
+        """Takes what the LLM said into the log, and pushes it to the listeners in the same breath.
+
+        False when it wants no more.
+        """
+        for chunk in chunks:
+            if not self.log.append(chunk.pieces):
+                self._settle("length")  # listeners read the last of it from the log
+                return False
+            for listener in self._listeners:
+                listener.push(chunk, self.log.length)
+        self.heard_at = self._loop.time()
+        self.started = True
+        if self.first_token_ms is None and self.log.length:
+            self.first_token_ms = round((self.heard_at - self._asked_at) * 1000)
+        if self._asking.finish_reason:
+            self.finish_sent = True
+        return not self._is_settled
+
+    # Its ends
+
+    def stop(self, error: ChatError | None = None) -> None:
+        """Ends the reply with what has come, as cancelled; listeners are sent `error`, if given."""
+        if self.finish_sent:
+            self._settle(self._asking.finish_reason)
+        else:
+            self._settle("cancelled", error)
+
+    def discard(self, error: ChatError) -> None:
+        """Ends the reply and stores nothing of it, also if it waits for a locked file."""
+        self._settle(None, error)
+        if self._writing:
+            self._writing.cancel()
+            self._end(error)
+
+    def _settle(self, finish_reason: str | None, error: ChatError | None = None) -> None:
+        """Decides the end, once. Without a finish_reason the reply comes to nothing."""
+        if self._is_settled:
+            return
+        self._is_settled = True
+        self._let_go()
+        code = self._outcome(finish_reason) if finish_reason is not None else "discarded"
+        if finish_reason is not None and code is None:
+            self._keep(finish_reason, error)
+        elif code == "llm_error":
+            said = f" ({finish_reason})" if finish_reason else ""
+            self._end(ChatError(code, f"The LLM server sent a reply without an answer{said}."))
+        else:
+            self._end(error or ChatError("reply_cancelled", "The reply was cancelled before its first word."))
+
+    def _outcome(self, finish_reason: str) -> str | None:
+        came = "answer" if self.log.has_answer else "reasoning" if self.log.length else "nothing"
+        return OUTCOMES[came, _HOW.get(finish_reason, "finished")]
+
+    def _let_go(self) -> None:
+        """Lets go of the LLM and of the timer."""
+        if self._abandon:
+            self._abandon.cancel()
+        # The task is not kept: a cancelled one holds its exception, whose frames hold this.
+        task, self._task = self._task, None
+        if task and task is not asyncio.current_task():
+            task.cancel()
+            self._on_linger(task)
+        self.usage = self._asking.usage
+
+    def _keep(self, finish_reason: str, error: ChatError | None) -> None:
+        """Stores the turn, now or when the file is no longer locked."""
+        turn = self._to_turn(finish_reason)
+        try:
+            self._write(turn)
+        except Locked:
+            self._writing = self._loop.create_task(self._write_later(turn, error))
+            self._on_linger(self._writing)
+            return
+        except Exception as failure:
+            error = self._not_stored(failure)
+        self._end(error)
+
+    async def _write_later(self, turn: Turn, error: ChatError | None) -> None:
+        try:
+            await when_unlocked(lambda: self._write(turn))
+        except asyncio.CancelledError:
+            self._end(ChatError("overloaded", "The database is locked.", retry_after="5"))
+            raise
+        except Exception as failure:
+            error = self._not_stored(failure)
+        self._writing = None
+        self._end(error)
+
+    def _to_turn(self, finish_reason: str) -> Turn:
+        question = self.question
+        columns = self.log.to_columns()
+        return Turn(
+            0,
+            self.session_id,
+            question.parent,
+            self.message_id,
+            self.created_at,
+            int(self._clock() * 1000),
+            finish_reason,
+            columns.calls,
+            self._asking.context_start,
+            self._asking.context_key,
+            self.model or None,
+            self.first_token_ms,
+            self.usage,
+            question.key or None,
+            question.request_hash if question.key else None,
+            question.response_id,
+            question.response,
+            "\n".join(question.input),
+            columns.output,
+            columns.reasoning,
+            columns.layout,
+            columns.chunk_ends,
+        )
+
+    def _write(self, turn: Turn) -> None:
+        question = self.question
+        seq = 0
+        if question.stored:
+            seq = self._store.add_turn(turn, current=True if question.occupies else "if_parent")
+        self.turn = turn._replace(seq=seq)
+        self.finish_reason = turn.finish_reason
+
+    def _not_stored(self, failure: Exception) -> ChatError:
+        if isinstance(failure, ChatError):
+            return failure
+        log.error("reply %s could not be stored", self.message_id, exc_info=failure)
+        return ChatError("internal_error", "Internal error.")
+
+    def _end(self, error: ChatError | None) -> None:
+        """Lets everybody know that it has ended."""
+        if self.ended:
+            return
+        self.error = without_frames(error) if error else None
+        self.ended = True
+        if self.turn is None:
+            self._mark_failed()
+        self._on_end(self)
+        for listener in self._listeners:
+            listener.wake()
+
+    def _mark_failed(self) -> None:
+        """The session counts as used all the same, and what was accepted in the background as failed."""
+        now = int(self._clock() * 1000)
+        try:
+            if self.session_id:
+                self._store.touch(self.session_id, now)
+            if self.question.detached and self.question.response_id and self.error:
+                error = as_json(self.error.to_object()["error"])
+                self._fail_background(self.question.response_id, error, now)
+        except ChatError:
+            pass  # a full disk
+        except Exception:
+            log.exception("the end of reply %s could not be marked", self.message_id)
+
+    def _fail_background(self, response_id: str, error: str, now: int) -> None:
+        try:
+            self._store.fail_background(response_id, error, now)
+        except Locked:
+            write = when_unlocked(lambda: self._store.fail_background(response_id, error, now))
+            self._on_linger(self._loop.create_task(write))

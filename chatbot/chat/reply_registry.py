@@ -1,0 +1,210 @@
+"""All replies that run: found by ids and keys, at most one that occupies a session, ended at shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from chatbot.chat.asking import Question
+from chatbot.chat.limits import ContextLimits
+from chatbot.chat.reply import Reply
+from chatbot.chat.reply_source import ReplySource
+from chatbot.chat.stored_reply import LogCache, StoredReply
+from chatbot.config import Config
+from chatbot.errors import ChatError
+from chatbot.storage.store import Store
+
+if TYPE_CHECKING:
+    from chatbot.llm.client import LLM
+
+LAST_WRITES_SECONDS = 1.0
+"""How long a shutdown waits for turns that found the file locked."""
+
+
+def key_hash(scope: str, key: str) -> str:
+    """An idempotency key as it is kept: of one scope (a session, an API key), and found in no other."""
+    return hashlib.sha256(f"{scope}\n{key}".encode()).hexdigest()
+
+
+def shutting_down() -> ChatError:
+    """What clients are sent while the process ends."""
+    return ChatError("shutting_down", "The server is shutting down.", retry_after="5")
+
+
+class ReplyRegistry:
+    """All replies that run; `on_end` is called with each one that has ended."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        store: Store,
+        llm: LLM,
+        limits: ContextLimits,
+        clock: Callable[[], float],
+        on_end: Callable[[Reply], None] = lambda _: None,
+    ) -> None:
+        self.closing = False
+        self._config = config
+        self._store = store
+        self._llm = llm
+        self._limits = limits
+        self._clock = clock
+        self._on_end = on_end
+        self._stored = LogCache(store)
+        self._running: dict[str, Reply] = {}  # by message id
+        self._by_session: dict[str, list[Reply]] = {}
+        self._occupying: dict[str, Reply] = {}  # by session
+        self._by_key: dict[str, Reply] = {}
+        self._by_response: dict[str, Reply] = {}
+        self._lingering: set[asyncio.Task[None]] = set()
+        self._emptied = asyncio.Event()  # once nothing new may begin: the last has ended
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, session_id: object) -> bool:
+        return session_id in self._by_session
+
+    def __iter__(self) -> Iterator[Reply]:
+        return iter(list(self._running.values()))
+
+    # Finding them
+
+    def running(self, session_id: str) -> Reply | None:
+        """The reply that occupies a session."""
+        return self._occupying.get(session_id)
+
+    def replies_in(self, session_id: str) -> list[Reply]:
+        """All replies that run in a session."""
+        return list(self._by_session.get(session_id, ()))
+
+    def by_response(self, response_id: str) -> Reply | None:
+        """The running reply that OpenAI's door calls by this id."""
+        return self._by_response.get(response_id)
+
+    def find(self, session_id: str, message_id: str) -> ReplySource:
+        """A running or stored reply of a session; raises ChatError("message_not_found")."""
+        reply = self._running.get(message_id)
+        if reply and reply.session_id == session_id:
+            return reply
+        found = self._store.turn_of(session_id, message_id)
+        if not found or found[1] != 0 or found[0].output is None:
+            raise ChatError("message_not_found", "There is no such reply in this session.", "message_id")
+        return StoredReply(found[0], self._stored)
+
+    def known(self, key: str, request_hash: str) -> ReplySource | None:
+        """The reply that was given, or is being given, under an idempotency key (see key_hash).
+
+        Raises ChatError("idempotency_key_reused") if the key was used for another request.
+        """
+        if not key:
+            return None
+        used_for: str | None
+        source: ReplySource
+        if reply := self._by_key.get(key):
+            source, used_for = reply, reply.question.request_hash
+        elif turn := self._store.turn_by_key(key):
+            source, used_for = StoredReply(turn, self._stored), turn.request_hash
+        else:
+            return None
+        if used_for != request_hash:
+            message = "This key was used for a different request."
+            raise ChatError("idempotency_key_reused", message, "Idempotency-Key")
+        return source
+
+    # Beginning them
+
+    def refuse_if_closing(self) -> None:
+        """Raises ChatError("shutting_down") once nothing new may begin."""
+        if self.closing:
+            raise shutting_down()
+
+    def admit(self, session_id: str, *, occupies: bool = True) -> None:
+        """Whether one more reply may begin, asked before anything is read for it.
+
+        Raises ChatError: session_busy, shutting_down, overloaded, storage_full.
+        """
+        if occupies and (running := self._occupying.get(session_id)):
+            message = "The session is being given another reply."
+            raise ChatError("session_busy", message, extra={"message_id": running.message_id})
+        self.refuse_if_closing()
+        if len(self._running) >= self._config.max_active_replies:
+            raise ChatError("overloaded", "Too many replies are running.", retry_after="1")
+        self._store.require_space()
+
+    def start(self, question: Question) -> Reply:
+        """Begins a reply that was admitted, with no await in between; the caller joins it before it awaits.
+
+        The session counts as used when the reply ends.
+        """
+        reply = Reply(
+            question,
+            config=self._config,
+            store=self._store,
+            llm=self._llm,
+            limits=self._limits,
+            clock=self._clock,
+            on_end=self._forget,
+            on_linger=self._linger,
+        )
+        self._running[reply.message_id] = reply
+        if question.session_id:
+            self._by_session.setdefault(question.session_id, []).append(reply)
+        if question.occupies:
+            self._occupying[question.session_id] = reply
+        if question.key:
+            self._by_key[question.key] = reply
+        if question.response_id:
+            self._by_response[question.response_id] = reply
+        reply.start()
+        return reply
+
+    # Their ends
+
+    def _forget(self, reply: Reply) -> None:
+        question = reply.question
+        del self._running[reply.message_id]
+        if question.session_id:
+            others = self._by_session[question.session_id]
+            others.remove(reply)
+            if not others:
+                del self._by_session[question.session_id]
+        if question.occupies:
+            del self._occupying[question.session_id]
+        if question.key:
+            self._by_key.pop(question.key, None)
+        if question.response_id:
+            self._by_response.pop(question.response_id, None)
+        if self.closing and not self._running:
+            self._emptied.set()
+        self._on_end(reply)
+
+    def _linger(self, task: asyncio.Task[None]) -> None:
+        """Remembers the task of a reply that has still to let go of the LLM, or to be stored."""
+        self._lingering.add(task)
+        task.add_done_callback(self._lingering.discard)
+
+    async def drain(self, grace: float, hurry: asyncio.Event) -> None:
+        """Begins no more replies and waits for those that run: at most `grace` seconds, or until `hurry`."""
+        self.closing = True
+        if not self._running:
+            return
+        waits = {asyncio.create_task(event.wait()) for event in (hurry, self._emptied)}
+        await asyncio.wait(waits, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
+            task.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Stops what still runs: what came is stored as cancelled, listeners are sent that it shuts down."""
+        self.closing = True
+        for reply in self:
+            reply.stop(shutting_down())
+        if self._lingering:
+            await asyncio.wait(self._lingering, timeout=LAST_WRITES_SECONDS)
+        for task in self._lingering:
+            task.cancel()
+        await asyncio.gather(*self._lingering, return_exceptions=True)

@@ -1,0 +1,69 @@
+"""What a door sees of a reply, be it one that runs or a stored one, and what a reply sees of a listener."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from chatbot.chat.reply_log import ReplyLog
+from chatbot.errors import ChatError
+from chatbot.records import Chunk, Turn
+
+
+class Listener(Protocol):
+    """A client that is being sent a reply."""
+
+    def push(self, chunk: Chunk, offset: int) -> None:
+        """Takes the next chunk, after which `offset` characters of the reply have come."""
+
+    def wake(self) -> None:
+        """Notices that the reply has ended."""
+
+
+class ReplySource(Protocol):
+    """A reply while it is written and after.
+
+    `created_at` is when it was asked for, in milliseconds since 1970. `started`: something was pushed to
+    listeners; `finish_sent`: the chunk with the finish_reason was, too; `heard_at`: when the last was (loop
+    time). Once `ended`, `error` says why it came to nothing, or else `finish_reason` how it ended and `turn`
+    what was stored (its seq is 0 if it was not to be); of one that shutdown stopped, all three are set.
+    """
+
+    session_id: str
+    message_id: str
+    created_at: int
+    started: bool
+    finish_sent: bool
+    heard_at: float
+    ended: bool
+    error: ChatError | None
+    finish_reason: str | None
+    usage: str | None
+
+    @property
+    def model(self) -> str:
+        """Which of the LLM's models answers; "" if that is not known."""
+
+    @property
+    def context_messages(self) -> int:
+        """How many messages the LLM was sent."""
+
+    @property
+    def log(self) -> ReplyLog:
+        """All that it consists of so far. Raises ChatError if it was deleted meanwhile."""
+
+    @property
+    def length(self) -> int:
+        """How many characters it has so far."""
+
+    @property
+    def turn(self) -> Turn | None:
+        """Its turn, once there is one. Raises ChatError if it was deleted meanwhile."""
+
+    def join(self, listener: Listener) -> None:
+        """From now on the `listener` is pushed each chunk and woken at the end, until it leaves."""
+
+    def leave(self, listener: Listener) -> None:
+        """The `listener` goes."""
+
+    def stop(self, error: ChatError | None = None) -> None:
+        """Ends a reply that runs, with what has come; listeners are sent `error`, if given."""

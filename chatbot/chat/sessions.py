@@ -1,0 +1,164 @@
+"""Which sessions are alive, and what may be done to them: found by use, expired to the moment, swept.
+
+What writes raises Locked, before anything has changed (storage.database.when_unlocked tries again).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from chatbot.chat.history import belongs_to, find_message
+from chatbot.chat.reply_registry import ReplyRegistry
+from chatbot.config import Config
+from chatbot.errors import ChatError
+from chatbot.ids import new_session_id, new_turn_id
+from chatbot.records import Prompt, Session
+from chatbot.storage.database import Locked
+from chatbot.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+SWEEP_BATCH = 10
+"""Sessions deleted between two turns of the event loop: some 3 ms in a file; a request takes four turns."""
+
+REMOVAL_SECONDS = 1.0
+"""How often it is looked for rows that are to be removed."""
+
+
+class Sessions:
+    """The sessions that are alive; one with a running reply never expires."""
+
+    def __init__(
+        self, *, config: Config, store: Store, registry: ReplyRegistry, clock: Callable[[], float]
+    ) -> None:
+        self.timeout_ms = max(1, round(config.session_timeout_hours * 3_600_000))
+        self._id_range = config.session_id_range
+        self._store = store
+        self._registry = registry
+        self._clock = clock
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
+    # Finding and making them
+
+    def create(self, metadata: str, system_prompt: str | None = None) -> Session:
+        """Makes a session; `metadata` is JSON text. Raises ChatError: storage_full, shutting_down."""
+        self._registry.refuse_if_closing()
+        session_id, now = new_session_id(*self._id_range), self._now()
+        prompt = Prompt(new_turn_id(now), now, system_prompt) if system_prompt else None
+        self._store.add_session(session_id, now, metadata, prompt)
+        return Session(session_id, now, now, metadata)
+
+    def open(self, session_id: str) -> Session:
+        """Finds a session and marks it as accessed; raises ChatError("session_not_found")."""
+        return self._open(session_id, 0)
+
+    def open_to_ask(self, session_id: str) -> Session:
+        """Finds a session that is to be given a reply, whose end will mark it as accessed.
+
+        It is marked now only if it was not for long: should the process die, or the disk be full in the end,
+        it does not expire while it is in use. Raises ChatError("session_not_found").
+        """
+        return self._open(session_id, self.timeout_ms // 100)
+
+    def _open(self, session_id: str, unmarked: int) -> Session:
+        now = self._now()
+        session = self._store.session(session_id)
+        if not session or (
+            session.last_accessed <= now - self.timeout_ms and session_id not in self._registry
+        ):
+            # Never was, deleted and expired are one answer: it says nothing about other people's sessions.
+            message = "There is no such session, or it has expired."
+            raise ChatError("session_not_found", message, "session_id")
+        if session.last_accessed <= now - unmarked:
+            try:
+                self._store.touch(session_id, now)
+            except ChatError:  # a full disk must not stop reading
+                return session
+            return session._replace(last_accessed=max(now, session.last_accessed))
+        return session
+
+    # Changing them
+
+    def set_prompt(self, session_id: str, content: str) -> None:
+        """Gives a session another system prompt, none with ""; what was answered stays as it is."""
+        now = self._now()
+        old = self._store.prompt(session_id) or Prompt(new_turn_id(now), now, "")
+        self._store.set_prompt(session_id, old._replace(content=content) if content else None)
+
+    def set_current(self, session_id: str, message_id: str) -> int:
+        """Moves a session to the newest end below a message; raises ChatError("message_not_found")."""
+        turn, _ = find_message(self._store, session_id, message_id, "current")
+        current = self._store.newest_below(turn.seq)
+        self._store.set_current(session_id, current)
+        return current
+
+    def delete(self, session_id: str) -> None:
+        """Deletes a session, and with it the replies that run there."""
+        self._store.delete_session(session_id)
+        for reply in self._registry.replies_in(session_id):
+            reply.discard(ChatError("session_not_found", "The session was deleted.", "session_id"))
+
+    def rewind(self, session_id: str, message_id: str) -> int:
+        """Deletes a message's turn, all that follow from it, and running replies; returns how many messages.
+
+        The system prompt takes everything along. Raises ChatError("message_not_found").
+        """
+        for reply in self._registry.replies_in(session_id):
+            if belongs_to(message_id, reply.message_id):
+                reply.discard(_deleted())
+                return 0
+        prompt = self._store.prompt(session_id)
+        is_prompt = prompt is not None and prompt.message_id == message_id
+        turn = None if is_prompt else find_message(self._store, session_id, message_id, "message_id")[0]
+        deleted = self._store.rewind(session_id, turn)
+        for reply in self._registry.replies_in(session_id):
+            parent = reply.question.parent
+            if is_prompt or (parent is not None and not self._store.is_alive(parent)):
+                reply.discard(_deleted())
+        return deleted
+
+    def splice_out(self, session_id: str, seq: int, parent: int | None) -> None:
+        """Deletes one turn alone: what followed it, running replies too, follows its `parent`."""
+        self._store.splice_out(seq)
+        for reply in self._registry.replies_in(session_id):
+            if reply.question.parent == seq:
+                reply.question.parent = parent
+
+    # Cleaning up
+
+    async def sweep_forever(self) -> None:
+        """Deletes expired sessions from time to time, until it is cancelled."""
+        pause = min(60.0, max(1.0, self.timeout_ms / 10_000))
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self.sweep()
+            except Locked:
+                pass  # the next time
+            except Exception:
+                log.exception("the sweep failed and will be tried again")
+
+    async def sweep(self) -> None:
+        """Deletes all expired sessions in small batches, with the event loop free in between."""
+        looked_at = SWEEP_BATCH
+        while looked_at == SWEEP_BATCH:
+            now = self._now()
+            looked_at = self._store.evict(now, now - self.timeout_ms, SWEEP_BATCH, self._registry)
+            await asyncio.sleep(0)
+
+    async def remove_forever(self) -> None:
+        """Removes the rows of what was deleted, in pieces, until it is cancelled."""
+        while True:
+            try:
+                await self._store.remove_some()
+            except Exception:
+                log.exception("the removal failed and will be tried again")
+            await asyncio.sleep(REMOVAL_SECONDS)
+
+
+def _deleted() -> ChatError:
+    return ChatError("message_not_found", "The message was deleted.", "message_id")
