@@ -1,83 +1,254 @@
-"""What the LLM is sent of a conversation: whole turns from a beginning that stands still. Pure functions.
+"""What the LLM is sent of a conversation: whole turns, from a beginning that stands still. Pure functions.
 
-How a reply uses it, `path` being store.path_up(session_id, parent):
+An LLM server keeps the work that it did on a prompt for as long as the next one begins the same. So a context begins
+where its parent's did, and grows; when it is full, its older half is dropped at once. Each turn keeps where its
+context began, and why, so that the same is found after a restart, a rewind or a change of branch.
+
+A context begins with a turn that opens with a user's message, so a round of tool calls is never cut in two. What is
+newly said goes whole, and so does the round it belongs to, whatever the limits are.
+
+How a reply uses it (`path` is what the store reads upwards from the parent):
 
     head = Head.of(model, fields, [system_message(prompt)])
     context = plan(path, said, head, limits.budget(model, fields, listed))
     while True:
         try:
             answer = await llm.ask(context.messages, fields)
+            break
         except TooLong as error:
-            limits.refused(model, fields, context.size, error)
-            context = shrink(context, limits.budget(model, fields, listed), error)  # raises it when nothing is left
-    turn.context_start, turn.context_key = context.start, context.key; limits.accepted(model, context.size, usage)
+            limits.refused(model, fields, context.count, context.tokens, error)
+            context = shrink(context, limits.budget(model, fields, listed), error)
+    # and when it is answered: limits.answered(model, context.count, prompt_tokens or context.tokens),
+    # and the turn keeps context.start as its context_start, context.key as its context_key.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
-from chatbot.chat.limits import Budget, Sent
+from chatbot.chat import tokens
+from chatbot.chat.limits import LISTED, MESSAGES, REFUSED, Budget
+from chatbot.chat.turn_messages import DELETED, may_open, opens, role_of, sent_of
 from chatbot.errors import TooLong
-from chatbot.records import Turn
+from chatbot.ids import message_id
+from chatbot.records import Turn, as_json
 
-WHOLE = "whole conversation"
+WHOLE = "whole_conversation"
+"""Why a context begins where it does, when nothing was dropped; the other reasons are the words of limits.py."""
 
 
 class Head(NamedTuple):
-    """What stands before the turns: the system messages (JSON); `key` tells whether it is the same as before."""
+    """What stands before the turns: system messages (JSON). `key` is a hash by which it is known again."""
 
     messages: tuple[str, ...]
     key: str
-    size: int
+    length: int
 
     @classmethod
     def of(cls, model: str, fields: Mapping[str, Any], messages: Iterable[str]) -> Head:
-        """The head of a request; of its `fields` the tools stand before the turns too."""
-        raise NotImplementedError
-
-
-class Context:
-    """What is sent. `messages` are JSON texts, the head's first.
-
-    `count` is how many there are besides the head's, `turns` of how many turns, `start` the first of these
-    (its seq; None: there is none), `first` the id of the first message, `key` what the turn keeps as context_key, `reason`
-    why it begins there (WHOLE, or a word of limits.py), `tokens` about how many tokens all of it measures.
-    """
-
-    messages: list[str]
-    count: int
-    turns: int
-    start: int | None
-    first: str | None
-    key: str
-    reason: str
-    tokens: int
-    size: Sent
+        """The head of a request; the tools among its `fields` stand before the turns, too."""
+        messages, tools = tuple(messages), as_json(fields["tools"]) if fields.get("tools") else ""
+        key = hashlib.sha256(as_json([model, tools, messages]).encode("utf-8", "surrogatepass")).hexdigest()[
+            :16
+        ]
+        return cls(messages, key, sum(map(tokens.length_of, messages)) + tokens.length_of(tools))
 
 
 def system_message(content: str) -> str:
     """A system message as JSON."""
-    raise NotImplementedError
+    return as_json({"role": "system", "content": content})
+
+
+class _Material(NamedTuple):
+    """What a context is chosen from: the turns (oldest first), what is sent of each and, last, what is newly said.
+
+    `starts` are the places at which it may begin; `counts` and `totals` how many messages and tokens it has from each place
+    on. `is_whole`: no turn stands before these. `began` and `reason`: where the last turn's context began (None: another
+    head stood before it), and why.
+    """
+
+    head: Head
+    turns: Sequence[Turn]
+    sent: Sequence[Sequence[str]]
+    starts: Sequence[int]
+    counts: Sequence[int]
+    totals: Sequence[int]
+    is_whole: bool
+    began: int | None
+    reason: str
+
+    def exceeds(self, start: int, budget: Budget) -> str | None:
+        """The word for the limit that a context from there would exceed."""
+        if self.counts[start] > budget.messages:
+            return budget.messages_reason
+        if budget.tokens is not None and self.totals[start] > budget.tokens:
+            return budget.tokens_reason
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is sent; made by plan() and shrink().
+
+    `messages` are JSON texts, the head's first; `count` is how many there are besides the head's. `tokens` is about
+    how many they all measure. `reason` says why it begins there; `key` is what the turn keeps as its context_key.
+    """
+
+    messages: list[str]
+    count: int
+    tokens: int
+    reason: str
+    key: str
+    _place: int
+    _material: _Material
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """The turns that are sent."""
+        return self._material.turns[self._place :]
+
+    @property
+    def start(self) -> int | None:
+        """What the turn keeps as its context_start: the first turn that is sent; None: it begins with itself."""
+        return self.turns[0].seq if self.turns else None
+
+    @property
+    def first(self) -> str | None:
+        """The id of the first message that is sent; None: it is what is newly said."""
+        if not self.turns:
+            return None
+        said = (place for place, text in enumerate(self.turns[0].messages, 1) if text != DELETED)
+        return message_id(self.turns[0].turn_id, next(said, 0))
+
+    @property
+    def measured(self) -> int | None:
+        """How many tokens it measured up to its newest answer, by the LLM's own count."""
+        is_same = self.turns and self._material.began == self.start
+        return tokens.counted(self.turns[-1]) if is_same else None
 
 
 def plan(
     path: Iterable[Turn], said: Sequence[str], head: Head, budget: Budget, *, send_reasoning: bool = False
 ) -> Context:
-    """What is sent with what is newly `said` (JSON messages; none: what the next question would be sent).
+    """What is sent with what is newly `said` (JSON messages; none: with whatever a user may say next).
 
     `path` is the conversation from its newest turn upwards, and is read only as far as needed.
     """
-    raise NotImplementedError
+    material = _material(path, said, head, budget, send_reasoning)
+    starts = material.starts
+    begin, reason = starts[0], material.exceeds(starts[0], budget)
+    if reason and material.began is None:  # as much as fits
+        begin = next((start for start in starts if not material.exceeds(start, budget)), starts[-1])
+    elif reason:
+        size = len(material.turns) - begin
+        wanted = begin
+        if material.counts[begin] > budget.messages:
+            wanted = len(material.turns) - max(1, (size - 1) // 2)
+        begin = _step(material, begin, max(wanted, _half(material, begin, budget)), budget)
+    if begin == 0 and material.is_whole:
+        reason = WHOLE
+    return _context(material, begin, reason or material.reason)
 
 
 def shrink(context: Context, budget: Budget, error: TooLong) -> Context:
-    """The context without its older half, after the LLM refused it; raises the error if nothing is left to drop."""
-    raise NotImplementedError
+    """The context without its older half, after the LLM refused it; raises the error if none of it can go."""
+    material, begin = context._material, context._place
+    if begin == material.starts[-1]:
+        raise error
+    size = len(context.turns)
+    is_named = budget.tokens_reason == LISTED and context.tokens > (budget.tokens or 0)
+    if is_named:
+        wanted = _half(material, begin, budget)
+    else:
+        wanted = begin + size - size // 2
+    return _context(material, _step(material, begin, wanted, budget), LISTED if is_named else REFUSED)
 
 
-def open_calls(turn: Turn) -> list[str]:
-    """The ids of the tool calls of a turn that wait for their outputs: those that the LLM would be sent."""
-    raise NotImplementedError
+def _half(material: _Material, begin: int, budget: Budget) -> int:
+    """The place from which on at least half of what is allowed is used, where tokens are too many."""
+    if budget.tokens is None or material.totals[begin] <= budget.tokens:
+        return begin
+    half = (budget.tokens + material.totals[-1]) // 2  # of what is left beside that which goes anyway
+    return max((start for start in material.starts if material.totals[start] >= half), default=begin)
+
+
+def _step(material: _Material, begin: int, wanted: int, budget: Budget) -> int:
+    """The first place after `begin`, and from the `wanted` one on, that is within the limits.
+
+    A turn stays where one can: a last round that is longer than what was wanted.
+    """
+    later = [start for start in material.starts if start > begin] or [begin]
+    with_turns = [start for start in later if start < len(material.turns)]
+    if wanted < len(material.turns) and with_turns:
+        wanted = min(wanted, with_turns[-1])
+    fitting = (start for start in later if start >= wanted and not material.exceeds(start, budget))
+    return next(fitting, later[-1])
+
+
+def _context(material: _Material, begin: int, reason: str) -> Context:
+    sent = [message for messages in material.sent[begin:] for message in messages]
+    return Context(
+        [*material.head.messages, *sent],
+        len(sent),
+        material.totals[begin],
+        reason,
+        f"{material.head.key}:{reason}",
+        begin,
+        material,
+    )
+
+
+def _material(
+    path: Iterable[Turn], said: Sequence[str], head: Head, budget: Budget, send_reasoning: bool
+) -> _Material:
+    opened = not said or may_open(said[0])
+    turns, began, reason, is_whole = _read(path, opened, head, budget)
+    sent = sent_of(turns, said, send_reasoning=send_reasoning)
+    lengths = [_lengths(turn, messages) for turn, messages in zip(turns, sent, strict=False)]
+    new = sum(map(tokens.length_of, sent[-1]))
+    totals = tokens.measure(
+        turns, lengths, head=head.length, said=new, began=began, send_reasoning=send_reasoning
+    )
+    counts = list(accumulate((len(messages) for messages in reversed(sent)), initial=0 if said else 1))
+    starts = [place for place, turn in enumerate(turns) if (place == 0 and is_whole) or opens(turn)]
+    if opened:
+        starts.append(len(turns))
+    starts = starts or [0]
+    return _Material(head, turns, sent, starts, counts[:0:-1], totals, is_whole, began, reason)
+
+
+def _read(
+    path: Iterable[Turn], opened: bool, head: Head, budget: Budget
+) -> tuple[list[Turn], int | None, str, bool]:
+    """The turns that may be sent, oldest first, where the last context began and why, and whether it is all.
+
+    A turn that only added messages was not sent, so it doesn't tell where a context began.
+    """
+    turns: list[Turn] = []
+    began, reason, messages, length, is_known = None, MESSAGES, 0, 0, False
+    for turn in path:
+        is_enough = messages > budget.messages or (
+            budget.tokens is not None and length * tokens.LEAST_RATE > budget.tokens
+        )
+        if opened and (turn.seq < began if began is not None else is_enough):
+            return turns[::-1], began, reason, False
+        if not is_known and turn.context_key:
+            is_known = True
+            key, _, why = turn.context_key.partition(":")
+            if key == head.key:
+                began, reason = turn.seq if turn.context_start is None else turn.context_start, why
+        turns.append(turn)
+        opened = opened or opens(turn)
+        messages += len(turn.messages) + (turn.output is not None)
+        length += tokens.length_of(turn.input) + tokens.length_of(turn.output or "")
+    return turns[::-1], began, reason, True
+
+
+def _lengths(turn: Turn, sent: Sequence[str]) -> tokens.Lengths:
+    answer = sent[-1:] if turn.output is not None and sent and role_of(sent[-1]) == "assistant" else ()
+    said = sent[: len(sent) - len(answer)]
+    return tokens.Lengths(sum(map(tokens.length_of, said)), sum(map(tokens.length_of, answer)))

@@ -1,4 +1,8 @@
-"""What an LLM takes: the limits of its contexts, as configured, as its server says, and as its refusals teach."""
+"""What an LLM takes: the limits of a context, as configured, as the LLM says, and as its refusals teach.
+
+Nothing says reliably what limits an LLM, so two explanations of its refusals are kept for each model, and each only
+for as long as no answer contradicts it: the tokens were too many, or else the messages were.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,8 @@ MESSAGES, TOKENS, LISTED, REFUSED = (
 )
 """What may limit a context: the two settings, what the LLM says that it takes, and what it refused."""
 
+_MAX_ROOM = 4096  # tokens for the answer, if the request doesn't say
+
 
 class Budget(NamedTuple):
     """What a context may be: so many messages besides the system prompt, so many tokens in all (None: any).
@@ -29,27 +35,84 @@ class Budget(NamedTuple):
     tokens_reason: str = TOKENS
 
 
-class Sent(NamedTuple):
-    """The size of a context: how many messages besides the system prompt, and about how many tokens."""
+@dataclass
+class _Learned:
+    """What is known of a model.
 
-    messages: int
-    tokens: int
+    `size` is how many tokens it said that it takes. The others are the least that was refused and the most that was
+    answered since, in tokens and in messages.
+    """
+
+    size: int | None = None
+    refused_tokens: int | None = None
+    refused_messages: int | None = None
+    answered_tokens: int = 0
+    answered_messages: int = 0
 
 
 class ContextLimits:
     """The limits of contexts, learned for as long as the process lives, for each model apart."""
 
     def __init__(self, max_messages: int, max_tokens: int = 0) -> None:
-        raise NotImplementedError
+        self._max_messages = max_messages
+        self._max_tokens = max_tokens
+        self._models: dict[str, _Learned] = {}
 
-    def budget(self, model: str, fields: Mapping[str, Any], listed: int | None) -> Budget:
+    def budget(self, model: str, fields: Mapping[str, Any], listed: int | None = None) -> Budget:
         """What a context may be for a request with these fields; `listed`: what the list of models says."""
-        raise NotImplementedError
+        known = self._models.get(model) or _Learned()
+        asked = _asked_room(fields)
+        choices = []
+        size = known.size
+        if self._max_tokens:
+            choices.append((self._max_tokens, TOKENS))
+        elif size is None and listed and listed > known.answered_tokens:
+            size = listed
+        if size is not None:
+            room = asked if asked is not None and asked < size else min(size // 8, _MAX_ROOM)
+            choices.append((size - room, LISTED))
+        if known.refused_tokens is not None:
+            # A sixteenth less: the sizes are estimates.
+            choices.append((max(1, known.refused_tokens * 15 // 16 - (asked or 0)), REFUSED))
+        tokens, tokens_reason = min(choices) if choices else (None, TOKENS)
+        if known.refused_messages is not None and known.refused_messages <= self._max_messages:
+            return Budget(max(1, known.refused_messages - 1), tokens, REFUSED, tokens_reason)
+        return Budget(self._max_messages, tokens, MESSAGES, tokens_reason)
 
-    def refused(self, model: str, fields: Mapping[str, Any], sent: Sent, error: TooLong) -> None:
+    def refused(
+        self, model: str, fields: Mapping[str, Any], messages: int, tokens: int, error: TooLong
+    ) -> None:
         """Learns that so much was too long: it is not asked for again, whatever number the words name."""
-        raise NotImplementedError
+        if not error.is_certain:
+            return
+        known = self._models.setdefault(model, _Learned())
+        total = tokens + (_asked_room(fields) or 0)
+        if total > known.answered_tokens:
+            known.refused_tokens = min(known.refused_tokens or total, total)
+        elif messages > known.answered_messages:
+            known.refused_messages = min(known.refused_messages or messages, messages)
+        else:  # it took more than that before: it is not the LLM that it was, or our estimate is bad
+            known.answered_tokens = known.answered_messages = 0
+        if error.limit is not None and error.limit > known.answered_tokens:
+            known.size = error.limit
 
-    def accepted(self, model: str, sent: Sent, usage: str | None) -> None:
-        """Learns that so much was answered; `usage` is the LLM's own count, as JSON, if it gave one."""
-        raise NotImplementedError
+    def answered(self, model: str, messages: int, tokens: int) -> None:
+        """Learns that so much was answered; `tokens` by the LLM's own count if there is one."""
+        known = self._models.setdefault(model, _Learned())
+        known.answered_tokens = max(known.answered_tokens, tokens)
+        known.answered_messages = max(known.answered_messages, messages)
+        if known.size is not None and tokens > known.size:
+            known.size = None
+        if known.refused_tokens is not None and tokens >= known.refused_tokens:
+            known.refused_tokens = None
+        if known.refused_messages is not None and messages >= known.refused_messages:
+            known.refused_messages = None
+
+
+def _asked_room(fields: Mapping[str, Any]) -> int | None:
+    """How many tokens the request wants for the answer, if it says."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = fields.get(name)
+        if type(value) is int and value > 0:
+            return value
+    return None
