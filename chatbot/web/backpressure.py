@@ -1,0 +1,158 @@
+"""Sends bytes to a client no faster than it reads; who reads nothing at all is dropped by connection.py.
+
+Each connection lets its transport hold back a writer as soon as one byte stays unsent, so waiting for the
+transport (`drain`) means waiting until the client has been sent everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
+from typing import cast
+
+from aiohttp import web
+from aiohttp.http_writer import StreamWriter
+
+MAX_UNSENT = 64 * 1024
+"""Bytes that may wait for one client beyond the kernel's own buffers."""
+
+STALL_SECONDS = 30.0
+"""How long a client may read nothing of what waits for it."""
+
+
+class PiecesResponse(web.StreamResponse):
+    """An answer whose body is made piece by piece while the client reads it; middleware.py sends it.
+
+    The pieces may be of any size. They are asked for when they are needed, so what they read must still be
+    there then; an error that they raise cuts the answer off.
+    """
+
+    def __init__(
+        self,
+        pieces: Iterable[bytes],
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> None:
+        super().__init__(status=status, headers=headers)
+        self.content_type = content_type
+        self._pieces: Iterable[bytes] = pieces
+
+    def take_pieces(self) -> Iterable[bytes]:
+        """The pieces, which the answer no longer holds then."""
+        pieces, self._pieces = self._pieces, ()
+        return pieces
+
+
+class EventWriter:
+    """Writes a stream whose headers were sent straight to the connection.
+
+    What aiohttp does between StreamResponse.write and the transport would cost more than all that we do to a
+    token. Whatever is written is whole events. `filler` is what may stand between two of them and means
+    nothing: it is sent to find out whether a client that ended its half of the connection still listens.
+    """
+
+    def __init__(self, request: web.Request, filler: bytes = b"") -> None:
+        self._transport = transport_of(request)
+        self._writer = cast(StreamWriter, request.writer)
+        self._chunked = self._writer.chunked  # HTTP/1.0 has no chunks
+        self._filler = filler
+        request[EVENT_WRITER] = self
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait for the client."""
+        return self._transport.get_write_buffer_size()
+
+    def send(self, data: bytes) -> None:
+        """Sends events at once, or lets them wait for the client."""
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._writer.output_size += len(data)  # by which connection.py sees whether the client reads
+        self._transport.write(data)
+
+    def probe(self) -> None:
+        """Sends the filler."""
+        if self._filler:
+            self.send(self._filler)
+
+    async def wait_for_room(self) -> None:
+        """Waits, if much waits to be sent, until all of it was."""
+        if self.unsent > MAX_UNSENT:
+            await self._writer.drain()
+
+
+EVENT_WRITER = web.RequestKey("event_writer", EventWriter)
+"""The writer of the stream that is the answer to a request."""
+
+
+def transport_of(request: web.BaseRequest) -> asyncio.Transport:
+    """The connection; raises ConnectionResetError if the client has already gone."""
+    if request.transport is None:
+        raise ConnectionResetError("the client has gone")
+    return request.transport
+
+
+async def begin(
+    request: web.Request, response: web.StreamResponse, data: bytes = b"", *, filler: bytes = b""
+) -> EventWriter:
+    """Sends the headers of a stream and its first events; finish() ends it."""
+    transport_of(request)
+    await response.prepare(request)
+    writer = cast(StreamWriter, request.writer)
+    writer.send_headers()
+    events = EventWriter(request, filler)
+    if data:
+        events.send(data)
+    return events
+
+
+async def write(request: web.Request, data: bytes) -> None:
+    """Sends a piece of an answer whose headers were sent, and waits until nothing waits unsent."""
+    await request.writer.write(data)
+    if transport_of(request).get_write_buffer_size():
+        await request.writer.drain()
+
+
+async def finish(request: web.Request, response: web.StreamResponse, data: bytes = b"") -> None:
+    """Sends what is still to be sent of an answer, all of it or the end of a stream, and waits until it is.
+
+    Raises ConnectionResetError when the client has gone.
+    """
+    transport_of(request)
+    with closing(_body_of(response)) as pieces:
+        await response.prepare(request)
+        if request.method != "HEAD":
+            for piece in pieces:
+                await write(request, piece)
+    await response.write_eof(data)  # which waits until the last byte was sent
+
+
+def _body_of(response: web.StreamResponse) -> Generator[bytes]:
+    """The pieces of a body that is long or not yet made; from now on the answer itself does not hold it."""
+    if isinstance(response, PiecesResponse):
+        return _joined(response.take_pieces())
+    if isinstance(response, web.Response) and isinstance(response.body, bytes):
+        body = response.body
+        if len(body) > MAX_UNSENT and not response.prepared:
+            response.headers["Content-Length"] = str(len(body))
+            response.body = None
+            return _joined((body,))
+    return _joined(())
+
+
+def _joined(pieces: Iterable[bytes]) -> Generator[bytes]:
+    """The same bytes in pieces that are neither long nor very short."""
+    waiting: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        for start in range(0, len(piece), MAX_UNSENT):
+            waiting.append(piece[start : start + MAX_UNSENT])
+            size += len(waiting[-1])
+            if size >= MAX_UNSENT // 2:
+                yield b"".join(waiting)
+                waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)

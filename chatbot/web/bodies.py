@@ -1,0 +1,192 @@
+"""Reads the bodies of requests within bounds of size, time and memory, and the JSON in them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import time
+from typing import Any, NoReturn
+
+from aiohttp import web
+
+from chatbot.errors import ChatError
+
+BODY_SECONDS = 30.0
+"""How long a body may take to arrive."""
+
+SMALL = 64 * 1024
+"""Up to this size a body is received however many others are on their way."""
+
+MAX_HELD = 128 * 1024 * 1024
+"""What all bodies that are on their way may hold together."""
+
+MAX_DEPTH = 64
+MAX_STRUCTURE_BYTES = 256 * 1024
+"""What a body may hold besides its strings: everybody waits while it is parsed."""
+
+
+class _Budget:
+    """Counts the bytes of all bodies that are on their way; a process has one memory, and so one of this."""
+
+    held = 0
+
+
+async def read_body(request: web.Request) -> bytes:
+    """Receives the whole body, whatever its Content-Type.
+
+    Raises ChatError: request_too_large, overloaded, invalid_request for one that is compressed, garbled or late.
+    """
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ChatError("invalid_request", "The body must not be compressed.", "Content-Encoding")
+    limit, expected = request.client_max_size, request.content_length or 0
+    if expected > limit:  # need not be waited for
+        raise _too_large(limit)
+    if request.content.is_eof():  # it came with the head, as nearly all do
+        body = request.content.read_nowait()
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
+    _require_room(expected)
+    try:
+        return await _receive(request.content, limit)
+    except web.RequestPayloadError:
+        raise ChatError("invalid_request", "The body is not valid HTTP.") from None
+
+
+async def _receive(content: Any, limit: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    deadline = _Deadline(BODY_SECONDS)
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(deadline.next_look()):
+                    chunk = await content.readany()
+            except TimeoutError:
+                continue
+            if not chunk:
+                return b"".join(chunks)
+            if size + len(chunk) > limit:
+                raise _too_large(limit)
+            _require_room(size + len(chunk))
+            chunks.append(chunk)
+            size += len(chunk)
+            _Budget.held += len(chunk)
+    finally:
+        _Budget.held -= size
+
+
+class _Deadline:
+    """When a body is late; the time for which this process was stopped does not count.
+
+    It was as if the client had been kept from sending. Such a time is one between two looks that was much
+    longer by the real clock than the look was to last.
+    """
+
+    LOOK_SECONDS = 1.0
+
+    def __init__(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._at = self._loop.time() + seconds
+        self._looked = time.monotonic()
+
+    def next_look(self) -> float:
+        """How long to wait at most until asking again; raises ChatError when it is late."""
+        now = time.monotonic()
+        stopped = now - self._looked - self.LOOK_SECONDS
+        self._looked = now
+        if stopped > 1:
+            self._at += stopped
+        left = self._at - self._loop.time()
+        if left <= 0:
+            raise ChatError("invalid_request", f"The body did not arrive within {BODY_SECONDS:g} seconds.")
+        return min(left, self.LOOK_SECONDS)
+
+
+def _require_room(size: int) -> None:
+    if size + _Budget.held > MAX_HELD and size > SMALL:
+        raise ChatError("overloaded", "Too many large requests at once.", retry_after="1")
+
+
+def _too_large(limit: int) -> ChatError:
+    return ChatError("request_too_large", f"The body exceeds {limit} bytes.")
+
+
+# JSON
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_strict = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+def parse_json(body: bytes) -> Any:
+    """The value of a JSON text; one that is empty is an empty object.
+
+    Refuses, naming the field, what Python takes for JSON and what JSON, Unicode or a small stack do not.
+    Raises ChatError: invalid_json, invalid_request.
+    """
+    if not body.strip():
+        return {}
+    if len(body) > MAX_STRUCTURE_BYTES and len(_STRING.sub(b"", body)) > MAX_STRUCTURE_BYTES:
+        limit = MAX_STRUCTURE_BYTES // 1024
+        raise ChatError("invalid_request", f"The body has more than {limit} KiB besides its strings.")
+    numbers_are_sane = True
+
+    def odd_number(text: str) -> float:
+        nonlocal numbers_are_sane
+        numbers_are_sane = False
+        return float(text)
+
+    def number(text: str) -> float:
+        return value if math.isfinite(value := float(text)) else odd_number(text)
+
+    try:
+        text = body.decode().removeprefix("\ufeff")
+        value = json.loads(text, parse_float=number, parse_constant=odd_number)
+    except UnicodeDecodeError:
+        raise ChatError("invalid_json", "The body is not UTF-8.") from None
+    except RecursionError:
+        raise ChatError("invalid_json", "The body is nested too deeply.") from None
+    except ValueError as error:
+        # The message of a JSONDecodeError has the place and none of the text; others (a number of
+        # thousands of digits) have no place.
+        has_place = isinstance(error, json.JSONDecodeError)
+        place = f" at line {error.lineno}, column {error.colno}" if has_place else ""
+        raise ChatError("invalid_json", f"The body is not JSON{place}.") from None
+    may_be_deep = body.count(b"[") + body.count(b"{") > MAX_DEPTH
+    if may_be_deep or not numbers_are_sane or _SURROGATE.search(body):
+        _check_sanity(value)
+    return value
+
+
+def _check_sanity(value: Any) -> None:
+    """Looks at each field; nearly no body has what makes this necessary."""
+    fields = value.items() if isinstance(value, dict) else [("The body", value)]
+    for name, item in fields:
+        shown = name.encode("utf-8", "replace").decode()[:100]
+        if _depth(item) > MAX_DEPTH:
+            _refuse(shown, "is nested too deeply")
+        try:
+            (name + _strict(item)).encode()
+        except UnicodeEncodeError:
+            _refuse(shown, "has half a surrogate pair")
+        except ValueError:
+            _refuse(shown, "has a number that JSON does not have")
+
+
+def _depth(value: Any) -> int:
+    """How deep the arrays and objects are, counted up to a little more than is allowed."""
+    level, depth = [value], 0
+    while depth <= MAX_DEPTH:
+        level = [item for item in level if isinstance(item, dict | list)]
+        if not level:
+            break
+        depth += 1
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    return depth
+
+
+def _refuse(name: str, why: str) -> NoReturn:
+    raise ChatError("invalid_request", f"{name} {why}.", None if name == "The body" else name) from None

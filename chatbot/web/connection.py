@@ -1,0 +1,270 @@
+"""One client's connection: what HTTP is let through, how long it may read nothing, how many there may be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.http import HttpProcessingError, HttpVersion11
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+
+from chatbot.errors import ChatError
+from chatbot.web.answers import error_response, http_error
+from chatbot.web.backpressure import EVENT_WRITER, MAX_UNSENT, STALL_SECONDS
+from chatbot.web.logs import access_log, request_id
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 75.0
+"""How long a connection may be without a complete request; longer than proxies keep theirs (nginx: 60)."""
+
+LOOK_SECONDS = 5.0
+"""How often it is looked whether a client reads."""
+
+SURPLUS_SECONDS = 1.0
+"""How long a connection lives that came when there were already as many as there may be."""
+
+PROBE_SECONDS = (0.01, 0.1, 1.0)
+"""When it is looked whether a client that ended its half of the connection has answered that it is gone."""
+
+MAX_HEAD = 32 * 1024
+"""Bytes of a request before its body."""
+
+OPTIONS: dict[str, Any] = {
+    "access_log": None,
+    "auto_decompress": False,
+    "keepalive_timeout": KEEP_ALIVE_SECONDS,
+    "max_line_size": MAX_HEAD,
+    "max_field_size": MAX_HEAD,
+    "read_bufsize": 64 * 1024,  # of each body that nobody reads yet, twice this is kept
+}
+"""What aiohttp's connections are made with."""
+
+
+@dataclass
+class Room:
+    """How many connections there are and may be: `limit` are served, `surplus` more are told that it is full."""
+
+    limit: int = 1_000_000
+    surplus: int = 0
+    open: int = 0
+    refused: int = 0
+    stalled: int = 0
+    dropped: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more would only be sent away."""
+        return self.open >= self.limit
+
+
+class Connection(web.RequestHandler):
+    """One client's connection; tells even what is no HTTP in the shape of our errors."""
+
+    __slots__ = ("_half_closed", "_looked_at", "_room", "_sent", "_since", "_stall_timer", "is_surplus")
+
+    def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop, room: Room) -> None:
+        super().__init__(manager, loop=loop, **OPTIONS)
+        self._parser = cast(Any, _StrictParser(self._parser))
+        self._room = room
+        self.is_surplus = room.is_full
+        self._half_closed = False
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._sent = 0  # at the last look
+        self._since = 0.0  # when that was first so
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Bounds what the kernel holds unsent for a client, so that a slow reader is seen to read.
+
+        It would take megabytes, and say that there is room only when a third of them was read.
+        """
+        self._room.open += 1
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux, macOS
+            with suppress(OSError):  # it may have been reset already
+                connection = transport.get_extra_info("socket")
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
+        # Has pause_writing called at the first byte that stays unsent.
+        cast(asyncio.Transport, transport).set_write_buffer_limits(0)
+        super().connection_made(transport)
+        if self.is_surplus:
+            self._loop.call_later(SURPLUS_SECONDS, self.force_close)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Lets go of all that is large: what is left of it may wait for the garbage collector."""
+        self._room.open -= 1
+        if self._paused:
+            self._room.stalled -= 1
+        if self._stall_timer:
+            self._stall_timer.cancel()
+        super().connection_lost(exc)
+        self._messages.clear()
+        self._message_tail = b""
+
+    # Clients that do not read
+
+    def pause_writing(self) -> None:
+        """Begins to watch whether the client reads: something could not be sent at once."""
+        super().pause_writing()
+        self._room.stalled += 1
+        self._sent, self._since = self._count_sent(), self._loop.time()
+        if not self._stall_timer:
+            self._stall_timer = self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def resume_writing(self) -> None:
+        """Everything was sent. The timer notices, for this may happen often."""
+        self._room.stalled -= 1
+        super().resume_writing()
+
+    def _count_sent(self) -> int:
+        """How many bytes of the current answer have left this process."""
+        request, transport = self._current_request, self.transport
+        if request is None or transport is None:
+            return 0
+        return request.writer.output_size - transport.get_write_buffer_size()
+
+    def _look(self) -> None:
+        self._stall_timer = None
+        if not self._paused or self.transport is None:
+            return
+        if (sent := self._count_sent()) != self._sent:
+            self._sent, self._since = sent, self._loop.time()
+        elif self._loop.time() - self._since >= STALL_SECONDS:
+            # If this process was stopped, the client may have read all it could: send first, then judge.
+            # Of two turns of the event loop the first at least has asked which sockets have room.
+            self._loop.call_soon(self._loop.call_soon, self._drop_if_stalled)
+            return
+        self._stall_timer = self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def _drop_if_stalled(self) -> None:
+        if self._paused and self.transport is not None and self._count_sent() == self._sent:
+            self._room.dropped += 1
+            self.transport.abort()
+        else:
+            self._look()
+
+    # Clients that have said all they will say
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
+        """Keeps the connection for the answers that are due; returns whether there are any.
+
+        A client that left looks the same at first, so it is sent something that means nothing: who is gone
+        answers that with a reset.
+        """
+        request = self._current_request
+        if self.transport is None or not (request or self._messages):
+            return False
+        if request and not request.content.is_eof():
+            return False  # the rest of its body will never come
+        self._half_closed = True
+        if request and (writer := request.get(EVENT_WRITER)):
+            writer.probe()
+        elif request and request.version >= HttpVersion11 and not request.writer.output_size:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        for seconds in PROBE_SECONDS:
+            self._loop.call_later(seconds, self._end_if_reset)
+        return True
+
+    def _end_if_reset(self) -> None:
+        if self.transport is not None:
+            connection = self.transport.get_extra_info("socket")
+            if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self.transport.abort()
+
+    # Answers that do not come from the application
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answers a request that never reached the application; the connection is closed after it."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client has gone: nobody to answer, nothing to log
+        if isinstance(exc, LineTooLong):
+            error = ChatError("headers_too_large", f"The headers exceed {MAX_HEAD} bytes.")
+        elif isinstance(exc, HttpProcessingError):
+            error = ChatError("invalid_request", "The request is not valid HTTP.")
+        else:
+            log.error("a request crashed", exc_info=exc)
+            error = ChatError("internal_error", "Internal error.")
+        if isinstance(exc, HttpProcessingError):
+            access_log.info("- - %d bad HTTP: %s", error.status, type(exc).__name__)
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("the answer had begun")
+        response = error_response(error, {"X-Request-ID": request_id(request)})
+        response.force_close()
+        return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Writes an answer, in our shape also one that aiohttp made before the middleware (Expect)."""
+        if not resp.prepared and isinstance(resp, web.HTTPException) and isinstance(request, web.Request):
+            access_log.info("- - %d %s", resp.status, type(resp).__name__)
+            resp = http_error(resp, request.client_max_size)
+        finished = await super().finish_response(request, resp, start_time)
+        if self._half_closed and not self._messages:
+            self._close = True  # no more requests will come
+        return finished
+
+
+class Refusal(asyncio.Protocol):
+    """A connection for which there is no room at all: it is closed unread."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Closes it."""
+        cast(asyncio.Transport, transport).abort()
+
+
+def is_surplus(request: web.Request) -> bool:
+    """Whether it came over a connection that is one too many."""
+    connection = request.protocol
+    return isinstance(connection, Connection) and connection.is_surplus
+
+
+class _StrictParser:
+    """Stands before aiohttp's parser, in C or in Python, and refuses what only one of them does, or none."""
+
+    def __init__(self, parser: Any) -> None:
+        self._parser = parser
+        self._head = 0  # bytes of a head that is not complete
+        self._body: Any = None  # of the last request
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+    def feed_data(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
+        """What the parser makes of the next bytes; raises HttpProcessingError for what cannot be served."""
+        try:
+            found = cast(tuple[Sequence[Any], bool, bytes], self._parser.feed_data(data))
+        except HttpProcessingError:
+            raise
+        except ValueError as error:  # of the parser in Python, for bytes that are no text
+            raise BadHttpMessage(str(error)) from None
+        messages = found[0]
+        if messages:
+            self._head = 0
+            self._body = messages[-1][1]
+            for message, _ in messages:
+                _check(message)
+        elif self._body is None or self._body.is_eof():
+            self._head += len(data)
+            if self._head > MAX_HEAD:
+                raise LineTooLong(b"headers", MAX_HEAD)
+        return found
+
+
+def _check(message: Any) -> None:
+    size = len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)
+    if size > MAX_HEAD:
+        raise LineTooLong(b"headers", MAX_HEAD)
+    if not message.path.isascii() or not message.headers.get("Expect", "").isascii():
+        raise BadHttpMessage("bytes that are no text")

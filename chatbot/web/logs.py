@@ -1,0 +1,108 @@
+"""The log: one line a request, as text or as JSON, and nothing secret in any."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from chatbot.ids import new_id
+
+access_log = logging.getLogger("chatbot.access")
+
+REQUEST_ID = web.RequestKey("request_id", str)
+SESSION_ID = web.RequestKey("session_id", str)
+"""The session that a request turned out to be about; becomes X-Session-ID."""
+
+LOG_FIELDS = web.RequestKey("log_fields", dict[str, Any])
+"""What a handler has to say in the line of its request: of a chat the model, times, tokens, its end."""
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_PLAIN = re.compile(r"[^\s\"=]+")
+
+LEFT = 499
+"""nginx's status for a client that left before it had the answer."""
+
+
+def request_id(request: web.BaseRequest) -> str:
+    """The client's X-Request-ID if it can be trusted in a log, else a new one; the same when asked again."""
+    known: str | None = request.get(REQUEST_ID)
+    if known:
+        return known
+    given = request.headers.get("X-Request-ID", "")
+    request[REQUEST_ID] = made = given if _SAFE_ID.fullmatch(given) else new_id()
+    return made
+
+
+def route_of(request: web.Request) -> str:
+    """The route that serves a request and not its path, which holds a session's id."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource else "-"
+
+
+def log_request(request: web.Request, route: str, status: int, seconds: float) -> None:
+    """Writes the line of a request that has ended."""
+    if not access_log.isEnabledFor(logging.INFO):
+        return
+    fields: dict[str, Any] = {}
+    if session_id := request.get(SESSION_ID):
+        fields["session"] = session_id[:8]
+    fields |= {name: value for name, value in request.get(LOG_FIELDS, {}).items() if value is not None}
+    milliseconds, label = round(seconds * 1000, 1), request_id(request)
+    extra = {
+        "fields": {
+            "method": request.method,
+            "route": route,
+            "status": status,
+            "duration_ms": milliseconds,
+            "request_id": label,
+            **fields,
+        },
+        "shown": "".join(f" {name}={_quoted(value)}" for name, value in fields.items()),
+    }
+    access_log.info("%s %s %d %.1fms %s", request.method, route, status, milliseconds, label, extra=extra)
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) and text.isascii() else json.dumps(text)
+
+
+class TextFormatter(logging.Formatter):
+    """One line for people."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line without a traceback."""
+        return super().formatMessage(record) + getattr(record, "shown", "")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, for programs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; a traceback is one of its fields."""
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, Any] = {
+            "time": time.removesuffix("+00:00") + "Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= getattr(record, "fields", {})
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def set_up(level: str, log_format: str) -> None:
+    """Sends the log to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    logging.basicConfig(level=level, handlers=[handler])

@@ -1,0 +1,96 @@
+"""What every request passes on its way in and out: who may come in, the shape of errors, the line in the log."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+
+from chatbot.errors import ChatError, without_frames
+from chatbot.web import backpressure
+from chatbot.web.access import Access
+from chatbot.web.answers import error_response, http_error
+from chatbot.web.connection import is_surplus
+from chatbot.web.logs import LEFT, SESSION_ID, log_request, request_id, route_of
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Observer = Callable[[str, str, int, float], None]
+"""Is given the method, the route, the status and the seconds of each request that has ended."""
+
+
+class Gate:
+    """The middleware of the application, and the signal that adds the headers that all answers bear."""
+
+    def __init__(self, access: Access, observe: Observer = lambda *_: None) -> None:
+        self._access = access
+        self._observe = observe
+
+    def install(self, app: web.Application) -> None:
+        """Puts it before all routes of `app`."""
+        app.middlewares.append(self.pass_through)
+        app.on_response_prepare.append(self.set_headers)
+
+    @web.middleware
+    async def pass_through(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Has a request answered, sends the answer, and notes down how it went."""
+        began = time.perf_counter()
+        status = LEFT
+        try:
+            response = await self._answer(request, handler)
+            if not response.prepared:
+                if not request.content.is_eof() or is_surplus(request):
+                    response.force_close()  # the rest of a body that nobody reads is no next request
+                await backpressure.finish(request, response)
+            status = response.status
+            return response
+        except BaseException as error:
+            # What a client that left was being sent must not stay until the garbage collector comes by:
+            # a closed connection is a cycle, which holds this error, which holds all its frames.
+            traceback.clear_frames(error.__traceback__)
+            raise
+        finally:
+            route, seconds = route_of(request), time.perf_counter() - began
+            log_request(request, route, status, seconds)
+            self._observe(request.method, route, status, seconds)
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            if is_surplus(request) and request.path != "/api/health":
+                raise ChatError("overloaded", "Too many connections.", retry_after="1")
+            self._access.check_origin(request)
+            if preflight := self._access.preflight(request):
+                return preflight
+            self._access.check_key(request)
+            return await handler(request)
+        except ChatError as error:
+            return error_response(without_frames(error))
+        except web.HTTPException as error:
+            return http_error(error, request.client_max_size)
+        except ConnectionError:
+            raise  # the client has gone, or was dropped
+        except Exception:
+            log.exception("request %s crashed", request_id(request))
+            if request.writer.output_size:
+                raise ConnectionResetError("the answer had begun") from None
+            return error_response(ChatError("internal_error", "Internal error."))
+
+    async def set_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Adds the headers that every answer bears; an on_response_prepare signal."""
+        headers = response.headers
+        headers["Server"] = "chatbot"  # and not the versions of what it is made of
+        headers["X-Request-ID"] = request_id(request)
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers.setdefault("Cache-Control", "no-store")
+        session_id = request.get(SESSION_ID)
+        if session_id and not request.path.startswith("/v1/responses"):  # there an id opens one branch only
+            headers["X-Session-ID"] = session_id
+        if request.version < HttpVersion11:  # the end of the connection is the end of its answer
+            response.force_close()
+            headers["Connection"] = "close"
+        self._access.set_headers(request, response)
