@@ -1,0 +1,51 @@
+"""The ids of OpenAI's door, and what they say: a conversation is a session, an item belongs to a turn.
+
+`conv_` is followed by the session's id, `resp_` by the session's first two hex digits (by which a proxy knows
+where it belongs) and by unguessable ones. An item's id is its turn's, whose last three digits are its place:
+from 001 on what was said, from 800 on what was answered. Two more digits tell the calls of one message apart.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import uuid
+
+FIRST_OUTPUT = 0x800
+"""The place of the first item of an answer."""
+
+_CONVERSATION = re.compile(r"conv_([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_ITEM = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{29}[0-9a-f]{3})(?:[0-9a-f]{2})?")
+_RESPONSE = re.compile(r"resp_[0-9a-f]{34}")
+
+
+def conversation_id(session_id: str) -> str:
+    """What this door calls a session."""
+    return f"conv_{session_id}"
+
+
+def session_of(conversation: str) -> str | None:
+    """The session that a conversation is, its id written with dashes or without; None if it is no such id."""
+    found = _CONVERSATION.fullmatch(conversation.lower())
+    return str(uuid.UUID(found[1])) if found else None
+
+
+def new_response_id(session_id: str) -> str:
+    """An id that nobody can guess and that begins as the session's does."""
+    return f"resp_{session_id[:2]}{secrets.token_hex(16)}"
+
+
+def is_response_id(text: str) -> bool:
+    """Whether a text may be a response's id."""
+    return _RESPONSE.fullmatch(text) is not None
+
+
+def item_id(prefix: str, turn_id: str, place: int, call: int = 0) -> str:
+    """The id of an item of a turn; `call` counts the calls of one message that was said."""
+    return f"{prefix}_{turn_id.replace('-', '')[:-3]}{place:03x}" + (f"{call:02x}" if call else "")
+
+
+def turn_of(item: str) -> str | None:
+    """The id of the turn that an item belongs to; None if it is no such id."""
+    found = _ITEM.fullmatch(item)
+    return str(uuid.UUID(found[1][:-3] + "000")) if found else None

@@ -1,0 +1,159 @@
+"""A streamed response has the events of the specification, the same live as in each replay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatbot.openai.events import ResponseEncoder
+from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead, Chunk, Piece
+from tests.openai.replies import Source, call, parse, play, reasoning, record, refusal, replay, text
+
+ALL_KINDS = [
+    [],
+    [reasoning("Let me "), reasoning("see")],
+    [reasoning(".")],
+    [text("It is"), text(" 21")],
+    [text(" °C. 날씨"), call(0, "", "look_up")],
+    [call(0, '{"city":')],
+    [call(0, '"Seoul"}'), call(1, "{}", "again")],
+    [text("And"), refusal("I won't")],
+    [reasoning("Hm")],
+    [text("ok")],
+]
+
+
+def types(events: list[Any]) -> list[str]:
+    return [event["type"].removeprefix("response.") for event in events]
+
+
+def test_a_text_has_the_events_of_the_specification_in_their_order():
+    events, _ = play([[text("Hel")], [text("lo")]])
+    assert types(events) == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+        "output_text.delta",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
+    assert [event["sequence_number"] for event in events] == [0, 1, 2, 3, 6, 8, 9, 10, 11, 12]
+    assert events[-1]["response"]["output"][0]["content"][0]["text"] == "Hello"
+
+
+def test_what_was_done_is_what_the_response_holds():
+    events, _ = play(ALL_KINDS)
+    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    assert done == sorted(events[-1]["response"]["output"], key=done.index)
+    assert len(done) == len(events[-1]["response"]["output"]) == 7
+    added = [event["item"]["id"] for event in events if event["type"] == "response.output_item.added"]
+    assert added == [item["id"] for item in events[-1]["response"]["output"]]
+
+
+def test_the_deltas_of_each_item_add_up_to_it():
+    events, _ = play(ALL_KINDS)
+    deltas: dict[str, str] = {}
+    for event in events:
+        if event["type"].endswith(".delta"):
+            deltas[event["item_id"]] = deltas.get(event["item_id"], "") + event["delta"]
+    for item in events[-1]["response"]["output"]:
+        parts = item.get("content") or item.get("summary") or [{"text": item.get("arguments")}]
+        assert deltas[item["id"]] == "".join(part.get("text") or part.get("refusal") for part in parts)
+
+
+def test_calls_that_are_written_by_turns_are_done_when_they_are_whole():
+    chunks = [[call(0, '{"a"', "f")], [call(1, '{"b"', "g")], [call(0, ":1}")], [call(1, ":2}")]]
+    events, source = play(chunks, "tool_calls")
+    done = [event for event in events if event["type"] == "response.function_call_arguments.done"]
+    assert [event["arguments"] for event in done] == ['{"a":1}', '{"b":2}']
+    assert events[-1]["response"]["output"][0]["arguments"] == '{"a":1}'
+    assert replay(source) == events
+
+
+def test_one_call_is_done_before_the_next_begins():
+    events, _ = play([[call(0, '{"a":1}', "f")], [call(1, '{"b":2}', "g")]], "tool_calls")
+    items = [name for name in types(events) if name.startswith("output_item")]
+    assert items == ["output_item.added", "output_item.done"] * 2
+
+
+@pytest.mark.parametrize(
+    ("finish", "last", "status", "reason"),
+    [
+        ("stop", "response.completed", "completed", None),
+        ("tool_calls", "response.completed", "completed", None),
+        ("length", "response.incomplete", "incomplete", {"reason": "max_output_tokens"}),
+        ("content_filter", "response.incomplete", "incomplete", {"reason": "content_filter"}),
+        ("cancelled", "response.completed", "cancelled", None),
+    ],
+)
+def test_each_way_to_end_is_told(finish: str, last: str, status: str, reason: Any):
+    events, _ = play([[text("Hel")]], finish)
+    response = events[-1]["response"]
+    assert (events[-1]["type"], response["status"], response["incomplete_details"]) == (last, status, reason)
+    assert response["output"][0]["status"] == ("completed" if status == "completed" else "incomplete")
+
+
+def test_every_place_can_be_gone_on_from():
+    events, source = play(ALL_KINDS)
+    for place, event in enumerate(events):
+        rest = replay(source, event["sequence_number"])
+        assert rest == events[place + 1 :], event["type"]
+
+
+def test_a_running_reply_can_be_gone_on_with_at_every_place():
+    whole, _ = play(ALL_KINDS)
+    for joined in range(len(ALL_KINDS)):
+        source = Source()
+        for pieces in ALL_KINDS[:joined]:
+            source.log.append(pieces)
+        seen = [event for event in whole if event["sequence_number"] < 20]
+        after = seen[-1]["sequence_number"] if joined > 3 else 1
+        encoder = ResponseEncoder(record(), source, after)
+        data, offset = encoder.opening(), encoder.offset
+        while offset < source.length:
+            more, offset = encoder.catch_up(source, offset)
+            data += more
+        for pieces in ALL_KINDS[joined:]:
+            source.log.append(pieces)
+            data += encoder.live(Chunk(b"{}", tuple(pieces)), source.length)
+        source.end("stop")
+        events = parse(data + encoder.ending(source, source.length, live=True))
+        assert events == [event for event in whole if event["sequence_number"] > after], joined
+
+
+@st.composite
+def replies(draw: st.DrawFn) -> list[list[Piece]]:
+    begun: set[int] = set()
+    chunks = []
+    for _ in range(draw(st.integers(1, 8))):
+        pieces = []
+        for _ in range(draw(st.integers(0, 3))):
+            kind = draw(st.sampled_from([TEXT, REASONING, REFUSAL, CALL]))
+            content = draw(st.text("a\n😀{}1", max_size=4))
+            if kind == CALL:
+                number = draw(st.integers(0, 2))
+                head = None if number in begun else CallHead(f"c{number}", "f")
+                begun.add(number)
+                pieces.append(Piece(CALL, content, number, head))
+            else:
+                pieces.append(Piece(kind, content))
+        chunks.append(pieces)
+    return chunks
+
+
+@settings(max_examples=300, deadline=None)
+@given(replies(), st.sampled_from(["stop", "length", "cancelled"]), st.booleans())
+def test_a_replay_of_anything_is_what_was_live(chunks: list[list[Piece]], finish: str, background: bool):
+    asked = {"background": True} if background else {}
+    events, source = play([[text("x")], *chunks], finish, **asked)
+    numbers = [event["sequence_number"] for event in events]
+    assert numbers == sorted(set(numbers))
+    for place, number in enumerate([-1, *numbers]):
+        assert replay(source, number, **asked) == events[place:]

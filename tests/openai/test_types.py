@@ -1,0 +1,69 @@
+"""Every object and event is what openai-python's own types say it is, in strict mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chatbot.errors import ChatError
+from chatbot.openai.events import ResponseEncoder
+from tests.openai.replies import MESSAGE, Source, parse, play, record, text
+from tests.openai.test_events import ALL_KINDS
+
+pytest.importorskip("openai", reason="the extra `clients` is not installed")
+pydantic = pytest.importorskip("pydantic")
+
+from openai.types.responses import Response, ResponseStreamEvent  # noqa: E402
+
+ASKED: list[dict[str, Any]] = [
+    {},
+    {"background": True, "model": "m"},
+    {
+        "conversation": True,
+        "instructions": "Be short.",
+        "metadata": {"a": "b"},
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "temperature": 0.5,
+        "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True}},
+        "tool_choice": {"type": "function", "name": "f"},
+        "tools": [{"type": "function", "name": "f", "parameters": {}, "strict": True, "description": None}],
+    },
+]
+FIELDS = """id object created_at completed_at status incomplete_details model previous_response_id instructions
+output error tools tool_choice truncation parallel_tool_calls text top_p presence_penalty frequency_penalty
+top_logprobs temperature reasoning usage max_output_tokens max_tool_calls store background service_tier metadata
+safety_identifier prompt_cache_key""".split()
+"""What the Open Responses specification requires of a response."""
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("finish", ["stop", "length", "cancelled"])
+def test_every_event_is_one_of_openai_python(asked: dict[str, Any], finish: str):
+    events, _ = play(ALL_KINDS, finish, **asked)
+    adapter = pydantic.TypeAdapter(ResponseStreamEvent)
+    for event in events:
+        known = adapter.validate_python(event, strict=True)
+        assert type(known).model_fields["type"].annotation.__args__ == (event["type"],), event
+    assert all(name in events[-1]["response"] for name in FIELDS)
+
+
+@pytest.mark.parametrize("code", ["llm_error", "llm_rate_limited", "context_too_long", "reply_cancelled"])
+def test_a_failed_response_is_one_of_openai_python(code: str):
+    source = Source(ended=True, error=ChatError(code, "It did not work."))
+    source.log.append([text("Hel")])
+    event = parse(ResponseEncoder(record(), source).error(source.error))[-1]
+    pydantic.TypeAdapter(ResponseStreamEvent).validate_python(event, strict=True)
+    Response.model_validate(event["response"], strict=True)
+    assert event["response"]["output"][0]["content"][0]["text"] == "Hel"
+    expected = "cancelled" if code == "reply_cancelled" else "failed"
+    assert event["response"]["status"] == expected
+    assert (event["type"] == "response.failed") is (expected == "failed")
+
+
+def test_a_response_that_waits_is_one_of_openai_python():
+    source = Source(context_messages=0)
+    response = record(background=True).of_source(source)
+    Response.model_validate(response, strict=True)
+    assert response["status"] == "queued"
+    assert MESSAGE not in str(response)
