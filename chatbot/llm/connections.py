@@ -1,0 +1,57 @@
+"""Connections to the LLM server: which were fresh, and none that has something to say before it is asked."""
+
+from __future__ import annotations
+
+import select
+import socket
+from contextvars import ContextVar
+from typing import Any
+
+import aiohttp
+from aiohttp.connector import Connection
+
+_made: ContextVar[list[socket.socket]] = ContextVar("_made")
+"""The sockets made for the request that runs: none if its connection comes from the pool.
+
+aiohttp tells as much through a TraceConfig, at 30 to 60 µs a request.
+"""
+
+
+def is_fresh() -> bool:
+    """Whether this task's last connection was made for its request."""
+    return bool(_made.get(None))
+
+
+def _new_socket(address: tuple[Any, ...]) -> socket.socket:
+    made = socket.socket(*address[:3])
+    _made.get().append(made)
+    return made
+
+
+class Pool(aiohttp.TCPConnector):
+    """Keeps connections; one that has bytes to read before it is asked is closed and not used.
+
+    Those bytes would be an answer to nobody's question, or to an earlier one: the text of another
+    conversation. A connection that its server has closed is found out in the same way.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(limit=0, socket_factory=_new_socket, **options)
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Connection:
+        while True:
+            made: list[socket.socket] = []
+            _made.set(made)
+            connection = await super().connect(*args, **kwargs)
+            if made or not _has_something(connection):
+                return connection
+            connection.close()
+
+
+def _has_something(connection: Connection) -> bool:
+    protocol, transport = connection.protocol, connection.transport
+    if protocol is None or transport is None or protocol.should_close:
+        return True
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,67 @@
+"""Recognises a chunk that differs from the last in nothing but plain text, without parsing it.
+
+It makes a token a quarter to a third cheaper, and may be deleted: whoever uses it has only to drop the calls.
+
+Chunks of one stream are alike but for their text. What stands around it is learned from a chunk that was
+parsed; one that begins and ends with the same bytes and has a plain string between differs in that string alone.
+"""
+
+from __future__ import annotations
+
+import json
+
+from chatbot.records import REASONING, TEXT, Chunk, Piece
+
+_FIELDS = {TEXT: "content", REASONING: "reasoning_content"}
+
+
+class FastPath:
+    """What was learned of one stream."""
+
+    def __init__(self) -> None:
+        self._before, self._after, self._least = b"\0", b"\0", 2
+        self._kind = TEXT
+        self._credit = 3  # a stream whose chunks are never alike is not studied for long
+        self._has_spoken = False  # nor before its first word is on its way
+
+    def recognise(self, data: bytes) -> Chunk | None:
+        """Reads a chunk like the one that was learned; None for any other. It has no line end in it."""
+        if not data.startswith(self._before) or not data.endswith(self._after):
+            return None
+        literal = data[len(self._before) : -len(self._after)]
+        if b'"' in literal or b"\\" in literal or len(data) < self._least:
+            return None
+        try:
+            text = literal.decode()
+        except UnicodeDecodeError:
+            return None
+        if not text.isprintable():  # control characters are no JSON
+            return None
+        self._credit += 1
+        return Chunk(data, (Piece(self._kind, text),) if text else ())
+
+    def study(self, chunk: Chunk) -> None:
+        """Learns from a chunk that was parsed and is passed on as it came, if it is one of plain text."""
+        if len(chunk.pieces) != 1 or chunk.pieces[0].kind not in _FIELDS:
+            return
+        if self._has_spoken and self._credit >= 3:
+            self._learn(chunk.data, chunk.pieces[0])
+        self._has_spoken = True
+
+    def _learn(self, data: bytes, piece: Piece) -> None:
+        """Remembers what stands around the text, having proved that it is the text that stands there."""
+        self._credit -= 3
+        name = _FIELDS[piece.kind]
+        literal = json.dumps(piece.text, ensure_ascii=False).encode()
+        start = data.find(literal, data.find(b'"%b"' % name.encode()) + len(name) + 2)
+        if start < 0:
+            return
+        before, after = data[: start + 1], data[start + len(literal) - 1 :]
+        try:
+            changed = json.loads(before + b"\\u0000" + after)
+            proved = changed["choices"][0]["delta"][name] == "\0"
+        except (ValueError, LookupError, TypeError):
+            return
+        if proved:
+            self._before, self._after, self._least = before, after, len(before) + len(after)
+            self._kind = piece.kind

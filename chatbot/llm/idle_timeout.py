@@ -1,0 +1,65 @@
+"""Notices when the LLM, which should speak, is silent for too long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+LOOK_AGAIN = 0.05
+"""Seconds between a silence that seems too long and the judgement on it."""
+
+
+class IdleTimeout:
+    """Calls `on_idle` once nothing was heard for `seconds`, until end().
+
+    Whoever hears something sets `heard_at` (loop time). That is all it costs: the timer is not moved, it
+    looks when it fires, and goes on waiting if something was heard. `has_fired` is whether it came to the call.
+    """
+
+    def __init__(self, seconds: float, on_idle: Callable[[], object]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_idle = on_idle
+        self._seconds = seconds
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(seconds, self._look)
+        self.heard_at = self._loop.time()
+        self.has_fired = False
+
+    def set(self, seconds: float, on_idle: Callable[[], object]) -> None:
+        """From now on so many seconds are allowed, and somebody else may be called; no-op after end()."""
+        if self._timer:
+            self._timer.cancel()
+            self._on_idle, self._seconds, self.heard_at = on_idle, seconds, self._loop.time()
+            self._timer = self._loop.call_later(seconds, self._look)
+
+    def shorten(self, seconds: float) -> None:
+        """At most so many seconds are allowed from now on."""
+        if seconds < self._seconds:
+            self.set(seconds, self._on_idle)
+
+    def end(self) -> None:
+        """Listens no more."""
+        if self._timer:
+            self._timer.cancel()
+        self._timer = None
+        self._on_idle = _nothing  # whoever was to be called mostly holds this: a cycle otherwise
+
+    def _look(self) -> None:
+        left = self.heard_at + self._seconds - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+        else:
+            # A process that was stopped (SIGSTOP, a laptop's lid) finds the answer in its socket: read first.
+            self._timer = self._loop.call_later(LOOK_AGAIN, self._judge)
+
+    def _judge(self) -> None:
+        if self.heard_at + self._seconds > self._loop.time():
+            self._look()
+        else:
+            on_idle = self._on_idle
+            self.end()
+            self.has_fired = True
+            on_idle()
+
+
+def _nothing() -> None:
+    pass

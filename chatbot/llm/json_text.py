@@ -1,0 +1,61 @@
+"""JSON and Unicode as an LLM sends them, made fit to be stored and passed on. No I/O."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from chatbot.errors import ChatError
+
+MAX_USAGE_CHARS = 16_384
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False).encode
+
+
+def valid(text: str) -> str:
+    """The text with surrogates joined to pairs, and lone ones replaced."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def parse(data: bytes) -> Any:
+    """Parses JSON, which mostly is UTF-8; raises ValueError if it is none, or nested absurdly deep."""
+    try:
+        return _DECODER.decode(data.decode("utf-8", "replace").lstrip("\ufeff \t\r\n"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def dump(value: dict[str, Any]) -> bytes:
+    """The value as JSON on one line. Raises ChatError."""
+    try:
+        return _encode(value).encode("utf-8", "strict")
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    except (ValueError, RecursionError):
+        raise ChatError("llm_error", "The LLM server sent a number that JSON does not have.") from None
+
+
+def one_line(data: bytes) -> bytes:
+    """JSON that may be sent as one line: in valid JSON a line end is white space between tokens."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        data = data.decode("utf-8", "replace").encode()
+    return data.replace(b"\r", b" ").replace(b"\n", b" ")
+
+
+def usage_text(usage: dict[str, Any]) -> str | None:
+    """The usage as it is stored; None if that is no JSON, huge or nested deep (SQLite stops at 1,000)."""
+    try:
+        text = _encode(usage)
+        text.encode()
+    except (ValueError, RecursionError):
+        return None
+    return text if len(text) <= MAX_USAGE_CHARS and text.count("{") + text.count("[") <= 64 else None
+
+
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_reject_constant)

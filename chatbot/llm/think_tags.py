@@ -1,0 +1,72 @@
+"""Tells reasoning in <think> tags at the head of a text from the text, however the chunks cut it. No I/O."""
+
+from __future__ import annotations
+
+OPEN, CLOSE = "<think>", "</think>"
+
+MAX_WAITING = 256
+"""White space that is longer belongs to no tag: it would be copied again with each piece that comes."""
+
+_HEAD, _THINKING, _AFTER, _TEXT = range(4)
+
+
+class ThinkTags:
+    """Cuts a text that comes in pieces into reasoning and text; tags and the white space at them are neither.
+
+    Characters that may yet become a tag wait for the next piece, or for flush(). `is_settled` says that no
+    tag can come any more.
+    """
+
+    def __init__(self) -> None:
+        self._state = _HEAD
+        self._waiting = ""
+        self._at_start = True  # of the reasoning: what is white space there belongs to the tag
+
+    @property
+    def is_settled(self) -> bool:
+        return self._state == _TEXT
+
+    def feed(self, text: str) -> tuple[str, str]:
+        """Takes the next characters; returns the reasoning and then the text that are certain now."""
+        if self._state == _TEXT or not text:
+            return "", text
+        text, self._waiting = self._waiting + text, ""
+        reasoning = ""
+        if self._state == _HEAD:
+            head = text.lstrip()
+            if head.startswith(OPEN):
+                self._state, text = _THINKING, head[len(OPEN) :]
+            elif OPEN.startswith(head) and len(text) < MAX_WAITING:
+                self._waiting = text
+                return "", ""
+            else:
+                self._state = _TEXT
+        if self._state == _THINKING:
+            if self._at_start:
+                text = text.lstrip()
+                self._at_start = not text
+            inner, tag, rest = text.partition(CLOSE)
+            if tag:
+                self._state, reasoning, text = _AFTER, inner.rstrip(), rest
+            else:
+                reasoning = inner[: -len(kept)] if (kept := _undecided(inner)) else inner
+                self._waiting, text = kept, ""
+        if self._state == _AFTER and (text := text.lstrip()):
+            self._state = _TEXT
+        return reasoning, text
+
+    def flush(self) -> tuple[str, str]:
+        """The text has ended: returns what waited, as reasoning and as text."""
+        waiting, self._waiting = self._waiting, ""
+        return (waiting.rstrip(), "") if self._state == _THINKING else ("", waiting)
+
+
+def _undecided(text: str) -> str:
+    """The end of `text` that may be white space before the closing tag, or a part of it."""
+    for length in range(min(len(CLOSE) - 1, len(text)), 0, -1):
+        if CLOSE.startswith(text[-length:]):
+            break
+    else:
+        length = 0
+    body = text[: len(text) - length].rstrip()
+    return text[len(body) :] if len(text) - len(body) < MAX_WAITING else text[len(text) - length :]
