@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chatbot.chat.context import Context, Head, plan, shrink, system_message
-from chatbot.chat.limits import ContextLimits, Sent
+from chatbot.chat.limits import ContextLimits
 from chatbot.config import Config
 from chatbot.errors import TooLong
 from chatbot.records import Chunk
@@ -66,7 +67,7 @@ class Asking:
         self._limits = limits
         self._answer: Answer | None = None
         self._context: Context | None = None  # until the first chunk
-        self._size = Sent(0, 0)
+        self._tokens = 0  # that it was estimated to measure
 
     @property
     def finish_reason(self) -> str | None:
@@ -95,10 +96,12 @@ class Asking:
                 if self._context is None or (has_guessed and not error.is_certain):
                     raise
                 has_guessed = not error.is_certain
-                self._limits.refused(asked, fields, self._size, error)
+                self._limits.refused(asked, fields, self.context_messages, self._tokens, error)
                 self._prepare(shrink(self._context, self._limits.budget(asked, fields, listed), error))
             else:
-                return self._limits.accepted(asked, self._size, self.usage)
+                counted = json.loads(self.usage or "{}").get("prompt_tokens")
+                tokens = counted if isinstance(counted, int) else self._tokens
+                return self._limits.answered(asked, self.context_messages, tokens)
 
     def _plan(self, model: str, listed: int | None) -> Context:
         question, session_id, fields = self._question, self._question.session_id, self._question.options
@@ -113,8 +116,8 @@ class Asking:
         return plan(path, question.input, head, budget, send_reasoning=self._config.send_reasoning)
 
     def _prepare(self, context: Context) -> None:
-        self._context, self._size = context, context.size
-        self.context_messages = context.count
+        self._context = context
+        self.context_messages, self._tokens = context.count, context.tokens
         self.context_start, self.context_key = context.start, context.key
 
     async def _pass_on(self, take: Take) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from chatbot.chat.turn_messages import DELETED, role_of
 from chatbot.errors import ChatError
 from chatbot.ids import MAX_INPUT_MESSAGES, message_id, turn_and_place
 from chatbot.records import Session, Turn
@@ -52,7 +52,7 @@ def not_found(param: str) -> ChatError:
 
 
 def find_message(store: Store, session_id: str, message_id: str, param: str) -> tuple[Turn, int]:
-    """The turn of a message that is no system prompt, and its place there; raises ChatError if there is none."""
+    """The turn of a message that is no system prompt, and its place there; raises ChatError."""
     found = store.turn_of(session_id, message_id)
     if found is None or found[1] > MAX_INPUT_MESSAGES:
         raise not_found(param)
@@ -94,7 +94,9 @@ def _cut(messages: Iterable[tuple[Ref, str, int]], limit: int, size_of: Callable
 
 def _of_turn(turn: Turn) -> list[tuple[Ref, str, int]]:
     """The messages of a turn: where each stands, what was said, or how long is what was answered."""
-    found = [(Ref(turn.seq, place), said, 0) for place, said in enumerate(turn.messages, 1) if said != "null"]
+    found = [
+        (Ref(turn.seq, place), said, 0) for place, said in enumerate(turn.messages, 1) if said != DELETED
+    ]
     if turn.output is not None:
         found.append((Ref(turn.seq, 0), "", len(turn.output) + len(turn.reasoning or "")))
     return found
@@ -165,16 +167,9 @@ def _in_role(version: Version, place: int, role: str) -> str | None:
     """The id of a turn's message that has a role: the one at the same place if it has it, else the first."""
     said = version.input.split("\n")
     for number in (place, *range(1, len(said) + 1)):
-        if number <= len(said) and said[number - 1] != "null" and role_of(said[number - 1]) == role:
+        if number <= len(said) and said[number - 1] != DELETED and role_of(said[number - 1]) == role:
             return message_id(version.turn_id, number)
     return None
-
-
-def role_of(message: str) -> str:
-    """The role of a message (JSON), which as a rule stands first."""
-    if message.startswith('{"role":"'):
-        return message[9 : message.index('"', 9)]
-    return str(json.loads(message)["role"])
 
 
 def belongs_to(message: str, turn_id: str) -> bool:

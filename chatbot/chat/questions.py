@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chatbot.chat.history import find_message
-from chatbot.chat.turn_messages import open_calls
+from chatbot.chat.turn_messages import DELETED, open_calls
 from chatbot.errors import ChatError
 from chatbot.records import Turn, as_json
 from chatbot.storage.store import Store
@@ -19,7 +19,7 @@ def in_place_of(
     Without anything `said` the same is asked again. Raises ChatError("message_not_found").
     """
     turn, _ = find_message(store, session_id, message_id, "replace")
-    again = tuple(message for message in turn.messages if message != "null")
+    again = tuple(message for message in turn.messages if message != DELETED)
     if not said and not again:
         message = "Of that turn's question nothing is left that could be asked again."
         raise ChatError("invalid_request", message, "replace")

@@ -53,7 +53,9 @@ def stored(log: ReplyLog) -> ReplyLog:
 def characters(pieces: list[Piece]) -> list[object]:
     """One entry a character: its kind, its call, and itself or the head that stands for it."""
     return [
-        (piece.kind, piece.call, one) for piece in pieces for one in ([piece.head] if piece.head else []) + [*piece.text]
+        (piece.kind, piece.call, one)
+        for piece in pieces
+        for one in ([piece.head] if piece.head else []) + [*piece.text]
     ]
 
 
@@ -68,7 +70,9 @@ def ends(said: Said) -> list[int]:
 
 
 @given(replies(), st.data())
-def test_any_cut_at_any_place_resumes_to_the_same_characters_kinds_and_chunk_ends(said: Said, data: st.DataObject) -> None:
+def test_any_cut_at_any_place_resumes_to_the_same_characters_kinds_and_chunk_ends(
+    said: Said, data: st.DataObject
+) -> None:
     all_of_it = characters([piece for chunk in said for piece in chunk])
     live = written(said)
     for log in (live, stored(live)):
@@ -103,9 +107,9 @@ def test_a_reply_that_is_too_long_is_cut_where_a_character_ends_and_no_earlier(s
     assert kept == everything[: len(kept)]
     if not fits:
         following = characters(whole.read(log.length, 1))[0][2]  # type: ignore[index]
-        assert log.size + (len(following.encode()) if isinstance(following, str) else 0) > most or not isinstance(
-            following, str
-        )
+        assert log.size + (
+            len(following.encode()) if isinstance(following, str) else 0
+        ) > most or not isinstance(following, str)
     assert stored(log).to_columns() == log.to_columns()
 
 
@@ -116,11 +120,17 @@ def test_a_reply_of_text_alone_needs_no_layout() -> None:
 
 def test_a_call_is_stored_as_it_is_sent_back() -> None:
     head = CallHead("call_1", "time")
-    columns = written([[Piece(REASONING, "Hm"), Piece(CALL, '{"z', 0, head)], [Piece(CALL, '":1}')]]).to_columns()
+    columns = written(
+        [[Piece(REASONING, "Hm"), Piece(CALL, '{"z', 0, head)], [Piece(CALL, '":1}')]]
+    ).to_columns()
     function = {"name": "time", "arguments": '{"z":1}'}
     call = {"id": "call_1", "type": "function", "function": function}
     assert json.loads(columns.output) == {"role": "assistant", "content": None, "tool_calls": [call]}
-    assert (columns.reasoning, columns.layout, columns.chunk_ends) == ("Hm", '[["r",2],["c0",8]]', bytes([6, 4]))
+    assert (columns.reasoning, columns.layout, columns.chunk_ends) == (
+        "Hm",
+        '[["r",2],["c0",8]]',
+        bytes([6, 4]),
+    )
     assert columns.calls == 1
 
 
