@@ -1,56 +1,110 @@
-"""The command line: loads .env, reads the settings, runs the server."""
+"""The command line: loads .env, reads the settings, runs the server or does something with its database."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import sys
 from dataclasses import replace
 
-import aiohttp
-from aiohttp import web
-from dotenv import load_dotenv
+from chatbot import __version__
+from chatbot.config import Config, ConfigError, id_range, read_dotenv
+from chatbot.storage.lock import StoreError
 
-from chatbot import __version__, server
-from chatbot.config import Config, ConfigError
-from chatbot.database import StoreError
+# What imports aiohttp is imported where it is used: it reads SSL_CERT_FILE then, which may stand in .env.
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the server; returns the exit code: 0 after a signal, 2 for a start that failed."""
+    options = _parser().parse_args(argv)
+    try:
+        _load_dotenv()
+        if options.backup or options.check or options.prune:
+            print(_do_with_database(options))
+            return 0
+        given = {"host": options.host, "port": options.port}
+        config = Config.from_env(
+            os.environ, {name: value for name, value in given.items() if value is not None}
+        )
+        return _serve(config, demo=options.demo)
+    except (ConfigError, StoreError) as error:
+        return _fail(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="chatbot", description="A chatbot backend in front of an LLM server."
+        prog="chatbot",
+        description="A chatbot backend in front of an LLM server; settings are read from .env.",
     )
     parser.add_argument("--host", help="address to listen on (HOST, 127.0.0.1)")
     parser.add_argument("--port", help="port to listen on (PORT, 8080)")
     parser.add_argument("--demo", action="store_true", help="talk to a built-in ELIZA instead of an LLM")
-    parser.add_argument(
-        "--version",
-        action="version",
-        version=f"chatbot {__version__} (aiohttp {aiohttp.__version__})",
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    database = parser.add_argument_group("instead of serving, with the database of DATABASE_URL")
+    database.add_argument("--backup", metavar="FILE", help="copy it to FILE, also while a server uses it")
+    database.add_argument("--check", metavar="FILE", help="tell whether the database FILE is whole")
+    database.add_argument("--prune", metavar="FILE", help="delete the sessions of FILE outside of --range")
+    database.add_argument(
+        "--range", metavar="00-7f", help="first two digits of the ids of sessions that stay"
     )
-    options = parser.parse_args(argv)
-    # The path must be given: without it the file is looked for beside this one, which fails in a zipapp.
+    database.add_argument("--force", action="store_true", help="replace a FILE; delete without asking")
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import aiohttp
+
+        parser.exit(message=f"chatbot {__version__} (aiohttp {aiohttp.__version__})\n")
+
+
+def _load_dotenv() -> None:
+    """Takes what .env says into the environment, which wins over it."""
+    if not os.path.exists(".env") or os.path.isdir(".env"):
+        return
     try:
-        load_dotenv(".env")
+        with open(".env", encoding="utf-8") as file:
+            text = file.read()
     except (OSError, ValueError) as error:
-        return _fail(f".env cannot be read: {error}")
-    given = {"HOST": options.host, "PORT": options.port}
-    environ = os.environ | {name: value for name, value in given.items() if value is not None}
+        raise ConfigError(f".env cannot be read: {error}") from None
+    for name, value in read_dotenv(text).items():
+        os.environ.setdefault(name, value)
+
+
+def _do_with_database(options: argparse.Namespace) -> str:
+    from chatbot.storage import backup
+
+    if options.check:
+        return backup.check(options.check)
+    if options.backup:
+        path = Config.from_env({"DATABASE_URL": os.environ.get("DATABASE_URL", "")}).database_url
+        if path == ":memory:":
+            raise ConfigError("DATABASE_URL must name a file, or there is nothing to copy")
+        return backup.backup(path, options.backup, force=options.force)
     try:
-        config = Config.from_env(environ)
-        logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        server.raise_file_limit()
-        asyncio.run(_run(config, demo=options.demo))
-    except (ConfigError, StoreError) as error:
-        return _fail(str(error))
+        first, last = id_range(options.range or "")
+    except ValueError:
+        raise ConfigError(
+            f"--range must be two hex digits twice, like 00-7f, not {options.range!r}"
+        ) from None
+    return backup.prune(options.prune, first, last, lambda what: options.force or _confirm(what))
+
+
+def _confirm(what: str) -> bool:
+    print(f"{what}; delete them? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _serve(config: Config, *, demo: bool) -> int:
+    from chatbot.web import logs
+
+    logs.set_up(config.log_level, config.log_format)
+    try:
+        asyncio.run(_run(config, demo=demo))
     except OSError as error:
         return _fail(f"cannot listen on {config.host} port {config.port}: {error.strerror or error}")
-    except UnicodeError:  # from the codec for host names
-        return _fail(f"HOST must be an address, not {config.host!r}")
-    except KeyboardInterrupt:  # only where signals cannot be handled
+    except KeyboardInterrupt:  # before signals were handled
         return 130
     return 0
 
@@ -61,17 +115,23 @@ def _fail(message: str) -> int:
 
 
 async def _run(config: Config, *, demo: bool) -> None:
+    from chatbot import server
+
     if not demo:
         return await server.serve(config)
-    from chatbot.demo import create_demo_app
+    from aiohttp import web
+
+    from chatbot.demo.server import create_demo_app
 
     runner = web.AppRunner(create_demo_app(), access_log=None, handler_cancellation=True)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port = runner.addresses[0][1]
-        url = f"http://127.0.0.1:{port}"
-        await server.serve(replace(config, llm_server_url=url, llm_model="", llm_api_key=""))
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        config = replace(
+            config, llm_server_url=url, llm_model="", llm_api_key="", llm_headers={}, llm_extra_body={}
+        )
+        await server.serve(config, llm="a built-in ELIZA")
     finally:
         await runner.cleanup()
 

@@ -5,50 +5,102 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 
 from aiohttp import web
 
-from chatbot.api import Api
+from chatbot.api.routes import Api
+from chatbot.chat.limits import ContextLimits
+from chatbot.chat.reply_registry import ReplyRegistry, shutting_down
+from chatbot.chat.sessions import Sessions
 from chatbot.config import Config
-from chatbot.health import Health
-from chatbot.llm import LLM
-from chatbot.middleware import Gate
-from chatbot.page import Page
-from chatbot.replies import Replies
-from chatbot.sessions import Sessions
-from chatbot.store import Store
+from chatbot.llm.client import LLM
+from chatbot.openai.routes import OpenAIDoor
+from chatbot.records import as_json
+from chatbot.storage.store import Store
+from chatbot.web.access import Access
+from chatbot.web.connection import Room
+from chatbot.web.health import Health
+from chatbot.web.metrics import Metrics
+from chatbot.web.middleware import Gate
+from chatbot.web.static import Static
 
-REPLIES = web.AppKey("replies", Replies)
+STORE = web.AppKey("store", Store)
+REGISTRY = web.AppKey("registry", ReplyRegistry)
 SESSIONS = web.AppKey("sessions", Sessions)
 
+FAILED_RESPONSE_SECONDS = 3600
+"""How long a background response that failed can be read."""
 
-def create_app(config: Config, store: Store, *, now: Callable[[], float] = time.time) -> web.Application:
+
+def create_app(
+    config: Config, store: Store, *, now: Callable[[], float] = time.time, room: Room | None = None
+) -> web.Application:
     """The application over an open `store`, which it closes; `now` is the wall clock in seconds."""
-    gate = Gate(config)
-    app = web.Application(middlewares=[gate.admit], client_max_size=config.max_request_bytes)
-    app.on_response_prepare.append(gate.set_headers)
+    app = web.Application(client_max_size=config.max_request_bytes)
+    metrics = Metrics(now)
+    Gate(Access(config.api_keys, config.allowed_origins), metrics.request_ended).install(app)
+    app[STORE] = store
 
     async def parts(app: web.Application) -> AsyncIterator[None]:
         llm = LLM(config)
-        replies = Replies(config, store, llm, now)
-        sessions = Sessions(replies)
-        app[REPLIES], app[SESSIONS] = replies, sessions
-        Api(replies, sessions).add_routes(app.router)
-        Health(replies).add_routes(app.router)
-        sweep = asyncio.create_task(sessions.sweep_forever())
+        limits = ContextLimits(config.max_context_messages, config.max_context_tokens)
+        registry = app[REGISTRY] = ReplyRegistry(
+            config=config, store=store, llm=llm, limits=limits, clock=now, on_end=metrics.reply_ended
+        )
+        sessions = app[SESSIONS] = Sessions(config=config, store=store, registry=registry, clock=now)
+        Api(
+            config=config, store=store, registry=registry, sessions=sessions, limits=limits, llm=llm
+        ).add_routes(app.router)
+        OpenAIDoor(config, store, registry, sessions, llm, now).add_routes(app.router)
+        Health(store=store, registry=registry, llm=llm).add_routes(app.router)
+        watch_parts(metrics, store, registry, room or Room())
+        store.fail_all_background(as_json(shutting_down().to_object()["error"]), int(now() * 1000))
+        tasks = [
+            asyncio.create_task(forever)
+            for forever in (
+                sessions.sweep_forever(),
+                sessions.remove_forever(),
+                drop_old_background(store, now),
+                metrics.watch_event_loop(),
+            )
+        ]
         yield
-        sweep.cancel()
-        with suppress(asyncio.CancelledError):
-            await sweep
-        await replies.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await registry.close()
         await llm.close()
         store.close()
 
     async def end_streams(app: web.Application) -> None:
-        await app[REPLIES].close()
+        await app[REGISTRY].close()
 
-    Page().add_routes(app.router)
+    Static().add_routes(app.router)
+    metrics.add_routes(app.router)
     app.cleanup_ctx.append(parts)
     app.on_shutdown.append(end_streams)  # or the server would wait for the streams that are open
     return app
+
+
+def watch_parts(metrics: Metrics, store: Store, registry: ReplyRegistry, room: Room) -> None:
+    """Shows in the metrics what the parts hold."""
+    for name, wants, read in (
+        ("chatbot_replies_running", "Replies that run.", lambda: len(registry)),
+        ("chatbot_listeners", "Clients that wait for a reply.", lambda: sum(r.listeners for r in registry)),
+        ("chatbot_connections", "Open connections of clients.", lambda: room.open),
+        ("chatbot_connections_limit", "Connections that are served at most.", lambda: room.limit),
+        ("chatbot_connections_refused_total", "Connections above the limit.", lambda: room.refused),
+        ("chatbot_clients_stalled", "Clients that do not read what waits for them.", lambda: room.stalled),
+        ("chatbot_clients_dropped_total", "Clients that read nothing for 30 s.", lambda: room.dropped),
+        ("chatbot_sessions", "Sessions that are kept.", lambda: store.sessions),
+        ("chatbot_database_used_bytes", "What of the database is in use.", lambda: store.used_bytes),
+        ("chatbot_database_wal_bytes", "The size of the write-ahead log.", lambda: store.wal_bytes),
+    ):
+        metrics.watch(name, wants, read)
+
+
+async def drop_old_background(store: Store, now: Callable[[], float]) -> None:
+    """Forgets background responses that failed, an hour later, until it is cancelled."""
+    while True:
+        await asyncio.sleep(60)
+        store.drop_old_background(int((now() - FAILED_RESPONSE_SECONDS) * 1000))

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
+
+from dotenv.parser import parse_stream
+
+from chatbot.addresses import Hint, base_url, listen_address, origin
 
 
 class ConfigError(Exception):
     """A setting that cannot be used; the message is one line that names the variable."""
 
 
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError
-    if " " in text or not text.isprintable():
-        raise ValueError
-    _ = parts.port  # raises ValueError when it is no port
-    return text.rstrip("/")
+SERVER_FIELDS = ("messages", "stream", "stream_options", "n")
+"""Fields of a request to the LLM that only the server sets."""
+
+_OWN_HEADERS: tuple[str, ...] = (
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "te",
+)
+_OWN_HEADERS += ("trailer", "transfer-encoding", "upgrade")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -43,8 +56,25 @@ def _number(high: float, *, above_zero: bool) -> Callable[[str], float]:
     return parse
 
 
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        found = [word for word in words if word.lower() == text.lower()]
+        if not found:
+            raise ValueError
+        return found[0]
+
+    return parse
+
+
+def _flag(text: str) -> bool:
+    return _one_of("true", "false", "1", "0", "yes", "no")(text) in ("true", "1", "yes")
+
+
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
+    words = tuple(word for word in (part.strip() for part in text.split(",")) if word.strip("\"' "))
+    if not words:
+        raise Hint("names nothing; leave it empty if that is meant")
+    return words
 
 
 def _key(text: str) -> str:
@@ -58,17 +88,7 @@ def _keys(text: str) -> tuple[str, ...]:
 
 
 def _origins(text: str) -> tuple[str, ...]:
-    """Origins as browsers send them (RFC 6454): scheme://host[:port], lower case, no path."""
-    origins = tuple(origin.rstrip("/").lower() for origin in _words(text))
-    for origin in origins:
-        parts = urlsplit(origin)
-        if (
-            parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or origin != f"{parts.scheme}://{parts.netloc}"
-        ):
-            raise ValueError
-    return origins
+    return tuple(origin(word) for word in _words(text))
 
 
 def _database(text: str) -> str:
@@ -81,14 +101,61 @@ def _database(text: str) -> str:
     return path
 
 
-def _level(text: str) -> str:
-    if text.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+def _json_object(text: str) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
         raise ValueError
-    return text.upper()
+
+    try:
+        value = json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError from None
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
 
 
-def _setting(default: Any, parse: Callable[[str], Any], wants: str, *, secret: bool = False) -> Any:
-    return field(default=default, repr=not secret, metadata={"parse": parse, "wants": wants})
+def _headers(text: str) -> dict[str, str]:
+    headers = _json_object(text)
+    for name, value in headers.items():
+        if not _TOKEN.fullmatch(name) or not isinstance(value, str):
+            raise ValueError
+        if name.lower() in _OWN_HEADERS:
+            raise Hint(f"may not set {name}, which is the server's")
+        if not value.isascii() or not value.isprintable():
+            raise ValueError
+    return headers
+
+
+def _extra_body(text: str) -> dict[str, Any]:
+    body = _json_object(text)
+    for name in SERVER_FIELDS:
+        if name in body:
+            raise Hint(f"may not set {name}, which is the server's")
+    return body
+
+
+def id_range(text: str) -> tuple[int, int]:
+    """The range that "00-7f" names, both ends included; raises ValueError."""
+    if not re.fullmatch("[0-9a-fA-F]{2}-[0-9a-fA-F]{2}", text):
+        raise ValueError
+    first, last = int(text[:2], 16), int(text[3:], 16)
+    if first > last:
+        raise ValueError
+    return first, last
+
+
+def _setting(
+    default: Any,
+    parse: Callable[[str], Any],
+    wants: str,
+    *,
+    secret: bool = False,
+    blank_is_empty: bool = True,
+) -> Any:
+    metadata = {"parse": parse, "wants": wants, "blank_is_empty": blank_is_empty}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: default, repr=not secret, metadata=metadata)
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 _DAY = 86_400.0
@@ -97,52 +164,104 @@ _SECONDS = (_number(_DAY, above_zero=False), "a number of seconds from 0 to 8640
 _HOURS = (_number(876_000, above_zero=True), "a number of hours above 0, at most 876000")
 
 
+def _count(default: int, low: int, high: int) -> Any:
+    return _setting(default, _whole(low, high), f"a whole number from {low} to {high}")
+
+
 @dataclass(frozen=True)
 class Config:
     """The settings, each from the environment variable of its name in capitals; README.md explains them."""
 
-    llm_server_url: str = _setting("http://localhost:8000", _url, "an http:// or https:// URL")
+    llm_server_url: str = _setting("http://localhost:8000", base_url, "an http:// or https:// URL")
     llm_api_key: str = _setting("", _key, "a key of printable ASCII", secret=True)
     llm_model: str = _setting("", str, "a model's name")
+    llm_headers: Mapping[str, str] = _setting(
+        {}, _headers, 'a JSON object of headers, like {"api-key": "…"}', secret=True
+    )
+    llm_extra_body: Mapping[str, Any] = _setting({}, _extra_body, "a JSON object", secret=True)
     system_prompt: str = _setting("", str, "a text")
     llm_timeout_seconds: float = _setting(120.0, *_POSITIVE)
-    max_context_messages: int = _setting(10, _whole(1, 10_000), "a whole number from 1 to 10000")
+    max_context_messages: int = _count(10, 1, 10_000)
+    max_context_tokens: int = _count(0, 0, 1_000_000_000)
     session_timeout_hours: float = _setting(24.0, *_HOURS)
     database_url: str = _setting(
         ":memory:", _database, "sqlite:///:memory:, sqlite:///relative.db or sqlite:////absolute.db"
     )
-    host: str = _setting("127.0.0.1", str, "an address")
+    database_sync: str = _setting("normal", _one_of("normal", "full"), "normal or full")
+    host: str = _setting("127.0.0.1", listen_address, "an IP address or localhost")
     port: int = _setting(8080, _whole(0, 65_535), "a port from 0 to 65535 (0: any free one)")
-    api_keys: tuple[str, ...] = _setting((), _keys, "comma-separated keys of printable ASCII", secret=True)
+    api_keys: tuple[str, ...] = _setting(
+        (), _keys, "comma-separated keys of printable ASCII", secret=True, blank_is_empty=False
+    )
     allowed_origins: tuple[str, ...] = _setting(
-        (), _origins, "comma-separated origins like https://example.com"
+        (), _origins, "comma-separated origins like https://example.com", blank_is_empty=False
     )
-    max_request_bytes: int = _setting(
-        1_048_576, _whole(1024, 2**30), "a whole number from 1024 to 1073741824"
-    )
-    max_database_mb: int = _setting(1024, _whole(1, 2**24), "a whole number from 1 to 16777216")
-    max_active_replies: int = _setting(1000, _whole(1, 1_000_000), "a whole number from 1 to 1000000")
+    max_request_bytes: int = _count(8_388_608, 1024, 2**30)
+    max_database_mb: int = _count(1024, 1, 2**24)
+    max_active_replies: int = _count(1000, 1, 1_000_000)
     disconnect_grace_seconds: float = _setting(60.0, *_SECONDS)
     stream_heartbeat_seconds: float = _setting(15.0, *_POSITIVE)
     shutdown_grace_seconds: float = _setting(10.0, *_SECONDS)
-    log_level: str = _setting("INFO", _level, "DEBUG, INFO, WARNING, ERROR or CRITICAL")
+    send_reasoning: bool = _setting(False, _flag, "true or false")
+    session_id_range: tuple[int, int] = _setting((0, 0xFF), id_range, "two hex digits twice, like 00-7f")
+    log_level: str = _setting(
+        "INFO",
+        _one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+        "DEBUG, INFO, WARNING, ERROR or CRITICAL",
+    )
+    log_format: str = _setting("text", _one_of("text", "json"), "text or json")
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> Config:
+    def from_env(cls, environ: Mapping[str, str], options: Mapping[str, str] | None = None) -> Config:
         """Reads the settings out of `environ`; an empty variable counts as not set.
 
+        `options` of the command line, by the names of the settings, win, and the variable is not read then.
         Raises ConfigError for the first value that cannot be used.
         """
         values: dict[str, Any] = {}
         for setting in fields(cls):
             name = setting.name.upper()
-            text = environ.get(name, "").strip()
-            if not text:
+            text = environ.get(name, "")
+            if options and setting.name in options:
+                name, text = f"--{setting.name}", options[setting.name]
+            if not (text.strip() if setting.metadata["blank_is_empty"] else text):
                 continue
             try:
-                values[setting.name] = setting.metadata["parse"](text)
+                values[setting.name] = setting.metadata["parse"](text.strip())
                 text.encode()  # an environment of broken UTF-8 shows up as lone surrogates
+            except Hint as hint:
+                raise ConfigError(f"{name} {hint}") from None
             except ValueError:
-                shown = "" if not setting.repr else f", not {text!r}"
+                # A URL may hold a password.
+                shown = f", not {text.strip()!r}" if setting.repr and "@" not in text else ""
+                if name == "HOST":
+                    shown += " (some shells and conda export a HOST of their own: unset it, or use --host)"
                 raise ConfigError(f"{name} must be {setting.metadata['wants']}{shown}") from None
-        return cls(**values)
+        config = cls(**values)
+        config._check_together()
+        return config
+
+    def _check_together(self) -> None:
+        gives_key = self.llm_api_key or "authorization" in map(str.lower, self.llm_headers)
+        if gives_key and urlsplit(self.llm_server_url).username is not None:
+            message = "LLM_SERVER_URL must be without user:password@, for there is an LLM_API_KEY as well"
+            raise ConfigError(message)
+
+    @property
+    def llm_shown(self) -> str:
+        """The LLM's URL as it may stand in a log: without password and query."""
+        parts = urlsplit(self.llm_server_url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def read_dotenv(text: str) -> dict[str, str]:
+    """What a .env file sets; `$` is a `$`. Raises ConfigError that names a line which cannot be read."""
+    found = {}
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error or (binding.key is not None and binding.value is None):
+            blank = re.match(r"\s*", binding.original.string)
+            line = binding.original.line + (blank[0].count("\n") if blank else 0)
+            raise ConfigError(f".env: line {line} cannot be read; it must be NAME=value")
+        if binding.key is not None:
+            found[binding.key] = binding.value or ""
+    return found

@@ -1,89 +1,30 @@
-"""The process: listens, waits for a signal, lets the running replies finish, ends."""
+"""The server: listens, waits for a signal, lets the running replies finish, ends."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
+import errno
 import logging
-import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from typing import Any
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
 
-from chatbot.app import REPLIES, create_app
+from chatbot import process
+from chatbot.app import REGISTRY, create_app
 from chatbot.config import Config
-from chatbot.delivery import MAX_UNSENT
-from chatbot.errors import ChatError
-from chatbot.middleware import error_response, http_error, request_id
-from chatbot.store import Store
+from chatbot.storage.store import Store
+from chatbot.web.connection import Connection, Refusal, Room
 
 log = logging.getLogger(__name__)
 
-KEEP_ALIVE_SECONDS = 75.0
-"""How long a connection may be without a complete request; longer than proxies keep theirs (nginx: 60)."""
-
 BACKLOG = 4096
+ACCEPTS = 16
+"""How many connections are accepted between two turns of the event loop."""
 
-
-class Connection(web.RequestHandler):
-    """One client's connection; tells even what is no HTTP in the shape of our errors."""
-
-    __slots__ = ()
-    closed = 0
-    """How many there were, of all clients."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Bounds what the kernel holds unsent for a client, so that a slow reader is seen to read.
-
-        It would take megabytes, and say that there is room only when a third of them was read.
-        """
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux, macOS
-            connection = transport.get_extra_info("socket")
-            with suppress(OSError):  # it may have been reset already
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Also collects what closed connections leave behind, a thousand at a time; cf. tune_memory()."""
-        super().connection_lost(exc)
-        Connection.closed += 1
-        if Connection.closed % 1000 == 0:
-            gc.collect(0)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answers a request that never reached the application; the connection is closed after it."""
-        if isinstance(exc, ConnectionError):
-            raise exc  # the client has gone: nobody to answer, nothing to log
-        if isinstance(exc, HttpProcessingError):
-            logging.getLogger("chatbot.access").info("- - 400 bad HTTP: %s", type(exc).__name__)
-            error = ChatError("invalid_request", "The request is not valid HTTP.")
-        else:
-            log.error("a request crashed", exc_info=exc)
-            error = ChatError("internal_error", "Internal error.")
-        if request.writer.output_size > 0:
-            raise ConnectionResetError("the answer had begun")
-        response = error_response(error, {"X-Request-ID": request_id(request)})
-        response.force_close()
-        return response
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """Writes an answer, in our shape also one that aiohttp made before the middleware (Expect)."""
-        if not resp.prepared and isinstance(resp, web.HTTPException) and isinstance(request, web.Request):
-            logging.getLogger("chatbot.access").info("- - %d %s", resp.status, type(resp).__name__)
-            resp = http_error(request, resp)
-        return await super().finish_response(request, resp, start_time)
+WARN_SECONDS = 60.0
 
 
 class Server:
@@ -92,22 +33,23 @@ class Server:
     start() raises OSError (the port) or StoreError (the database); `port` is then the real one.
     """
 
-    def __init__(self, config: Config, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, config: Config, *, now: Callable[[], float] = time.time, room: Room | None = None
+    ) -> None:
         self._config = config
         self._now = now
+        self._room = room or Room()
+        self._warned = -WARN_SECONDS
         self.port = config.port
 
     async def start(self) -> None:
         """Opens the database and listens."""
         config = self._config
-        store = Store(config.database_url, config.max_database_mb * 1024 * 1024)
-        self.app = create_app(config, store, now=self._now)
+        store = Store(config.database_url, config.max_database_mb * 1024 * 1024, config.database_sync)
+        self.app = create_app(config, store, now=self._now, room=self._room)
         self._runner = web.AppRunner(
             self.app,
             handler_cancellation=True,  # a client that leaves ends its handler, in tests and out
-            access_log=None,
-            auto_decompress=False,
-            keepalive_timeout=KEEP_ALIVE_SECONDS,
             shutdown_timeout=0.5,
         )
         try:
@@ -116,49 +58,98 @@ class Server:
             store.close()
             raise
         try:
-            self._listener = await asyncio.get_running_loop().create_server(
-                self._accept, config.host, config.port, backlog=BACKLOG, reuse_address=True
-            )
+            await self._listen()
         except BaseException:
             await self._runner.cleanup()
             raise
-        self.port = self._listener.sockets[0].getsockname()[1]
 
-    def _accept(self) -> web.RequestHandler:
-        server = self._runner.server
+    async def _listen(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._on_loop_error)
+        sockets = open_sockets(self._config.host, self._config.port)
+        self.port = sockets[0].getsockname()[1]
+        self._listeners = []
+        for one in sockets:
+            # asyncio accepts as many at once as may wait, and out of files would log as many errors.
+            self._listeners.append(await self._loop.create_server(self._accept, sock=one, backlog=ACCEPTS))
+            one.listen(BACKLOG)
+
+    def _accept(self) -> asyncio.Protocol:
+        server, room = self._runner.server, self._room
         assert server is not None
-        connection = server()
-        connection.__class__ = Connection  # aiohttp has no hook for the class; it adds no state
-        return connection
+        if room.is_full:
+            room.refused += 1
+            self._warn(f"{room.open} connections are open, and no more are served")
+            if room.open >= room.limit + room.surplus:
+                return Refusal()
+        return Connection(server, self._loop, room)
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Says in one line a minute that there are no files; asyncio tries again each second."""
+        if "accept() out of system resource" in context.get("message", ""):
+            self._warn(f"cannot accept connections: {context.get('exception')}")
+        else:
+            loop.default_exception_handler(context)
+
+    def _warn(self, message: str) -> None:
+        if self._loop.time() >= self._warned + WARN_SECONDS:
+            self._warned = self._loop.time()
+            log.warning("%s", message)
 
     async def stop(self, hurry: asyncio.Event | None = None) -> None:
         """Lets running replies finish within the grace, or until `hurry`; then ends everything.
 
         It goes on listening meanwhile, so that clients are told and a proxy's health check sees it.
         """
-        replies = self.app[REPLIES]
-        await replies.drain(self._config.shutdown_grace_seconds, hurry or asyncio.Event())
-        self._listener.close()
+        await self.app[REGISTRY].drain(self._config.shutdown_grace_seconds, hurry or asyncio.Event())
+        for listener in self._listeners:
+            listener.close()
         await self._runner.cleanup()
+        self._loop.set_exception_handler(None)
 
 
-async def serve(config: Config) -> None:
-    """Runs a server until SIGINT or SIGTERM; a second signal ends the grace."""
-    stop, hurry = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+def open_sockets(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen at `host`; localhost is two addresses, and both get one port. Raises OSError."""
+    if host != "localhost":
+        return [_bind(host, port)]
+    attempts = 1 if port else 10
+    while True:
+        attempts -= 1
+        first = _bind("127.0.0.1", port)
         try:
-            loop.add_signal_handler(number, on_signal)
-        except NotImplementedError:  # Windows: Ctrl-C ends asyncio.run
-            pass
-    server = Server(config)
+            return [first, _bind("::1", first.getsockname()[1])]
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:  # there is no IPv6 here
+                return [first]
+            first.close()
+            if not attempts:
+                raise
+
+
+def _bind(address: str, port: int) -> socket.socket:
+    [(family, _, _, _, name), *_] = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+    bound = socket.create_server(name, family=family)
+    bound.setblocking(False)
+    return bound
+
+
+async def serve(config: Config, *, llm: str = "") -> None:
+    """Runs a server until SIGINT, SIGTERM or SIGHUP; a second one ends the grace. `llm`: what is asked."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    process.on_stop_signal(lambda: (hurry if stop.is_set() else stop).set())
+    limit = process.connection_limit(process.raise_file_limit())
+    server = Server(config, room=Room(limit, process.SURPLUS))
     await server.start()
-    tune_memory()
+    process.tune_memory()
+    is_file = config.database_url != ":memory:"
+    log.info(
+        "conversations are kept in %s", config.database_url if is_file else "memory, until the process ends"
+    )
+    log.info("the LLM is %s", llm or f"{config.llm_shown} {config.llm_model}".strip())
     host = f"[{config.host}]" if ":" in config.host else config.host
+    log.info(
+        "the page is at http://%s:%d/", "localhost" if host in ("0.0.0.0", "[::]") else host, server.port
+    )
     log.info("listening on http://%s:%d", host, server.port)
     try:
         await stop.wait()
@@ -166,36 +157,3 @@ async def serve(config: Config) -> None:
     finally:
         await server.stop(hurry)
     log.info("bye")
-
-
-def tune_memory() -> None:
-    """Settles the allocator and the garbage collector for a process that runs for long.
-
-    asyncio reads into a fresh block of 256 KiB, and glibc maps a block of that size into memory and
-    out of it again each time, until it has once seen such a block freed: from then on it takes them
-    from the heap (mallopt(3), M_MMAP_THRESHOLD). That makes each read, and so each token, 5 to 15 µs
-    cheaper; other allocators do not mind.
-
-    What has been imported never becomes garbage: frozen, it is not looked at again. And a turn makes
-    hundreds of objects that live as long as it does and no cycles: at its usual threshold the collector
-    would look at hundreds of running turns, time and again, and find nothing. Only a closed connection
-    leaves a cycle, asyncio's own (a transport holds a method of its own): `Connection` counts them.
-    """
-    bytes(1024 * 1024)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 5, 50)
-
-
-def raise_file_limit() -> None:
-    """Allows as many open connections as the system lets us have; each stream takes two."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (ValueError, OSError) as error:
-            log.warning("the limit of %d open files stays: %s", soft, error)

@@ -62,7 +62,7 @@ class Access:
         return origin.lower() in self._origins
 
     def preflight(self, request: web.Request) -> web.Response | None:
-        """Answers a page of an allowed origin that asks whether it may send a request; None if it does not."""
+        """Answers a page of an allowed origin that asks whether it may send a request, else None."""
         origin, headers = request.headers.get("Origin", ""), request.headers
         is_one = request.method == "OPTIONS" and "Access-Control-Request-Method" in headers
         if not is_one or not self._is_allowed(origin):

@@ -36,7 +36,7 @@ class _Budget:
 async def read_body(request: web.Request) -> bytes:
     """Receives the whole body, whatever its Content-Type.
 
-    Raises ChatError: request_too_large, overloaded, invalid_request for one that is compressed, garbled or late.
+    Raises ChatError: request_too_large, overloaded, invalid_request (compressed, garbled or late).
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ChatError("invalid_request", "The body must not be compressed.", "Content-Encoding")
@@ -152,8 +152,9 @@ def parse_json(body: bytes) -> Any:
     except ValueError as error:
         # The message of a JSONDecodeError has the place and none of the text; others (a number of
         # thousands of digits) have no place.
-        has_place = isinstance(error, json.JSONDecodeError)
-        place = f" at line {error.lineno}, column {error.colno}" if has_place else ""
+        place = ""
+        if isinstance(error, json.JSONDecodeError):
+            place = f" at line {error.lineno}, column {error.colno}"
         raise ChatError("invalid_json", f"The body is not JSON{place}.") from None
     may_be_deep = body.count(b"[") + body.count(b"{") > MAX_DEPTH
     if may_be_deep or not numbers_are_sane or _SURROGATE.search(body):

@@ -49,7 +49,7 @@ OPTIONS: dict[str, Any] = {
 
 @dataclass
 class Room:
-    """How many connections there are and may be: `limit` are served, `surplus` more are told that it is full."""
+    """How many connections there are and may be: `limit` are served, `surplus` more told so."""
 
     limit: int = 1_000_000
     surplus: int = 0

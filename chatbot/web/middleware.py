@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: who may come in, the shape of errors, the line in the log."""
+"""What every request passes on its way in and out: who may come in, the shape of errors, the log."""
 
 from __future__ import annotations
 

@@ -1,0 +1,61 @@
+"""What the process asks of the system: open files, memory, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import resource
+import signal
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+RESERVED_FILES = 64
+"""What is open besides connections: the database, the log, the sockets that listen, and some spare."""
+
+SURPLUS = 32
+"""How many connections beyond the limit are told that there are too many."""
+
+
+def raise_file_limit() -> int:
+    """Allows as many open files as the system lets us have; returns how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError) as error:
+            log.warning("the limit of %d open files stays: %s", soft, error)
+            return soft
+    return hard
+
+
+def connection_limit(files: int) -> int:
+    """How many connections of clients are served with so many open files: each may need one to the LLM."""
+    if files == resource.RLIM_INFINITY:
+        return 1_000_000
+    return max(1, (files - RESERVED_FILES - SURPLUS) // 2)
+
+
+def on_stop_signal(call: Callable[[], None]) -> None:
+    """Has `call` called for each signal that ends a process; SIGHUP stays ignored where it was (nohup)."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            loop.add_signal_handler(number, call)
+
+
+def tune_memory() -> None:
+    """Settles the allocator and the garbage collector for a process that runs for long.
+
+    asyncio reads into a fresh block of 256 KiB, and glibc maps a block of that size into memory and out of it
+    again each time, until it has once seen such a block freed (mallopt(3), M_MMAP_THRESHOLD).
+
+    What has been imported never becomes garbage: frozen, it is not looked at again. A turn makes hundreds of
+    objects that live as long as it does and no cycles: at its usual threshold the collector would look at
+    hundreds of running turns, time and again, and find nothing.
+    """
+    bytes(1024 * 1024)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 5, 50)

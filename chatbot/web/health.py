@@ -1,0 +1,66 @@
+"""Tells whether the process lives and whether it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from chatbot import __version__
+from chatbot.chat.reply_registry import ReplyRegistry
+from chatbot.storage.store import Store
+from chatbot.web.answers import json_response
+
+if TYPE_CHECKING:
+    from chatbot.llm.client import LLM
+
+READY_CACHE_SECONDS = 5.0
+
+
+class Health:
+    """The handlers of the health endpoints."""
+
+    def __init__(self, *, store: Store, registry: ReplyRegistry, llm: LLM) -> None:
+        self._store = store
+        self._registry = registry
+        self._llm = llm
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._asking = asyncio.Lock()
+        self._llm_said = ("", "")
+        self._llm_said_until = 0.0
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """Registers the routes."""
+        router.add_get("/api/health", self.health)
+        router.add_get("/api/health/ready", self.ready)
+
+    async def health(self, request: web.Request) -> web.StreamResponse:
+        """Handle "GET /api/health": the process lives.
+
+        It never asks the LLM: a dead one would have this process restarted, and its memory lost.
+        """
+        return json_response(
+            {
+                "status": "ok",
+                "version": __version__,
+                "uptime_seconds": round(self._loop.time() - self._began, 3),
+                "sessions": self._store.sessions,
+                "active_replies": len(self._registry),
+            }
+        )
+
+    async def ready(self, request: web.Request) -> web.StreamResponse:
+        """Handle "GET /api/health/ready": whether a chat would work now; what the LLM said is kept 5 s."""
+        async with self._asking:
+            if self._loop.time() >= self._llm_said_until:
+                self._llm_said = await self._llm.ready()
+                self._llm_said_until = self._loop.time() + READY_CACHE_SECONDS
+        llm, note = self._llm_said
+        storage = "full" if self._store.is_full else "ok"
+        status = "ok" if llm == storage == "ok" else "unavailable"
+        if self._registry.closing:
+            status = "shutting_down"
+        found = {"status": status, "llm": llm, "storage": storage} | ({"note": note} if note else {})
+        return json_response(found, 200 if status == "ok" else 503)
