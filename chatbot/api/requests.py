@@ -1,0 +1,241 @@
+"""Reads what clients send, by the schemas of schemas.py, and says by name what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from chatbot.api import schemas
+from chatbot.api.schemas import Schema
+from chatbot.chat.reply_registry import key_hash
+from chatbot.errors import ChatError
+from chatbot.records import as_json
+from chatbot.web import bodies
+
+MAX_METADATA_BYTES = 16 * 1024
+MAX_PAGE = 1000
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_TYPES: dict[str, Any] = {
+    "string": str,
+    "object": dict,
+    "array": list,
+    "boolean": bool,
+    "number": (int, float),
+    "integer": (int, float),  # JSON does not tell 5 from 5.0
+}
+
+
+def refused(message: str, param: str | None) -> ChatError:
+    """A request that is refused for one of its fields, headers or parameters."""
+    return ChatError("invalid_request", message, param)
+
+
+# By schema
+
+
+def check(value: Any, schema: Schema, at: str) -> None:
+    """Raises ChatError, which names the field at fault, if a value does not follow its schema.
+
+    Knows as much of JSON Schema as schemas.py needs. `at` is where the value stands: "message[0].text".
+    """
+    if "oneOf" in schema:
+        schema = _of_its_type(value, schema["oneOf"], at)
+    found = next((one for one in schema.get("anyOf", [schema]) if _is(value, one)), None)
+    if found is None:
+        raise refused(f"{at} must be {_words(schema)}.", _field(at))
+    for name in found.get("required", ()):
+        if value.get(name) is None:
+            raise refused(f"{at}.{name} is missing.", _field(at))
+    fields = found.get("properties", {})
+    if found.get("additionalProperties") is False and (unknown := set(value) - set(fields)):
+        raise refused(f"{at} has no field {_shown(min(unknown))!r}.", _field(at))
+    for name, inner in fields.items():
+        if value.get(name) is not None:
+            check(value[name], inner, f"{at}.{name}")
+    if "items" in found:
+        for number, item in enumerate(value):
+            check(item, found["items"], f"{at}[{number}]")
+
+
+def _of_its_type(value: Any, schemas: list[Schema], at: str) -> Schema:
+    """The one of some schemas that has the value's `type`."""
+    by_type = {one["properties"]["type"]["const"]: one for one in schemas}
+    kind = value.get("type") if isinstance(value, dict) else None
+    if isinstance(kind, str) and kind in by_type:
+        return by_type[kind]
+    raise refused(f"{at} must be an object whose type is one of {', '.join(by_type)}.", _field(at))
+
+
+def _is(value: Any, schema: Schema) -> bool:
+    """Whether a value by itself is what a schema says, without what it contains."""
+    if "const" in schema:
+        return bool(value == schema["const"])
+    kind = schema["type"]
+    if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "boolean"):
+        return False
+    if kind == "integer":
+        return bool(value == value // 1) and value >= schema.get("minimum", value)
+    return not (value in ("", []) and ("minLength" in schema or "minItems" in schema))
+
+
+def _words(schema: Schema) -> str:
+    if "anyOf" in schema:
+        return " or ".join(map(_words, schema["anyOf"]))
+    kind = schema["type"]
+    if kind == "integer":
+        return f"a whole number from {schema['minimum']} on" if "minimum" in schema else "a whole number"
+    words = f"an {kind}" if kind[0] in "ao" else f"a {kind}"
+    return f"{words} that is not empty" if "minLength" in schema or "minItems" in schema else words
+
+
+def _field(at: str) -> str:
+    return re.split(r"[.\[]", at, maxsplit=1)[0]
+
+
+def _shown(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()[:100]
+
+
+async def read_object(request: web.Request, schema: Schema) -> dict[str, Any]:
+    """Reads the body as a JSON object that follows a schema, without its fields that are null.
+
+    An empty body is an empty object. Raises ChatError: invalid_json, invalid_request with the field's name.
+    """
+    value = bodies.parse_json(await bodies.read_body(request))
+    if not isinstance(value, dict):
+        raise refused("The body must be a JSON object.", None)
+    fields = schema["properties"]
+    for name, item in value.items():
+        if name not in fields:
+            raise refused(f"There is no field {_shown(name)!r}.", _shown(name))
+        if item is not None:
+            check(item, fields[name], name)
+    return {name: item for name, item in value.items() if item is not None}
+
+
+# Sessions
+
+
+def metadata_text(metadata: dict[str, Any]) -> str:
+    """Metadata as it is stored."""
+    text = as_json(metadata)
+    if len(text.encode()) > MAX_METADATA_BYTES:
+        raise refused("metadata must not exceed 16 KiB.", "metadata")
+    return text
+
+
+async def read_changes(request: web.Request) -> dict[str, Any]:
+    """What a PATCH of a session changes: at least one thing."""
+    changes = await read_object(request, schemas.CHANGES)
+    if not changes:
+        raise refused("One of metadata, current and system_prompt must be there.", "metadata")
+    return changes
+
+
+# Chat
+
+
+class ChatRequest(NamedTuple):
+    """What a client asks: it says something (a message as JSON), or gives the outputs of tools (with the ids
+    of their calls), or neither, where it asks again in place of another message's turn.
+
+    `key` and `request_hash` are "" without an Idempotency-Key.
+    """
+
+    session_id: str
+    said: tuple[str, ...] | None
+    outputs: list[tuple[str, Any]] | None
+    replace: str | None
+    options: dict[str, Any]
+    key: str
+    request_hash: str
+
+
+async def read_chat(request: web.Request) -> ChatRequest:
+    """Reads the body and the headers of a chat request."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise refused("Idempotency-Key must be 1 to 255 printable ASCII characters.", "Idempotency-Key")
+    body = await read_object(request, schemas.CHAT)
+    named = body.pop("session_id", None)
+    session_id = request.headers.get("X-Session-ID", named)
+    if not session_id:
+        raise refused("session_id is missing.", "session_id")
+    if named not in (None, session_id):
+        raise refused("session_id and the header X-Session-ID differ.", "session_id")
+    canonical = json.dumps(body, sort_keys=True).encode()
+    message, outputs, replace = (body.pop(name, None) for name in ("message", "tool_outputs", "replace"))
+    if message is not None and outputs is not None:
+        raise refused("message and tool_outputs exclude each other.", "tool_outputs")
+    if message is None and outputs is None and replace is None:
+        raise refused("message is missing.", "message")
+    return ChatRequest(
+        session_id,
+        None if message is None else (as_json({"role": "user", "content": message}),),
+        None if outputs is None else [(one["tool_call_id"], one["output"]) for one in outputs],
+        replace,
+        _options(body),
+        key_hash(session_id, key) if key else "",
+        hashlib.sha256(canonical).hexdigest() if key else "",
+    )
+
+
+def _options(body: dict[str, Any]) -> dict[str, Any]:
+    extra: dict[str, Any] = body.pop("extra_body", {})
+    for name in schemas.OWNED:
+        if name in extra:
+            raise refused(f"extra_body must not have {name}, which the server sets.", "extra_body")
+    return extra | body
+
+
+# Queries
+
+
+def read_offset(request: web.Request) -> int:
+    """Where to go on in a reply: the Last-Event-ID header, else ?after=, else 0.
+
+    The header wins: a browser's EventSource repeats its URL and moves the header on.
+    """
+    offset = 0
+    for name, text in (
+        ("after", request.query.get("after")),
+        ("Last-Event-ID", request.headers.get("Last-Event-ID")),
+    ):
+        if text is not None:
+            if not _NUMBER.fullmatch(text):
+                raise refused(f"{name} must be a number of characters.", name)
+            offset = int(text)
+    return offset
+
+
+class PageRequest(NamedTuple):
+    """Which page of a history: at most one of the cursors is there. `omit`: without what parts hold."""
+
+    limit: int
+    before: str | None
+    after: str | None
+    omit: bool
+
+
+def read_page(request: web.Request) -> PageRequest:
+    """The query of a page of history."""
+    text = request.query.get("limit", "100")
+    if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= MAX_PAGE:
+        raise refused(f"limit must be a whole number from 1 to {MAX_PAGE}.", "limit")
+    before, after = request.query.get("before"), request.query.get("after")
+    if before is not None and after is not None:
+        raise refused("before and after exclude each other.", "before")
+    return PageRequest(int(text), before, after, read_omit(request))
+
+
+def read_omit(request: web.Request) -> bool:
+    """Whether what parts hold is left out."""
+    parts = request.query.get("parts")
+    if parts not in (None, "omit"):
+        raise refused("parts must be omit, if it is there.", "parts")
+    return parts == "omit"

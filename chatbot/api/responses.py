@@ -1,0 +1,133 @@
+"""The objects that clients are sent: sessions, and messages as they are made from turns."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from chatbot.chat.history import versions
+from chatbot.chat.reply import Reply
+from chatbot.ids import message_id
+from chatbot.records import Prompt, Session, Turn, as_json
+from chatbot.storage.store import Store
+
+
+def rfc3339(milliseconds: int) -> str:
+    """A time as `2026-01-31T09:30:00.000Z`."""
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    return f"{_to_the_second(seconds)}.{milliseconds:03}Z"
+
+
+@lru_cache(maxsize=64)  # the times of an answer are mostly alike: now, or those of a conversation
+def _to_the_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
+
+
+def session_object(session: Session, timeout_ms: int) -> dict[str, Any]:
+    """A session, without what changes from moment to moment."""
+    return {
+        "session_id": session.session_id,
+        "created_at": rfc3339(session.created_at),
+        "last_accessed": rfc3339(session.last_accessed),
+        "expires_at": rfc3339(session.last_accessed + timeout_ms),
+        "metadata": json.loads(session.metadata),
+    }
+
+
+def active_object(reply: Reply) -> dict[str, Any]:
+    """A reply that a session is being given; `message` is what was said, without what its parts hold."""
+    said = [json.loads(message) for message in reply.question.input]
+    contents = [message.get("content") for message in said if message["role"] == "user"]
+    return {
+        "message_id": reply.message_id,
+        "message": without_parts(contents[-1]) if contents else None,
+        "started_at": rfc3339(reply.created_at),
+    }
+
+
+# Messages
+
+
+def prompt_object(prompt: Prompt) -> dict[str, Any]:
+    """The system prompt of a session as its first message."""
+    message = {"role": "system", "content": prompt.content}
+    return _message(prompt.message_id, message, prompt.created_at)
+
+
+def message_object(store: Store, turn: Turn, place: int, *, omit: bool = False) -> dict[str, Any]:
+    """A message of a turn; `omit`: without what pictures, sound and files hold."""
+    if place == 0:
+        result = _reply(turn)
+    else:
+        message = json.loads(turn.messages[place - 1])
+        if omit:
+            message["content"] = without_parts(message.get("content"))
+        result = _message(message_id(turn.turn_id, place), message, turn.asked_at)
+    if found := versions(store, turn, place):
+        result["versions"] = {"ids": found.ids, "index": found.ids.index(found.own)}
+    return result
+
+
+def _message(message_id: str, message: dict[str, Any], created_at: int) -> dict[str, Any]:
+    result = {
+        "message_id": message_id,
+        "role": message.pop("role"),
+        "content": message.pop("content", None),
+        "created_at": rfc3339(created_at),
+        "token_usage": None,
+        "finish_reason": None,
+    }
+    return result | message
+
+
+def _reply(turn: Turn) -> dict[str, Any]:
+    message = json.loads(turn.output or "{}")
+    refusal = None
+    if turn.layout and (content := message["content"]):
+        message["content"], refusal = _apart(content, json.loads(turn.layout))
+    result = _message(turn.turn_id, message, turn.replied_at)
+    result["token_usage"] = json.loads(turn.token_usage) if turn.token_usage else None
+    result["finish_reason"] = turn.finish_reason
+    more = {
+        "reasoning": turn.reasoning,
+        "refusal": refusal,
+        "model": turn.model,
+        "first_token_ms": turn.first_token_ms,
+    }
+    return result | {name: value for name, value in more.items() if value is not None}
+
+
+def _apart(content: str, layout: list[tuple[str, int]]) -> tuple[str | None, str | None]:
+    """What of a reply's content is text and what is a refusal."""
+    found: dict[str, list[str]] = {"t": [], "x": []}
+    start = 0
+    for kind, length in layout:
+        if kind in found:
+            found[kind].append(content[start : start + length])
+            start += length
+    text, refusal = ("".join(pieces) if pieces else None for pieces in found.values())
+    return text, refusal
+
+
+def without_parts(content: Any) -> Any:
+    """A message's content, with the number of bytes in place of what its pictures, sound and files hold."""
+    return [_without(part) for part in content] if isinstance(content, list) else content
+
+
+def _without(part: dict[str, Any]) -> dict[str, Any]:
+    kind = part["type"]
+    held = part.get(kind)
+    if kind == "text" or not isinstance(held, dict):
+        return part
+    data = held.get("url") or held.get("data") or held.get("file_data") or ""
+    if kind == "image_url" and not data.startswith("data:"):
+        return part  # its address, and not what it holds
+    left = {"type": kind, "omitted": len(data.encode())}
+    return left | {kind: {"filename": held["filename"]}} if "filename" in held else left
+
+
+def shown_length(said: str) -> int:
+    """How long a message that was said (JSON) is without what its parts hold."""
+    return len(said) if len(said) < 4096 else len(as_json(without_parts(json.loads(said).get("content"))))

@@ -1,0 +1,292 @@
+"""The handlers of our own API: each reads, validates, does, and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from aiohttp import web
+
+from chatbot.api import openapi, requests, responses, schemas
+from chatbot.api.events import Events
+from chatbot.api.explanation import explain
+from chatbot.api.pages import MessageWriter
+from chatbot.api.requests import ChatRequest
+from chatbot.chat import questions
+from chatbot.chat.asking import Question
+from chatbot.chat.history import PROMPT, Ref, find_message, not_found, read_page
+from chatbot.chat.limits import ContextLimits
+from chatbot.chat.reply_registry import ReplyRegistry
+from chatbot.chat.reply_source import ReplySource
+from chatbot.chat.sessions import Sessions
+from chatbot.config import Config
+from chatbot.errors import ChatError
+from chatbot.llm.client import LLM
+from chatbot.records import Session
+from chatbot.storage.database import when_unlocked
+from chatbot.storage.store import Store
+from chatbot.web.answers import json_response
+from chatbot.web.backpressure import MAX_UNSENT, PiecesResponse
+from chatbot.web.logs import SESSION_ID
+from chatbot.web.streaming import StreamListener, until_ended
+
+Answer = web.StreamResponse
+
+
+class Api:
+    """The handlers of sessions, history and chat."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        store: Store,
+        registry: ReplyRegistry,
+        sessions: Sessions,
+        limits: ContextLimits,
+        llm: LLM,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._registry = registry
+        self._sessions = sessions
+        self._limits = limits
+        self._llm = llm
+        self._messages = MessageWriter(store)
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """Registers the API's routes; openapi.py describes them."""
+        session = "/api/sessions/{session_id}"
+        message = session + "/messages/{message_id}"
+        router.add_post("/api/sessions", self.create_session)
+        router.add_get(session, self.get_session)
+        router.add_patch(session, self.patch_session)
+        router.add_delete(session, self.delete_session)
+        router.add_get(session + "/context", self.get_context)
+        router.add_get(session + "/messages", self.list_messages)
+        router.add_get(message, self.get_message)
+        router.add_delete(message, self.rewind)
+        router.add_get(message + "/stream", self.resume, allow_head=False)
+        router.add_post(message + "/cancel", self.cancel)
+        router.add_post("/api/chat", self.chat)
+        router.add_post("/api/chat/stream", self.chat_stream)
+        router.add_get("/api/openapi.json", self.get_openapi)
+
+    def _open(self, request: web.Request) -> Session:
+        """The session that the path names, kept alive by the request."""
+        session = self._sessions.open(request.match_info["session_id"])
+        request[SESSION_ID] = session.session_id
+        return session
+
+    # Sessions
+
+    async def create_session(self, request: web.Request) -> Answer:
+        """Handle "POST /api/sessions": a new conversation."""
+        body = await requests.read_object(request, schemas.NEW_SESSION)
+        metadata = requests.metadata_text(body.get("metadata", {}))
+        session = await when_unlocked(lambda: self._sessions.create(metadata, body.get("system_prompt")))
+        request[SESSION_ID] = session.session_id
+        location = {"Location": f"/api/sessions/{session.session_id}"}
+        return json_response(responses.session_object(session, self._sessions.timeout_ms), 201, location)
+
+    async def get_session(self, request: web.Request) -> Answer:
+        """Handle "GET /api/sessions/{session_id}": the session, its length, its running reply."""
+        return self._session_answer(self._open(request))
+
+    async def patch_session(self, request: web.Request) -> Answer:
+        """Handle "PATCH /api/sessions/{session_id}": metadata, branch, system prompt."""
+        changes = await requests.read_changes(request)
+        metadata = requests.metadata_text(changes["metadata"]) if "metadata" in changes else None
+        session_id = self._open(request).session_id
+        await when_unlocked(lambda: self._change(session_id, changes, metadata))
+        return self._session_answer(self._open(request))
+
+    def _change(self, session_id: str, changes: dict[str, Any], metadata: str | None) -> None:
+        self._store.require_space()
+        if "current" in changes:
+            self._sessions.set_current(session_id, changes["current"])
+        if "system_prompt" in changes:
+            self._sessions.set_prompt(session_id, changes["system_prompt"])
+        if metadata is not None:
+            self._store.set_metadata(session_id, metadata)
+
+    async def delete_session(self, request: web.Request) -> Answer:
+        """Handle "DELETE /api/sessions/{session_id}": stops running replies, deletes the conversation."""
+        session_id = self._open(request).session_id
+        await when_unlocked(lambda: self._sessions.delete(session_id))
+        return web.Response(status=204)
+
+    async def get_context(self, request: web.Request) -> Answer:
+        """Handle "GET /api/sessions/{session_id}/context": what the next question would be sent, and why."""
+        session = self._open(request)
+        return json_response(
+            await explain(session, config=self._config, store=self._store, limits=self._limits, llm=self._llm)
+        )
+
+    def _session_answer(self, session: Session) -> Answer:
+        session_id = session.session_id
+        reply = self._registry.running(session_id)
+        value = responses.session_object(session, self._sessions.timeout_ms)
+        value["message_count"] = self._store.count_messages(session_id, session.current)
+        value["active_reply"] = responses.active_object(reply) if reply else None
+        return json_response(value)
+
+    # History
+
+    async def list_messages(self, request: web.Request) -> Answer:
+        """Handle "GET /api/sessions/{session_id}/messages": one page of history, oldest first."""
+        asked = requests.read_page(request)
+        session = self._open(request)
+        size_of = responses.shown_length if asked.omit else len
+        page = read_page(
+            self._store, session, asked.limit, before=asked.before, after=asked.after, size_of=size_of
+        )
+        return _written(self._messages.page(session.session_id, page, omit=asked.omit))
+
+    async def get_message(self, request: web.Request) -> Answer:
+        """Handle "GET /api/sessions/{session_id}/messages/{message_id}": one message."""
+        omit = requests.read_omit(request)
+        session_id, message_id = self._open(request).session_id, request.match_info["message_id"]
+        prompt = self._store.prompt(session_id)
+        if prompt and prompt.message_id == message_id:
+            ref = PROMPT
+        else:
+            turn, place = find_message(self._store, session_id, message_id, "message_id")
+            ref = Ref(turn.seq, place)
+        return _written(self._messages.message(session_id, ref, omit=omit))
+
+    async def rewind(self, request: web.Request) -> Answer:
+        """Handle "DELETE /api/sessions/{session_id}/messages/{message_id}": its turn and all after it go."""
+        session_id, message_id = self._open(request).session_id, request.match_info["message_id"]
+        deleted = await when_unlocked(lambda: self._sessions.rewind(session_id, message_id))
+        return json_response({"deleted": deleted})
+
+    # Chat
+
+    async def chat(self, request: web.Request) -> Answer:
+        """Handle "POST /api/chat": the reply in one piece."""
+        asked = await requests.read_chat(request)
+        source, headers = self._ask(request, asked)
+        await until_ended(source)
+        if source.context_messages:
+            headers["X-Context-Messages"] = str(source.context_messages)
+        return self._reply_answer(source, headers)
+
+    async def chat_stream(self, request: web.Request) -> Answer:
+        """Handle "POST /api/chat/stream": the reply as server-sent events while it is written."""
+        after = requests.read_offset(request)
+        asked = await requests.read_chat(request)
+        source, headers = self._ask(request, asked, after)
+        return await self._stream(request, source, after, headers)
+
+    async def resume(self, request: web.Request) -> Answer:
+        """Handle "GET /api/sessions/{session_id}/messages/{message_id}/stream": a reply from a place on."""
+        after = requests.read_offset(request)
+        source = self._registry.find(self._open(request).session_id, request.match_info["message_id"])
+        return await self._stream(request, source, after, {})
+
+    async def cancel(self, request: web.Request) -> Answer:
+        """Handle "POST /api/sessions/{session_id}/messages/{message_id}/cancel": stops a reply right here."""
+        source = self._registry.find(self._open(request).session_id, request.match_info["message_id"])
+        source.stop()
+        await until_ended(source)
+        if source.error and source.error.code == "reply_cancelled":
+            return web.Response(status=204)
+        return self._reply_answer(source, {})
+
+    def _ask(
+        self, request: web.Request, asked: ChatRequest, after: int = 0
+    ) -> tuple[ReplySource, dict[str, str]]:
+        """The reply to a chat request, begun or met again, and the headers that say so.
+
+        One that goes on `after` some characters is only met: a reply that failed left no characters.
+        The caller joins the reply before it awaits anything.
+        """
+        session = self._sessions.open_to_ask(asked.session_id)
+        request[SESSION_ID] = session.session_id
+        try:
+            if known := self._registry.known(asked.key, asked.request_hash):
+                self._sessions.open(session.session_id)
+                return known, {"Idempotent-Replayed": "true"}
+            if after:
+                raise requests.refused("There is no reply under this key to go on with.", "Last-Event-ID")
+            self._registry.admit(session.session_id)
+            parent, said = self._question(session, asked)
+        except ChatError:
+            self._sessions.open(session.session_id)  # no reply's end will mark it as used
+            raise
+        question = Question(session.session_id, parent, said, asked.options, asked.key, asked.request_hash)
+        return self._registry.start(question), {}
+
+    def _question(self, session: Session, asked: ChatRequest) -> tuple[int | None, tuple[str, ...]]:
+        """Which turn the question follows, and what is said in it."""
+        parent, said = session.current, asked.said or ()
+        if asked.replace is not None:
+            parent, said = questions.in_place_of(self._store, session.session_id, asked.replace, asked.said)
+        if asked.outputs is not None:
+            turn = self._store.turn(parent) if parent is not None else None
+            said = questions.tool_messages(turn, asked.outputs)
+        return parent, said
+
+    async def _stream(
+        self, request: web.Request, source: ReplySource, after: int, headers: dict[str, str]
+    ) -> Answer:
+        """Sends a reply from character `after` on; an error before its first event is a status."""
+        listener = StreamListener(source, after, Events(), self._config.stream_heartbeat_seconds)
+        source.join(listener)
+        try:
+            await listener.begin()
+            if source.error and not source.length:
+                raise source.error
+            response = web.StreamResponse(headers=headers | _stream_headers(source))
+            await listener.run(request, response)
+        finally:
+            source.leave(listener)
+        return response
+
+    def _reply_answer(self, source: ReplySource, headers: dict[str, str]) -> Answer:
+        """A reply that has ended, as a message."""
+        if source.error:
+            raise source.error
+        turn = source.turn
+        assert turn, "a reply that ended without an error has a turn"
+        headers["X-Message-ID"] = source.message_id
+        message = self._messages.message(source.session_id, Ref(turn.seq, 0), omit=False)
+        return _written(message, headers)
+
+    # What describes it
+
+    async def get_openapi(self, request: web.Request) -> Answer:
+        """Handle "GET /api/openapi.json": all of this."""
+        document, etag = openapi.document()
+        headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache"}
+        if any(seen.value in (etag, "*") for seen in request.if_none_match or ()):
+            return web.Response(status=304, headers=headers)
+        return json_response(document, headers=headers)
+
+
+def _written(pieces: Iterator[bytes], headers: dict[str, str] | None = None) -> Answer:
+    """JSON that comes in pieces: in one if it is short, else no faster than it is read."""
+    start = b""
+    for piece in pieces:
+        start += piece
+        if len(start) > MAX_UNSENT:
+            return PiecesResponse(chain((start,), pieces), headers=headers)
+    if not start:
+        raise not_found("message_id")  # it was deleted in this moment
+    return json_response(start, headers=headers)
+
+
+def _stream_headers(source: ReplySource) -> dict[str, str]:
+    headers = {
+        "Content-Type": "text/event-stream; charset=utf-8",
+        "Cache-Control": "no-cache, no-transform",
+        "X-Accel-Buffering": "no",
+        "X-Message-ID": source.message_id,
+        "Content-Location": f"/api/sessions/{source.session_id}/messages/{source.message_id}/stream",
+    }
+    # Before it has begun it may have to be asked with less.
+    if source.context_messages and (source.started or source.ended):
+        headers["X-Context-Messages"] = str(source.context_messages)
+    return headers

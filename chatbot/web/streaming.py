@@ -1,0 +1,210 @@
+"""Sends one client a reply as a stream: what it missed, then each event as it comes, then the end.
+
+A listener is in one of four states:
+
+    HOLDING ──the headers are sent──> LIVE <──it has all that came── BEHIND ──but missed the finish──> ENDING
+       └───────────────────────────────┴──too much waits to be sent────^
+
+While it is LIVE each event is written where it comes from the LLM, and no task is woken for it. What it
+misses while it is BEHIND is read from the reply's log, no faster than the client reads. One who comes between
+the reply's finish and its end is not made live any more: its ending is made from what is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import Protocol
+
+from aiohttp import web
+
+from chatbot.chat.reply_source import ReplySource
+from chatbot.errors import ChatError
+from chatbot.records import Chunk
+from chatbot.web import backpressure
+from chatbot.web.backpressure import MAX_UNSENT
+
+MAX_UNSENT_AFTER_FINISH = 16 * MAX_UNSENT
+"""After the finish little comes, and one who misses that is sent the finish again."""
+
+
+class Encoder(Protocol):
+    """What bytes an event is, at the door by which a client came; each listener has its own."""
+
+    keep_alive: bytes
+    """What fills a silence and means nothing."""
+
+    def opening(self) -> bytes:
+        """What a stream begins with; b"" for nothing."""
+
+    def live(self, chunk: Chunk, offset: int) -> bytes:
+        """The events of a chunk that has just come, after which `offset` characters have."""
+
+    def catch_up(self, source: ReplySource, start: int) -> tuple[bytes, int]:
+        """The events of some of the log from offset `start` on, and the offset after them."""
+
+    def ending(self, source: ReplySource, offset: int, *, live: bool) -> bytes:
+        """What ends the stream; a client that was `live` at the finish has it already."""
+
+    def error(self, error: ChatError) -> bytes:
+        """What ends a stream that failed."""
+
+
+class State(Enum):
+    """What a listener does with what it is pushed."""
+
+    HOLDING = "holds it until the headers are sent"
+    LIVE = "writes it"
+    BEHIND = "leaves it, and reads the log"
+    ENDING = "leaves it, and waits for the end"
+
+
+HOLDING, LIVE, BEHIND, ENDING = State
+
+
+class StreamListener:
+    """One client's place in a reply, of which it has `after` characters; the caller joins it and leaves."""
+
+    def __init__(self, source: ReplySource, after: int, encoder: Encoder, heartbeat: float) -> None:
+        if after > source.length:
+            message = f"The reply has only {source.length} characters."
+            raise ChatError("invalid_request", message, "Last-Event-ID")
+        self._source = source
+        self._encoder = encoder
+        self._heartbeat = heartbeat
+        self._state = HOLDING if after == source.length and not source.finish_sent else BEHIND
+        self._sent = after
+        self._held: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
+        self._asleep: asyncio.Future[None] | None = None
+        self._wrote_at = self._loop.time()
+
+    # What the reply calls
+
+    def push(self, chunk: Chunk, offset: int) -> None:
+        """Sends the next event at once, if the client keeps up."""
+        if self._state is BEHIND or self._state is ENDING:
+            return
+        if self._unsent() > MAX_UNSENT and (
+            not self._source.finish_sent or self._unsent() > MAX_UNSENT_AFTER_FINISH
+        ):
+            self._fall_behind()
+            return
+        if not chunk.data:
+            if chunk.pieces:  # their events are made from the log
+                self._fall_behind()
+            return
+        data = self._encoder.live(chunk, offset)
+        if self._state is LIVE:
+            self._send(data)
+        else:
+            self._held.append(data)
+            self.wake()
+        self._sent = offset
+
+    def wake(self) -> None:
+        """Notices that something has begun, is due or has ended."""
+        if self._asleep and not self._asleep.done():
+            self._asleep.set_result(None)
+
+    def _unsent(self) -> int:
+        return self._events.unsent if self._state is LIVE else sum(map(len, self._held))
+
+    def _fall_behind(self) -> None:
+        self._state = BEHIND
+        self.wake()
+
+    # What the request does, in this order
+
+    async def begin(self) -> None:
+        """Waits for the first event or the end, a heartbeat at most: the LLM may take its time."""
+        if not self._source.started and not self._source.ended:
+            await self._sleep_until_due()
+
+    async def run(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Sends the headers and the reply to its end.
+
+        Raises ConnectionResetError when the client has gone.
+        """
+        await self._send_headers(request, response)
+        try:
+            await self._catch_up()
+            while not self._source.ended:
+                await self._listen()
+                await self._catch_up()
+            ending = self._ending()
+        except ChatError as error:  # a stored reply that was deleted meanwhile
+            ending = self._encoder.error(error)
+        await backpressure.finish(request, response, ending)
+
+    async def _send_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        first = self._encoder.opening() + b"".join(self._held)
+        self._events = await backpressure.begin(request, response, first, filler=self._encoder.keep_alive)
+        self._held.clear()
+        if self._state is HOLDING:
+            self._state = LIVE
+
+    async def _catch_up(self) -> None:
+        """Sends what the client does not have, no faster than it reads."""
+        while self._sent < self._source.length:
+            await self._events.wait_for_room()
+            await asyncio.sleep(0)  # others have their turn
+            data, self._sent = self._encoder.catch_up(self._source, self._sent)
+            self._send(data)
+        # Nothing is awaited from here until it listens, so no event comes between.
+
+    async def _listen(self) -> None:
+        """Is live until it falls behind or the reply ends; fills a silence."""
+        if self._state is BEHIND:
+            self._state = ENDING if self._source.finish_sent else LIVE
+        while self._state is not BEHIND and not self._source.ended:
+            if self._loop.time() >= self._wrote_at + self._heartbeat:
+                self._send(self._encoder.keep_alive)
+            await self._sleep_until_due()
+
+    def _ending(self) -> bytes:
+        source = self._source
+        if source.error:
+            return self._encoder.error(source.error)
+        had_finish = self._state is LIVE and source.finish_sent
+        return self._encoder.ending(source, self._sent, live=had_finish)
+
+    def _send(self, data: bytes) -> None:
+        self._events.send(data)
+        self._wrote_at = self._loop.time()
+
+    async def _sleep_until_due(self) -> None:
+        """Sleeps until it is woken, or something must be sent, be it what means nothing."""
+        self._asleep = self._loop.create_future()
+        timer = self._loop.call_at(self._wrote_at + self._heartbeat, self.wake)
+        try:
+            await self._asleep
+        finally:
+            timer.cancel()
+
+
+async def until_ended(source: ReplySource) -> None:
+    """Listens to a reply until its end; it is joined before anything is awaited."""
+    if source.ended:
+        return
+    listener = EndListener()
+    source.join(listener)
+    try:
+        await listener.ended
+    finally:
+        source.leave(listener)
+
+
+class EndListener:
+    """One who waits for the whole reply."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def push(self, chunk: Chunk, offset: int) -> None:
+        """Takes no notice: what comes is not the end."""
+
+    def wake(self) -> None:
+        """Notices that the reply has ended."""
+        if not self.ended.done():  # the client may have gone in the same turn of the loop
+            self.ended.set_result(None)
