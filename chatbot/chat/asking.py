@@ -7,18 +7,17 @@ import hmac
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chatbot.chat.context import Context, Head, plan, shrink, system_message
 from chatbot.chat.limits import ContextLimits
+from chatbot.chat.reply_log import Columns
 from chatbot.config import Config
 from chatbot.errors import TooLong
-from chatbot.records import Chunk
+from chatbot.llm.client import LLM
+from chatbot.llm.response import Answer
+from chatbot.records import Chunk, Turn
 from chatbot.storage.store import Store
-
-if TYPE_CHECKING:
-    from chatbot.llm.client import LLM
-    from chatbot.llm.response import Answer
 
 Take = Callable[[list[Chunk]], bool]
 
@@ -50,28 +49,33 @@ class Question:
 class Asking:
     """One question on its way to the LLM, and its answer on the way back.
 
-    `context_messages` is how many messages went; `context_start` and `context_key` are what the turn keeps.
+    `context_messages` is how many messages of the conversation went.
     """
 
     def __init__(
         self, question: Question, *, config: Config, store: Store, llm: LLM, limits: ContextLimits
     ) -> None:
-        self.model = ""
+        self._model = ""
         self.context_messages = 0
-        self.context_start: int | None = None
-        self.context_key: str | None = None
-        self._question = question
+        self.question = question
         self._config = config
         self._store = store
         self._llm = llm
         self._limits = limits
         self._answer: Answer | None = None
         self._context: Context | None = None  # until the first chunk
-        self._tokens = 0  # that it was estimated to measure
+        self._context_start: int | None = None
+        self._context_key: str | None = None
+        self._tokens = 0  # that the context was estimated to measure
+
+    @property
+    def model(self) -> str:
+        """The model that answers, as it names itself, else the one that is asked; "" before that is known."""
+        return (self._answer.model if self._answer else "") or self._model
 
     @property
     def finish_reason(self) -> str | None:
-        """How the LLM ended, once it has."""
+        """How the LLM says that it ended; it may go on all the same."""
         return self._answer.finish_reason if self._answer else None
 
     @property
@@ -84,8 +88,8 @@ class Asking:
 
         Raises ChatError.
         """
-        fields = self._question.options
-        self.model = asked = await self._llm.model_for(fields)
+        fields = self.question.options
+        self._model = asked = await self._llm.model_for(fields)
         listed = self._llm.context_size(asked)
         self._prepare(self._plan(asked, listed))
         has_guessed = False
@@ -104,7 +108,7 @@ class Asking:
                 return self._limits.answered(asked, self.context_messages, tokens)
 
     def _plan(self, model: str, listed: int | None) -> Context:
-        question, session_id, fields = self._question, self._question.session_id, self._question.options
+        question, session_id, fields = self.question, self.question.session_id, self.question.options
         prompt = self._store.prompt(session_id) if session_id else None
         system = [text for text in (prompt and prompt.content, question.instructions) if text]
         if not system and self._config.system_prompt:
@@ -118,25 +122,56 @@ class Asking:
     def _prepare(self, context: Context) -> None:
         self._context = context
         self.context_messages, self._tokens = context.count, context.tokens
-        self.context_start, self.context_key = context.start, context.key
+        self._context_start, self._context_key = context.start, context.key
 
     async def _pass_on(self, take: Take) -> None:
         assert self._context
         answer = self._answer = await self._llm.ask(
-            self._context.messages, self._question.options, affinity=self._affinity()
+            self._context.messages, self.question.options, affinity=self._affinity()
         )
         try:
             async for chunks in answer:
                 self._context = None  # it may be long, and the reply run for long
-                self.model = answer.model or self.model
                 if not take(chunks):
                     break
         finally:
             answer.close()
 
+    def to_turn(
+        self,
+        turn_id: str,
+        asked_at: int,
+        replied_at: int,
+        finish_reason: str,
+        first_token_ms: int | None,
+        said: Columns,
+    ) -> Turn:
+        """The question and what was said to it, as they are stored."""
+        question = self.question
+        return Turn(
+            seq=0,
+            session_id=question.session_id,
+            parent=question.parent,
+            turn_id=turn_id,
+            asked_at=asked_at,
+            replied_at=replied_at,
+            finish_reason=finish_reason,
+            context_start=self._context_start,
+            context_key=self._context_key,
+            model=self.model or None,
+            first_token_ms=first_token_ms,
+            token_usage=self.usage,
+            idempotency_key=question.key or None,
+            request_hash=question.request_hash if question.key else None,
+            response_id=question.response_id,
+            response=question.response,
+            input="\n".join(question.input),
+            **said._asdict(),
+        )
+
     def _affinity(self) -> str | None:
         """By what LLM servers know the conversation; its id, which opens it, is not theirs to know."""
-        session_id = self._question.session_id
+        session_id = self.question.session_id
         if not session_id:
             return None
         return hmac.digest(self._store.affinity_key, session_id.encode(), hashlib.sha256).hex()[:32]

@@ -10,7 +10,7 @@ The rules:
 4. A reply ends once. Its end is decided and stored with no await in between (`_settle`): whoever comes later,
    be it a cancel, a client or the LLM, finds it decided. Only a locked file makes it wait, and all but its
    being deleted with it.
-5. A cancelled reply whose finish_reason was pushed to listeners is complete: it is stored as finished.
+5. A reply that is stopped when the LLM has said its finish_reason is complete: it is stored as finished.
 6. It follows a turn. When that turn is deleted, so is the reply; whatever else happens to the conversation
    meanwhile, a stored reply follows the turn that it was asked after.
 
@@ -25,21 +25,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
-from chatbot.chat.asking import Asking, Question
-from chatbot.chat.limits import ContextLimits
+from chatbot.chat.asking import Asking
 from chatbot.chat.reply_log import ReplyLog
 from chatbot.chat.reply_source import Listener
-from chatbot.config import Config
 from chatbot.errors import ChatError, without_frames
 from chatbot.ids import new_turn_id
 from chatbot.records import Chunk, Turn, as_json
 from chatbot.storage.database import Locked, when_unlocked
 from chatbot.storage.store import Store
-
-if TYPE_CHECKING:
-    from chatbot.llm.client import LLM
 
 log = logging.getLogger(__name__)
 
@@ -59,40 +53,40 @@ _HOW = {"cancelled": "stopped", "length": "cut", "content_filter": "cut"}
 
 
 class Reply:
-    """A reply while it is written: a `ReplySource`, which explains its attributes."""
+    """A reply while it is written: a `ReplySource`, which explains its attributes.
+
+    `on_end` is called when it has ended, `on_linger` with a task that has still to let go or to write.
+    """
 
     def __init__(
         self,
-        question: Question,
+        asking: Asking,
         *,
-        config: Config,
+        grace: float,
         store: Store,
-        llm: LLM,
-        limits: ContextLimits,
         clock: Callable[[], float],
         on_end: Callable[[Reply], None],
         on_linger: Callable[[asyncio.Task[None]], None],
     ) -> None:
-        self.question = question
-        self.session_id = question.session_id
+        self.question = asking.question
+        self.session_id = self.question.session_id
         self.created_at = int(clock() * 1000)
         self.message_id = new_turn_id(self.created_at)
         self.started = self.finish_sent = self.ended = False
-        self.heard_at = 0.0
         self.error: ChatError | None = None
         self.finish_reason: str | None = None
         self.usage: str | None = None
         self.first_token_ms: int | None = None
         self.log = ReplyLog()
         self.turn: Turn | None = None
-        self._grace = config.disconnect_grace_seconds
+        self._asking = asking
+        self._grace = grace
         self._store = store
         self._clock = clock
         self._on_end = on_end
         self._on_linger = on_linger
         self._loop = asyncio.get_running_loop()
         self._asked_at = self._loop.time()
-        self._asking = Asking(question, config=config, store=store, llm=llm, limits=limits)
         self._task: asyncio.Task[None] | None = None
         self._is_settled = False
         self._writing: asyncio.Task[None] | None = None
@@ -144,6 +138,7 @@ class Reply:
     async def _run(self) -> None:
         try:
             await self._asking.run(self._take)
+            self.finish_sent = True  # the chunk that says it comes last, once it is known to be the end
             self._settle(self._asking.finish_reason or "")
         except ChatError as error:
             log.warning("reply %s failed: %s", self.message_id, error.code)
@@ -156,30 +151,25 @@ class Reply:
             self._settle(None, ChatError("internal_error", "Internal error."))
 
     def _take(self, chunks: list[Chunk]) -> bool:
-        """Takes what the LLM said into the log, and pushes it to the listeners in the same breath.
-
-        False when it wants no more.
-        """
+        """Takes what the LLM said into the log, pushes it to the listeners; False when it wants no more."""
         for chunk in chunks:
             if not self.log.append(chunk.pieces):
                 self._settle("length")  # listeners read the last of it from the log
                 return False
             for listener in self._listeners:
                 listener.push(chunk, self.log.length)
-        self.heard_at = self._loop.time()
         self.started = True
         if self.first_token_ms is None and self.log.length:
-            self.first_token_ms = round((self.heard_at - self._asked_at) * 1000)
-        if self._asking.finish_reason:
-            self.finish_sent = True
+            self.first_token_ms = round((self._loop.time() - self._asked_at) * 1000)
         return not self._is_settled
 
     # Its ends
 
     def stop(self, error: ChatError | None = None) -> None:
         """Ends the reply with what has come, as cancelled; listeners are sent `error`, if given."""
-        if self.finish_sent:
-            self._settle(self._asking.finish_reason)
+        finish_reason = self._asking.finish_reason
+        if finish_reason and self._outcome(finish_reason) is None:
+            self._settle(finish_reason)
         else:
             self._settle("cancelled", error)
 
@@ -222,7 +212,10 @@ class Reply:
 
     def _keep(self, finish_reason: str, error: ChatError | None) -> None:
         """Stores the turn, now or when the file is no longer locked."""
-        turn = self._to_turn(finish_reason)
+        columns, now = self.log.to_columns(), int(self._clock() * 1000)
+        turn = self._asking.to_turn(
+            self.message_id, self.created_at, now, finish_reason, self.first_token_ms, columns
+        )
         try:
             self._write(turn)
         except Locked:
@@ -244,34 +237,6 @@ class Reply:
         self._writing = None
         self._end(error)
 
-    def _to_turn(self, finish_reason: str) -> Turn:
-        question = self.question
-        columns = self.log.to_columns()
-        return Turn(
-            0,
-            self.session_id,
-            question.parent,
-            self.message_id,
-            self.created_at,
-            int(self._clock() * 1000),
-            finish_reason,
-            columns.calls,
-            self._asking.context_start,
-            self._asking.context_key,
-            self.model or None,
-            self.first_token_ms,
-            self.usage,
-            question.key or None,
-            question.request_hash if question.key else None,
-            question.response_id,
-            question.response,
-            "\n".join(question.input),
-            columns.output,
-            columns.reasoning,
-            columns.layout,
-            columns.chunk_ends,
-        )
-
     def _write(self, turn: Turn) -> None:
         question = self.question
         seq = 0
@@ -292,29 +257,26 @@ class Reply:
             return
         self.error = without_frames(error) if error else None
         self.ended = True
-        if self.turn is None:
-            self._mark_failed()
         self._on_end(self)
         for listener in self._listeners:
             listener.wake()
+        if self.turn is None:
+            self._mark_failed()
 
     def _mark_failed(self) -> None:
-        """The session counts as used all the same, and what was accepted in the background as failed."""
-        now = int(self._clock() * 1000)
+        """The session was used all the same, and what was accepted in the background has failed."""
+        now, response_id = int(self._clock() * 1000), self.question.response_id
+        if self.question.detached and response_id and self.error:
+            failing = self._fail_background(response_id, self.error, now)
+            self._on_linger(self._loop.create_task(failing))
         try:
-            if self.session_id:
-                self._store.touch(self.session_id, now)
-            if self.question.detached and self.question.response_id and self.error:
-                error = as_json(self.error.to_object()["error"])
-                self._fail_background(self.question.response_id, error, now)
+            self._store.touch(self.session_id, now)
         except ChatError:
             pass  # a full disk
-        except Exception:
-            log.exception("the end of reply %s could not be marked", self.message_id)
 
-    def _fail_background(self, response_id: str, error: str, now: int) -> None:
+    async def _fail_background(self, response_id: str, error: ChatError, now: int) -> None:
+        failed_of = as_json(error.to_object()["error"])
         try:
-            self._store.fail_background(response_id, error, now)
-        except Locked:
-            write = when_unlocked(lambda: self._store.fail_background(response_id, error, now))
-            self._on_linger(self._loop.create_task(write))
+            await when_unlocked(lambda: self._store.fail_background(response_id, failed_of, now))
+        except ChatError:
+            pass  # a full disk

@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
-from chatbot.chat.asking import Question
+from chatbot.chat.asking import Asking, Question
 from chatbot.chat.limits import ContextLimits
 from chatbot.chat.reply import Reply
 from chatbot.chat.reply_source import ReplySource
 from chatbot.chat.stored_reply import LogCache, StoredReply
 from chatbot.config import Config
 from chatbot.errors import ChatError
+from chatbot.llm.client import LLM
 from chatbot.storage.store import Store
-
-if TYPE_CHECKING:
-    from chatbot.llm.client import LLM
 
 LAST_WRITES_SECONDS = 1.0
 """How long a shutdown waits for turns that found the file locked."""
@@ -26,6 +23,11 @@ LAST_WRITES_SECONDS = 1.0
 def key_hash(scope: str, key: str) -> str:
     """An idempotency key as it is kept: of one scope (a session, an API key), and found in no other."""
     return hashlib.sha256(f"{scope}\n{key}".encode()).hexdigest()
+
+
+def _names(question: Question) -> list[str]:
+    """What a question's reply is found by besides its message id."""
+    return [name for name in (question.key, question.response_id) if name]
 
 
 def shutting_down() -> ChatError:
@@ -55,10 +57,8 @@ class ReplyRegistry:
         self._on_end = on_end
         self._stored = LogCache(store)
         self._running: dict[str, Reply] = {}  # by message id
+        self._by_name: dict[str, Reply] = {}  # by idempotency key and response id
         self._by_session: dict[str, list[Reply]] = {}
-        self._occupying: dict[str, Reply] = {}  # by session
-        self._by_key: dict[str, Reply] = {}
-        self._by_response: dict[str, Reply] = {}
         self._lingering: set[asyncio.Task[None]] = set()
         self._emptied = asyncio.Event()  # once nothing new may begin: the last has ended
 
@@ -75,7 +75,9 @@ class ReplyRegistry:
 
     def running(self, session_id: str) -> Reply | None:
         """The reply that occupies a session."""
-        return self._occupying.get(session_id)
+        return next(
+            (reply for reply in self._by_session.get(session_id, ()) if reply.question.occupies), None
+        )
 
     def replies_in(self, session_id: str) -> list[Reply]:
         """All replies that run in a session."""
@@ -83,7 +85,7 @@ class ReplyRegistry:
 
     def by_response(self, response_id: str) -> Reply | None:
         """The running reply that OpenAI's door calls by this id."""
-        return self._by_response.get(response_id)
+        return self._by_name.get(response_id)
 
     def find(self, session_id: str, message_id: str) -> ReplySource:
         """A running or stored reply of a session; raises ChatError("message_not_found")."""
@@ -104,7 +106,7 @@ class ReplyRegistry:
             return None
         used_for: str | None
         source: ReplySource
-        if reply := self._by_key.get(key):
+        if reply := self._by_name.get(key):
             source, used_for = reply, reply.question.request_hash
         elif turn := self._store.turn_by_key(key):
             source, used_for = StoredReply(turn, self._stored), turn.request_hash
@@ -127,7 +129,7 @@ class ReplyRegistry:
 
         Raises ChatError: session_busy, shutting_down, overloaded, storage_full.
         """
-        if occupies and (running := self._occupying.get(session_id)):
+        if occupies and (running := self.running(session_id)):
             message = "The session is being given another reply."
             raise ChatError("session_busy", message, extra={"message_id": running.message_id})
         self.refuse_if_closing()
@@ -140,44 +142,31 @@ class ReplyRegistry:
 
         The session counts as used when the reply ends.
         """
+        asking = Asking(question, config=self._config, store=self._store, llm=self._llm, limits=self._limits)
         reply = Reply(
-            question,
-            config=self._config,
+            asking,
+            grace=self._config.disconnect_grace_seconds,
             store=self._store,
-            llm=self._llm,
-            limits=self._limits,
             clock=self._clock,
             on_end=self._forget,
             on_linger=self._linger,
         )
         self._running[reply.message_id] = reply
-        if question.session_id:
-            self._by_session.setdefault(question.session_id, []).append(reply)
-        if question.occupies:
-            self._occupying[question.session_id] = reply
-        if question.key:
-            self._by_key[question.key] = reply
-        if question.response_id:
-            self._by_response[question.response_id] = reply
+        self._by_session.setdefault(question.session_id, []).append(reply)
+        self._by_name |= dict.fromkeys(_names(question), reply)
         reply.start()
         return reply
 
     # Their ends
 
     def _forget(self, reply: Reply) -> None:
-        question = reply.question
         del self._running[reply.message_id]
-        if question.session_id:
-            others = self._by_session[question.session_id]
-            others.remove(reply)
-            if not others:
-                del self._by_session[question.session_id]
-        if question.occupies:
-            del self._occupying[question.session_id]
-        if question.key:
-            self._by_key.pop(question.key, None)
-        if question.response_id:
-            self._by_response.pop(question.response_id, None)
+        for name in _names(reply.question):
+            del self._by_name[name]
+        others = self._by_session[reply.session_id]
+        others.remove(reply)
+        if not others:
+            del self._by_session[reply.session_id]
         if self.closing and not self._running:
             self._emptied.set()
         self._on_end(reply)

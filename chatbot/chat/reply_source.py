@@ -23,9 +23,9 @@ class ReplySource(Protocol):
     """A reply while it is written and after.
 
     `created_at` is when it was asked for, in milliseconds since 1970. `started`: something was pushed to
-    listeners; `finish_sent`: the chunk with the finish_reason was, too; `heard_at`: when the last was (loop
-    time). Once `ended`, `error` says why it came to nothing, or else `finish_reason` how it ended and `turn`
-    what was stored (its seq is 0 if it was not to be); of one that shutdown stopped, all three are set.
+    listeners; `finish_sent`: the chunk with the finish_reason was, too. Once `ended`, either `error` says why
+    it came to nothing, or `finish_reason` how it ended and `turn` what was stored (its seq is 0 if it was not
+    to be); of one that shutdown stopped, all three are set.
     """
 
     session_id: str
@@ -33,7 +33,6 @@ class ReplySource(Protocol):
     created_at: int
     started: bool
     finish_sent: bool
-    heard_at: float
     ended: bool
     error: ChatError | None
     finish_reason: str | None

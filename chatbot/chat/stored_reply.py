@@ -30,23 +30,18 @@ class LogCache:
         if log := self._logs.get(seq):
             self._logs.move_to_end(seq)
             return log
-        return self.add(self.turn(seq))
+        log = self._logs[seq] = ReplyLog.from_turn(self.turn(seq))
+        self._room -= log.size
+        while self._room < 0 and len(self._logs) > 1:
+            _, oldest = self._logs.popitem(last=False)
+            self._room += oldest.size
+        return log
 
     def turn(self, seq: int) -> Turn:
         """The turn `seq`, which is not kept; raises ChatError if it was deleted."""
         if turn := self._store.turn(seq):
             return turn
         raise ChatError("message_not_found", "The message was deleted.", "message_id")
-
-    def add(self, turn: Turn) -> ReplyLog:
-        """Keeps the log of a turn that was read, and forgets older ones for it."""
-        log = ReplyLog.from_turn(turn)
-        self._logs[turn.seq] = log
-        self._room -= log.size
-        while self._room < 0 and len(self._logs) > 1:
-            _, oldest = self._logs.popitem(last=False)
-            self._room += oldest.size
-        return log
 
 
 class StoredReply:
@@ -55,7 +50,6 @@ class StoredReply:
     started = finish_sent = ended = True
     error: ChatError | None = None
     context_messages = 0
-    heard_at = 0.0
 
     def __init__(self, turn: Turn, cache: LogCache) -> None:
         self.session_id = turn.session_id

@@ -39,7 +39,7 @@ class FakeAnswer:
         self.finish_reason: str | None = None
         self.usage: str | None = None
         self.closed = False
-        self._ending: dict[bytes, tuple[str, str | None]] = {}
+        self._ending: tuple[str, str | None] = ("stop", None)
         self._steps: asyncio.Queue[list[Chunk] | ChatError | None] = asyncio.Queue()
 
     def say(self, *chunks: Chunk) -> FakeAnswer:
@@ -47,14 +47,10 @@ class FakeAnswer:
         return self
 
     def finish(self, reason: str = "stop", usage: str | None = None) -> FakeAnswer:
-        """Ends, as an LLM does: the chunk that says so, then nothing more."""
-        self.push_finish(reason, usage)
+        self._ending = (reason, usage)
+        self._steps.put_nowait([Chunk(b"finish")])
         self._steps.put_nowait(None)
         return self
-
-    def push_finish(self, reason: str, usage: str | None = None) -> None:
-        self._ending[f"finish {reason}".encode()] = (reason, usage)
-        self._steps.put_nowait([Chunk(f"finish {reason}".encode())])
 
     def fail(self, error: ChatError) -> FakeAnswer:
         self._steps.put_nowait(error)
@@ -69,8 +65,8 @@ class FakeAnswer:
             raise StopAsyncIteration
         if isinstance(step, ChatError):
             raise step
-        if step[0].data in self._ending:
-            self.finish_reason, self.usage = self._ending[step[0].data]
+        if step[0].data == b"finish":
+            self.finish_reason, self.usage = self._ending
         return step
 
     def close(self) -> None:
@@ -147,9 +143,6 @@ class Room:
     def __init__(self, clock: Clock, store: Store, **settings: Any) -> None:
         self.clock, self.store, self.llm = clock, store, FakeLLM()
         self.config = Config(**settings)
-        for name, value in {"send_reasoning": False, "session_id_range": (0, 255)}.items():
-            if not hasattr(self.config, name):
-                object.__setattr__(self.config, name, value)
         self.ended: list[Reply] = []
         self.registry = ReplyRegistry(
             config=self.config,

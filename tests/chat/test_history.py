@@ -68,7 +68,7 @@ class Book:
             seq = turn.parent
         return [*([PROMPT] if self.store.prompt(SESSION) else []), *refs]
 
-    def page(self, limit: int = 1000, **where: str) -> Page:
+    def page(self, limit: int = 1000, **where: Any) -> Page:
         return read_page(self.store, self.session, limit, **where)
 
 
@@ -95,7 +95,8 @@ def test_pages_in_both_directions_are_the_path(book: Book, limit: int) -> None:
     assert len(whole) == book.store.count_messages(SESSION, book.session.current)
     for name, cursor in (("before", None), ("after", "start")):
         refs: list[Ref] = []
-        more, where = True, {name: cursor} if cursor else {}
+        more = True
+        where: dict[str, Any] = {name: cursor} if cursor else {}
         while more:
             page = book.page(limit, **where)
             refs = [*page.refs, *refs] if name == "before" else [*refs, *page.refs]
@@ -153,7 +154,7 @@ def test_a_message_that_is_not_there_is_not_found(cursor: str) -> None:
         new_turn_id(0),
     ):
         with pytest.raises(ChatError) as error:
-            book.page(**{cursor: unknown})
+            book.page(1, **{cursor: unknown})
         assert (error.value.code, error.value.param) == ("message_not_found", cursor)
 
 
@@ -190,7 +191,8 @@ def test_a_page_ends_early_before_it_is_too_long_and_one_message_may_be(
     book = Book()
     for length in (1000, 10, 10, 10, 1000):
         book.add(book.session.current, user("a" * length), answer=None)
-    pages, where = [], direction
+    pages: list[int] = []
+    where: dict[str, Any] = dict(direction)
     for _ in range(3):
         page = book.page(**where)
         pages.append(len(page.refs))

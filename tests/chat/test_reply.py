@@ -57,7 +57,7 @@ async def test_listeners_are_pushed_each_chunk_with_its_offset_and_woken_at_the_
     assert reply.log.read(0, 99) == [Piece(REASONING, "Hm, "), Piece("text", "Once ")]
     room.llm.given[0].say(text("upon")).finish()
     await turns_of_the_loop()
-    live = [(b'"upon"', 13), (b"finish stop", 13)]
+    live = [(b'"upon"', 13), (b"finish", 13)]
     assert listeners[0].pushed == [(b"{}", 4), (b'"Once "', 9), *live]
     assert listeners[1].pushed == live
     assert [one.woken for one in listeners] == [1, 1]
@@ -113,14 +113,22 @@ async def test_a_reply_that_is_stopped_lets_go_of_the_llm_at_once_and_ends_once(
     assert len(room.ended) == 1
 
 
-async def test_a_reply_whose_finish_was_pushed_is_stored_as_finished_when_it_is_stopped(room: Room) -> None:
-    reply = room.ask(room.session())
+@pytest.mark.parametrize(
+    ("said", "reason", "expected"),
+    [("text", "length", "length"), ("nothing", "stop", None), ("reasoning", "stop", "cancelled")],
+)
+async def test_a_reply_that_is_stopped_after_the_llm_said_how_it_ends_is_stored_as_that(
+    room: Room, said: str, reason: str, expected: str | None
+) -> None:
+    reply, listener = room.ask(room.session()), Recorder()
+    reply.join(listener)
     await turns_of_the_loop()
-    room.llm.given[0].say(text("Hi")).push_finish("length")
+    room.llm.given[0].say(*ANSWERS[said])
     await turns_of_the_loop()
-    assert not reply.ended
+    room.llm.given[0].finish_reason = reason  # and it is not known yet whether more comes
     reply.stop()
-    assert reply.finish_reason == "length"
+    assert (reply.finish_reason, reply.finish_sent) == (expected, False)
+    assert (reply.error.code if reply.error else None) == (None if expected else "reply_cancelled")
 
 
 async def test_a_reply_that_passes_4_mib_is_cut_there(room: Room) -> None:
