@@ -21,6 +21,9 @@ INTERVAL = 0.5
 LARGE = 16 * 2**20
 """From this size on, in bytes, a WAL is cut short."""
 
+WAIT = 0.05
+"""For how long a cut waits for a write or a reader to end, and keeps new writes out."""
+
 WARN = 256 * 2**20
 """From this size on the log says that a reader keeps the WAL growing; again each time that it has doubled."""
 
@@ -62,7 +65,7 @@ class Checkpoints:
                 if written == seen and size < LARGE:
                     continue
                 try:
-                    connection = connection or sqlite3.connect(self._path, timeout=0, isolation_level=None)
+                    connection = connection or sqlite3.connect(self._path, timeout=WAIT, isolation_level=None)
                     self._fold(connection, size)
                     seen = written
                 except sqlite3.Error as error:
@@ -72,10 +75,12 @@ class Checkpoints:
                 connection.close()
 
     def _fold(self, connection: sqlite3.Connection, size: int) -> None:
-        _, frames, folded = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        fold = "PRAGMA wal_checkpoint(PASSIVE)"
+        _, frames, folded = connection.execute(fold).fetchone()
         if size < LARGE:
             return
-        if frames - folded < 1000:  # a reader needs no more than what was written just now
+        if folded == frames:  # no reader needs older pages
+            connection.execute(fold).fetchone()  # what was written meanwhile: the file is locked for less
             busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             if not busy:
                 self._warn_at = WARN

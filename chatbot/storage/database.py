@@ -174,6 +174,7 @@ class Database:
         self._db.close()
         if self._lock:
             self._lock.release()
+            self._lock = None
 
     # Running statements
 

@@ -53,7 +53,7 @@ class FileLock:
             raise StoreError(f"{path} is in use by another server{process}") from None
         except OSError as error:
             raise StoreError(
-                f"cannot lock {path}: its file system has no locks (flock: {error.strerror}), like some network"
+                f"cannot lock {path}: its file system has no locks ({error.strerror}), like some network"
                 " file systems; without them a second server could destroy it"
             ) from None
         os.ftruncate(self._file, 0)

@@ -50,6 +50,10 @@ class Tree(Removals):
             return (turn, place) if place <= len(messages) and messages[place - 1] != "null" else None
         return (turn, place) if turn.output is not None else None
 
+    def turn_by_id(self, turn_id: str) -> Turn | None:
+        """A turn by its id, whatever session it is in."""
+        return self._turn_by("turn_by_id", turn_id)
+
     def turn_by_key(self, idempotency_key: str) -> Turn | None:
         """The turn that an idempotency key stands for."""
         return self._turn_by("turn_by_key", idempotency_key)
@@ -122,6 +126,8 @@ class Tree(Removals):
                 raise
             self.remove_piece()  # what is gone may be all that it needs
         except sqlite3.IntegrityError:
+            if self._one("get_session", (turn.session_id,)) is None:
+                raise _no_session() from None
             if not self._free_key(turn.idempotency_key):
                 raise
         return self._store(turn, current)
@@ -142,7 +148,7 @@ class Tree(Removals):
                 values = {"session_id": session_id, "parent": at, "seq": seq, "now": turn.replied_at}
                 changed = self._run("go_on_from", values)
             if not changed:
-                raise ChatError("session_not_found", "There is no such session.")
+                raise _no_session()
             if turn.response_id:
                 self._run("drop_background", (turn.response_id,))
         return seq
@@ -200,6 +206,10 @@ class Tree(Removals):
         """Deletes the reply of a turn alone, and frees its idempotency key."""
         self._run("drop_output", (seq,))
 
+    def forget_response(self, seq: int) -> None:
+        """OpenAI's door does not find the turn as a response any more; in the conversation it stays."""
+        self._run("forget_response", (seq,))
+
     def splice_out(self, seq: int) -> None:
         """Deletes one turn alone: what followed it follows its parent, and a session at it is there."""
         turn = self.turn(seq)
@@ -210,3 +220,7 @@ class Tree(Removals):
             self._run("adopt", values)
             self._run("leave", values)
             self._run("drop_turn", (seq,))
+
+
+def _no_session() -> ChatError:
+    return ChatError("session_not_found", "There is no such session, or it has expired.", "session_id")

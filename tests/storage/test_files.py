@@ -1,0 +1,284 @@
+"""A database file: one server, any number of readers, and nobody waits for another process on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from chatbot.errors import ChatError
+from chatbot.storage import checkpoint, database
+from chatbot.storage.database import APPLICATION, VERSION, Locked, when_unlocked
+from chatbot.storage.lock import StoreError
+from chatbot.storage.store import Store
+from tests.storage.tools import a_chain, a_session, a_turn, count, run, running, unlocked
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "chat.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    store = Store(str(path))
+    yield store
+    store.close()
+
+
+def test_a_file_keeps_what_was_stored_and_only_its_owner_reads_it(path: Path) -> None:
+    old = os.umask(0)
+    try:
+        with closing(Store(str(path))) as store:
+            here = a_session(store)
+            chain = a_chain(store, here, 2)
+            key = store.affinity_key
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+            assert modes == dict.fromkeys(["chat.db", "chat.db-wal", "chat.db-shm", "chat.db.lock"], 0o600)
+    finally:
+        os.umask(old)
+    assert {file.name for file in path.parent.iterdir()} == {"chat.db", "chat.db.lock"}
+    with closing(Store(str(path), sync="full")) as store:
+        assert (store.sessions, store.path(here, chain[1]), store.affinity_key) == (1, chain, key)
+        assert (len(key), store._value("PRAGMA synchronous")) == (32, 2)
+        assert store._value("PRAGMA journal_mode") == "wal"
+        assert store._value("PRAGMA locking_mode") == "normal"
+
+
+def test_a_second_server_is_refused_whatever_it_calls_the_file(path: Path, store: Store) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    for name in (path, link):
+        second = run("import sys; from chatbot.storage.store import Store; Store(sys.argv[1])", str(name))
+        assert f"StoreError: {name} is in use by another server (process {os.getpid()})" in second.stderr
+    a_session(store)
+    store.close()
+    Store(str(path)).close()
+
+
+def test_what_was_stored_survives_a_kill_and_so_does_the_way_in(path: Path) -> None:
+    script = """
+import os, signal, sys
+from tests.storage.tools import *
+store = Store(sys.argv[1]); a_chain(store, a_session(store), 3)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    died = run(script, str(path))
+    assert died.returncode == -9, died.stderr
+    with closing(Store(str(path))) as store:
+        assert (store.sessions, count(store, "turns")) == (1, 3)
+
+
+def test_others_read_while_it_serves(path: Path, store: Store) -> None:
+    here = a_session(store)
+    parent = None
+    with closing(sqlite3.connect(path)) as reader:
+        for number in range(1, 50):
+            parent = store.add_turn(a_turn(here, parent))
+            assert reader.execute("SELECT count(*) FROM messages").fetchone() == (2 * number,)
+
+
+# What keeps a server out
+
+
+def test_a_file_system_without_locks_is_refused_in_these_words(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(file: int, operation: int) -> None:
+        raise OSError(95, os.strerror(95))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StoreError, match=r"has no locks \(Operation not supported\)"):
+        Store(str(path))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize(
+    ("name", "mode", "said"),
+    [
+        ("chat.db", 0o444, "no write permission"),
+        ("chat.db", 0o200, "no read and write permission"),
+        ("chat.db.lock", 0o600, "no read and write permission"),
+        (".", 0o755, "no write permission"),
+    ],
+)
+def test_a_missing_permission_is_named_and_whose_it_is(path: Path, name: str, mode: int, said: str) -> None:
+    Store(str(path)).close()
+    for parent in path.parents[:3]:
+        parent.chmod(0o755)
+    path.parent.chmod(0o777)
+    path.chmod(0o666)
+    path.with_name("chat.db.lock").chmod(0o666)
+    file = path.parent / name
+    file.chmod(mode)
+    script = f"""
+import os, sys
+from chatbot.storage.store import Store
+Store()  # all that Python loads for it may be closed to others
+os.setuid({NOBODY})
+Store(sys.argv[1])
+"""
+    refused = run(script, str(path))
+    assert refused.stderr.splitlines()[-1].startswith(
+        f"chatbot.storage.lock.StoreError: cannot use {path}: user nobody has {said} on {file.resolve()},"
+        " which belongs to user root ("
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [(".", "it is a directory"), ("nowhere/chat.db", "there is no directory ")]
+)
+def test_a_path_that_cannot_be_opened_is_refused_by_name(name: str, said: str) -> None:
+    with pytest.raises(StoreError, match=f"cannot open {name}: {said}"):
+        Store(name)
+
+
+@pytest.mark.parametrize(
+    ("statements", "said"),
+    [
+        (["CREATE TABLE notes (text)"], "holds something else"),
+        (["CREATE TABLE notes (text)", f"PRAGMA user_version={VERSION}"], "holds something else"),
+        (["CREATE TABLE notes (text)", "PRAGMA application_id=7"], "holds something else"),
+        ([f"PRAGMA user_version={VERSION}"], "holds something else"),
+        (["CREATE TABLE notes (text)", "PRAGMA journal_mode=WAL"], "holds something else"),
+        (
+            [f"PRAGMA application_id={APPLICATION}", "PRAGMA user_version=2"],
+            "of version 2, .* knows version 1",
+        ),
+    ],
+)
+def test_a_foreign_file_is_refused_and_left_as_it_is(path: Path, statements: list[str], said: str) -> None:
+    with closing(sqlite3.connect(path)) as other:
+        for statement in statements:
+            other.execute(statement)
+        other.commit()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=said):
+        Store(str(path))
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path) -> None:
+    path.write_text("Dear diary, " * 100)
+    for _ in range(2):  # the first left no lock behind
+        with pytest.raises(StoreError, match="not a database"):
+            Store(str(path))
+    assert path.read_text() == "Dear diary, " * 100
+
+
+# Locked by another process
+
+
+LOCKS = """
+import sqlite3, sys
+other = sqlite3.connect(sys.argv[1], isolation_level=None)
+other.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.readline()
+"""
+
+
+async def test_another_process_that_locks_the_file_makes_nobody_wait(path: Path, store: Store) -> None:
+    here = a_session(store)
+    turn = a_turn(here)
+    with running(LOCKS, str(path)) as other:
+        for write in (
+            lambda: store.add_turn(turn),
+            lambda: store.set_metadata(here, '{"a":1}'),
+            lambda: store.delete_session(here),
+            lambda: a_session(store),
+            lambda: store.evict(0, 0, 10, ()),
+        ):
+            began = time.perf_counter()
+            with pytest.raises(Locked):
+                write()
+            assert time.perf_counter() - began < 0.1
+        store.touch(here, 77)
+        assert (store.sessions, store._db.in_transaction) == (1, False)
+        assert (store.session(here), store.turn(1)) == ((here, 0, 77, "{}", None), None)
+        storing = asyncio.create_task(when_unlocked(lambda: store.add_turn(turn)))
+        await asyncio.sleep(0.02)
+        assert not storing.done()
+        other.kill()
+        assert store.turn(await storing) is not None
+    store.evict(0, -1, 10, ())
+    assert store._db.execute("SELECT last_accessed FROM sessions").fetchall() == [(77,)]
+
+
+async def test_a_file_that_stays_locked_is_told_as_overload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "LOCKED_SECONDS", 0.05)
+
+    def write() -> None:
+        raise Locked
+
+    with pytest.raises(ChatError) as caught:
+        await when_unlocked(write)
+    assert (caught.value.code, caught.value.retry_after) == ("overloaded", "5")
+
+
+# The WAL
+
+
+def until(condition: object) -> None:
+    """Waits for what a thread does."""
+    assert callable(condition)
+    while not condition():
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are made often, and a WAL is soon large."""
+    monkeypatch.setattr(checkpoint, "INTERVAL", 0.01)
+    monkeypatch.setattr(checkpoint, "LARGE", 500_000)
+    monkeypatch.setattr(checkpoint, "WARN", 1_000_000)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_wal_is_cut_short_under_load_and_none_of_it_is_lost(path: Path) -> None:
+    with closing(Store(str(path))) as store:
+        here, largest = a_session(store), 0
+        chain: list[int] = []
+        while (size := store.wal_bytes) >= largest:  # until it is cut, while turns are stored without a pause
+            chain += a_chain(store, here, 1, chain[-1] if chain else None, reply="x" * 2000)
+            largest = size
+        assert largest > 500_000
+        until(lambda: store.wal_bytes == 0)
+        assert store.path(here, chain[-1]) == chain
+        with closing(sqlite3.connect(path)) as reader:
+            assert reader.execute("PRAGMA quick_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_long_reader_is_warned_of_and_the_wal_is_cut_after_it(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(Store(str(path))) as store, closing(sqlite3.connect(path)) as reader:
+        here, parent = a_session(store), None
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM turns").fetchone() == (0,)
+        while store.wal_bytes < 1_500_000:
+            turn = a_turn(here, parent, reply="x" * 50_000)
+            parent = unlocked(lambda turn=turn: store.add_turn(turn))
+        until(lambda: "another process is reading for long" in caplog.text)
+        assert reader.execute("SELECT count(*) FROM turns").fetchone() == (0,)
+        reader.rollback()
+        until(lambda: store.wal_bytes == 0)
+
+
+def test_in_memory_there_is_no_lock_no_thread_and_no_file(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    with closing(Store()) as store:
+        a_chain(store, a_session(store), 2)
+        assert (threading.active_count(), store.wal_bytes, list(tmp_path.iterdir())) == (threads, 0, [])

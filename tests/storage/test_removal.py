@@ -1,0 +1,187 @@
+"""What is deleted is gone at once, for everybody, also after a kill; its rows go in pieces that delay nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from chatbot.errors import ChatError
+from chatbot.storage.store import Store
+from tests.storage.tools import a_chain, a_session, a_turn, count, run, turn_at, unlocked
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    store = Store()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def nothing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that is deleted waits to be removed."""
+    monkeypatch.setattr("chatbot.storage.removal.PIECE_SECONDS", -1)
+
+
+def test_what_is_short_is_removed_at_once(store: Store) -> None:
+    here, there = a_session(store), a_session(store)
+    chain = a_chain(store, here, 5)
+    a_chain(store, there, 5)
+    store.rewind(here, turn_at(store, chain[2]))
+    store.delete_session(there)
+    assert not store.has_removals
+    assert (count(store, "turns"), count(store, "sessions"), store.sessions) == (2, 1, 1)
+    store.delete_session(there)
+    assert store.sessions == 1, "a session can be deleted once"
+
+
+@pytest.mark.usefixtures("nothing_at_once")
+def test_what_waits_to_be_removed_is_found_by_nothing(store: Store) -> None:
+    here, there = a_session(store), a_session(store)
+    root = store.add_turn(a_turn(here))
+    gone = [
+        store.add_turn(a_turn(here, root, idempotency_key="k1", request_hash="h", response_id="r1")),
+        store.add_turn(a_turn(there, None, idempotency_key="k2", request_hash="h", response_id="r2")),
+    ]
+    store.add_background("r3", there, 1, "{}")
+    turns = [turn_at(store, seq) for seq in gone]
+    below = store.add_turn(a_turn(here, gone[0]))
+    store.rewind(here, turns[0])
+    store.delete_session(there)
+    assert count(store, "turns") == 4
+    for turn in turns:
+        assert store.turn_of(turn.session_id, turn.turn_id) is None
+        assert store.turn_by_key(turn.idempotency_key or "") is None
+        assert store.turn_by_response(turn.response_id or "") is None
+        assert list(store.path_up(turn.session_id, turn.seq)) == store.path(turn.session_id, turn.seq) == []
+    assert not store.is_alive(below)
+    assert (store.children(here, root), store.newest_below(root)) == ([], root)
+    assert (store.session(there), store.background("r3"), store.sessions) == (None, None, 1)
+    store.add_turn(a_turn(here, root, idempotency_key="k1", request_hash="h"))  # its key is free
+    store.add_turn(a_turn(here, root, idempotency_key="k2", request_hash="h"))
+
+
+async def test_a_long_conversation_is_removed_in_pieces_of_under_20_ms(tmp_path: Path) -> None:
+    with closing(Store(str(tmp_path / "chat.db"), max_bytes=2**40)) as store:
+        here, there, large = a_session(store), a_session(store), a_session(store)
+        chain = a_chain(store, here, 3000)
+        a_chain(store, there, 3000)
+        a_chain(store, large, 5, reply="x" * 4 * 2**20)
+        longest = [0.0]
+
+        def measure(began: float) -> None:
+            longest[0] = max(longest[0], time.thread_time() - began)
+
+        for delete in (
+            lambda: store.rewind(here, turn_at(store, chain[1])),
+            lambda: store.delete_session(there),
+            lambda: store.delete_session(large),
+        ):
+            began = time.thread_time()
+            unlocked(delete)
+            measure(began)
+        assert store.has_removals
+        removal = asyncio.create_task(store.remove_some())
+        while not removal.done():
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            measure(began)
+        assert (count(store, "turns"), count(store, "sessions"), count(store, "removals")) == (1, 1, 0)
+        assert longest[0] < 0.02, f"{longest[0] * 1000:.1f} ms"
+
+
+async def test_a_sweep_marks_many_and_delays_nobody(tmp_path: Path) -> None:
+    with closing(Store(str(tmp_path / "chat.db"))) as store:
+        for _ in range(200):
+            a_chain(store, a_session(store), 1, reply="x" * 100_000)
+        used = a_session(store, 9)
+
+        def sweep() -> tuple[int, float]:
+            began = time.thread_time()
+            return store.evict(now=10, cutoff=5, limit=100, in_use=()), time.thread_time() - began
+
+        found, took = unlocked(sweep)
+        assert (found, took < 0.02) == (100, True), took
+        assert store.sessions == 101
+        while unlocked(sweep)[0]:
+            pass
+        await store.remove_some()
+        assert (store.sessions, count(store, "turns")) == (1, 0)
+        assert store.session(used)
+
+
+def test_a_sweep_passes_over_what_is_in_use_or_was_used(store: Store) -> None:
+    idle, busy, used = (a_session(store) for _ in range(3))
+    store.touch(used, 50)
+    assert store.evict(now=100, cutoff=40, limit=10, in_use={busy}) == 3
+    assert store.evict(now=100, cutoff=40, limit=10, in_use=()) == 0, "they are out of its way"
+    assert store.session(idle) is None
+    found = [store.session(session_id) for session_id in (busy, used)]
+    assert [session and session.last_accessed for session in found] == [100, 50]
+
+
+def test_what_was_deleted_stays_so_after_a_kill_at_any_moment(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    script = """
+import os, signal, sys
+from chatbot.storage import removal
+from chatbot.storage.store import Store
+from tests.storage.tools import *
+store = Store(sys.argv[1])
+stays = a_session(store)
+ends = []
+for _ in range(2):
+    chain = a_chain(store, stays, 300, ends[0] if ends else None)
+    ends.append(chain[0])
+    there = a_session(store)
+    a_chain(store, there, 300)
+    removal.PIECE_SECONDS = -1
+    store.rewind(stays, turn_at(store, chain[1]))
+    store.delete_session(there)
+    removal.PIECE_SECONDS = 0.001
+store.remove_piece()
+print(stays, *ends, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    died = run(script, str(path))
+    assert died.returncode == -9, died.stderr
+    stays, *ends = died.stdout.split()
+    with closing(Store(str(path))) as store:
+        assert store.has_removals
+        left = count(store, "turns")
+        assert left < 1200, "something was removed"
+        assert store.sessions == 1
+        assert store.path(stays, int(ends[1])) == [int(end) for end in ends]
+        assert [version.seq for version in store.children(stays, int(ends[0]))] == [int(ends[1])]
+        while store.has_removals:
+            store.remove_piece()
+        assert (count(store, "turns"), count(store, "sessions"), count(store, "removals")) == (2, 1, 0)
+
+
+@pytest.mark.usefixtures("nothing_at_once")
+def test_a_removal_that_fails_in_between_forgets_no_turn(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = a_session(store)
+    chain = a_chain(store, here, 10)
+    store.rewind(here, turn_at(store, chain[0]))
+    honest, runs = store._run, [0]
+
+    def fails(name: str, parameters: tuple[int, ...] = ()) -> int:
+        runs[0] += 1
+        if runs[0] == 6:
+            raise ChatError("storage_full", "The storage is full.")
+        return honest(name, parameters)
+
+    monkeypatch.setattr("chatbot.storage.removal.PIECE_SECONDS", 1)
+    monkeypatch.setattr(store, "_run", fails)
+    with pytest.raises(ChatError):
+        store.remove_piece()
+    assert count(store, "turns") == 10
+    store.remove_piece()
+    assert (count(store, "turns"), store.has_removals) == (0, False)
