@@ -1,4 +1,8 @@
-"""Tells whether an LLM's refusal means that the conversation is too long for it, and how much it takes. No I/O."""
+"""Tells whether a refusal means that the conversation is too long, and how much the LLM takes. No I/O.
+
+The patterns are tried on words in lower case, without quotes and thousands separators. To add a wording, put it
+into tests/llm/too_long.json; mostly a pattern knows it already.
+"""
 
 from __future__ import annotations
 
@@ -6,55 +10,128 @@ import re
 from typing import Any
 
 _CODES = re.compile(
-    r"context_length_exceeded|exceed_context_size|context_window_exceeded|ContextWindowExceeded"
-    r"|max_prompt_tokens_exceeded|prompt_too_long|input_too_long|string_above_max_length|tokens_limit_reached"
-    r"|context_too_long|request_too_large|context_size_exceeded"
+    r"context_length_exceeded|exceed_context_size|context_?window_?exceed|max_prompt_tokens_exceeded|prompt_too_long"
+    r"|input_too_long|tokens_limit_reached|context_(too_long|size_exceeded|overflow)|input_length_error",
+    re.I,
 )
 
-# What only looks like it: rates, waiting, money.
+# What only looks like it: rates, waiting, plans, money.
 _NEVER = re.compile(
-    r"\bper[ _](minute|min|day|hour|second|month)|\b[rt]p[mds]\b|rate.?limit|throttl|please wait|try again (in|later)"
-    r"|too many requests|quota|balance|billing|credits?\b|insufficient|concurren|"
-    r"余额|配额|限流|频率|每分钟|欠费|稍后|분당|초당|할당량|잔액|결제|잠시",
+    r"\bper[ _-](minute|min|day|hour|second|month)|\b[rt]p[mds]\b|rate.?limit|throttl|wait before|please wait"
+    r"|try again (in \d|later)|too many requests|quota|balance|billing|credits?\b|insufficient|concurren|daily|monthly"
+    r"|\btier\b|upgrade|too small|time.?out"
+    r"|余额|配额|额度|限流|频率|频繁|次数|速率|并发|每(分|天|日|秒)|欠费|稍后|超时"
+    r"|분당|초당|하루|일일|할당량|사용량|횟수|요청 한도|잔액|결제|잠시",
     re.I,
 )
 
-_ANSWER = r"max_?(completion_|new_|output_|response_)?tokens?"
-# What speaks of the answer that was asked for, and not of what was said.
-_ANSWER_ALONE = re.compile(
-    rf"^\W*(the |parameter |param |value |for |of |invalid |field |body\W+)*\W*(range of )?\W*{_ANSWER}\b"
-    rf"|(range|value|parameter|valid range) (of|for)?\W*{_ANSWER}\b(?!.{{0,80}}context)"
-    rf"|supports? at most \d+ completion tokens|{_ANSWER}\W+(is )?(too large|must be|should be|out of range)",
-    re.I,
+# A count of things, or one string, that is no part of the conversation's size.
+_OTHER_THINGS = re.compile(
+    r"stop sequences?|input should be|images?\b.{0,12}too (large|big)|number of images|too many (images|tools|stop)|audio.{0,20}too long"
+    r"|invalid tools|(?<!content)(?<!content\])(?<!text)(?<!input)(?<!prompt): string too long"
 )
 
-_LENGTH = r"(length|size|window|limit|budget|capacity)"
-_SAID = r"(prompts?|inputs?|messages?|contexts?|conversation|requests?|history|content|text|query|sequence|tokens?|document)"
-_MUCH = r"(exceed\w*|too (long|large|big|many)|longer|larger|greater|over(flow\w*|s|)\b|more than|beyond|surpass\w*|above)"
-_PATTERNS = [
-    re.compile(pattern, re.I | re.S)
+_ANSWER = r"(max_?(completion_|new_|output_|response_)?tokens|budget_tokens|maximum tokens you requested)"
+# What speaks of the answer that was asked for. It may be too long all the same, if it also counts the input.
+_OF_THE_ANSWER = re.compile(
+    rf"^(\W|<\d+>|[\w.]+:|the|parameter|param|value|for|of|field|invalid|range|requested|your)*{_ANSWER}\b"
+    rf"|(range|value|parameter) (of|for)?\W*{_ANSWER}|{_ANSWER}\W{{0,3}}(is |are )?(too large|out of range|invalid)"
+    r"|(completion|output|response) (tokens?|length)[^.]{0,40}(exceed|too|limit|at most|maximum)"
+    r"|at most \d+ (completion|output) tokens|输出长度|输出.{0,6}token|최대 출력|출력 토큰|응답 길이"
+)
+_ALSO_OF_THE_INPUT = re.compile(
+    r"\d+ (input|prompt|inputs) tokens|in (the|your) (messages?|prompt)|input length and|inputs tokens \+|prompt (length|tokens)"
+)
+_ANSWER_SIZE = (
+    r"(\d+) (?:tokens )?(?:in|for|of) the (?:completion|output)",  # OpenAI, SGLang, OpenRouter
+    r"(\d+) (?:output|completion|max_new_tokens)\b",  # vLLM, TGI
+    r"\d+ ?\+ ?(\d+) ?>",  # Anthropic
+    rf"{_ANSWER}\D{{0,60}}?: ?(\d+)\b",  # vLLM
+    rf"{_ANSWER} ?[(=] ?(\d+)",  # TensorRT-LLM
+)
+
+_SAID = r"(prompts?|inputs?|messages?|conversation|history|query|sequence|context|tokens?|text)"
+_MUCH = r"(exceed\w*|too (long|large|big|many)|(longer|larger|greater|more|higher) than|beyond|surpass\w*|over(flow)?\b)"
+_PATTERNS = tuple(
+    re.compile(pattern)
     for pattern in (
-        rf"context[ _-]?{_LENGTH}",
-        rf"{_SAID}\b.{{0,80}}\b{_MUCH}",
-        rf"{_MUCH}.{{0,60}}\b{_SAID}\b",
+        # OpenAI, vLLM, DeepSeek, Together, OpenRouter: "maximum context length is 8192 tokens"; xAI: "maximum prompt
+        # length is"; MiniMax: "context window exceeds limit"; Anthropic: "exceed context limit"; Ollama, LM Studio
+        r"(maximum|max|exceed\w*|reached|only|available|over|beyond|with|s) ?(model |the )*"
+        r"(context|prompt|input|model|sequence)[ _](length|window|size|limit|budget|len)",
+        rf"(context|prompt|input|model|sequence)[ _](length|window|size|limit|budget|len)\b.{{0,80}}({_MUCH}|\bfull\b|requested)",
+        # Anthropic, Bedrock, Fireworks: "prompt is too long"; Gemini: "input token count (…) exceeds"; SGLang, TensorRT-LLM,
+        # MLC: "prompt has 5000 tokens in total, larger than"; Tencent, Perplexity, Clova: "text too long"
+        rf"\b{_SAID}\b[^.]{{0,80}}\b{_MUCH}",
+        # Cohere, Mistral: "too many tokens"; Kimi: "exceeded model token limit"; watsonx: "total tokens limit"
+        r"too (many|large|long)\W+(\w+ )?(tokens|prompt|input|messages?)|exceed\w* (\w+ ){0,3}(token|input|prompt)s?( \w+)? limit",
+        r"exceed\w* (the )?max\w* (?!output|completion|new|response)(\w+ ){0,2}(tokens|length|context)",  # Volcengine
+        # Groq, Cerebras, Azure: "reduce the length of the messages"; LM Studio: "provide a shorter input"
+        r"(reduce|shorten|decrease|trim)\b.{0,30}\b(length|prompt|messages?|input|context|history|conversation|token count)",
+        r"shorter (input|prompt|message|context|conversation|text)",
+        # DashScope: "Range of input length should be [1, 30720]"
+        r"range of input length|input length .{0,20}(range|between)",
+        # TGI: "`inputs` tokens + `max_new_tokens` must be <= 4096", "`inputs` must have less than 1024 tokens"; Cloudflare
+        r"inputs?\b( tokens)?.{0,30} must (be|have) (<=|less than|at most)|length of \W*(prompt|messages?|content)\b.{0,20}must be",
+        # SiliconFlow: "max_total_tokens (50000) must be less than or equal to max_seq_len"; TensorRT-LLM: "should not exceed"
+        r"max_(seq|model|num|position|input|total)_?(len|length|tokens|embeddings)",
+        # Vertex: "input token count is 40000 but model only supports up to 32768"
+        r"(supports?|accepts?|allows?|handles?) (only |up to |at most |a maximum of )+\d+( input| prompt| context)?( tokens)?",
+        # opencode's report: "tokens in request more than max tokens allowed"; Gemini: "Request payload size exceeds the limit"
+        r"(tokens in (the )?request|(request|payload|body)( \w+)?( size| entity| length)?).{0,20}(too (large|long|big)"
+        r"|exceeds? (the )?(max|limit|size))|request_too_large|cannot truncate",
+        # llama-server, LM Studio: "n_keep: 23454>= n_ctx: 4096"; Bedrock: "expected maxLength: 2048"; OpenAI: 'messages': array
+        r"n_ctx|n_keep|expected maxlength|kv cache.{0,20}full|(content|messages|text|input|prompt)\W*: (string|array) too long",
+        # Baidu: "the max length of current question is 2000", "the max input characters is 24000"
+        r"max(imum)? (input characters|length of (the )?(current )?(question|messages?|prompt|query))",
+        # Zhipu: "Prompt 超长"; Qwen, Baidu, Xunfei, Hunyuan: "输入内容超过模型最大上下文长度", "Token数量超过上限"
+        r"(输入|上下文|提示|prompt|消息|内容|对话|文本|历史|token|长度|字数|字符|请求).{0,30}(超长|过长|太长|超过|超出|超限|大于|过大|过多)",
+        r"(超过|超出|超长|过长|太长|大于|最大|限制).{0,20}(上下文|长度|输入|token|字符|字数)",
+        # Clova, Upstage, and Korean gateways; Japanese ones
+        r"(입력|프롬프트|메시지|컨텍스트|문맥|대화|텍스트|토큰|길이|내용).{0,30}(초과|너무 ?(길|많|크|큽|깁)|깁니다|길어|넘(었|습|는|어|을|음)|벗어)",
+        r"(최대|초과).{0,20}(컨텍스트|길이|입력)",
+        r"(入力|プロンプト|コンテキスト|トークン|メッセージ|会話).{0,30}(超え|超過|長すぎ|多すぎ|上限)",
     )
-]
+)
+
+_LIMITS = (
+    r"(?:n_ctx|max_seq_len|max_model_len|max_num_tokens|max_position_embeddings)\D{0,12}(\d+)",
+    r"\[ ?\d+ ?, ?(\d+) ?\]",  # DashScope's range
+    r"\+ ?\d+ ?> ?(\d+)",  # Anthropic's sum
+    r"(\d+) maximum",
+    r"context[ _](?:length|window|size|limit)\b\D{0,40}?(?<!by )(\d+)",
+    r"(?:<=|>=?) ?(\d+)",
+    r"(?:limit|maximum|max(?: size)?|up to|at most|less than|cannot exceed|allowed|truncate to)\b\D{0,40}?(?<!by )(\d+)",
+    r"(?:上限|最大|限制|不能超过|超过了?|최대|제한|한도)\D{0,12}(\d+)",
+)
+_NO_TOKENS = re.compile(r"character|bytes?\b|string|payload|字符|字数|글자|文字|\bmb\b|maxlength")
 
 
 def find(status: int, codes: str, words: str) -> tuple[bool, int | None]:
-    """Whether a refusal means that, and the tokens that the LLM says it takes."""
-    if _CODES.search(codes):
-        return True, limit_in(words)
-    if status in (401, 402, 429) or _NEVER.search(f"{codes} {words}"):
+    """Whether a refusal with these codes and words means that, and the tokens that the LLM says it takes."""
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)|['\"`*‘’“”]", "", words.lower())
+    limit = None if _NO_TOKENS.search(text) else _number(_LIMITS, text)
+    if _CODES.search(f"{codes} {text}"):
+        return True, limit
+    if status in (401, 402, 429) or _NEVER.search(f"{codes} {text}"):
         return False, None
     if status == 413:
-        return True, limit_in(words)
-    if _ANSWER_ALONE.search(words):
+        return True, limit
+    if _OTHER_THINGS.search(text):
         return False, None
-    return any(pattern.search(words) for pattern in _PATTERNS), limit_in(words)
+    answer = _number(_ANSWER_SIZE, text)
+    if answer and limit and answer >= limit:
+        return False, None  # with whatever less it would be refused again
+    if _OF_THE_ANSWER.search(text) and not _ALSO_OF_THE_INPUT.search(text):
+        return False, None
+    return any(pattern.search(text) for pattern in _PATTERNS), limit
 
 
-def limit_in(words: str) -> int | None:
+def _number(patterns: tuple[str, ...], text: str) -> int | None:
+    for pattern in patterns:
+        for found in re.finditer(pattern, text):
+            if 16 <= (number := int(found[found.lastindex or 0])) < 2**31:
+                return number
     return None
 
 
@@ -62,7 +139,7 @@ def is_full(usage: dict[str, Any], finish: str, context_size: int | None) -> boo
     """Whether the usage of an answer without text shows that the conversation filled the context."""
     said, answered = usage.get("prompt_tokens"), usage.get("completion_tokens") or 0
     if "context_window" in finish:
-        return True
+        return True  # Zhipu and Anthropic say it so
     if not isinstance(said, int) or not isinstance(answered, int) or not said:
         return False
     if context_size:
