@@ -1,0 +1,178 @@
+// Writes an answer as it comes. What is settled is never touched again; only the last block is read anew, and no more
+// often than the machine can bear. A text that is there whole takes the same way, a slice a frame.
+
+import { complete } from './complete.js';
+import { parse, ready } from './parse.js';
+import { patch } from './patch.js';
+import { tree } from './tree.js';
+
+const SLICE = 8000;  // characters read in one frame
+const LONG = 8000;  // a block longer than this is cut where it hurts least: no text may take long to read
+const TOO_LONG = 4 * LONG;  // and longer than this, wherever it is
+const DEFINITION = /^ {0,3}\[[^\]\n]+\]:/m;
+
+export class Writer {
+	// `wrote` is called after each change.
+	constructor(root, wrote = () => {}) {
+		Object.assign(this, { root, wrote, queue: '', ended: false, frame: 0, resting: 0, references: {} });
+		this.begin();
+	}
+
+	begin() {
+		Object.assign(this, { all: '', text: '', base: 0, was: [], fence: null });
+	}
+
+	push(text, ended = false) {
+		this.queue += text;
+		this.ended ||= ended;
+		this.schedule();
+	}
+
+	// All at once: for what is known to be short.
+	finish(text) {
+		this.push(text, true);
+		if (!parse('')) return;
+		while (this.step());
+		this.wrote();
+	}
+
+	schedule() {
+		if (!parse('')) return this.showPlain();
+		this.frame ||= requestAnimationFrame(() => {
+			this.frame = 0;
+			const start = performance.now();
+			// A frame that took long is followed by a pause, so that the page stays quick.
+			if (start < this.resting && !this.ended) return this.schedule();
+			const more = this.step();
+			this.resting = performance.now() + 3 * (performance.now() - start);
+			this.wrote();
+			if (more) this.schedule();
+		});
+	}
+
+	// The text as it is, until there is a parser.
+	showPlain() {
+		this.root.textContent = this.queue;
+		this.plain ??= ready.then(() => {
+			this.root.replaceChildren();
+			this.schedule();
+		});
+		this.wrote();
+	}
+
+	// Reads a slice of what has come; whether there is more to do.
+	step() {
+		let size = Math.min(SLICE, this.queue.length);
+		if (size < this.queue.length) {
+			// To the end of a line if there is one near, and never between the halves of a character.
+			const line = this.queue.lastIndexOf('\n', size - 1) + 1;
+			if (line > size / 2) size = line;
+			else if (/[\ud800-\udbff]/.test(this.queue[size - 1])) size -= 1;
+		}
+		const slice = this.queue.slice(0, size);
+		this.queue = this.queue.slice(size);
+		this.all += slice;
+		this.text += slice;
+		const last = this.ended && !this.queue;
+		if (this.fence) this.writeCode(last);
+		if (!this.fence && !(last && this.startAgain())) this.read(last);
+		return Boolean(this.queue);
+	}
+
+	read(last) {
+		const env = { references: { ...this.references }, open: !last };
+		const { children, blocks } = tree(parse(last ? this.text : complete(this.text), env));
+		patch(this.root, this.was, children, this.base);
+		this.was = children;
+		if (!last) this.settle(blocks);
+	}
+
+	// Lets go of the blocks that nothing can change any more.
+	settle(blocks) {
+		if (!blocks.length) return;
+		const { text } = this;
+		const starts = lines(text);
+		const tail = blocks.at(-1);
+		let count = blocks.length - 1;
+		// The line that is being written may turn out to belong to the block before it.
+		if (count && tail.from >= starts.length - 1) count -= 1;
+		if (tail.type === 'fence' && this.openFence(starts[tail.from])) return;
+		if (count) this.drop(count, starts[blocks[count].from]);
+		else if (text.length > LONG) this.cut(tail.type);
+	}
+
+	drop(count, length) {
+		const dropped = this.text.slice(0, length);
+		if (DEFINITION.test(dropped)) parse(dropped, this);
+		this.base += count;
+		this.was = this.was.slice(count);
+		this.text = this.text.slice(length);
+	}
+
+	// A block that has grown too long goes on as another of its kind: a list from an item on, a table with its head.
+	cut(type) {
+		const { text } = this;
+		const line = { bullet_list_open: /^ {0,3}[-*+][ \t]/gm, ordered_list_open: /^ {0,3}\d{1,9}[.)][ \t]/gm, table_open: /^/gm, blockquote_open: /^>/gm }[type];
+		let at = -1;
+		if (line) at = [...text.matchAll(line)].at(-1)?.index ?? -1;
+		else at = text.lastIndexOf('\n', text.length - 100) + 1 || text.lastIndexOf(' ', text.length - 100) + 1;
+		if (at < LONG / 2 || text.length > TOO_LONG) {
+			if (text.length <= TOO_LONG) return;
+			at = text.lastIndexOf('\n') + 1 || text.length;
+			if (/[\ud800-\udbff]/.test(text[at - 1])) at -= 1;
+		}
+		const head = type === 'table_open' ? text.slice(0, lines(text)[2]) : '';
+		const { children } = tree(parse(text.slice(0, at), { references: { ...this.references } }));
+		patch(this.root, this.was, children, this.base);
+		this.was = children;
+		this.drop(children.length, at);
+		this.text = head + this.text;
+		this.read(false);
+	}
+
+	// What is defined below a text holds above it too: if anything was defined, all is read again with it.
+	startAgain() {
+		if (this.again || !DEFINITION.test(this.all)) return false;
+		this.again = true;
+		const env = { references: {} };
+		for (let at = 0; at < this.all.length; at += SLICE) parse(this.all.slice(at, at + SLICE), env);
+		this.references = env.references;
+		this.queue = this.all;
+		this.root.replaceChildren();
+		this.begin();
+		return true;
+	}
+
+	// Code that is being written is appended to, and not read again.
+	openFence(start) {
+		const newline = this.text.indexOf('\n', start);
+		const [, indent, marks, language] = /^( {0,3})(`{3,}|~{3,})(.*)$/.exec(this.text.slice(start, newline)) ?? [];
+		if (newline < 0 || !marks) return false;
+		const closing = new RegExp(`^ {0,3}\\${marks[0]}{${marks.length},}[ \\t]*$`, 'm');
+		const code = this.root.childNodes[this.base + this.was.length - 1];
+		this.drop(this.was.length, newline + 1);
+		code.update({ tag: '#code', language: language.trim(), text: '' });
+		this.fence = { code, closing, indent: indent && new RegExp(`^ {1,${indent.length}}`, 'gm') };
+		this.writeCode(false);
+		if (!this.fence && this.text) this.read(false);
+		return true;
+	}
+
+	writeCode(last) {
+		const { code, closing, indent } = this.fence;
+		// Only whole lines: the last may be the one that closes it.
+		const whole = last ? this.text : this.text.slice(0, this.text.lastIndexOf('\n') + 1);
+		const close = closing.exec(whole);
+		const body = close ? whole.slice(0, close.index) : whole;
+		code.grow(indent ? body.replace(indent, '') : body, Boolean(close) || last);
+		this.text = this.text.slice(close ? close.index + close[0].length : whole.length);
+		if (close || last) this.fence = null;
+	}
+}
+
+// Where each line begins.
+function lines(text) {
+	const starts = [0];
+	for (let at = text.indexOf('\n'); at >= 0; at = text.indexOf('\n', at + 1)) starts.push(at + 1);
+	return starts;
+}

@@ -1,0 +1,137 @@
+"""Serves the page to talk in: its files, allowed to run their own scripts and styles and nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import mimetypes
+from hashlib import sha256
+from importlib import resources
+from importlib.resources.abc import Traversable
+
+from aiohttp import web
+
+CONTENT_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".webmanifest": "application/manifest+json",
+    ".woff2": "font/woff2",
+}
+COMPRESSED = {".png", ".woff2"}
+"""What gzip makes no smaller."""
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "worker-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data: blob:",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "manifest-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+"""https://www.w3.org/TR/CSP3/: nothing inline, nothing from elsewhere."""
+
+SAFE = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class File:
+    """A file of the page, compressed once, and sent only to who has not seen it yet."""
+
+    def __init__(self, name: str, body: bytes) -> None:
+        suffix = name[name.rfind(".") :]
+        self.body = body
+        self.gzipped: bytes | None = None
+        if suffix not in COMPRESSED:
+            # mtime=0: the same file makes the same bytes, which proxies may compare.
+            smaller = gzip.compress(body, 9, mtime=0)
+            self.gzipped = smaller if len(smaller) < len(body) else None
+        self._etag = sha256(body).hexdigest()[:32]
+        self._type = CONTENT_TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+    def answer(self, request: web.Request, cache_control: str) -> web.Response:
+        """The file, or 304 if the request names its ETag."""
+        # The two encodings are two representations, and a strong ETag is of one.
+        zipped = self.gzipped is not None and _accepts_gzip(request.headers.get("Accept-Encoding", ""))
+        etag = f"{self._etag}-gzip" if zipped else self._etag
+        headers = SAFE | {"ETag": f'"{etag}"', "Cache-Control": cache_control, "Vary": "Accept-Encoding"}
+        if any(seen.value in (etag, "*") for seen in request.if_none_match or ()):
+            return web.Response(status=304, headers=headers)
+        headers["Content-Type"] = self._type
+        if zipped:
+            headers["Content-Encoding"] = "gzip"
+        return web.Response(body=self.gzipped if zipped else self.body, headers=headers)
+
+
+class Static:
+    """The handlers of the page and its files."""
+
+    def __init__(self) -> None:
+        files = dict(_walk(resources.files("chatbot").joinpath("page")))
+        everything = b"".join(name.encode() + b"\0" + body for name, body in sorted(files.items()))
+        # The files are named by what they all hold, so that a browser may keep them, and never mixes two versions.
+        self._version = sha256(everything).hexdigest()[:12]
+        html = files.pop("index.html").replace(b'="page/', f'="page/{self._version}/'.encode())
+        self._index = File("index.html", html)
+        self._files = {name: File(name, body) for name, body in files.items()}
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """Registers the routes."""
+        router.add_get("/", self.index)
+        router.add_get("/page/{path:.+}", self.file)
+
+    async def index(self, request: web.Request) -> web.StreamResponse:
+        """Handle "GET /": the page."""
+        return self._index.answer(request, "no-cache")
+
+    async def file(self, request: web.Request) -> web.StreamResponse:
+        """Handle "GET /page/{path}": a file of the page.
+
+        A page that was opened before the server was replaced names an older version. It is given the file as it
+        is now, and must not keep it under that name.
+        """
+        version, _, name = request.match_info["path"].partition("/")
+        if version == self._version and name in self._files:
+            return self._files[name].answer(request, "public, max-age=31536000, immutable")
+        file = self._files.get(request.match_info["path"]) or self._files.get(name)
+        if file is None:
+            raise web.HTTPNotFound
+        return file.answer(request, "no-cache")
+
+
+def _walk(folder: Traversable, prefix: str = "") -> list[tuple[str, bytes]]:
+    """All files below a folder, which may be in a zipapp, with their paths."""
+    found: list[tuple[str, bytes]] = []
+    for entry in folder.iterdir():
+        name = prefix + entry.name
+        if entry.is_dir():
+            found += _walk(entry, f"{name}/")
+        elif not entry.name.endswith((".py", ".pyc")):
+            found.append((name, entry.read_bytes()))
+    return found
+
+
+def _accepts_gzip(header: str) -> bool:
+    """Whether an Accept-Encoding header takes gzip: named, or by "*", and not with a quality of 0."""
+    qualities: dict[str, float] = {}
+    for item in header.split(","):
+        name, _, parameter = item.partition(";")
+        try:
+            qualities[name.strip().lower()] = float(parameter.partition("=")[2] or 1)
+        except ValueError:
+            continue
+    return qualities.get("gzip", qualities.get("*", 0)) > 0
