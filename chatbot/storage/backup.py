@@ -19,7 +19,7 @@ from chatbot.storage.database import APPLICATION
 from chatbot.storage.lock import StoreError
 from chatbot.storage.store import Store
 
-_STEPS = 50_000  # of SQLite's machine between two looks at the clock
+_STEPS = 1000  # of SQLite's machine between two looks at the clock
 
 
 def backup(path: str, target: str, *, force: bool = False) -> str:

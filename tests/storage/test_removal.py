@@ -1,4 +1,4 @@
-"""What is deleted is gone at once, for everybody, also after a kill; its rows go in pieces that delay nobody."""
+"""What is deleted is gone at once, also after a kill; its rows are removed in pieces that delay nobody."""
 
 from __future__ import annotations
 

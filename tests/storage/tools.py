@@ -69,7 +69,7 @@ def a_chain(store: Store, session_id: str, length: int, parent: int | None = Non
 
 
 def unlocked(write: Callable[[], T]) -> T:
-    """Runs a write, again and again while the file is locked, as the thread that cuts the WAL does for a moment."""
+    """Runs a write, again while the file is locked: the thread that cuts the WAL does so for a moment."""
     while True:
         try:
             return write()

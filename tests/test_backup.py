@@ -1,0 +1,253 @@
+"""A copy is whole or not there, of one moment, under any load; a file can be checked, and divided."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from chatbot.storage import backup as backups
+from chatbot.storage.backup import backup, check, prune
+from chatbot.storage.lock import StoreError
+from chatbot.storage.store import Store
+from tests.storage.tools import ROOT, a_chain, a_session, a_turn, count, running, turn_at
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "chat.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    store = Store(str(path))
+    yield store
+    store.close()
+
+
+WRITES = """
+import sys
+from tests.storage.tools import *
+store = Store(sys.argv[1])
+sessions = {a_session(store): [None] for _ in range(20)}
+for number in range(10**6):
+    here = list(sessions)[number % 20]
+    turn = a_turn(here, sessions[here][-1], reply=f"{number} " * 100)
+    sessions[here].append(unlocked(lambda: store.add_turn(turn)))
+    print(number, turn.turn_id, flush=True)
+    if number % 50 == 49:
+        last = sessions[here].pop()
+        unlocked(lambda: store.rewind(here, turn_at(store, last)))
+"""
+
+
+def rows(path: Path, until: int) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT * FROM turns WHERE seq <= ? ORDER BY seq", (until,)).fetchall()
+
+
+def test_a_copy_under_load_is_the_database_of_one_moment(path: Path, tmp_path: Path) -> None:
+    with running(WRITES, str(path)) as writer:
+        assert writer.stdout
+        for number in range(5):
+            target = tmp_path / f"copy{number}"
+            acknowledged = [writer.stdout.readline().split()[1] for _ in range(300)][:-50]  # none was rewound
+            said = backup(str(path), str(target))
+            assert "version 1, 20 sessions, " in said
+            with closing(Store(str(target))) as copy:
+                newest = copy._value("SELECT max(seq) FROM turns")
+                kept = {row[0] for row in copy._db.execute("SELECT turn_id FROM turns")}
+                parents = copy._value(
+                    "SELECT count(*) FROM turns WHERE parent NOT IN (SELECT seq FROM turns)"
+                )
+                assert parents == 0
+            rewound = [turn_id for turn_id in acknowledged if turn_id not in kept]
+            assert len(rewound) <= len(acknowledged) // 50 + 1
+            assert {row[0]: row for row in rows(path, newest)}.items() <= {
+                row[0]: row for row in rows(target, newest)
+            }.items()
+
+
+def test_a_copy_is_compact_private_and_leaves_nothing_else(path: Path, store: Store, tmp_path: Path) -> None:
+    here = a_session(store)
+    chain = a_chain(store, here, 20, reply="x" * 100_000)
+    store.rewind(here, turn_at(store, chain[1]))
+    target = tmp_path / "copy"
+    old = os.umask(0)
+    try:
+        said = backup(str(path), str(target))
+    finally:
+        os.umask(old)
+    assert said == f"{target}: version 1, 1 sessions, 1 turns, {target.stat().st_size} bytes"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert target.stat().st_size < 400_000
+    assert {file.name for file in tmp_path.iterdir()} == {
+        *("copy", "chat.db", "chat.db.lock", "chat.db-wal", "chat.db-shm")
+    }
+
+
+def test_an_existing_file_is_replaced_only_if_asked_for(path: Path, store: Store, tmp_path: Path) -> None:
+    target = tmp_path / "copy"
+    target.write_text("precious")
+    with pytest.raises(StoreError, match="copy exists"):
+        backup(str(path), str(target))
+    assert target.read_text() == "precious"
+    backup(str(path), str(target), force=True)
+    assert "0 sessions" in check(str(target))
+    for name, said in (("chat.db", "is the database itself"), ("copy", "was a database in use")):
+        (tmp_path / "copy-wal").touch()
+        with pytest.raises(StoreError, match=said):
+            backup(str(path), str(tmp_path / name), force=True)
+    with pytest.raises(StoreError, match="No such file or directory"):
+        backup(str(path), str(tmp_path / "nowhere" / "copy"))
+
+
+def test_a_file_that_came_meanwhile_is_not_replaced(
+    path: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "copy"
+    monkeypatch.setattr(backups, "_refuse_target", lambda *_: target.write_text("precious"))
+    with pytest.raises(StoreError, match="File exists"):
+        backup(str(path), str(target))
+    assert target.read_text() == "precious"
+
+
+COPIES = """
+import sys
+from chatbot.storage import backup
+backup._STEPS = 10
+def show(self, count):
+    if count > 500_000: print("half", flush=True); sys.stdin.readline()
+backup._Progress.show = show
+backup.backup(sys.argv[1], sys.argv[2])
+"""
+
+
+def test_a_copy_that_is_killed_in_the_middle_leaves_no_file(path: Path, store: Store, tmp_path: Path) -> None:
+    a_chain(store, a_session(store), 50, reply="x" * 100_000)
+    target = tmp_path / "copy"
+    with running(COPIES, str(path), str(target)) as copying:
+        copying.send_signal(signal.SIGKILL)
+        copying.wait()
+    assert not target.exists()
+    backup(str(path), str(target))
+    assert "50 turns" in check(str(target))
+
+
+def test_a_resting_database_is_copied_also_after_a_kill(path: Path, tmp_path: Path) -> None:
+    with running(WRITES, str(path)) as writer:
+        assert writer.stdout
+        for _ in range(200):
+            writer.stdout.readline()
+    backup(str(path), str(tmp_path / "copy"))
+    with closing(Store(str(tmp_path / "copy"))) as copy, closing(Store(str(path))) as store:
+        assert count(copy, "turns") == count(store, "turns") >= 190
+
+
+def test_a_copy_that_fails_its_check_is_thrown_away(
+    path: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(path: str, pragma: str) -> str:
+        raise StoreError("it is damaged")
+
+    monkeypatch.setattr(backups, "_examine", damaged)
+    with pytest.raises(StoreError, match="damaged"):
+        backup(str(path), str(tmp_path / "copy"))
+    assert not [file for file in tmp_path.iterdir() if "copy" in file.name]
+
+
+# Check
+
+
+def test_a_damaged_file_is_told(path: Path) -> None:
+    with closing(Store(str(path))) as store:
+        a_chain(store, a_session(store), 2000)
+    assert check(str(path)) == f"{path}: whole, version 1, 1 sessions, 2000 turns"
+    data = bytearray(path.read_bytes())
+    for page in range(60, 80):
+        data[page * 4096 : page * 4096 + 2000] = b"\x07" * 2000
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match="damaged|malformed"):
+        check(str(path))
+
+
+def test_a_row_that_belongs_to_nothing_is_damage(path: Path) -> None:
+    with closing(Store(str(path))) as store:
+        store._db.execute("PRAGMA foreign_keys=OFF")
+        store._run("add_turn", (1, *a_turn("nobody")[1:]))
+    with pytest.raises(StoreError, match="a row of turns belongs to nothing"):
+        check(str(path))
+
+
+def test_what_is_no_database_of_ours_is_told(tmp_path: Path) -> None:
+    text, other = tmp_path / "a?b#c%20.txt", tmp_path / "other.db"
+    text.write_text("Dear diary, " * 100)
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE notes (text)")
+    for file, said in ((text, "not a database"), (other, "something else"), (tmp_path / "no", "no file")):
+        for command in (lambda file=file: check(str(file)), lambda file=file: backup(str(file), "copy")):
+            with pytest.raises(StoreError, match=said):
+                command()
+    assert not (tmp_path / "no").exists()
+
+
+# Prune
+
+
+def test_a_file_is_divided_by_the_first_digits_of_its_ids(path: Path) -> None:
+    with closing(Store(str(path))) as store:
+        for number in range(256):
+            session_id = f"{number:02x}000000-0000-4000-8000-000000000000"
+            store.add_session(session_id, 0, "{}")
+            a_chain(store, session_id, 2)
+    asked: list[str] = []
+    said = prune(str(path), 0x10, 0x7F, lambda question: bool(asked.append(question)))
+    assert asked == ["144 of 256 sessions are outside of 10-7f"]
+    assert said == "144 of 256 sessions are outside of 10-7f; nothing was deleted"
+    assert (
+        prune(str(path), 0x10, 0x7F, lambda question: True) == f"{path}: deleted 144 sessions, 112 are left"
+    )
+    with closing(Store(str(path))) as store:
+        assert (count(store, "sessions"), count(store, "turns")) == (112, 224)
+        assert [min(store.session_ids())[:2], max(store.session_ids())[:2]] == ["10", "7f"]
+        with pytest.raises(StoreError, match="in use by another server"):
+            prune(str(path), 0, 0, lambda question: True)
+    assert "nothing was deleted" in prune(str(path), 0x10, 0x7F, lambda question: False)
+    with pytest.raises(StoreError, match="there is no file"):
+        prune(str(path.with_name("no")), 0, 1, lambda question: True)
+    assert not path.with_name("no").exists()
+
+
+# Progress
+
+
+def test_progress_is_shown_on_a_terminal_and_nowhere_else(path: Path, tmp_path: Path) -> None:
+    with closing(Store(str(path))) as store:
+        a_chain(store, a_session(store), 30, reply="x" * 100_000)
+    script = """
+import sys, time
+from chatbot.storage import backup
+times = iter(range(10**9))
+time.monotonic = lambda: next(times)
+backup._STEPS = 10
+print(backup.backup(sys.argv[1], sys.argv[2]))
+print(backup.check(sys.argv[2]))
+"""
+    for is_terminal in (False, True):
+        ours, theirs = os.openpty() if is_terminal else os.pipe()
+        command = [sys.executable, "-c", script, str(path), str(tmp_path / f"copy{is_terminal}")]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, text=True, check=True)
+        os.write(theirs, b".")
+        shown = os.read(ours, 100_000).decode()
+        os.close(ours)
+        os.close(theirs)
+        assert len(done.stdout.splitlines()) == 2
+        assert ("% copied, " in shown, "% checked, " in shown) == (is_terminal, is_terminal)
