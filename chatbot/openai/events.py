@@ -108,9 +108,7 @@ class ResponseEncoder:
         source = self._source
         if source.turn:  # the server shuts down, and what came was stored
             return self.ending(source, self.offset, live=False)
-        response = self._record.failed(
-            error.to_object()["error"], source.log, source.message_id, source.model
-        )
+        response = self._record.failed(source, error)
         type_ = "response.failed" if response["error"] else "response.completed"
         self._event(type_, self.offset, response=response)
         return self._taken()
@@ -137,7 +135,7 @@ class ResponseEncoder:
 
     def _open(self) -> None:
         record = self._record
-        model = record.settings.get("model") or self._source.model
+        model = record.settings.get("model", "")  # as it was asked for: who answers is not known yet
         status = "queued" if record.is_background else "in_progress"
         names = ("created", "queued", "in_progress") if record.is_background else ("created", "in_progress")
         for name in names:

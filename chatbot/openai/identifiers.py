@@ -16,7 +16,6 @@ FIRST_OUTPUT = 0x800
 
 _CONVERSATION = re.compile(r"conv_([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _ITEM = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{29}[0-9a-f]{3})(?:[0-9a-f]{2})?")
-_RESPONSE = re.compile(r"resp_[0-9a-f]{34}")
 
 
 def conversation_id(session_id: str) -> str:
@@ -33,11 +32,6 @@ def session_of(conversation: str) -> str | None:
 def new_response_id(session_id: str) -> str:
     """An id that nobody can guess and that begins as the session's does."""
     return f"resp_{session_id[:2]}{secrets.token_hex(16)}"
-
-
-def is_response_id(text: str) -> bool:
-    """Whether a text may be a response's id."""
-    return _RESPONSE.fullmatch(text) is not None
 
 
 def item_id(prefix: str, turn_id: str, place: int, call: int = 0) -> str:

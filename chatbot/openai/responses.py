@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from chatbot.chat.reply_log import ReplyLog
-from chatbot.chat.reply_source import ReplySource
+from chatbot.chat.reply_source import Listener, ReplySource
+from chatbot.errors import ChatError
 from chatbot.openai.identifiers import conversation_id
 from chatbot.openai.output import CUT, items_of
-from chatbot.records import as_json
+from chatbot.records import Turn, as_json
+from chatbot.storage.store import Background
 
 SETTINGS: Mapping[str, Any] = {
     # what a request may say of them is repeated in the response; this is what holds otherwise
@@ -43,8 +45,33 @@ _ERRORS = {
     "llm_rejected": "invalid_prompt",
     "llm_rate_limited": "rate_limit_exceeded",
 }
-Error = Mapping[str, Any]
-"""An error as ChatError.to_object has it: code and message."""
+
+
+class FailedReply:
+    """A response that was accepted in the background and came to nothing, as a `ReplySource`."""
+
+    started = finish_sent = ended = True
+    message_id = model = ""
+    context_messages = length = 0
+    finish_reason: str | None = None
+    usage: str | None = None
+    turn: Turn | None = None
+
+    def __init__(self, row: Background) -> None:
+        self.session_id = row.session_id
+        self.created_at = row.created_at
+        error = json.loads(row.error or '{"code":"internal_error","message":"It was lost."}')
+        self.error: ChatError | None = ChatError(error["code"], error["message"])
+        self.log = ReplyLog()
+
+    def join(self, listener: Listener) -> None:
+        """Nothing will come."""
+
+    def leave(self, listener: Listener) -> None:
+        """Nobody is missed."""
+
+    def stop(self, error: ChatError | None = None) -> None:
+        """It has ended."""
 
 
 class ResponseRecord:
@@ -73,7 +100,7 @@ class ResponseRecord:
         model: str = "",
         output: list[dict[str, Any]] | None = None,
         usage: str | None = None,
-        error: Error | None = None,
+        error: ChatError | None = None,
         finish_reason: str | None = None,
         completed_at: int | None = None,
     ) -> dict[str, Any]:
@@ -111,19 +138,17 @@ class ResponseRecord:
                 completed_at=completed_at,
             )
         if source.error:
-            return self.failed(source.error.to_object()["error"], source.log, source.message_id, model)
+            return self.failed(source, source.error)
         output = items_of(source.log, source.message_id, None)
         status = "in_progress" if source.context_messages else "queued"  # queued: the LLM was not asked yet
         return self.to_object(status, model=model, output=output)
 
-    def failed(
-        self, error: Error, log: ReplyLog | None = None, message_id: str = "", model: str = ""
-    ) -> dict[str, Any]:
+    def failed(self, source: ReplySource, error: ChatError) -> dict[str, Any]:
         """The response of which nothing was stored: it failed, or was cancelled before its first word."""
-        output = items_of(log, message_id, "cancelled") if log else []
-        if error["code"] == "reply_cancelled":
-            return self.to_object("cancelled", model=model, output=output)
-        return self.to_object("failed", model=model, output=output, error=error)
+        output = items_of(source.log, source.message_id, "cancelled")
+        if error.code == "reply_cancelled":
+            return self.to_object("cancelled", model=source.model, output=output)
+        return self.to_object("failed", model=source.model, output=output, error=error)
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
@@ -138,8 +163,8 @@ def status_of(finish_reason: str) -> str:
     return "incomplete" if finish_reason in CUT else "completed"
 
 
-def _error_object(error: Error) -> dict[str, Any]:
-    return {"code": _ERRORS.get(error["code"], "server_error"), "message": error["message"]}
+def _error_object(error: ChatError) -> dict[str, Any]:
+    return {"code": _ERRORS.get(error.code, "server_error"), "message": error.message}
 
 
 def usage_object(text: str) -> dict[str, Any] | None:

@@ -1,0 +1,219 @@
+"""The handlers of /v1/conversations: a conversation is a session, its items are what its turns hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from itertools import dropwhile, islice
+from typing import Any
+
+from aiohttp import web
+
+from chatbot.chat.reply_registry import ReplyRegistry
+from chatbot.chat.sessions import Sessions
+from chatbot.chat.turn_messages import DELETED
+from chatbot.errors import ChatError
+from chatbot.ids import new_turn_id
+from chatbot.openai.identifiers import conversation_id, turn_of
+from chatbot.openai.items import items_of_turn, messages_of, refuse, said_items, without_item
+from chatbot.openai.requests import read_conversation, read_metadata
+from chatbot.records import Session, Turn
+from chatbot.storage.database import when_unlocked
+from chatbot.storage.store import Store
+from chatbot.web.answers import json_response
+from chatbot.web.bodies import parse_json, read_body
+from chatbot.web.logs import SESSION_ID
+
+Items = Iterable[dict[str, Any]]
+
+
+class Conversations:
+    """The handlers of conversations and of their items."""
+
+    def __init__(
+        self, store: Store, registry: ReplyRegistry, sessions: Sessions, clock: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._sessions = sessions
+        self._clock = clock
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """Registers the routes of conversations."""
+        conversation = "/v1/conversations/{conversation_id}"
+        router.add_post("/v1/conversations", self.create)
+        router.add_get(conversation, self.retrieve)
+        router.add_post(conversation, self.update)
+        router.add_delete(conversation, self.delete)
+        router.add_post(conversation + "/items", self.add_items)
+        router.add_get(conversation + "/items", self.list_items)
+        router.add_get(conversation + "/items/{item_id}", self.retrieve_item)
+        router.add_delete(conversation + "/items/{item_id}", self.delete_item)
+
+    def _open(self, request: web.Request) -> Session:
+        session = self._sessions.open(read_conversation(request.match_info["conversation_id"]))
+        request[SESSION_ID] = session.session_id
+        return session
+
+    # Conversations
+
+    async def create(self, request: web.Request) -> web.Response:
+        """Handle "POST /v1/conversations": a new one, with items or without."""
+        body = await _read_object(request)
+        messages = messages_of(body.get("items") or [], "items", self.find_item)
+        metadata = read_metadata(body)
+        session = await when_unlocked(lambda: self._sessions.create(metadata))
+        request[SESSION_ID] = session.session_id
+        await when_unlocked(lambda: self._add(session, messages))
+        return json_response(_object_of(session))
+
+    async def retrieve(self, request: web.Request) -> web.Response:
+        """Handle "GET /v1/conversations/{conversation_id}"."""
+        return json_response(_object_of(self._open(request)))
+
+    async def update(self, request: web.Request) -> web.Response:
+        """Handle "POST /v1/conversations/{conversation_id}": replaces the metadata."""
+        metadata = read_metadata(await _read_object(request))
+        session = self._open(request)
+        await when_unlocked(lambda: self._store.set_metadata(session.session_id, metadata))
+        return json_response(_object_of(session._replace(metadata=metadata)))
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Handle "DELETE /v1/conversations/{conversation_id}": stops running replies, deletes it."""
+        session_id = self._open(request).session_id
+        await when_unlocked(lambda: self._sessions.delete(session_id))
+        deleted = {"object": "conversation.deleted", "deleted": True}
+        return json_response({"id": conversation_id(session_id)} | deleted)
+
+    # Items
+
+    async def add_items(self, request: web.Request) -> web.Response:
+        """Handle "POST /v1/conversations/{conversation_id}/items": adds them, and asks nothing."""
+        body = await _read_object(request)
+        messages = messages_of(body.get("items"), "items", self.find_item)
+        turn = await when_unlocked(lambda: self._add(self._open(request), messages))
+        return json_response(list_of(said_items(turn.messages, turn.turn_id) if turn else []))
+
+    def _add(self, session: Session, messages: tuple[str, ...]) -> Turn | None:
+        """Stores messages as a turn that has no answer."""
+        if not messages:
+            return None
+        if self._registry.running(session.session_id):
+            raise ChatError("conversation_locked", "A response is being written in this conversation.")
+        self._store.require_space()
+        now = int(self._clock() * 1000)
+        empty = Turn(*[None] * len(Turn._fields))  # type: ignore[arg-type]
+        turn = empty._replace(
+            seq=0,
+            session_id=session.session_id,
+            parent=session.current,
+            turn_id=new_turn_id(now),
+            asked_at=now,
+            replied_at=now,
+            calls=0,
+            input="\n".join(messages),
+        )
+        self._store.add_turn(turn, current=True)
+        return turn
+
+    async def list_items(self, request: web.Request) -> web.Response:
+        """Handle "GET /v1/conversations/{conversation_id}/items": a page of the current path."""
+        is_up, limit, after = read_cursor(request)
+        session = self._open(request)
+        cursor = self._find(session, after, "after")[0] if after else None
+        turns = self._up(session, cursor) if is_up else self._down(session, cursor)
+        return json_response(page_of(_items_of(turns, is_up=is_up), limit, after))
+
+    def _up(self, session: Session, cursor: Turn | None) -> Iterator[Turn]:
+        return self._store.path_up(session.session_id, cursor.seq if cursor else session.current)
+
+    def _down(self, session: Session, cursor: Turn | None) -> Iterator[Turn]:
+        above = cursor.seq - 1 if cursor else 0
+        for seq in self._store.path(session.session_id, session.current, above):
+            if turn := self._store.turn(seq):
+                yield turn
+
+    async def retrieve_item(self, request: web.Request) -> web.Response:
+        """Handle "GET /v1/conversations/{conversation_id}/items/{item_id}"."""
+        session = self._open(request)
+        return json_response(self._find(session, request.match_info["item_id"], "item_id")[1])
+
+    async def delete_item(self, request: web.Request) -> web.Response:
+        """Handle "DELETE /v1/conversations/{conversation_id}/items/{item_id}": that item alone."""
+        session = self._open(request)
+        turn, item = self._find(session, request.match_info["item_id"], "item_id")
+        await when_unlocked(lambda: self._delete(session.session_id, turn, item["id"]))
+        return json_response(_object_of(session))
+
+    def _delete(self, session_id: str, turn: Turn, item: str) -> None:
+        if turn.output is not None:
+            if items_of_turn(turn)[-1]["id"] != item:
+                raise refuse("item_id", "is not the newest of its turn, which was answered")
+            return self._store.drop_output(turn.seq)
+        left = without_item(turn, item)
+        if all(message == DELETED for message in left):
+            return self._sessions.splice_out(session_id, turn.seq, turn.parent)
+        return self._store.set_input(turn.seq, "\n".join(left))
+
+    def _find(self, session: Session, item_id: str, param: str) -> tuple[Turn, dict[str, Any]]:
+        turn_id = turn_of(item_id)
+        turn = self._store.turn_by_id(turn_id) if turn_id else None
+        if turn and turn.session_id == session.session_id:
+            for item in items_of_turn(turn):
+                if item["id"] == item_id:
+                    return turn, item
+        raise ChatError("not_found", "There is no such item in this conversation.", param)
+
+    def find_item(self, item_id: str) -> dict[str, Any] | None:
+        """An item of any conversation that is alive: its id is as good as a secret."""
+        turn_id = turn_of(item_id)
+        turn = self._store.turn_by_id(turn_id) if turn_id else None
+        try:
+            return self._find(self._sessions.open(turn.session_id), item_id, "id")[1] if turn else None
+        except ChatError:
+            return None
+
+
+def _object_of(session: Session) -> dict[str, Any]:
+    known = {"id": conversation_id(session.session_id), "object": "conversation"}
+    return known | {"created_at": session.created_at // 1000, "metadata": json.loads(session.metadata)}
+
+
+async def _read_object(request: web.Request) -> dict[str, Any]:
+    body = parse_json(await read_body(request))
+    if not isinstance(body, dict):
+        raise ChatError("invalid_request", "The body must be a JSON object.")
+    return body
+
+
+def _items_of(turns: Iterable[Turn], *, is_up: bool) -> Iterator[dict[str, Any]]:
+    for turn in turns:
+        items = items_of_turn(turn)
+        yield from reversed(items) if is_up else items
+
+
+# Pages
+
+
+def read_cursor(request: web.Request) -> tuple[bool, int, str]:
+    """How a client pages: whether from the newest item on, how many it wants, and after which."""
+    order, limit = request.query.get("order", "desc"), request.query.get("limit", "20")
+    if order not in ("asc", "desc"):
+        raise refuse("order", "must be asc or desc")
+    if not limit.isdecimal() or not 1 <= int(limit[:9]) <= 100:
+        raise refuse("limit", "must be an integer from 1 to 100")
+    return order == "desc", int(limit), request.query.get("after", "")
+
+
+def page_of(items: Items, limit: int, after: str) -> dict[str, Any]:
+    """A page of items that come in order: those behind the one with the id `after`, if it is given."""
+    if after:
+        items = islice(dropwhile(lambda item: item["id"] != after, items), 1, None)
+    found = list(islice(items, limit + 1))
+    return list_of(found[:limit], has_more=len(found) > limit)
+
+
+def list_of(items: list[dict[str, Any]], *, has_more: bool = False) -> dict[str, Any]:
+    """A list object."""
+    first, last = (items[0]["id"], items[-1]["id"]) if items else ("", "")
+    return {"object": "list", "data": items, "first_id": first, "last_id": last, "has_more": has_more}
