@@ -84,7 +84,10 @@ class ChunkReader:
             if len(lines) < 2 or not lines[0].startswith(b"{"):
                 raise errors.not_a_completion(data) from None
             return [chunk for line in lines for chunk in self.read(line)]
-        return self._read_object(completion, data, is_whole=True)
+        chunks = self._read_object(completion, data, is_whole=True)
+        if not self.finish_reason and not self._keep:
+            raise errors.not_a_completion(data)
+        return chunks
 
     def _read_object(self, chunk: Any, data: bytes, *, is_whole: bool) -> list[Chunk]:
         if failure := errors.failure_in(chunk):

@@ -28,8 +28,8 @@ class Endpoint:
         base = bare.with_path(path or ("/v1" if url.path in ("", "/") else "/"))
         self.chat_url = (base / "chat" / "completions").with_query(url.query)
         self.models_url = (base / "models").with_query(url.query)
-        self.name = str(base.with_query(None)).rstrip("/")
-        """The base URL as it may be shown: without credentials and query."""
+        self.name = "…" + base.path.rstrip("/")
+        """The base URL as clients may see it: where the LLM server is, is nobody's business."""
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if config.llm_api_key:
             self._headers["Authorization"] = f"Bearer {config.llm_api_key}"

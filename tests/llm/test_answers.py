@@ -1,0 +1,223 @@
+"""An answer is understood by what it is, in whatever shape real servers write it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.llm.asking import DONE, chunk, play, stream
+from tests.tools.scripted_llm import Close, ScriptedLLM, Step, answer
+
+STOP = chunk(finish="stop")
+
+
+def text(value: Any) -> dict[str, Any]:
+    return chunk({"content": value})
+
+
+def whole(message: Any, finish: Any = "stop", **more: Any) -> dict[str, Any]:
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    return {"id": "c1", "object": "chat.completion", "model": "m", "choices": [choice]} | more
+
+
+def call(index: Any = None, id: Any = None, name: Any = None, arguments: Any = None, **more: Any) -> dict[str, Any]:
+    """A piece of a tool call, with the fields that are given."""
+    function = {k: v for k, v in (("name", name), ("arguments", arguments)) if v is not None}
+    entry = {k: v for k, v in (("index", index), ("id", id)) if v is not None}
+    return entry | {"function": function} | more
+
+
+def calls(*entries: Any) -> dict[str, Any]:
+    return chunk({"tool_calls": list(entries)})
+
+
+SHAPES: dict[str, tuple[list[Any], str]] = {
+    # what it is: (its chunks, what is said)
+    "parts (Mistral)": (
+        [
+            text([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]),
+            text([{"type": "text", "text": "Hel"}]),
+            text("lo"),
+        ],
+        "[hm]Hello",
+    ),
+    "output_text and refusal parts": (
+        [text([{"type": "output_text", "text": "a"}, {"type": "refusal", "refusal": "no"}])],
+        "a{no}",
+    ),
+    "parts of bare strings": ([text(["Hel", "lo"])], "Hello"),
+    "text in an object": ([text([{"type": "text", "text": {"value": "Hello"}}]), text({"text": "!"})], "Hello!"),
+    "reasoning parts": ([text([{"type": "reasoning", "text": "hm"}, {"type": "text", "text": "Hi"}])], "[hm]Hi"),
+    "a thought (Gemini)": ([text([{"text": "hm", "thought": True}, {"text": "Hi"}])], "[hm]Hi"),
+    "no text in any part": ([text([{"type": "image_url"}, None, 7]), text("Hi")], "Hi"),
+    "message in a stream": (
+        [{"choices": [{"index": 0, "message": {"content": part}, "finish_reason": None}]} for part in ("Hel", "lo")],
+        "Hello",
+    ),
+    "a message that repeats all (MiniMax)": ([text("Hel"), text("lo"), whole({"content": "Hello"})], "Hello"),
+    "an empty delta beside a message": (
+        [{"choices": [{"delta": {}, "message": {"content": "Hi"}, "finish_reason": None}]}],
+        "Hi",
+    ),
+    "text as in completions": ([{"choices": [{"index": 0, "text": "Hi", "finish_reason": None}]}], "Hi"),
+    "choices null, empty, missing": ([{"choices": None}, {"choices": []}, {}, text("Hi")], "Hi"),
+    "index 0 only": (
+        [
+            {"choices": [{"index": 1, "delta": {"content": "no"}}, {"index": 0, "delta": {"content": "Hi"}}]},
+            {"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "stop"}]},
+        ],
+        "Hi",
+    ),
+    "index null": ([{"choices": [{"index": None, "delta": {"content": "Hi"}}]}], "Hi"),
+    "finish_reason empty, or 'null' (DashScope)": ([chunk({"content": "H"}, ""), chunk({"content": "i"}, "null")], "Hi"),
+    "reasoning_content": ([chunk({"reasoning_content": "hm", "content": None}), text("Hi")], "[hm]Hi"),
+    "reasoning (OpenRouter)": ([chunk({"reasoning": "hm", "content": ""}), text("Hi")], "[hm]Hi"),
+    "both at once (vLLM)": ([chunk({"reasoning": "hm", "reasoning_content": "hm"}), text("Hi")], "[hm]Hi"),
+    "details beside it (OpenRouter)": (
+        [chunk({"reasoning": "hm", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}), text("Hi")],
+        "[hm]Hi",
+    ),
+    "details alone (MiniMax)": (
+        [chunk({"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}), text("Hi")],
+        "[hm]Hi",
+    ),
+    "blocks alone (LiteLLM)": ([chunk({"thinking_blocks": [{"type": "thinking", "thinking": "hm"}]}), text("Hi")], "[hm]Hi"),
+    "reasoning and text in one chunk": ([chunk({"reasoning_content": "hm", "content": "Hi"})], "[hm]Hi"),
+    "tags": ([text("<think>\nhm\n</think>\n\nHi")], "[hm]Hi"),
+    "tags cut anywhere": ([text(c) for c in "<think>\nhm, <b>\n</think>\n\nHi"], "[hm, <b>]Hi"),
+    "white space before the tag": ([text("\n"), text("<think>hm</think>Hi")], "[hm]Hi"),
+    "empty tags (Qwen)": ([text("<think>\n\n</think>\n\n"), text("Hi")], "Hi"),
+    "a closing tag alone is text": ([text("hm</think>Hi")], "hm</think>Hi"),
+    "a tag that is none": ([text("<thin"), text("g> Hi")], "<thing> Hi"),
+    "a tag that ends as none": ([text("<thi")], "<thi"),
+    "a tag later is text": ([text("Hi <think>no</think>")], "Hi <think>no</think>"),
+    "a refusal": ([chunk({"content": "", "refusal": None}), chunk({"refusal": "I can't."})], "{I can't.}"),
+    "half a pair": ([text("a\ud83d"), text("\udc4bb")], "a👋b"),
+    "half a pair of reasoning": ([chunk({"reasoning": "\ud83d"}), chunk({"reasoning": "\udc4b"}), text("b")], "[👋]b"),
+    "half a pair that stays alone": ([text("a\ud83d")], "a\ufffd"),
+    "calls in pieces": (
+        [
+            calls(call(0, "call_1", "weather", "")),
+            calls(call(0, arguments='{"city": ')),
+            calls(call(0, arguments='"Seoul"}')),
+            calls(call(1, "call_2", "time", "{}")),
+        ],
+        '<weather>{"city": "Seoul"}<time>{}',
+    ),
+    "a whole call without an index (Ollama)": ([calls(call(None, "c", "f", "{}"))], "<f>{}"),
+    "several at once": ([calls(call(0, "a", "f", "{}"), call(1, "b", "g", "[]"))], "<f>{}<g>[]"),
+    "several at the same index (Gemini)": ([calls(call(0, "a", "f", "{}")), calls(call(0, "b", "g", "{}"))], "<f>{}<g>{}"),
+    "several without index and id": ([calls(call(None, None, "f", "{}"), call(None, None, "g", "{}"))], "<f>{}<g>{}"),
+    "the same function twice without id": ([calls(call(0, None, "f", "{}")), calls(call(0, None, "f", "{}"))], "<f>{}<f>{}"),
+    "arguments as an object": ([calls(call(0, "a", "f", {"x": [1, "é"]}))], '<f>{"x":[1,"é"]}'),
+    "pieces without an index": ([calls(call(None, "a", "f", '{"x"')), calls(call(None, arguments=":1}"))], '<f>{"x":1}'),
+    "id and name in every piece": ([calls(call(0, "a", "f", '{"x"')), calls(call(0, "a", "f", ":1}"))], '<f>{"x":1}'),
+    "a name that comes after the id": ([calls(call(0, "a")), calls(call(0, None, "f", "{}"))], "<f>{}"),
+    "a call that is no list": ([chunk({"tool_calls": call(0, "a", "f", "{}")})], "<f>{}"),
+    "function_call": ([chunk({"function_call": {"name": "f", "arguments": "{}"}})], "<f>{}"),
+    "text and calls": ([text("so"), calls(call(0, "a", "f", "{}"))], "so<f>{}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+async def test_a_reply_in_any_shape_is_read_whole(llm: ScriptedLLM, name: str) -> None:
+    chunks, said = SHAPES[name]
+    last = [] if chunks[-1].get("object") == "chat.completion" else [STOP]
+    heard = await play(llm, stream(*chunks, *last, DONE))
+    assert heard.error is None, heard.error
+    assert (heard.said, heard.finish) == (said, "stop")
+
+
+@pytest.mark.parametrize("name", SHAPES)
+async def test_who_listens_live_reads_the_same_as_who_comes_late(llm: ScriptedLLM, name: str) -> None:
+    """What the chunks say to a client that knows nothing but the standard fields is what the pieces say."""
+    chunks, _ = SHAPES[name]
+    last = [] if chunks[-1].get("object") == "chat.completion" else [STOP]
+    heard = await play(llm, stream(*chunks, *last, DONE))
+    read: dict[str, str] = {"reasoning_content": "", "content": "", "refusal": ""}
+    arguments: dict[int, str] = {}
+    ids: dict[int, str] = {}
+    for one in heard.json:
+        for choice in one.get("choices") or []:
+            for field in read:
+                assert isinstance(choice["delta"].get(field) or "", str), one
+                read[field] += choice["delta"].get(field) or ""
+            for entry in choice["delta"].get("tool_calls") or []:
+                arguments[entry["index"]] = arguments.get(entry["index"], "") + entry["function"].get("arguments", "")
+                ids.setdefault(entry["index"], entry.get("id"))
+    pieces = [piece for one in heard.chunks for piece in one.pieces]
+    for kind, field in (("reasoning", "reasoning_content"), ("text", "content"), ("refusal", "refusal")):
+        assert read[field] == "".join(piece.text for piece in pieces if piece.kind == kind)
+    numbers = {piece.call for piece in pieces if piece.kind == "call"}
+    assert arguments == {n: "".join(p.text for p in pieces if p.kind == "call" and p.call == n) for n in numbers}
+    assert ids == {piece.call: piece.head.id for piece in pieces if piece.head}
+    assert all(ids.values())
+    assert len(set(ids.values())) == len(ids), "two calls have one id"
+
+
+@pytest.mark.parametrize("name", [name for name in SHAPES if "index 0" not in name and "MiniMax" not in name])
+async def test_what_comes_whole_where_a_stream_was_due_is_read_as_well(llm: ScriptedLLM, name: str) -> None:
+    chunks, said = SHAPES[name]
+    deltas = [c.get("delta") for one in chunks for c in one.get("choices") or []]
+    if len(deltas) != 1 or not deltas[0]:
+        pytest.skip("it is not of one piece")
+    heard = await play(llm, answer(body=whole(deltas[0], usage={"total_tokens": 7})))
+    assert (heard.said, heard.finish, heard.error) == (said, "stop", None)
+    assert heard.answer
+    assert heard.answer.usage == '{"total_tokens":7}'
+    [one] = heard.json
+    assert one["object"] == "chat.completion.chunk"
+    assert one["choices"][0]["finish_reason"] == "stop"
+
+
+BEGINNINGS = {
+    "blank lines before JSON": b" \r\n\n" + json.dumps(whole({"content": "Hi"})).encode(),
+    "a BOM before JSON": b"\xef\xbb\xbf" + json.dumps(whole({"content": "Hi"})).encode(),
+    "blank lines before a stream": b"\n\n\r\n" + b"".join(stream(text("Hi"), STOP, DONE)[i] for i in ()),
+    "JSON lines": "\n".join(map(json.dumps, [text("Hi"), STOP])).encode(),
+}
+EVENTS = b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in (text("Hi"), STOP)) + DONE
+BEGINNINGS |= {
+    "blank lines before a stream": b"\n\n\r\n" + EVENTS,
+    "a BOM before a stream": b"\xef\xbb\xbf" + EVENTS,
+    "a comment before a stream": b": OPENROUTER PROCESSING\n\n" + EVENTS,
+    "an event field before a stream": b"event: message\nid: 1\n" + EVENTS,
+}
+
+
+@pytest.mark.parametrize("type_", ["application/json", "text/event-stream", "text/html; charset=bogus", ""])
+@pytest.mark.parametrize("name", BEGINNINGS)
+async def test_how_it_begins_tells_what_it_is_and_not_its_content_type(
+    llm: ScriptedLLM, name: str, type_: str
+) -> None:
+    body = BEGINNINGS[name]
+    for script in (
+        answer(body=body, headers=f"Content-Type: {type_}\r\n"),
+        [b"HTTP/1.1 200 OK\r\n\r\n", *(bytes([byte]) for byte in body), Close],
+    ):
+        heard = await play(llm, script)
+        assert (heard.said, heard.finish, heard.error) == ("Hi", "stop", None)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda usage: chunk(finish="stop", usage=usage),
+        lambda usage: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}]},  # Moonshot
+        lambda usage: chunk(finish="stop", x_groq={"id": "r", "usage": usage}),
+        lambda usage: chunk({"usage": usage}, "stop"),
+    ],
+)
+async def test_usage_is_found_wherever_it_stands(llm: ScriptedLLM, place: Any) -> None:
+    heard = await play(llm, stream(text("Hi"), place({"total_tokens": 7}), DONE))
+    assert heard.answer
+    assert heard.answer.usage == '{"total_tokens":7}'
+
+
+async def test_chunks_that_need_no_change_are_passed_on_byte_for_byte(llm: ScriptedLLM) -> None:
+    sent = [json.dumps(one).encode() for one in (*map(text, ("a", "b\n", "", "c", "d")), STOP)]
+    script: list[Step] = stream(*(b"data: " + one + b"\n\n" for one in sent), DONE)
+    heard = await play(llm, script)
+    assert [one.data for one in heard.chunks] == sent
