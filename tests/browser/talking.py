@@ -93,7 +93,7 @@ class Reader:
 
     @property
     def answers(self) -> object:
-        return self.page.locator(".reply .text")
+        return self.page.locator(".reply > .text")
 
     @property
     def questions(self) -> object:

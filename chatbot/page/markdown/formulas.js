@@ -23,7 +23,8 @@ function inline(state, silent) {
 		if (end > 0 && !/^\s|\s$/.test(src.slice(pos + 1, end)) && !/[\w$]/.test(src[end + 1] ?? '') && !/[\w$]/.test(src[pos - 1] ?? '')) text = src.slice(pos + 1, end);
 		end += 1;
 	}
-	if (!text?.trim()) return false;
+	// Without a letter or a digit they are escaped brackets.
+	if (!text || !/[\p{L}\p{N}]/u.test(text)) return false;
 	if (!silent) {
 		const token = state.push('formula', '', 0);
 		token.content = text;

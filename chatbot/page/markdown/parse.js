@@ -10,7 +10,6 @@ export const ready = import('../vendor/markdown-it/markdown-it.esm.min.mjs').the
 	// An address that could run something, or that no browser knows, makes no link: its Markdown stays to be read.
 	md.validateLink = isLink;
 	md.linkify.set({ fuzzyLink: false });
-	md.linkify.add('ftp:', 'http:');
 	md.linkify.add('//', null);
 	md.linkify.add('www.', {
 		validate: (text, at, self) => self.testSchemaAt(`http://www.${text.slice(at, at + 2000)}`, 'http:', 5) - 6,
@@ -23,11 +22,20 @@ export const ready = import('../vendor/markdown-it/markdown-it.esm.min.mjs').the
 // The tokens of a text; null while there is no parser.
 export const parse = (text, env = {}) => md && md.parse(text, env);
 
-// Addresses without a scheme are this site's own; those with one are of these.
+const PROTOCOLS = new Set(['http:', 'https:', 'mailto:', 'tel:', 'ftp:', 'xmpp:']);
+
+// As the browser itself will read it. An address without a scheme is this site's own.
 export function isLink(address) {
-	const [, scheme] = /^[\0-\x20]*([^\/?#:]*):/.exec(address) ?? [];
-	return scheme === undefined || /^(?:https?|mailto|tel|ftp|xmpp)$/i.test(scheme) || /^data:image\/(?:png|gif|jpeg|webp);/i.test(address);
+	if (/^data:image\/(?:png|gif|jpeg|webp);/i.test(address)) return true;
+	try {
+		return PROTOCOLS.has(new URL(address, 'https://page.invalid/').protocol);
+	} catch {
+		return false;
+	}
 }
+
+// The words behind the marks of a block of code may have escapes.
+export const unescape = (text) => md.utils.unescapeAll(text);
 
 // Models write <br> into the cells of tables, where nothing else breaks a line.
 function lineBreak(state, silent) {

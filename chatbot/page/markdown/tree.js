@@ -1,7 +1,9 @@
 // Tokens to a tree of what is to be seen: strings, and {tag, attributes, children}. Only what stands in these tables can
 // ever become a node, and only with these attributes: what a model writes cannot come to life.
 
-const PLAIN = new Set(['p', 'em', 'strong', 's', 'ul', 'ol', 'li', 'blockquote', 'table', 'thead', 'tbody', 'tr', 'th', 'td', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6']);
+import { unescape } from './parse.js';
+
+const PLAIN = new Set(['p', 'em', 'strong', 'del', 'ul', 'ol', 'li', 'blockquote', 'table', 'thead', 'tbody', 'tr', 'th', 'td', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6']);
 
 // The tree, and of each block at its top the type and the first line.
 export function tree(tokens) {
@@ -40,7 +42,7 @@ function block({ tag, attrs, hidden }) {
 function leaf(token) {
 	switch (token.type) {
 		case 'hr': return { tag: 'hr', attributes: {}, children: [] };
-		case 'fence': return { tag: '#code', language: token.info.trim(), text: token.content, attributes: {}, children: [] };
+		case 'fence': return { tag: '#code', language: unescape(token.info.trim()), text: token.content, attributes: {}, children: [] };
 		case 'code_block': return { tag: '#code', language: '', text: token.content, attributes: {}, children: [] };
 		case 'formula_block': return { tag: '#formula', text: token.content, display: true, open: !token.markup, attributes: {}, children: [] };
 		default: return token.content;
@@ -55,13 +57,19 @@ function put(into, child) {
 
 function inlines(tokens, target) {
 	const path = [target];
+	let bold = 0;
 	for (const token of tokens) {
 		const into = path.at(-1);
 		if (token.nesting === 1) {
-			const node = token.type === 'link_open' ? link(token) : { tag: PLAIN.has(token.tag) ? token.tag : 'span', attributes: {}, children: [] };
-			put(into, node);
+			const tag = token.tag === 's' ? 'del' : token.tag;
+			// Bold within bold is bold.
+			const known = tag === 'strong' && bold > 0;
+			bold += tag === 'strong';
+			const node = token.type === 'link_open' ? link(token) : { tag: PLAIN.has(tag) ? tag : 'span', attributes: {}, children: known ? into : [] };
+			if (!known) put(into, node);
 			path.push(node.children);
 		} else if (token.nesting === -1) {
+			bold -= token.tag === 'strong';
 			path.pop();
 		} else {
 			put(into, inline(token));
@@ -99,12 +107,12 @@ function image(token) {
 
 const plain = (tokens) => tokens.map((token) => (token.type === 'image' ? plain(token.children) : token.type.endsWith('break') ? '\n' : token.content)).join('');
 
-// [ ] and [x] at the head of an item.
+// [ ] and [x] at the head of an item: its own text, or that of its first paragraph.
 function task(path) {
 	const item = path.findLast((node) => node.tag === 'li');
-	const children = path.at(-1).children;
+	const { children } = path.at(-1);
 	const [mark, sign] = typeof children[0] === 'string' ? /^\[([ xX])\](?=\s)/.exec(children[0]) ?? [] : [];
-	if (!mark || !item || item.children[0] !== (path.at(-1).tag === 'p' ? path.at(-1) : children[0])) return;
+	if (!mark || !item || (item.children !== children && item.children[0] !== path.at(-1))) return;
 	children[0] = children[0].slice(mark.length);
 	children.unshift({ tag: 'input', attributes: { type: 'checkbox', checked: sign !== ' ', disabled: true }, children: [] });
 	item.attributes.className = 'task';
