@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import resource
@@ -13,6 +14,8 @@ log = logging.getLogger(__name__)
 
 RESERVED_FILES = 64
 """What is open besides connections: the database, the log, the sockets that listen, and some spare."""
+
+_M_MMAP_THRESHOLD = -3  # mallopt(3)
 
 SURPLUS = 32
 """How many connections beyond the limit are told that there are too many."""
@@ -48,14 +51,15 @@ def on_stop_signal(call: Callable[[], None]) -> None:
 def tune_memory() -> None:
     """Settles the allocator and the garbage collector for a process that runs for long.
 
-    asyncio reads into a fresh block of 256 KiB, and glibc maps a block of that size into memory and out of it
-    again each time, until it has once seen such a block freed (mallopt(3), M_MMAP_THRESHOLD).
+    glibc maps large blocks into memory and out of it again. asyncio reads into a fresh block of 256 KiB each
+    time, which must not be large; a body of megabytes must, or its memory would stay with the process.
 
     What has been imported never becomes garbage: frozen, it is not looked at again. A turn makes hundreds of
     objects that live as long as it does and no cycles: at its usual threshold the collector would look at
     hundreds of running turns, time and again, and find nothing.
     """
-    bytes(1024 * 1024)
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 5, 50)

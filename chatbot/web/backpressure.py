@@ -17,6 +17,9 @@ from aiohttp.http_writer import StreamWriter
 MAX_UNSENT = 64 * 1024
 """Bytes that may wait for one client beyond the kernel's own buffers."""
 
+PIECE = 32 * 1024
+"""About how many bytes of a long body are made and written at once."""
+
 STALL_SECONDS = 30.0
 """How long a client may read nothing of what waits for it."""
 
@@ -148,11 +151,12 @@ def _joined(pieces: Iterable[bytes]) -> Generator[bytes]:
     waiting: list[bytes] = []
     size = 0
     for piece in pieces:
-        for start in range(0, len(piece), MAX_UNSENT):
-            waiting.append(piece[start : start + MAX_UNSENT])
+        for start in range(0, len(piece), PIECE):
+            waiting.append(piece[start : start + PIECE])
             size += len(waiting[-1])
-            if size >= MAX_UNSENT // 2:
-                yield b"".join(waiting)
+            if size >= PIECE:
+                data = b"".join(waiting)
                 waiting, size = [], 0
+                yield data
     if waiting:
         yield b"".join(waiting)

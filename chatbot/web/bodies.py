@@ -56,8 +56,7 @@ async def read_body(request: web.Request) -> bytes:
 
 
 async def _receive(content: Any, limit: int) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
+    body = bytearray()  # one block, which goes back to the system as a whole
     deadline = _Deadline(BODY_SECONDS)
     try:
         while True:
@@ -67,15 +66,14 @@ async def _receive(content: Any, limit: int) -> bytes:
             except TimeoutError:
                 continue
             if not chunk:
-                return b"".join(chunks)
-            if size + len(chunk) > limit:
+                return bytes(body)
+            if len(body) + len(chunk) > limit:
                 raise _too_large(limit)
-            _require_room(size + len(chunk))
-            chunks.append(chunk)
-            size += len(chunk)
+            _require_room(len(body) + len(chunk))
+            body += chunk
             _Budget.held += len(chunk)
     finally:
-        _Budget.held -= size
+        _Budget.held -= len(body)
 
 
 class _Deadline:
@@ -106,7 +104,8 @@ class _Deadline:
 
 
 def _require_room(size: int) -> None:
-    if size + _Budget.held > MAX_HELD and size > SMALL:
+    """Whether a body of so many bytes may still grow; raises ChatError("overloaded")."""
+    if size > SMALL and _Budget.held + SMALL > MAX_HELD:
         raise ChatError("overloaded", "Too many large requests at once.", retry_after="1")
 
 
@@ -127,7 +126,7 @@ def parse_json(body: bytes) -> Any:
     Refuses, naming the field, what Python takes for JSON and what JSON, Unicode or a small stack do not.
     Raises ChatError: invalid_json, invalid_request.
     """
-    if not body.strip():
+    if not body or body.isspace():
         return {}
     if len(body) > MAX_STRUCTURE_BYTES and len(_STRING.sub(b"", body)) > MAX_STRUCTURE_BYTES:
         limit = MAX_STRUCTURE_BYTES // 1024

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError, HttpVersion11
+from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
 from chatbot.errors import ChatError
@@ -31,7 +31,7 @@ SURPLUS_SECONDS = 1.0
 """How long a connection lives that came when there were already as many as there may be."""
 
 PROBE_SECONDS = (0.01, 0.1, 1.0)
-"""When it is looked whether a client that ended its half of the connection has answered that it is gone."""
+"""When it is looked whether a client that ended its half of the connection is gone."""
 
 MAX_HEAD = 32 * 1024
 """Bytes of a request before its body."""
@@ -67,11 +67,21 @@ class Room:
 class Connection(web.RequestHandler):
     """One client's connection; tells even what is no HTTP in the shape of our errors."""
 
-    __slots__ = ("_half_closed", "_looked_at", "_room", "_sent", "_since", "_stall_timer", "is_surplus")
+    __slots__ = (
+        "_half_closed",
+        "_looked_at",
+        "_room",
+        "_sent",
+        "_since",
+        "_stall_timer",
+        "_strict",
+        "is_surplus",
+    )
 
     def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop, room: Room) -> None:
         super().__init__(manager, loop=loop, **OPTIONS)
-        self._parser = cast(Any, _StrictParser(self._parser))
+        self._strict = _StrictParser(self._parser)
+        self._parser = cast(Any, self._strict)
         self._room = room
         self.is_surplus = room.is_full
         self._half_closed = False
@@ -103,6 +113,7 @@ class Connection(web.RequestHandler):
         if self._stall_timer:
             self._stall_timer.cancel()
         super().connection_lost(exc)
+        self._strict.forget()
         self._messages.clear()
         self._message_tail = b""
 
@@ -153,22 +164,31 @@ class Connection(web.RequestHandler):
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
         """Keeps the connection for the answers that are due; returns whether there are any.
 
-        A client that left looks the same at first, so it is sent something that means nothing: who is gone
-        answers that with a reset.
+        A client that left looks the same at first: after a moment it is asked.
         """
-        request = self._current_request
-        if self.transport is None or not (request or self._messages):
+        is_busy = self._request_count > 0 and self._waiter is None  # it may be between two tasks
+        if self.transport is None or not (is_busy or self._messages):
             return False
-        if request and not request.content.is_eof():
-            return False  # the rest of its body will never come
         self._half_closed = True
-        if request and (writer := request.get(EVENT_WRITER)):
+        self._loop.call_later(PROBE_SECONDS[0], self._probe)
+        return True
+
+    def _probe(self) -> None:
+        """Sends something that means nothing: who is gone answers that with a reset."""
+        request, transport = self._current_request, self.transport
+        if transport is None:
+            return
+        if not self._strict.has_whole_body or (request is None and self._waiter is not None):
+            self.force_close()  # the rest of a body will never come, or all was answered
+            return
+        if request is None:
+            return
+        if writer := request.get(EVENT_WRITER):
             writer.probe()
-        elif request and request.version >= HttpVersion11 and not request.writer.output_size:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif request.version >= HttpVersion11 and not request.writer.output_size:
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         for seconds in PROBE_SECONDS:
             self._loop.call_later(seconds, self._end_if_reset)
-        return True
 
     def _end_if_reset(self) -> None:
         if self.transport is not None:
@@ -211,8 +231,9 @@ class Connection(web.RequestHandler):
             access_log.info("- - %d %s", resp.status, type(resp).__name__)
             resp = http_error(resp, request.client_max_size)
         finished = await super().finish_response(request, resp, start_time)
-        if self._half_closed and not self._messages:
-            self._close = True  # no more requests will come
+        if self._half_closed:
+            self._lingering_time = 0.0  # no more of a body will come
+            self._close = not self._messages
         return finished
 
 
@@ -241,6 +262,15 @@ class _StrictParser:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._parser, name)
 
+    def forget(self) -> None:
+        """Lets go of the last body."""
+        self._body = None
+
+    @property
+    def has_whole_body(self) -> bool:
+        """Whether the body of the last request has come to its end."""
+        return self._body is None or self._body.is_eof()
+
     def feed_data(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
         """What the parser makes of the next bytes; raises HttpProcessingError for what cannot be served."""
         try:
@@ -255,7 +285,7 @@ class _StrictParser:
             self._body = messages[-1][1]
             for message, _ in messages:
                 _check(message)
-        elif self._body is None or self._body.is_eof():
+        elif self.has_whole_body:
             self._head += len(data)
             if self._head > MAX_HEAD:
                 raise LineTooLong(b"headers", MAX_HEAD)
@@ -263,6 +293,8 @@ class _StrictParser:
 
 
 def _check(message: Any) -> None:
+    if message.method == "CONNECT" or message.version not in (HttpVersion10, HttpVersion11):
+        raise BadHttpMessage("not served")
     size = len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)
     if size > MAX_HEAD:
         raise LineTooLong(b"headers", MAX_HEAD)
