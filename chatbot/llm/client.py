@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import aiohttp
 
@@ -56,6 +57,7 @@ class LLM:
         self._looking = asyncio.Lock()
         self._refused: set[str] = set()  # "stream", "stream_options", or the name of a limit that has another
         self._has_answered = False
+        self._responses: WeakSet[aiohttp.ClientResponse] = WeakSet()  # some may be read to their end by nobody
         self._pooled = self._session(Pool(ssl=self._endpoint.tls))
         self._fresh = self._session(aiohttp.TCPConnector(limit=0, force_close=True, ssl=self._endpoint.tls))
 
@@ -72,6 +74,8 @@ class LLM:
 
     async def close(self) -> None:
         """Closes every connection."""
+        for response in list(self._responses):
+            response.close()
         await self._pooled.close()
         await self._fresh.close()
 
@@ -170,6 +174,7 @@ class LLM:
             response.close()
             raise ChatError("llm_error", "The LLM server compressed its answer, unasked.", kind="nonsense")
         self._has_answered = True
+        self._responses.add(response)
         return response
 
     def _adapted(self, body: dict[str, Any], wants_stream: bool) -> dict[str, Any]:

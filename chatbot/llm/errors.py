@@ -151,8 +151,8 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failur
 
 def failure_in(value: Any) -> Failure | None:
     """The failure that came where a chunk or a completion was due; None if it is none."""
-    if isinstance(value, list) and value:
-        value = {"error": value}
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        value = {"error": value}  # Gemini
     if not isinstance(value, dict):
         return None
     first = value["choices"][0] if isinstance(value.get("choices"), list) and value["choices"] else None
@@ -198,8 +198,8 @@ def _words(value: Any, depth: int = 0) -> str:
     if isinstance(value, str):
         return _plain(value, depth)
     if isinstance(value, list):
-        found = [words for words in (_words(item, depth + 1) for item in value[:4]) if words]
-        return "; ".join(found)[:MAX_MESSAGE_CHARS]
+        each = [_words(item, depth + 1) for item in value[:4]]
+        return "; ".join(words for words in each if words)[:MAX_MESSAGE_CHARS]
     if not isinstance(value, dict):
         return ""
     words: str = next((found for name in _WORD_NAMES if (found := _words(value.get(name), depth + 1))), "")

@@ -11,6 +11,7 @@ from aiohttp.http import HttpProcessingError
 from chatbot.errors import ChatError, without_frames
 from chatbot.llm import errors
 from chatbot.llm.chunks import ChunkReader
+from chatbot.llm.connections import LossWatch
 from chatbot.llm.idle_timeout import IdleTimeout
 from chatbot.llm.sse_decoder import Decoder, TooLarge
 from chatbot.records import Chunk
@@ -63,6 +64,7 @@ class Answer:
         self._has_ended = False
         self._failure: ChatError | None = None
         self.is_whole = False
+        self._loss = LossWatch(response, self._lost)
         idle.set(patience, self._give_up)
 
     @property
@@ -105,6 +107,7 @@ class Answer:
     def close(self) -> None:
         """Lets go of the LLM: at once if the answer has not ended, so that it stops working."""
         self._idle.end()
+        self._loss.end()
         self._has_ended = True
         if self._reader.finish_reason and not self._failure and not self._content.is_eof():
             # All has come but the end of the HTTP body: with it, the connection can serve again.
@@ -116,6 +119,10 @@ class Answer:
     def _give_up(self) -> None:
         self._content.set_exception(aiohttp.ClientConnectionError("idle"))
         self._response.close()
+
+    def _lost(self) -> None:
+        if not self._content.is_eof() and not self._content.exception():
+            self._content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
 
     def _take(self, data: bytes) -> list[Chunk]:
         """The chunks in what has come."""
@@ -177,8 +184,11 @@ class Answer:
 
     def _end(self, *, is_cut: bool) -> list[Chunk]:
         """The body has ended, or its connection broke, or it was silent for too long."""
-        if self._decoder is None and not is_cut and (self._parts or self._head):
+        if self._decoder is None and (self._parts or self._head):
             self.is_whole = True
+            if is_cut:
+                self._fail(errors.timed_out(self._patience) if self._idle.has_fired else errors.cut_short())
+                return []
             try:
                 chunks = self._reader.read_whole(b"".join(self._parts) or self._head)
                 return chunks + self._complete(is_cut=False)

@@ -1,0 +1,325 @@
+"""A turn is whole or absent: what ends an answer, what only seems to, and what fails in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from chatbot.errors import ChatError, TooLong
+from tests.llm.asking import CUT, DONE, HI, Heard, chunk, hear, opened, play, stream
+from tests.llm.test_answers import text, whole
+from tests.tools.scripted_llm import SSE_HEAD, Abort, Close, Gate, Hang, ScriptedLLM, Step, answer, http_chunk
+
+STOP = chunk(finish="stop")
+USAGE = {"choices": [], "usage": {"total_tokens": 7}}
+END = b"0\r\n\r\n"
+
+WHOLE: dict[str, tuple[list[Any], tuple[Step, ...], str, str]] = {
+    # what it is: (chunks, how the body ends, what is said, the finish_reason)
+    "[DONE] and the end": ([text("Hi"), STOP, USAGE, DONE], (END,), "Hi", "stop"),
+    "no [DONE] (transformers)": ([text("Hi"), STOP], (END,), "Hi", "stop"),
+    "[DONE] and silence": ([text("Hi"), STOP, DONE], (Hang,), "Hi", "stop"),
+    "a reset after the finish": ([text("Hi"), STOP], (Abort,), "Hi", "stop"),
+    "a close after the finish": ([text("Hi"), STOP], (Close,), "Hi", "stop"),
+    "an event cut after the finish": ([text("Hi"), STOP, b'data: {"choi'], (Close,), "Hi", "stop"),
+    "text and finish in one chunk (Gemini)": ([chunk({"content": "Hi"}, "stop"), DONE], (END,), "Hi", "stop"),
+    "a finish before the first word": (
+        [chunk({"content": ""}, "stop"), text("Hel"), text("lo"), STOP, DONE], (END,), "Hello", "stop",
+    ),
+    "a finish in every chunk": (
+        [chunk({"content": c}, "stop") for c in ("He", "l", "lo")] + [DONE], (END,), "Hello", "stop",
+    ),
+    "another finish in the end": ([text("H"), STOP, text("i"), chunk(finish="length"), DONE], (END,), "Hi", "length"),
+    "a finish, then reasoning": ([STOP, chunk({"reasoning": "hm"}), text("Hi"), STOP, DONE], (END,), "[hm]Hi", "stop"),
+    "a finish, then nothing but pings": ([text("Hi"), STOP, {}, b": ping\n\n", USAGE], (END,), "Hi", "stop"),
+    "a refusal alone": ([chunk({"refusal": "No."}), STOP, DONE], (END,), "{No.}", "stop"),
+    "reasoning alone, cut by length": (
+        [chunk({"reasoning": "hm"}), chunk(finish="length"), DONE], (END,), "[hm]", "length",
+    ),
+    "reasoning alone, filtered": (
+        [chunk({"reasoning": "hm"}), chunk(finish="content_filter"), DONE], (END,), "[hm]", "content_filter",
+    ),
+    "an open tag, cut by length": ([text("<think>hm"), chunk(finish="length"), DONE], (END,), "[hm]", "length"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WHOLE)
+async def test_an_answer_is_complete_when_a_finish_stands_at_its_end(llm: ScriptedLLM, name: str) -> None:
+    chunks, end, said, finish = WHOLE[name]
+    heard = await play(llm, stream(*chunks, end=end))
+    assert (heard.said, heard.finish, heard.error) == (said, finish, None)
+    finishes = [c["finish_reason"] for one in heard.json for c in one.get("choices") or [] if c.get("finish_reason")]
+    assert finishes == [finish], "clients are sent one finish_reason"
+    last = [one for one in heard.json if one.get("choices")][-1]
+    assert last["choices"][0]["finish_reason"] == finish, "and nothing that is said after it"
+
+
+FAILED: dict[str, tuple[list[Any], tuple[Step, ...], str, str]] = {
+    # what it is: (chunks after "one", how the body ends, our code, a part of our message)
+    "[DONE] without a finish": ([DONE], (END,), "llm_error", "ended before"),
+    "an end without a finish": ([], (END,), "llm_error", "ended before"),
+    "a close": ([], CUT, "llm_error", "broke"),
+    "a reset": ([], (Abort,), "llm_error", "broke"),
+    "an early stop, more, and a cut": ([STOP, text("two")], CUT, "llm_error", "broke"),
+    "a stop in every chunk, and a cut": ([STOP, chunk({"content": "two"}, "stop")], CUT, "llm_error", "broke"),
+    "nonsense": ([b"data: <html>\n\n"], (END,), "llm_error", "not a chat completion"),
+    "plain words": ([b"data: upstream went away\n\n"], (END,), "llm_error", "upstream went away"),
+    "a number that is none": ([b'data: {"choices": NaN}\n\n'], (END,), "llm_error", "not a chat completion"),
+    "an error": ([{"error": {"message": "GPU lost", "code": 500}}, DONE], (END,), "llm_error", "GPU lost"),
+    "an error of plain text": ([{"error": "GPU lost"}], (END,), "llm_error", "GPU lost"),
+    "an error with its event's name": (
+        [b'event: error\ndata: {"message": "GPU lost"}\n\n'], (END,), "llm_error", "GPU lost",
+    ),
+    "an error without data: (proxies)": ([b'{"error": {"message": "GPU lost"}}\n\n'], (END,), "llm_error", "GPU lost"),
+    "an error field (llama-server)": ([b'error: {"code":500,"message":"GPU lost"}\n\n'], (END,), "llm_error", "GPU lost"),
+    "an error after the finish": ([STOP, {"error": "GPU lost"}], (END,), "llm_error", "GPU lost"),
+    "an error in the choice": (
+        [{"choices": [{"index": 0, "delta": {}, "error": {"message": "GPU lost", "code": 502}}]}],
+        (END,), "llm_error", "GPU lost",
+    ),
+    "an error of Groq's": ([{"choices": [], "x_groq": {"error": "over capacity"}}], (END,), "llm_error", "capacity"),
+    "a limit": ([{"error": {"message": "slow", "code": 429}}], (END,), "llm_rate_limited", "slow"),
+    "a 400 (vLLM)": (
+        [{"error": {"message": "bad grammar", "type": "BadRequestError", "code": 400}}, DONE],
+        (END,), "llm_rejected", "bad grammar",
+    ),
+    "a line over 1 MiB": ([b"data: " + b"x" * (2**20 + 1)], (Hang,), "llm_error", "line of over 1 MiB"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAILED)
+async def test_what_fails_in_the_middle_is_told_after_all_that_came(llm: ScriptedLLM, name: str) -> None:
+    chunks, end, code, words = FAILED[name]
+    heard = await play(llm, stream(text("one"), *chunks, end=end))
+    assert heard.failed.code == code
+    assert words in heard.failed.message
+    assert heard.said.startswith("one")
+
+
+async def test_broken_chunked_encoding_in_the_middle_is_a_failure(llm: ScriptedLLM, clock: Any) -> None:
+    gate = Gate()
+    llm.play(stream(text("one"), end=(gate, b"zzz\r\n", Hang)))
+    async with opened(llm) as way:
+        asked = await way.ask((HI,), {})
+        assert await anext(asked)
+        gate.open()
+        with pytest.raises(ChatError, match="broke"):
+            await asyncio.wait_for(anext(asked), 5)
+        asked.close()
+        await asyncio.wait_for(llm.exchanges[0].gone.wait(), 5)
+
+
+@pytest.mark.parametrize(
+    "finish",
+    [
+        *("error", "error_finish", "network_error", "abort", "aborted", "engine_overloaded", "ERROR", "timeout"),
+        *("insufficient_system_resource", "function_call_filter: MALFORMED_FUNCTION_CALL", "ERROR_LIMIT", "cancelled"),
+    ],
+)
+@pytest.mark.parametrize("error", [None, {"code": 502, "message": "upstream went away"}])
+async def test_a_finish_that_means_failure_is_one(llm: ScriptedLLM, finish: str, error: Any) -> None:
+    last = chunk(finish=finish)
+    if error:
+        last["choices"][0]["error"] = error
+    for script in (stream(text("one"), last, DONE), answer(body=whole({"content": "one"}, finish))):
+        heard = await play(llm, script)
+        assert (heard.failed.code, heard.failed.kind) == ("llm_error", "failed")
+        assert finish in heard.failed.message
+    heard = await play(llm, stream(text("one"), last, DONE))
+    assert ("upstream went away" in heard.failed.message) == bool(error)
+
+
+EMPTY: dict[str, tuple[list[Step], str, str]] = {
+    # what it is: (script, our code, a part of our message)
+    "a finish without text": (stream(STOP, DONE), "llm_error", "without text"),
+    "nothing but [DONE]": (stream(DONE), "llm_error", "ended before"),
+    "reasoning alone that did not end by length": (
+        stream(chunk({"reasoning": "hm"}), STOP, DONE), "llm_error", "without text",
+    ),
+    "filtered": (stream(chunk(finish="content_filter"), DONE), "llm_rejected", "content_filter"),
+    "length": (stream(chunk(finish="length"), DONE), "llm_error", '"length"'),
+    "HTML": (answer(body=b"<html><title>Sign in</title></html>"), "llm_error", "Sign in"),
+    "nonsense": (stream(b"data: nonsense\n\n"), "llm_error", "nonsense"),
+    "a body of plain words": (answer(body=b"upstream went away"), "llm_error", "upstream went away"),
+    "a list": (answer(body=[1]), "llm_error", "not a chat completion"),
+    "an empty object": (answer(body={}), "llm_error", "not a chat completion"),
+    "no message": (answer(body={"choices": [{"finish_reason": "stop"}]}), "llm_error", "without text"),
+    "no finish": (answer(body=whole({"content": "Hi"}, None)), "llm_error", "not a chat completion"),
+    "a finish that is no text": (answer(body=whole({"content": "Hi"}, 7)), "llm_error", "not a chat completion"),
+    "a cut in the middle": ([b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"a"', Close], "llm_error", "broke"),
+    "more than 8 MiB": (
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n{" + b" " * 8_500_000, Hang], "llm_error", "over 8 MiB",
+    ),
+    "an error in 200": (answer(body={"error": {"message": "GPU lost"}}), "llm_error", "GPU lost"),
+    "compression, unasked": (answer(body=b"\x1f\x8b", headers="Content-Encoding: gzip\r\n"), "llm_error", "compressed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EMPTY)
+async def test_an_answer_that_says_nothing_is_an_error(llm: ScriptedLLM, name: str) -> None:
+    script, code, words = EMPTY[name]
+    heard = await play(llm, script)
+    assert not isinstance(heard.failed, TooLong)
+    assert (heard.failed.code, heard.said in ("", "[hm]")) == (code, True)
+    assert words in heard.failed.message
+
+
+@pytest.mark.parametrize(
+    "script",
+    [[SSE_HEAD, Close], [SSE_HEAD, Abort], [SSE_HEAD, END], [SSE_HEAD, http_chunk(b": ping\n\n"), Close], answer()],
+    ids=repr,
+)
+async def test_nothing_at_all_may_mean_too_long_or_a_crash(llm: ScriptedLLM, script: list[Step]) -> None:
+    heard = await play(llm, script)
+    assert isinstance(heard.failed, TooLong)
+    assert (heard.failed.code, heard.failed.is_certain) == ("llm_error", False)
+
+
+FULL = {"prompt_tokens": 4095, "completion_tokens": 1, "total_tokens": 4096}
+
+
+@pytest.mark.parametrize(
+    ("chunks", "size"),
+    [
+        ([chunk(finish="length", usage=FULL)], None),
+        ([chunk(finish="stop", usage=FULL)], 4096),
+        ([chunk(finish="model_context_window_exceeded")], None),
+        ([chunk({"reasoning": "hm"}), chunk(finish="stop", usage=FULL)], 4096),
+    ],
+)
+async def test_no_text_and_a_full_context_is_too_long(llm: ScriptedLLM, chunks: list[Any], size: Any) -> None:
+    llm.models = answer(body={"data": [{"id": "m", "max_model_len": size}]})
+    heard = await play(llm, stream(*chunks, DONE))
+    assert isinstance(heard.failed, TooLong)
+    assert heard.failed.is_certain
+
+
+async def waiting(llm: ScriptedLLM, *script: Any, seconds: float = 20) -> tuple[asyncio.Task[Heard], Any]:
+    """Asks; returns when all of the script has been played."""
+    gate = Gate()
+    llm.play(stream(*script, end=(gate, Hang)))
+
+    async def ask() -> Heard:
+        async with opened(llm, llm_timeout_seconds=seconds) as way:
+            return await hear(way)
+
+    task = asyncio.create_task(ask())
+    await gate.reached.wait()
+    await asyncio.sleep(0.02)  # what was played is on its way through the sockets
+    return task, gate
+
+
+async def test_a_finish_waits_with_ordinary_patience(llm: ScriptedLLM, clock: Any) -> None:
+    task, gate = await waiting(llm, text("Hi"), STOP)
+    clock.advance(19)
+    await asyncio.sleep(0.1)
+    assert not task.done(), "more may come"
+    clock.advance(1)
+    heard = await task
+    assert (heard.said, heard.finish, heard.error) == ("Hi", "stop", None)
+
+
+async def test_a_finish_with_usage_waits_for_a_short_time(llm: ScriptedLLM, clock: Any) -> None:
+    task, gate = await waiting(llm, text("Hi"), STOP, USAGE)
+    clock.advance(5)
+    heard = await asyncio.wait_for(task, 5)
+    assert (heard.said, heard.finish, heard.error) == ("Hi", "stop", None)
+    assert heard.json[-1] == USAGE
+
+
+async def test_pings_after_the_finish_do_not_prolong_it(llm: ScriptedLLM, clock: Any) -> None:
+    gates = [Gate() for _ in range(3)]
+    script = stream(text("Hi"), STOP)[:-1]
+    for gate in gates:
+        script += [gate, http_chunk(b"data: {}\n\n")]
+    llm.play([*script, Hang])
+    async with opened(llm, llm_timeout_seconds=20) as way:
+        task = asyncio.create_task(hear(way))
+        for gate in gates:
+            await gate.reached.wait()
+            await asyncio.sleep(0.02)
+            clock.advance(7)
+            gate.open()
+        heard = await asyncio.wait_for(task, 5)
+    assert (heard.said, heard.finish, heard.error) == ("Hi", "stop", None)
+
+
+@pytest.mark.parametrize("chunks", [[], [text("one")], [STOP], [text("one"), STOP, text("two"), STOP]])
+async def test_silence_is_a_timeout(llm: ScriptedLLM, clock: Any, chunks: list[Any]) -> None:
+    task, gate = await waiting(llm, *chunks)
+    clock.advance(20)
+    heard = await asyncio.wait_for(task, 5)
+    assert heard.failed.code == "llm_timeout"
+    assert "silent for 20 seconds" in heard.failed.message
+    assert llm.exchanges[0].gone.is_set() or await asyncio.wait_for(llm.exchanges[0].gone.wait(), 5)
+
+
+async def test_text_that_came_with_a_finish_does_not_wait_for_the_end(llm: ScriptedLLM) -> None:
+    llm.play(stream(chunk({"content": "Hi"}, "stop"), end=(Hang,)))
+    async with opened(llm) as way:
+        answer_ = await way.ask((HI,), {})
+        chunks = await asyncio.wait_for(anext(answer_), 5)
+        answer_.close()
+    assert [piece.text for one in chunks for piece in one.pieces] == ["Hi"]
+    assert b'"finish_reason":null' in chunks[0].data
+
+
+async def test_a_process_that_was_stopped_reads_before_it_judges(llm: ScriptedLLM, clock: Any) -> None:
+    """After SIGSTOP, or a night with the lid closed, the whole answer lies in the socket."""
+    head, rest = Gate(), Gate()
+    steps = stream(text("Hi"), STOP, DONE)
+    llm.play([head, steps[0], rest, *steps[1:]])
+    async with opened(llm, llm_timeout_seconds=20) as way:
+        task = asyncio.create_task(hear(way))
+        for gate in (head, rest):
+            await gate.reached.wait()
+            gate.open()
+            clock.advance(100)  # the timer is due in the very turn in which the bytes are
+            await asyncio.sleep(0)
+        heard = await asyncio.wait_for(task, 5)
+    assert (heard.said, heard.error) == ("Hi", None)
+
+
+async def test_silence_before_the_head_is_a_timeout(llm: ScriptedLLM, clock: Any) -> None:
+    llm.play([Hang])
+    async with opened(llm, llm_timeout_seconds=5) as way:
+        task = asyncio.create_task(hear(way))
+        await llm.asked()
+        clock.advance(5)
+        heard = await asyncio.wait_for(task, 5)
+    assert heard.failed.code == "llm_timeout"
+
+
+async def test_a_cancel_in_the_very_moment_of_the_timeout_is_a_cancel(llm: ScriptedLLM, clock: Any) -> None:
+    llm.play([Hang])
+    async with opened(llm, llm_timeout_seconds=30) as way:
+        task = asyncio.create_task(way.ask((HI,), {}))
+        await llm.asked()
+        clock.advance(31)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_closing_in_the_middle_stops_the_llm_at_once(llm: ScriptedLLM) -> None:
+    llm.play(stream(text("one"), end=(Hang,)))
+    async with opened(llm) as way:
+        asked = await way.ask((HI,), {})
+        assert await anext(asked)
+        asked.close()
+        asked.close()
+        await asyncio.wait_for(llm.exchanges[0].gone.wait(), 5)
+        with pytest.raises(StopAsyncIteration):
+            await anext(asked)
+
+
+def test_an_error_keeps_no_frames() -> None:
+    """One that is kept would keep the reply and all that it holds."""
+    from chatbot.errors import without_frames
+
+    try:
+        raise ChatError("llm_error", "x")
+    except ChatError as error:
+        assert without_frames(error).__traceback__ is None
