@@ -14,10 +14,7 @@ from chatbot.chat.reply_registry import ReplyRegistry, shutting_down
 from chatbot.chat.sessions import Sessions
 from chatbot.config import Config
 from chatbot.llm.client import LLM
-try:
-    from chatbot.openai.routes import OpenAIDoor
-except ImportError:  # until the room is there
-    OpenAIDoor = None  # type: ignore[assignment,misc]
+from chatbot.openai.routes import OpenAIDoor
 from chatbot.records import as_json
 from chatbot.storage.store import Store
 from chatbot.web.access import Access
@@ -54,8 +51,7 @@ def create_app(
         Api(
             config=config, store=store, registry=registry, sessions=sessions, limits=limits, llm=llm
         ).add_routes(app.router)
-        if OpenAIDoor is not None:
-            OpenAIDoor(config, store, registry, sessions, llm, now).add_routes(app.router)
+        OpenAIDoor(config, store, registry, sessions, llm, now).add_routes(app.router)
         Health(store=store, registry=registry, llm=llm).add_routes(app.router)
         watch_parts(metrics, store, registry, room or Room())
         store.fail_all_background(as_json(shutting_down().to_object()["error"]), int(now() * 1000))
