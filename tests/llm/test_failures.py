@@ -1,0 +1,223 @@
+"""The LLM's failures reach the client in its own words and under the right code; no secret and no conversation leaks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from chatbot.errors import ChatError, TooLong
+from chatbot.llm.errors import read_failure
+from tests.llm.asking import DONE, hear, opened, play, stream
+from tests.tools.scripted_llm import Close, Hang, ScriptedLLM, Step, answer
+
+FAILURES: dict[str, tuple[int, Any, str, str, str]] = {
+    # what it is: (status, body, our code, kind, a part of our message)
+    "400": (400, {"error": {"message": "bad temperature"}}, "llm_rejected", "rejected", "bad temperature"),
+    "vLLM's shape": (400, {"object": "error", "message": "bad top_p"}, "llm_rejected", "rejected", "bad top_p"),
+    "a text as error": (400, {"error": "bad seed"}, "llm_rejected", "rejected", "bad seed"),
+    "plain text": (400, b"bad seed", "llm_rejected", "rejected", "bad seed"),
+    "a list of details": (
+        422,
+        {"detail": [{"type": "x", "loc": ["body", "top_k"], "msg": "Extra inputs are not permitted", "input": "s3"}]},
+        "llm_rejected", "rejected", "body.top_k: Extra inputs are not permitted",
+    ),
+    "an array (Gemini)": (
+        400, [{"error": {"code": 400, "message": "Please use a valid role: user, model.", "status": "INVALID_ARGUMENT"}}],
+        "llm_rejected", "template", "valid role",
+    ),
+    "errors[]": (400, {"errors": [{"code": "x", "message": "bad seed"}]}, "llm_rejected", "rejected", "bad seed"),
+    "message as an object": (422, {"message": {"detail": [{"msg": "bad seed"}]}}, "llm_rejected", "rejected", "bad seed"),
+    "JSON in a string": (400, {"error": "{\"message\": \"bad seed\"}"}, "llm_rejected", "rejected", "bad seed"),
+    "metadata.raw (OpenRouter)": (
+        400, {"error": {"message": "Provider returned error", "metadata": {"raw": "{\"error\":{\"message\":\"bad seed\"}}"}}},
+        "llm_rejected", "rejected", "Provider returned error: bad seed",
+    ),
+    "401": (401, {"error": {"message": "Incorrect API key"}}, "llm_error", "credentials", "LLM_API_KEY: Incorrect"),
+    "401 empty": (401, b"", "llm_error", "credentials", "LLM_API_KEY"),
+    "a key that is not valid (Gemini)": (
+        400, [{"error": {"message": "API key not valid. Please pass a valid API key."}}], "llm_error", "credentials", "not valid",
+    ),
+    "402": (402, {"error": {"message": "Insufficient Balance"}}, "llm_error", "money", "Insufficient Balance"),
+    "quota is money (OpenAI)": (
+        429, {"error": {"message": "You exceeded your current quota, please check your plan", "code": "insufficient_quota"}},
+        "llm_error", "money", "quota",
+    ),
+    "quota is a rate (Gemini)": (
+        429, [{"error": {"message": "You exceeded your current quota", "status": "RESOURCE_EXHAUSTED"}}],
+        "llm_rate_limited", "rate", "quota",
+    ),
+    "money in Chinese": (403, {"error": {"message": "账户余额不足", "code": "30001"}}, "llm_error", "money", "余额"),
+    "403": (403, {"error": {"message": "Country, region, or territory not supported"}}, "llm_error", "forbidden", "region"),
+    "moderation (OpenRouter)": (
+        403, {"error": {"message": "Your input was flagged", "metadata": {"reasons": ["x"]}}},
+        "llm_rejected", "moderation", "flagged",
+    ),
+    "moderation (Azure)": (
+        400, {"error": {"message": "The response was filtered", "code": "content_filter"}}, "llm_rejected", "moderation", "filtered",
+    ),
+    "moderation (Qwen)": (
+        400, {"error": {"message": "Input data may contain inappropriate content.", "code": "data_inspection_failed"}},
+        "llm_rejected", "moderation", "inappropriate",
+    ),
+    "429": (429, {"error": {"message": "slow down"}}, "llm_rate_limited", "rate", "slow down"),
+    "413 of tokens per minute (Groq)": (
+        413, {"error": {"message": "Request too large on tokens per minute (TPM): Limit 6000", "code": "rate_limit_exceeded"}},
+        "llm_rate_limited", "rate", "TPM",
+    ),
+    "throttled by 400 (Bedrock)": (
+        400, {"error": {"message": "Too many tokens, please wait before trying again.", "code": "throttling"}},
+        "llm_rate_limited", "rate", "wait",
+    ),
+    "503 loading": (503, {"error": {"message": "Loading model"}}, "llm_unavailable", "loading", "Loading model"),
+    "503 bare": (503, b"", "llm_unavailable", "loading", "answered 503"),
+    "529": (529, {"error": {"message": "Overloaded"}}, "llm_unavailable", "loading", "Overloaded"),
+    "498": (498, {"error": {"message": "Flex tier capacity exceeded"}}, "llm_unavailable", "loading", "capacity"),
+    "overloaded by 500": (500, {"error": {"message": "The engine is currently overloaded"}}, "llm_unavailable", "loading", "over"),
+    "a template (llama-server)": (
+        500, {"error": {"code": 500, "message": "System role not supported"}}, "llm_rejected", "template", "System role",
+    ),
+    "a template (vLLM)": (
+        400, {"message": "Conversation roles must alternate user/assistant/user/assistant/..."}, "llm_rejected", "template", "altern",
+    ),
+    "memory": (500, {"error": {"message": "CUDA out of memory"}}, "llm_error", "memory", "CUDA out of memory"),
+    "memory (Ollama)": (
+        500, {"error": {"message": "model requires more system memory (5.6 GiB) than is available"}}, "llm_error", "memory", "5.6",
+    ),
+    "a model that is not there": (
+        404, {"error": {"message": "The model `x` does not exist", "code": "model_not_found"}}, "llm_error", "model", "`x`",
+    ),
+    "a model, by 400": (400, {"error": {"message": "model 'x' not found"}}, "llm_error", "model", "'x'"),
+    "another path (FastAPI)": (404, {"detail": "Not Found"}, "llm_error", "address", "not an OpenAI-compatible API at …/v1"),
+    "another path (HTML)": (
+        404, b"<html><title>Not here</title></html>", "llm_error", "address", "not an OpenAI-compatible API at …/v1: Not here",
+    ),
+    "another path (OpenAI)": (
+        404, {"error": {"message": "Invalid URL (POST /v1/v1/chat/completions)"}}, "llm_error", "address", "not an OpenAI-",
+    ),
+    "405": (405, b"", "llm_error", "address", "not an OpenAI-compatible API"),
+    "500 with HTML": (500, b"<html>secrets</html>", "llm_error", "failed", "answered 500"),
+    "502 with a title": (502, b"<html><title>Bad gateway</title></html>", "llm_error", "failed", "Bad gateway"),
+    "504": (504, b"", "llm_error", "slow", "answered 504"),
+    "408": (408, b"", "llm_error", "slow", "answered 408"),
+    "a redirect": (302, b"", "llm_error", "failed", "answered 302"),
+    "418": (418, {"error": {"message": "why"}}, "llm_rejected", "rejected", "why"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAILURES)
+async def test_each_failure_has_its_code_and_the_llms_own_words(llm: ScriptedLLM, name: str) -> None:
+    status, body, code, kind, words = FAILURES[name]
+    llm.script = lambda _: answer(f"{status} X", body)
+    async with opened(llm) as way:
+        heard = await hear(way)
+    assert (heard.failed.code, heard.failed.kind) == (code, kind), heard.failed.message
+    assert words in heard.failed.message
+    assert "secrets" not in heard.failed.message
+    assert "s3" not in heard.failed.message, "what the client sent is not sent back"
+
+
+@pytest.mark.parametrize("name", [name for name, case in FAILURES.items() if case[3] in ("money", "moderation", "rate")])
+async def test_a_failure_inside_a_stream_is_the_same(llm: ScriptedLLM, name: str) -> None:
+    status, body, code, kind, words = FAILURES[name]
+    body = body[0] if isinstance(body, list) else body
+    body["error"].setdefault("code", status)
+    heard = await play(llm, stream(body, DONE))
+    assert (heard.failed.code, heard.failed.kind) == (code, kind)
+    assert words in heard.failed.message
+
+
+async def test_a_model_that_the_client_named_is_the_clients_error(llm: ScriptedLLM) -> None:
+    llm.play(answer("404 Not Found", {"error": {"message": "model 'x' not found"}}))
+    async with opened(llm) as way:
+        heard = await hear(way, model="x")
+    assert heard.failed.code == "llm_rejected"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [b"HTTP/1.1 400 X\r\nContent-Length: 99\r\n\r\n{", Close],
+        [b"HTTP/1.1 500 X\r\nContent-Length: 9999999\r\n\r\n", b"x" * 70_000, Hang],
+    ],
+    ids=["cut", "endless"],
+)
+async def test_an_error_body_is_read_no_further_than_it_helps(llm: ScriptedLLM, script: list[Step]) -> None:
+    heard = await play(llm, script)
+    assert heard.failed.status in (400, 502)
+    assert len(heard.failed.message) <= 2000
+
+
+def test_the_llms_own_words_are_cut_and_valid_unicode() -> None:
+    body = json.dumps({"error": {"message": "\ud800" + "x" * 10**6}}).encode()
+    message = read_failure(400, {}, body).to_error().message
+    assert 1900 < len(message) <= 2000
+    message.encode()
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"Retry-After": "7"}, "7"),
+        ({"Retry-After": "1.2"}, "2"),
+        ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, "Wed, 21 Oct 2026 07:28:00 GMT"),
+        ({"retry-after-ms": "1500", "Retry-After": "60"}, "2"),
+        ({"x-ratelimit-reset-requests": "1s", "x-ratelimit-reset-tokens": "6m0s"}, "360"),
+        ({"x-ratelimit-reset-tokens": "120ms"}, "1"),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "-1"}, None),
+        ({"Retry-After": ""}, None),
+        ({"Retry-After": "9" * 500}, None),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+async def test_when_to_come_again_is_passed_on(
+    llm: ScriptedLLM, status: int, headers: dict[str, str], expected: str | None
+) -> None:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    heard = await play(llm, answer(f"{status} X", {"error": {"message": "slow"}}, lines))
+    assert heard.failed.retry_after == expected
+
+
+async def test_when_to_come_again_is_read_out_of_the_words(llm: ScriptedLLM) -> None:
+    heard = await play(llm, answer("429 X", {"error": {"message": "Limit. Please try again in 11.05s."}}))
+    assert heard.failed.retry_after == "12"
+    heard = await play(llm, answer("400 X", {"error": {"message": "bad"}}, "Retry-After: 7\r\n"))
+    assert heard.failed.retry_after is None, "what is refused for good is not to be repeated"
+
+
+SECRETS = {"llm_api_key": "sk-very-secret-1", "llm_headers": {"api-key": "header-secret-2", "X-Org": "org3"}}
+
+
+@pytest.mark.parametrize("status", [400, 401, 429, 500])
+async def test_a_key_that_the_llm_echoes_is_masked(llm: ScriptedLLM, log: Any, status: int) -> None:
+    words = "Bearer sk-very-secret-1 and header-secret-2 of org3 are wrong"
+    for script in (answer(f"{status} X", {"error": {"message": words}}), stream({"error": words})):
+        heard = await play(llm, script, **SECRETS)
+        assert "are wrong" in heard.failed.message
+        for place in (heard.failed.message, *log.entries):
+            assert not [secret for secret in ("secret-1", "secret-2", "org3") if secret in place], place
+
+
+async def test_the_log_has_a_reason_without_the_conversation(llm: ScriptedLLM, log: Any) -> None:
+    said = json.dumps({"role": "user", "content": "my password is hunter2 and I live in Seoul 서울"}, ensure_ascii=False)
+    words = "Grammar error near 'hunter2': cannot parse my password is hunter2 and I live in Seoul 서울 here"
+    for script in (answer("400 X", {"error": {"message": words}}), stream({"error": words})):
+        llm.play(script)
+        async with opened(llm) as way:
+            heard = await hear(way, (said,))
+        assert words in heard.failed.message, "the client said it and may read it"
+    lines = log.lines(holding="Grammar error near")
+    assert len(lines) == 2, log.entries
+    assert not [word for word in ("hunter2", "password", "Seoul", "서울", "live") if word in "".join(lines)], lines
+
+
+def test_too_long_carries_the_words_and_the_limit() -> None:
+    body = b'{"error": {"message": "prompt is too long: 213462 tokens > 200000 maximum"}}'
+    error = read_failure(400, {}, body).to_error()
+    assert isinstance(error, TooLong)
+    assert isinstance(error, ChatError)
+    assert (error.code, error.limit, error.is_certain, error.param) == ("context_too_long", 200_000, True, "message")
+    assert "213462 tokens" in error.message

@@ -1,0 +1,42 @@
+""""Too long" is known by its meaning, in the words in which servers were seen to say it (too_long.json)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatbot.errors import TooLong
+from chatbot.llm.errors import failure_in, read_failure
+
+CASES = json.loads((Path(__file__).parent / "too_long.json").read_text())
+
+
+def error_of(status: int, body: Any) -> Exception:
+    """What a refusal with this body means; a status of 200 is an error inside an answer."""
+    if status == 200:
+        failure = failure_in(body)
+        assert failure
+        return failure.to_error()
+    data = body if isinstance(body, str) else json.dumps(body)
+    return read_failure(status, {}, data.encode()).to_error()
+
+
+@pytest.mark.parametrize(("seen", "status", "body", "limit"), CASES, ids=[case[0] for case in CASES])
+def test_too_long_is_told_from_what_only_looks_like_it(seen: str, status: int, body: Any, limit: Any) -> None:
+    error = error_of(status, body)
+    assert isinstance(error, TooLong) == (not seen.startswith("NO ")), error
+    if isinstance(error, TooLong) and limit != "any":
+        assert error.limit == limit, "the number of tokens that it says it takes"
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422, 500, 503])
+def test_it_is_known_under_any_status_that_servers_give_it(status: int) -> None:
+    assert isinstance(error_of(status, {"error": "This model's maximum context length is 512 tokens."}), TooLong)
+
+
+@pytest.mark.parametrize("field", ["code", "type"])
+def test_it_is_known_by_its_code_whatever_the_words(field: str) -> None:
+    assert isinstance(error_of(400, {"error": {"message": "m", field: "context_length_exceeded"}}), TooLong)
