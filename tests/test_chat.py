@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from chatbot.chat.reply_log import MAX_BYTES
 from chatbot.errors import ChatError
-from chatbot.reply import MAX_REPLY_BYTES
-from tests.tools.server import Clock, Event, Running, StartServer, Stream, text_of, until
+from chatbot.llm.client import LLM
+from chatbot.storage.database import Locked
 from tests.tools.scripted_llm import (
     DONE,
     END,
@@ -26,6 +27,7 @@ from tests.tools.scripted_llm import (
     reply,
     usage,
 )
+from tests.tools.server import Clock, Event, Running, StartServer, Stream, text_of, until
 
 
 async def test_a_streamed_turn_is_in_the_history_once_done_is_seen(server: Running) -> None:
@@ -75,11 +77,13 @@ async def test_a_whole_answer_has_the_documented_shape(server: Running) -> None:
     assert headers["Content-Type"].startswith("application/json")
     assert told.pop("message_id")
     assert told.pop("created_at").endswith("Z")
+    assert told.pop("first_token_ms") >= 0
     assert told == {
         "role": "assistant",
         "content": "Hello there.",
         "finish_reason": "stop",
         "token_usage": {"total_tokens": 7},
+        "model": "m",
     }
 
 
@@ -131,17 +135,11 @@ async def test_a_frame_is_two_lines_and_a_blank_one(server: Running, llm: Script
     assert told == b"id: 3\ndata: " + chunk + b"\n\nid: 3\ndata: " + last + b"\n\ndata: [DONE]\n\n"
 
 
-async def test_the_llms_frames_are_passed_on_as_they_are(server: Running, llm: ScriptedLLM) -> None:
-    """Reasoning, tool calls, logprobs and fields that nobody has thought of yet."""
+async def test_the_llms_chunks_are_passed_on_as_they_are(server: Running, llm: ScriptedLLM) -> None:
+    """Logprobs, odd numbers, and fields that nobody has thought of yet."""
     chunks: list[dict[str, Any]] = [
-        {"choices": [{"delta": {"reasoning_content": "Hm, "}, "finish_reason": None}]},
-        {"choices": [{"delta": {"reasoning": "well."}, "finish_reason": None}]},
+        {"choices": [{"delta": {"reasoning_content": "Hm."}, "finish_reason": None}]},
         {"choices": [{"delta": {"content": "one"}, "logprobs": {"a": [1.50, 1e-7]}, "finish_reason": None}]},
-        {
-            "choices": [
-                {"delta": {"tool_calls": [{"index": 0, "function": {"name": "f"}}]}, "finish_reason": None}
-            ]
-        },
         {"new": True, "choices": [{"delta": {"content": None}, "finish_reason": "stop"}]},
         {"choices": [], "usage": {"total_tokens": 7, "details": {"cached": 1}}},
     ]
@@ -150,25 +148,8 @@ async def test_the_llms_frames_are_passed_on_as_they_are(server: Running, llm: S
     session = await server.session()
     told = await (await server.stream(session)).rest()
     assert [event.data for event in told] == [*sent, "[DONE]"]
-    assert await server.history(session) == [("user", "Hi"), ("assistant", "one")]
-    assert server.sql("SELECT token_usage FROM messages WHERE role = 'assistant'") == [
-        ('{"total_tokens":7,"details":{"cached":1}}',)
-    ]
-
-
-async def test_reasoning_and_tool_calls_of_a_whole_answer_are_not_stored(
-    server: Running, llm: ScriptedLLM
-) -> None:
-    whole = completion("one")
-    whole["choices"][0]["message"] |= {
-        "reasoning_content": "Hm.",
-        "tool_calls": [{"function": {"name": "f"}}],
-    }
-    llm.play(answer(body=whole))
-    session = await server.session()
-    _, told, _ = await server.chat(session)
-    assert told["content"] == "one"
-    assert await server.history(session) == [("user", "Hi"), ("assistant", "one")]
+    [(usage_,)] = server.sql("SELECT token_usage FROM turns")
+    assert json.loads(usage_) == {"total_tokens": 7, "details": {"cached": 1}}
 
 
 @pytest.mark.parametrize("how", ["chat", "stream"])
@@ -184,7 +165,7 @@ async def test_any_finish_reason_is_the_llms_to_give(
         llm.play(reply("one", finish=finish))
         told = await (await server.stream(session)).rest()
         assert [event.finish_reason for event in told if event.finish_reason] == [finish]
-    assert server.sql("SELECT finish_reason FROM messages WHERE role = 'assistant'") == [(finish,)]
+    assert server.sql("SELECT finish_reason FROM turns") == [(finish,)]
 
 
 async def test_usage_is_stored_as_reported_or_not_at_all(server: Running, llm: ScriptedLLM) -> None:
@@ -212,6 +193,18 @@ OPTIONS: dict[str, Any] = {
     "presence_penalty": -2,
     "frequency_penalty": 1e-9,
     "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}},
+    "max_completion_tokens": 6,
+    "tools": [{"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}],
+    "tool_choice": "auto",
+    "parallel_tool_calls": False,
+    "reasoning_effort": "low",
+    "top_k": 40,
+    "min_p": 0.05,
+    "repetition_penalty": 1.1,
+    "logit_bias": {"50256": -100},
+    "verbosity": "low",
+    "user": "kim",
+    "extra_body": {"mirostat": 2, "chat_template_kwargs": {"enable_thinking": False}},
 }
 
 
@@ -224,10 +217,9 @@ async def test_options_go_to_the_llm_as_they_are(server: Running, llm: ScriptedL
     else:
         await (await server.stream(session, "Hi", **OPTIONS)).rest()
     sent = llm.exchanges[0].body
-    expected = OPTIONS | {"messages": [{"role": "user", "content": "Hi"}], "stream": how == "stream"}
-    if how == "stream":
-        expected["stream_options"] = {"include_usage": True}
-    assert sent == expected
+    owned = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    expected = {name: value for name, value in OPTIONS.items() if name != "extra_body"}
+    assert sent == expected | OPTIONS["extra_body"] | owned | {"stream_options": {"include_usage": True}}
 
 
 async def test_options_are_of_one_turn(server: Running, llm: ScriptedLLM) -> None:
@@ -235,7 +227,15 @@ async def test_options_are_of_one_turn(server: Running, llm: ScriptedLLM) -> Non
     await server.chat(session, "Hi", temperature=0.1, stop="x")
     await server.chat(session, "Hi")
     assert {"temperature", "stop"} <= set(llm.exchanges[0].body)
-    assert set(llm.exchanges[1].body) == {"model", "messages", "stream"}
+    assert set(llm.exchanges[1].body) == {"model", "messages", "stream", "stream_options"}
+
+
+async def test_null_is_as_if_it_were_absent(server: Running, llm: ScriptedLLM) -> None:
+    session = await server.session(metadata=None, system_prompt=None)
+    nulls = dict.fromkeys(("seed", "stop", "tools", "replace", "tool_outputs", "extra_body"))
+    status, _, _ = await server.chat(session, **nulls)
+    assert status == 200
+    assert not set(nulls) & set(llm.exchanges[0].body)
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/api/chat/stream"])
@@ -244,7 +244,31 @@ async def test_options_are_of_one_turn(server: Running, llm: ScriptedLLM) -> Non
     [
         ({"message": None}, "message"),
         ({"message": ""}, "message"),
+        ({"message": 7}, "message"),
+        ({"message": []}, "message"),
         ({"message": ["Hi"]}, "message"),
+        ({"message": [{"type": "text"}]}, "message"),
+        ({"message": [{"type": ["text"], "text": "Hi"}]}, "message"),
+        ({"message": [{"type": "image_url", "image_url": "data:"}]}, "message"),
+        ({"message": [{"type": "image_url", "image_url": {"url": ""}}]}, "message"),
+        ({"message": [{"type": "input_audio", "input_audio": {"data": "x"}}]}, "message"),
+        ({"message": [{"type": "video", "video": {}}]}, "message"),
+        ({"tool_outputs": [{"tool_call_id": "c", "output": "x"}]}, "tool_outputs"),
+        ({"message": None, "tool_outputs": []}, "tool_outputs"),
+        ({"message": None, "tool_outputs": [{"tool_call_id": "c"}]}, "tool_outputs"),
+        ({"message": None, "tool_outputs": [{"tool_call_id": "c", "output": "", "x": 1}]}, "tool_outputs"),
+        ({"replace": ""}, "replace"),
+        ({"replace": 7}, "replace"),
+        ({"extra_body": {"n": 2}}, "extra_body"),
+        ({"extra_body": {"messages": []}}, "extra_body"),
+        ({"extra_body": {"stream": None}}, "extra_body"),
+        ({"extra_body": {"stream_options": {}}}, "extra_body"),
+        ({"extra_body": []}, "extra_body"),
+        ({"n": 2}, "n"),
+        ({"tools": {}}, "tools"),
+        ({"tools": ["now"]}, "tools"),
+        ({"tool_choice": 1}, "tool_choice"),
+        ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
         ({"session_id": 7}, "session_id"),
         ({"session_id": ""}, "session_id"),
         ({"stream": True}, "stream"),
@@ -255,7 +279,7 @@ async def test_options_are_of_one_turn(server: Running, llm: ScriptedLLM) -> Non
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"stop": [""]}, "stop"),
-        ({"seed": None}, "seed"),
+        ({"seed": 1.5}, "seed"),
         ({"response_format": "json"}, "response_format"),
     ],
     ids=str,
@@ -360,35 +384,34 @@ async def test_any_text_can_be_asked_and_is_kept_as_it_is(
 # The end
 
 
-async def test_done_is_told_only_after_the_turn_is_stored(
-    server: Running, llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
+async def test_done_is_sent_only_after_the_turn_is_stored(
+    server: Running, llm: ScriptedLLM, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything up to the finish is there, and only the storing is still to come."""
-    store = server.replies.store
-    add_turn, stream, before_commit = store.add_turn, None, []
+    locked = True
 
-    def watched(*args: Any) -> None:
-        assert stream
-        before_commit.append(
-            bytes(stream.response.content._buffer and b"".join(stream.response.content._buffer))
-        )
-        add_turn(*args)
+    def add_turn(*args: Any, **named: Any) -> int:
+        if locked:
+            raise Locked
+        return add(*args, **named)
 
-    monkeypatch.setattr(store, "add_turn", watched)
-    gate = Gate()
-    llm.play([*events(delta("one"), delta(finish="stop"), gate, DONE), END])
+    add = server.store.add_turn
+    monkeypatch.setattr(server.store, "add_turn", add_turn)
+    llm.play([*events(delta("one"), delta(finish="stop"), DONE), END])
     session = await server.session()
     stream = await server.stream(session)
     told = [await stream.event(), await stream.event()]
     assert [event.finish_reason for event in told if event] == [None, "stop"]
+    done = asyncio.create_task(stream.event())
+    for _ in range(3):
+        await server.call("GET", "/api/health")
+    assert not done.done(), "[DONE] came before the turn was stored"
     assert server.sql("SELECT count(*) FROM messages") == [(0,)]
-    gate.open()
-    done = await stream.event()
-    assert done
-    assert done.data == "[DONE]"
+    locked = False
+    clock.advance(1)
+    event = await done
+    assert event
+    assert event.data == "[DONE]"
     assert server.sql("SELECT count(*) FROM messages") == [(2,)]
-    assert len(before_commit) == 1
-    assert b"[DONE]" not in before_commit[0]
 
 
 @pytest.mark.parametrize(
@@ -401,12 +424,12 @@ async def test_done_is_told_only_after_the_turn_is_stored(
 async def test_a_turn_that_cannot_be_stored_is_never_called_done(
     server: Running, monkeypatch: pytest.MonkeyPatch, failure: Exception, status: int, code: str
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise failure
 
     session = await server.session()
     with monkeypatch.context() as patch:
-        patch.setattr(server.replies.store, "add_turn", fail)
+        patch.setattr(server.store, "add_turn", fail)
         told = await (await server.stream(session)).rest()
         assert told[-1].json["error"]["code"] == code
         assert "secret" not in told[-1].data
@@ -566,8 +589,8 @@ async def test_a_reply_is_cut_at_4_mib_of_utf8(
     server: Running, llm: ScriptedLLM, letter: str, how: str
 ) -> None:
     size = len(letter.encode())
-    text = "a" + letter * (MAX_REPLY_BYTES // size + 1)
-    kept = "a" + letter * ((MAX_REPLY_BYTES - 1) // size)
+    text = "a" + letter * (MAX_BYTES // size + 1)
+    kept = "a" + letter * ((MAX_BYTES - 1) // size)
     session = await server.session()
     if how == "chat":
         body = json.dumps(completion(text), ensure_ascii=False).encode()
@@ -583,15 +606,15 @@ async def test_a_reply_is_cut_at_4_mib_of_utf8(
         assert text_of(told) == kept
         assert [event.finish_reason for event in told if event.finish_reason] == ["length"]
         await llm.exchanges[0].gone.wait()
-    [(content, finish)] = server.sql("SELECT content, finish_reason FROM messages WHERE role = 'assistant'")
-    assert (json.loads(content) == kept, finish) == (True, "length")
+    [(content, finish)] = server.sql("SELECT output ->> 'content', finish_reason FROM turns")
+    assert (content == kept, finish) == (True, "length")
 
 
 async def test_a_reply_of_exactly_4_mib_is_whole(server: Running, llm: ScriptedLLM) -> None:
-    llm.play(answer(body=completion("x" * MAX_REPLY_BYTES)))
+    llm.play(answer(body=completion("x" * MAX_BYTES)))
     _, told, _ = await server.chat(await server.session())
     assert told["finish_reason"] == "stop"
-    assert len(told["content"]) == MAX_REPLY_BYTES
+    assert len(told["content"]) == MAX_BYTES
 
 
 # Many
@@ -620,7 +643,7 @@ async def test_every_crash_of_a_reply_is_told_and_logged_and_says_nothing_of_the
 
     session = await server.session()
     with monkeypatch.context() as patch:
-        patch.setattr(server.replies.llm, "ask", crash)
+        patch.setattr(LLM, "ask", crash)
         status, told, _ = await server.chat(session)
     assert (status, told["error"]["code"]) == (500, "internal_error")
     assert "secret" not in json.dumps(told)

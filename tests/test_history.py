@@ -1,17 +1,19 @@
-"""The history: pages that meet without gap or overlap, and rewinds that leave whole turns."""
+"""The history over HTTP: pages without gap or overlap, long messages, rewinds that leave whole turns."""
 
 from __future__ import annotations
 
-import random
+import json
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from chatbot.store import Message
-from chatbot.text import as_json
-from tests.tools.server import Clock, Running
-from tests.tools.scripted_llm import Gate, ScriptedLLM, delta, events, reply
+from chatbot.chat import history
+from tests.tools.scripted_llm import Gate, ScriptedLLM, answer, completion, delta, events, reply
+from tests.tools.server import Clock, Running, StartServer
+
+FIELDS = ["message_id", "role", "content", "created_at", "token_usage", "finish_reason"]
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 300_000}}
 
 
 async def page(server: Running, session: str, **query: Any) -> tuple[list[str], bool, list[dict[str, Any]]]:
@@ -24,92 +26,38 @@ async def page(server: Running, session: str, **query: Any) -> tuple[list[str], 
 
 
 async def filled(server: Running, turns: int, prompt: str = "") -> tuple[str, list[str]]:
-    """A session with so many turns, all stored at the same moment: its id and all texts."""
+    """A session with so many turns: its id and all texts."""
     session = await server.session(system_prompt=prompt)
-    now = server.replies.now_ms()
     texts = [prompt] if prompt else []
     for number in range(turns):
-        texts += [f"Q{number}", f"A{number}"]
-        server.replies.store.add_turn(
-            session,
-            Message(str(uuid4()), "user", as_json(f"Q{number}"), now),
-            Message(str(uuid4()), "assistant", as_json(f"A{number}"), now, None, "stop"),
-        )
+        await server.chat(session, f"Q{number}")
+        texts += [f"Q{number}", "Hello there."]
     return session, texts
 
 
-async def test_the_newest_messages_come_without_a_cursor_oldest_first(server: Running) -> None:
-    session, texts = await filled(server, 60)
-    found, more, _ = await page(server, session)
-    assert (found, more) == (texts[-100:], True)
-    for limit in (1, 2, 119):
-        found, more, _ = await page(server, session, limit=limit)
-        assert (found, more) == (texts[-limit:], True)
-    for limit in (120, 121, 1000):
-        found, more, _ = await page(server, session, limit=limit)
-        assert (found, more) == (texts, False)
-
-
 @pytest.mark.parametrize("prompt", ["", "Be kind."])
-@pytest.mark.parametrize("limit", [1, 2, 3, 7, 19, 20, 21, 22])
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 8, 9, 1000])
 async def test_pages_meet_without_gap_or_overlap_in_both_directions(
     server: Running, limit: int, prompt: str
 ) -> None:
-    """All messages bear the same time, so only their order in the conversation can place them."""
-    session, texts = await filled(server, 10, prompt)
+    session, texts = await filled(server, 4, prompt)
     found, more, messages = await page(server, session, limit=limit)
-    oldest = messages[0]["message_id"]
+    assert found == texts[-limit:], "without a cursor it is the newest"
     while more:
-        older, more, messages = await page(server, session, limit=limit, before=oldest)
+        older, more, messages = await page(server, session, limit=limit, before=messages[0]["message_id"])
         assert 0 < len(older) <= limit
         found = older + found
         assert len(found) <= len(texts), "pages overlap"
-        oldest = messages[0]["message_id"]
     assert found == texts
-    more, newest = True, oldest
-    found = found[:1]
+    oldest = messages[0]["message_id"]
+    found, more, messages = await page(server, session, limit=limit, after="start")
     while more:
-        newer, more, messages = await page(server, session, limit=limit, after=newest)
+        newer, more, messages = await page(server, session, limit=limit, after=messages[-1]["message_id"])
         found += newer
         assert len(found) <= len(texts), "pages overlap"
-        newest = messages[-1]["message_id"]
     assert found == texts
     assert await page(server, session, before=oldest) == ([], False, [])
-    assert await page(server, session, after=newest) == ([], False, [])
-
-
-async def test_has_more_looks_in_the_paging_direction(server: Running) -> None:
-    session, texts = await filled(server, 5)
-    _, _, messages = await page(server, session)
-    ids = [message["message_id"] for message in messages]
-    for cursor, limit, expected, more in [
-        ({"before": ids[4]}, 4, texts[:4], False),
-        ({"before": ids[4]}, 3, texts[1:4], True),
-        ({"after": ids[4]}, 5, texts[5:], False),
-        ({"after": ids[4]}, 4, texts[5:9], True),
-    ]:
-        found, got_more, _ = await page(server, session, limit=limit, **cursor)
-        assert (found, got_more) == (expected, more), (cursor, limit)
-
-
-async def test_a_clock_that_runs_backwards_reorders_nothing(server: Running) -> None:
-    session = await server.session()
-    store = server.replies.store
-    now = server.replies.now_ms()
-    times = list(range(now, now + 20))
-    random.Random(1).shuffle(times)
-    for number, time in enumerate(times):
-        store.add_turn(
-            session,
-            Message(str(uuid4()), "user", as_json(f"Q{number}"), time),
-            Message(str(uuid4()), "assistant", as_json(f"A{number}"), time - 5, None, "stop"),
-        )
-    found, _, messages = await page(server, session, limit=15)
-    older, _, oldest = await page(server, session, limit=1000, before=messages[0]["message_id"])
-    texts = [f"{kind}{number}" for number in range(20) for kind in "QA"]
-    assert older + found == texts
-    newer, _, _ = await page(server, session, limit=30, after=oldest[0]["message_id"])
-    assert newer == texts[1:31]
+    assert await page(server, session, after=messages[-1]["message_id"]) == ([], False, [])
 
 
 async def test_a_message_has_the_documented_shape(server: Running, clock: Clock) -> None:
@@ -123,14 +71,8 @@ async def test_a_message_has_the_documented_shape(server: Running, clock: Clock)
         ("assistant", "Hello there."),
     ]
     for message in messages:
-        assert list(message) == [
-            "message_id",
-            "role",
-            "content",
-            "created_at",
-            "token_usage",
-            "finish_reason",
-        ]
+        more = ["model", "first_token_ms"] if message["role"] == "assistant" else []
+        assert list(message) == FIELDS + more
         assert message["created_at"].endswith("Z")
         alone = await server.call("GET", f"/api/sessions/{session}/messages/{message['message_id']}")
         assert alone[:2] == (200, message)
@@ -140,12 +82,8 @@ async def test_a_message_has_the_documented_shape(server: Running, clock: Clock)
     assert (messages[1]["token_usage"], messages[1]["finish_reason"]) == (None, None)
 
 
-async def test_an_empty_session_has_an_empty_history(server: Running) -> None:
-    assert await page(server, await server.session()) == ([], False, [])
-
-
 async def test_cursors_that_name_no_message_of_the_session_are_404(server: Running) -> None:
-    session, _ = await filled(server, 3)
+    session, _ = await filled(server, 2)
     other, _ = await filled(server, 1)
     _, _, others = await page(server, other)
     _, _, messages = await page(server, session)
@@ -153,13 +91,9 @@ async def test_cursors_that_name_no_message_of_the_session_are_404(server: Runni
     await server.call("DELETE", f"/api/sessions/{session}/messages/{deleted}")
     for cursor in (deleted, others[0]["message_id"], "nonsense", str(uuid4()), ""):
         for name in ("before", "after"):
-            path = f"/api/sessions/{session}/messages?{name}={cursor}"
-            status, told, _ = await server.call("GET", path)
-            assert (status, told["error"]["code"], told["error"]["param"]) == (
-                404,
-                "message_not_found",
-                name,
-            ), cursor
+            status, told, _ = await server.call("GET", f"/api/sessions/{session}/messages?{name}={cursor}")
+            found = (status, told["error"]["code"], told["error"]["param"])
+            assert found == (404, "message_not_found", name), cursor
 
 
 @pytest.mark.parametrize(
@@ -167,6 +101,8 @@ async def test_cursors_that_name_no_message_of_the_session_are_404(server: Runni
     [
         *((f"limit={limit}", "limit") for limit in ("0", "1001", "-1", "ten", "1.5", "", "9" * 5000, "٣")),
         ("before=a&after=b", "before"),
+        ("parts=keep", "parts"),
+        ("parts=", "parts"),
     ],
 )
 async def test_a_page_that_cannot_be_is_refused_by_name(server: Running, query: str, param: str) -> None:
@@ -181,14 +117,86 @@ async def test_a_message_of_another_session_is_404(server: Running, method: str)
     other, _ = await filled(server, 1)
     _, _, messages = await page(server, other)
     for message_id in (messages[0]["message_id"], str(uuid4()), "x"):
-        path = f"/api/sessions/{session}/messages/{message_id}"
-        status, told, _ = await server.call(method, path)
-        assert (status, told["error"]["code"], told["error"]["param"]) == (
-            404,
-            "message_not_found",
-            "message_id",
-        )
+        status, told, _ = await server.call(method, f"/api/sessions/{session}/messages/{message_id}")
+        found = (status, told["error"]["code"], told["error"]["param"])
+        assert found == (404, "message_not_found", "message_id")
     assert len(await server.history(other)) == 2
+
+
+# Long messages
+
+
+async def test_long_messages_are_written_in_pieces_and_whole(server: Running, llm: ScriptedLLM) -> None:
+    session = await server.session(system_prompt="p" * 300_000)
+    llm.play(answer(body=completion("👋" * 200_000)))
+    question = [{"type": "text", "text": "{" * 262_144}, PICTURE]
+    await server.call("POST", "/api/chat", {"session_id": session, "message": question})
+    await server.chat(session, "short")
+    texts, more, messages = await page(server, session)
+    assert texts == ["p" * 300_000, question, "👋" * 200_000, "short", "Hello there."]
+    assert not more
+    for message in messages:
+        alone = await server.call("GET", f"/api/sessions/{session}/messages/{message['message_id']}")
+        assert alone[1] == message
+
+
+async def test_a_page_ends_early_and_one_message_may_exceed_that_alone(
+    server: Running, llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "PAGE_CHARS", 1000)
+    session = await server.session()
+    for letter in "abc":
+        llm.play(answer(body=completion(letter * 1500)))
+        await server.chat(session, letter)
+    found = []
+    query: dict[str, Any] = {}
+    more = True
+    while more:
+        texts, more, messages = await page(server, session, **query)
+        assert len(texts) == 1 or sum(map(len, texts)) <= 1000
+        found = texts + found
+        query = {"before": messages[0]["message_id"]}
+    assert found == ["a", "a" * 1500, "b", "b" * 1500, "c", "c" * 1500]
+
+
+async def test_what_parts_hold_is_left_out_if_that_is_asked_for(server: Running) -> None:
+    session = await server.session()
+    parts: list[dict[str, Any]] = [
+        {"type": "text", "text": "What is this?"},
+        PICTURE,
+        {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+        {"type": "input_audio", "input_audio": {"data": "é" * 10, "format": "wav"}},
+        {"type": "file", "file": {"file_data": "A" * 5000, "filename": "a.pdf"}},
+    ]
+    shown = [
+        parts[0],
+        {"type": "image_url", "omitted": len(PICTURE["image_url"]["url"])},  # type: ignore[index]
+        parts[2],
+        {"type": "input_audio", "omitted": 20},
+        {"type": "file", "omitted": 5000, "file": {"filename": "a.pdf"}},
+    ]
+    await server.call("POST", "/api/chat", {"session_id": session, "message": parts})
+    texts, _, messages = await page(server, session)
+    assert texts[0] == parts
+    assert (await page(server, session, parts="omit"))[0] == [shown, "Hello there."]
+    path = f"/api/sessions/{session}/messages/{messages[0]['message_id']}"
+    assert (await server.call("GET", path))[1]["content"] == parts
+    assert (await server.call("GET", path + "?parts=omit"))[1]["content"] == shown
+
+
+async def test_a_turn_that_is_deleted_before_it_is_written_is_left_out(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, texts = await filled(server, 3)
+    turn, reads = server.store.turn, []
+
+    def gone(seq: int) -> Any:
+        reads.append(seq)
+        return None if seq == 2 else turn(seq)
+
+    monkeypatch.setattr(server.store, "turn", gone)
+    assert (await page(server, session))[0] == texts[:2] + texts[4:]
+    assert reads
 
 
 # Rewind
@@ -200,14 +208,12 @@ async def test_a_message_of_another_session_is_404(server: Running, method: str)
         (0, []),
         (1, ["prompt"]),
         (2, ["prompt"]),  # a reply takes its question along
-        (3, ["prompt", "Q1", "Hello there."]),
-        (4, ["prompt", "Q1", "Hello there."]),
+        (3, ["prompt", "Q0", "Hello there."]),
+        (4, ["prompt", "Q0", "Hello there."]),
     ],
 )
 async def test_a_rewind_leaves_whole_turns(server: Running, place: int, left: list[str]) -> None:
-    session = await server.session(system_prompt="prompt")
-    for question in ("Q1", "Q2"):
-        await server.chat(session, question)
+    session, _ = await filled(server, 2, "prompt")
     bystander, texts = await filled(server, 2)
     _, _, messages = await page(server, session)
     path = f"/api/sessions/{session}/messages/{messages[place]['message_id']}"
@@ -219,26 +225,8 @@ async def test_a_rewind_leaves_whole_turns(server: Running, place: int, left: li
     assert (status, told["error"]["code"]) == (404, "message_not_found"), "gone is gone"
 
 
-async def test_a_question_asked_anew_is_answered_from_what_was_before(
-    server: Running, llm: ScriptedLLM
-) -> None:
-    session = await server.session()
-    await server.chat(session, "Q1")
-    _, reply, _ = await server.chat(session, "Q2")
-    await server.call("DELETE", f"/api/sessions/{session}/messages/{reply['message_id']}")
-    await server.chat(session, "Q2, edited")
-    asked = [message["content"] for message in llm.exchanges[-1].body["messages"]]
-    assert asked == ["Q1", "Hello there.", "Q2, edited"]
-    assert [text for _, text in await server.history(session)] == [
-        "Q1",
-        "Hello there.",
-        "Q2, edited",
-        "Hello there.",
-    ]
-
-
 @pytest.mark.parametrize("named", ["the running reply", "an earlier message"])
-async def test_a_rewind_discards_the_running_reply_and_tells_its_listeners(
+async def test_a_rewind_discards_the_running_reply_that_follows_and_its_listeners_hear_of_it(
     server: Running, llm: ScriptedLLM, named: str
 ) -> None:
     session = await server.session()
@@ -257,3 +245,30 @@ async def test_a_rewind_discards_the_running_reply_and_tells_its_listeners(
     assert [text for _, text in await server.history(session)] == left
     status, _, _ = await server.chat(session, "Q2")
     assert status == 200, "the session is free again"
+
+
+async def test_the_context_is_explained_without_the_operators_words(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    session = await server.session(system_prompt="Be kind.")
+    parts = [{"type": "text", "text": "What is this?"}, PICTURE]
+    await server.call("POST", "/api/chat", {"session_id": session, "message": parts})
+    _, told, _ = await server.call("GET", f"/api/sessions/{session}/context")
+    await server.chat(session, "And now?")
+    sent = llm.exchanges[-1].body["messages"]
+    assert json.dumps(PICTURE) in json.dumps(sent)
+    assert [one["role"] for one in told["messages"]] == [one["role"] for one in sent[:-1]]
+    assert told["messages"][1]["content"][1]["omitted"] > 300_000
+    assert (told["system_prompt"], told["reason"], told["max_messages"]) == (
+        "session",
+        "whole_conversation",
+        10,
+    )
+    assert told["first_message_id"] == (await page(server, session))[2][1]["message_id"]
+
+
+async def test_of_the_operators_prompt_it_is_only_said_that_it_is_sent(start: StartServer) -> None:
+    server = await start(system_prompt="the operator's")
+    session = await server.session()
+    _, told, _ = await server.call("GET", f"/api/sessions/{session}/context")
+    assert (told["messages"], told["system_prompt"], told["first_message_id"]) == ([], "operator", None)

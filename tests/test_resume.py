@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from chatbot.store import Message
-from chatbot.stored import StoredReply
-from chatbot.text import as_json
-from tests.tools.server import Clock, Event, Running, StartServer, Stream, text_of
+from chatbot.api.events import Events
+from chatbot.errors import ChatError
 from tests.tools.scripted_llm import END, Gate, Hang, ScriptedLLM, Step, delta, events, reply, usage
+from tests.tools.server import Clock, Event, Running, StartServer, Stream, text_of
 
 TOKENS = [
     "안",
@@ -45,23 +44,58 @@ def raw_delta(text: str) -> bytes:
     return b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n"
 
 
+def call(index: int, arguments: str, call_id: str = "", name: str = "") -> bytes:
+    """A chunk with a piece of a tool call; the one with its id and name begins it."""
+    head = {"id": call_id, "type": "function"} if call_id else {}
+    function = {"name": name} if name else {}
+    return delta(tool_calls=[{"index": index, **head, "function": {**function, "arguments": arguments}}])
+
+
 def told(*, escaped: bool) -> list[bytes]:
-    """The frames of a reply: a role, some thinking, the text, the finish and the usage."""
+    """The events of a reply of all kinds: a role, some thinking, text, calls, a refusal, finish and usage."""
     texts = [
         delta(token) if escaped or "\ud800" <= token <= "\udfff" else raw_delta(token) for token in TOKENS
     ]
-    thinking = [delta(role="assistant"), delta(reasoning_content="생각")]
-    return [*thinking, *texts, delta(finish="stop"), usage()]
+    thinking = [delta(role="assistant"), delta(reasoning_content="생각"), delta(reasoning_content="…")]
+    calls = [call(0, '{"도시":', "c1", "weather"), call(0, '"서울"}')]
+    calls += [call(1, "", "c2", "now"), call(1, "{}")]
+    refusal = [delta(refusal="No"), delta(refusal="pe.")]
+    return [*thinking, *texts, *calls, *refusal, delta(finish="stop"), usage()]
 
 
-FRAMES = len(told(escaped=True))
+FRAMES = len(told(escaped=True)) - 2
+"""The finish and the usage are held until it is known that they are the last."""
+
+
+def units(found: list[Event]) -> list[tuple[str, Any]]:
+    """All that events deliver: each character with its kind, and of each call its head."""
+    units: list[tuple[str, Any]] = []
+    for event in found:
+        for choice in [] if event.data == "[DONE]" else event.json["choices"]:
+            for name in ("reasoning_content", "content", "refusal"):
+                units += [(name, letter) for letter in choice["delta"].get(name) or ""]
+            for one in choice["delta"].get("tool_calls", ()):
+                kind, function = f"call {one['index']}", one["function"]
+                if "name" in function:
+                    units.append((kind, (one["id"], function["name"])))
+                units += [(kind, letter) for letter in function["arguments"]]
+    return units
+
+
+ALL = [
+    *(("reasoning_content", letter) for letter in "생각…"),
+    *(("content", letter) for letter in WHOLE),
+    *[("call 0", ("c1", "weather")), *(("call 0", letter) for letter in '{"도시":"서울"}')],
+    *[("call 1", ("c2", "now")), *(("call 1", letter) for letter in "{}")],
+    *(("refusal", letter) for letter in "Nope."),
+]
 
 
 def check_ids(found: list[Event], after: int = 0) -> None:
-    """Every id says how many characters have been delivered with its frame."""
+    """Every id says how many characters have been delivered with its event."""
     length = after
     for event in found:
-        length += len(event.text)
+        length += len(units([event]))
         if event.data != "[DONE]":
             assert event.id == length, f"{event} after {length} characters"
 
@@ -100,20 +134,23 @@ async def test_a_stream_cut_after_any_frame_goes_on_without_losing_a_character(
         gate.open()
         after = await again.rest()
         where = f"cut after frame {cut} of {FRAMES}"
-        assert text_of(before) + text_of(after) == WHOLE, where
+        assert units(before) + units(after) == ALL, where
         assert after[-1].data == "[DONE]", where
         check_ids(before)
         check_ids(after, last_id(before))
         assert [event.finish_reason for event in after if event.finish_reason] == ["stop"], where
-        assert await server.history(session) == [("user", "인사해"), ("assistant", WHOLE)], where
+        _, message, _ = await server.call("GET", f"/api/sessions/{session}/messages/{stream.message_id}")
+        kept = (message["reasoning"], message["content"], message["refusal"])
+        assert kept == ("생각…", WHOLE, "Nope."), where
 
 
 async def test_a_stream_cut_after_every_frame_in_turn_is_one_text(server: Running, llm: ScriptedLLM) -> None:
     gates = [Gate() for _ in range(FRAMES)]
     steps: list[Step] = []
-    for gate, frame in zip(gates, told(escaped=True), strict=True):
-        steps += [gate, frame]
-    llm.play([*events(*steps), END])
+    chunks = told(escaped=True)
+    for gate, chunk in zip(gates, chunks, strict=False):
+        steps += [gate, chunk]
+    llm.play([*events(*steps, *chunks[FRAMES:]), END])
     session = await server.session()
     gates[0].open()
     stream = await server.stream(session, "인사해")
@@ -126,7 +163,7 @@ async def test_a_stream_cut_after_every_frame_in_turn_is_one_text(server: Runnin
         assert event
         if event.data != "[DONE]":
             pieces.append(event)
-    assert text_of(pieces) == WHOLE
+    assert units(pieces) == ALL
     check_ids(pieces)
 
 
@@ -157,9 +194,9 @@ async def test_five_listeners_at_different_offsets_are_all_told_the_rest(
 
 
 async def check_every_offset(server: Running, session: str, message_id: str) -> None:
-    for after in range(len(WHOLE) + 1):
+    for after in range(len(ALL) + 1):
         found = await (await server.resume(session, message_id, after)).rest()
-        assert text_of(found) == WHOLE[after:], f"from character {after}"
+        assert units(found) == ALL[after:], f"from character {after}"
         check_ids(found, after)
         assert [event.finish_reason for event in found if event.finish_reason] == ["stop"]
         assert found[-1].data == "[DONE]"
@@ -231,18 +268,20 @@ async def test_a_listener_may_come_before_the_first_word(server: Running, llm: S
         assert text_of(await stream.rest()) == "Hello"
 
 
-async def test_one_who_resumes_between_the_finish_and_the_end_is_told_the_finish_once(
-    server: Running, llm: ScriptedLLM
+@pytest.mark.parametrize("after", [0, 5])
+async def test_one_who_resumes_before_the_end_is_sent_the_finish_and_the_usage_once(
+    server: Running, llm: ScriptedLLM, after: int
 ) -> None:
     gate = Gate()
     llm.play([*events(delta("Hello"), delta(finish="stop"), gate, usage(9)), END])
     session = await server.session()
     stream = await server.stream(session)
-    await read(stream, 2)
-    again = await server.resume(session, stream.message_id, 0)
-    assert (await read(again, 1))[0].text == "Hello"
+    await read(stream, 1)
+    await gate.reached.wait()
+    again = await server.resume(session, stream.message_id, after)
     gate.open()
     found = await again.rest()
+    assert text_of(found) == "Hello"[after:]
     assert [event.finish_reason for event in found if event.finish_reason] == ["stop"], found
     assert found[-1].data == "[DONE]"
     totals = [event.json["usage"]["total_tokens"] for event in found[:-1] if event.json.get("usage")]
@@ -335,18 +374,24 @@ async def test_a_long_text_is_caught_up_in_pieces_of_bounded_size(
     else:
         await read(stream, 30)
     again = await server.resume(session, stream.message_id, 5)
-    caught_up = await read(again, 6)
+    caught_up = await read(again, 21)
     gate.open()
     found = caught_up + await again.rest()
     assert text_of(found) == ("".join(pieces) + " end")[5:]
-    assert max(len(event.text) for event in found) <= 64 * 1024
+    assert max(len(event.text) for event in found) == 16 * 1024
     check_ids(found, 5)
     assert found[-1].data == "[DONE]"
 
 
-def test_a_stored_reply_is_held_as_json_or_as_text_and_not_as_both() -> None:
-    reply = StoredReply(Message("r", "assistant", as_json("é\n😀"), 0, None, "stop"))
-    assert reply.message
-    assert reply.message.content == '"é\\n😀"'
-    assert (reply.length, reply.text(1, 9)) == (3, "\n😀")
-    assert reply.message.content == ""
+async def test_a_reply_that_is_deleted_while_it_is_resumed_ends_with_an_error(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await server.session()
+    _, said, _ = await server.chat(session)
+
+    def gone(*_: Any) -> Any:
+        raise ChatError("message_not_found", "The message was deleted.", "message_id")
+
+    monkeypatch.setattr(Events, "catch_up", gone)
+    stream = await server.resume(session, said["message_id"])
+    assert [event.json["error"]["code"] for event in await stream.rest()] == ["message_not_found"]

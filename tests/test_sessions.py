@@ -1,20 +1,17 @@
-"""Sessions: made, read, changed, deleted; kept alive by use, gone to the moment, swept unnoticed."""
+"""Sessions over HTTP: made, read, changed, deleted; kept alive by use, gone to the moment."""
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import json
 from typing import Any
 from uuid import RFC_4122, UUID, uuid4
 
 import pytest
 
-from chatbot import sessions
 from chatbot.errors import ChatError
-from chatbot.ids import new_id, new_message_id
-from tests.tools.server import Clock, Running, StartServer, text_of, until
+from chatbot.ids import new_id, new_turn_id
 from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, answer, delta, events, reply
+from tests.tools.server import Clock, Running, StartServer, until
 
 FIELDS = ["session_id", "created_at", "last_accessed", "expires_at", "metadata"]
 
@@ -24,7 +21,7 @@ class Wall:
 
     def __init__(self, server: Running) -> None:
         self.ms = 1_700_000_000_000
-        server.replies._now = self.now
+        server.replies._clock = server.sessions._clock = self.now
 
     def now(self) -> float:
         return self.ms / 1000
@@ -62,17 +59,17 @@ def test_ids_are_random_uuids_and_never_the_same() -> None:
 
 def test_ids_of_messages_grow_with_time_and_are_random_within_a_millisecond() -> None:
     now = 1_700_000_000_000
-    ids = [new_message_id(now) for _ in range(20_000)]
+    ids = [new_turn_id(now) for _ in range(20_000)]
     assert len(set(ids)) == 20_000
     for made in ids:
         uuid = UUID(made)
         assert (str(uuid), uuid.version, uuid.variant, uuid.int >> 80) == (made, 7, RFC_4122, now)
     for place, digits in enumerate(zip(*ids, strict=True)):
         if place > 14:
-            expected = {18: 1, 23: 1, 19: 4}.get(place, 16)
+            expected = {18: 1, 23: 1, 19: 4}.get(place, 1 if place > 32 else 16)
             assert len(set(digits)) == expected, f"at {place}: {set(digits)}"
     times = [0, 1, now - 1, now, now + 1, now + 2**20]
-    grown = [new_message_id(time) for time in times]
+    grown = [new_turn_id(time) for time in times]
     assert grown == sorted(grown)
 
 
@@ -107,10 +104,8 @@ async def test_a_system_prompt_is_the_first_message(server: Running) -> None:
     ("body", "param"),
     [
         ({"metadata": []}, "metadata"),
-        ({"metadata": None}, "metadata"),
         ({"metadata": "x"}, "metadata"),
         ({"system_prompt": 7}, "system_prompt"),
-        ({"system_prompt": None}, "system_prompt"),
         ({"name": "x"}, "name"),
         ({"metadata": {"x": "x" * 16_384}}, "metadata"),
     ],
@@ -162,20 +157,47 @@ async def test_a_session_tells_its_length_and_the_reply_it_is_being_given(
 async def test_patch_replaces_the_metadata_and_nothing_else(server: Running) -> None:
     session = await server.session(metadata={"a": 1}, system_prompt="Be kind.")
     path = f"/api/sessions/{session}"
-    status, told, _ = await server.call("PATCH", path, {"metadata": {"b": 2}})
+    status, told, _ = await server.call("PATCH", path, {"metadata": {"b": 2}, "current": None})
     assert status == 200
     assert list(told) == [*FIELDS, "message_count", "active_reply"]
     assert told["metadata"] == {"b": 2}
     _, got, _ = await server.call("GET", path)
     assert {**got, "last_accessed": 0, "expires_at": 0} == {**told, "last_accessed": 0, "expires_at": 0}
+    assert await server.history(session) == [("system", "Be kind.")]
 
 
-@pytest.mark.parametrize("body", [None, {}, {"metadata": 1}, {"metadata": {}, "system_prompt": "x"}])
-async def test_a_patch_that_cannot_be_changes_nothing(server: Running, body: Any) -> None:
-    session = await server.session(metadata={"a": 1})
-    status, told, _ = await server.call("PATCH", f"/api/sessions/{session}", body)
-    assert (status, told["error"]["code"]) == (400, "invalid_request")
+async def test_a_new_system_prompt_is_sent_from_the_next_turn_on(server: Running, llm: ScriptedLLM) -> None:
+    session = await server.session(system_prompt="Be kind.")
+    path = f"/api/sessions/{session}"
+    for prompt in ("Be brief.", ""):
+        status, told, _ = await server.call("PATCH", path, {"system_prompt": prompt})
+        assert (status, told["message_count"]) == (200, len(await server.history(session)))
+        await server.chat(session)
+        sent = llm.exchanges[-1].body["messages"]
+        assert [one["content"] for one in sent if one["role"] == "system"] == [prompt] * bool(prompt)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        (None, 400, "metadata"),
+        ({}, 400, "metadata"),
+        ({"metadata": 1}, 400, "metadata"),
+        ({"metadata": {}, "system_prompt": 1}, 400, "system_prompt"),
+        ({"metadata": {}, "current": 1}, 400, "current"),
+        ({"metadata": {}, "system_prompt": "x", "current": "nonsense"}, 404, "current"),
+        ({"metadata": {}, "name": "x"}, 400, "name"),
+    ],
+    ids=str,
+)
+async def test_a_patch_that_cannot_be_changes_nothing(
+    server: Running, body: Any, status: int, param: str
+) -> None:
+    session = await server.session(metadata={"a": 1}, system_prompt="Be kind.")
+    found, told, _ = await server.call("PATCH", f"/api/sessions/{session}", body)
+    assert (found, told["error"]["param"]) == (status, param)
     assert server.sql("SELECT metadata FROM sessions") == [('{"a":1}',)]
+    assert await server.history(session) == [("system", "Be kind.")]
 
 
 async def test_delete_takes_the_conversation_along(server: Running) -> None:
@@ -185,7 +207,7 @@ async def test_delete_takes_the_conversation_along(server: Running) -> None:
     status, told, headers = await server.call("DELETE", f"/api/sessions/{session}")
     assert (status, told) == (204, None)
     assert headers["X-Session-ID"] == session
-    assert server.sql("SELECT session_id FROM sessions") == [(other,)]
+    assert server.sql("SELECT session_id FROM sessions WHERE NOT deleted") == [(other,)]
     assert server.sql("SELECT DISTINCT session_id FROM messages") == [(other,)]
     status, told, _ = await server.call("DELETE", f"/api/sessions/{session}")
     assert (status, told["error"]["code"]) == (404, "session_not_found")
@@ -211,6 +233,7 @@ async def test_delete_stops_the_running_reply_and_tells_its_listeners(
 REQUESTS = [
     ("GET", "/api/sessions/{s}", None),
     ("PATCH", "/api/sessions/{s}", {"metadata": {}}),
+    ("GET", "/api/sessions/{s}/context", None),
     ("GET", "/api/sessions/{s}/messages", None),
     ("GET", "/api/sessions/{s}/messages?before={m}", None),
     ("GET", "/api/sessions/{s}/messages/{m}", None),
@@ -244,7 +267,7 @@ async def test_every_request_that_names_a_session_keeps_it_alive(
     wall.ms += 86_399_999
     status, _ = await ask(server, request_, session, said["message_id"])
     assert status == 200
-    assert server.sql("SELECT last_accessed FROM used_sessions") == [(wall.ms,)]
+    assert server.sql("SELECT last_accessed FROM sessions") == [(wall.ms,)]
 
 
 async def test_the_end_of_a_chat_is_when_its_session_was_last_accessed(
@@ -260,7 +283,7 @@ async def test_the_end_of_a_chat_is_when_its_session_was_last_accessed(
     gate.open()
     await stream.rest()
     end, wall.ms = wall.ms, wall.ms + 86_399_999
-    assert server.sql("SELECT last_accessed FROM used_sessions") == [(end,)]
+    assert server.sql("SELECT last_accessed FROM sessions") == [(end,)]
     assert (await server.call("GET", f"/api/sessions/{session}"))[0] == 200, "a day from its end"
 
 
@@ -274,7 +297,7 @@ async def test_a_chat_that_begins_no_reply_keeps_the_session_alive_too(
     async def chat(headers: dict[str, str]) -> int:
         wall.ms += 1000
         status, _, _ = await server.chat(session, headers=headers)
-        assert server.sql("SELECT last_accessed FROM used_sessions") == [(wall.ms,)], f"after a {status}"
+        assert server.sql("SELECT last_accessed FROM sessions") == [(wall.ms,)], f"after a {status}"
         return status
 
     assert await chat(key) == 200
@@ -289,33 +312,12 @@ async def test_a_chat_that_begins_no_reply_keeps_the_session_alive_too(
         server.url + "/api/chat", json={"session_id": session, "message": "other"}, headers=key
     ) as response:
         assert response.status == 422
-    server.replies._closing = True
+    server.replies.closing = True
     await server.call("DELETE", f"/api/sessions/{session}/messages/{stream.message_id}")
     assert await chat({}) == 503
-    server.replies._closing = False
+    server.replies.closing = False
     llm.play(answer("500 Broken"))
     assert await chat({}) == 502
-
-
-async def test_a_session_long_unused_is_marked_when_its_reply_begins(
-    server: Running, llm: ScriptedLLM
-) -> None:
-    """Should the process die before the reply's end, the session has not expired."""
-    wall = Wall(server)
-    session = await server.session()
-    made, hundredth = wall.ms, 864_000
-    for age, marked in ((hundredth, made), (hundredth + 1, made + hundredth + 1)):
-        wall.ms = made + age
-        llm.play([*events(delta("one")), Hang])
-        stream = await server.stream(session)
-        assert await stream.event()
-        assert server.sql("SELECT last_accessed FROM used_sessions") == [(marked,)], age
-        running = server.replies.running(session)
-        assert running
-        wall.ms = made
-        running.discard(ChatError("internal_error", "enough"))
-        await stream.rest()
-        assert server.sql("SELECT last_accessed FROM used_sessions") == [(made,)], "its end marks it as well"
 
 
 async def test_a_full_disk_does_not_stop_the_reading(
@@ -323,15 +325,15 @@ async def test_a_full_disk_does_not_stop_the_reading(
 ) -> None:
     session = await server.session()
     await server.chat(session)
-    before = server.sql("SELECT last_accessed FROM used_sessions")
+    before = server.sql("SELECT last_accessed FROM sessions")
 
     def full(*_: Any) -> None:
         raise ChatError("storage_full", "full")
 
-    monkeypatch.setattr(server.replies.store, "touch", full)
+    monkeypatch.setattr(server.store, "touch", full)
     status, told, _ = await server.call("GET", f"/api/sessions/{session}/messages")
     assert (status, len(told["messages"])) == (200, 2)
-    assert server.sql("SELECT last_accessed FROM used_sessions") == before
+    assert server.sql("SELECT last_accessed FROM sessions") == before
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: f"{request[0]} {request[1]}")
@@ -375,125 +377,11 @@ async def test_expiry_is_exact_to_the_millisecond_and_as_announced(start: StartS
     assert (await server.call("GET", f"/api/sessions/{early}"))[0] == 200, "the last request kept it alive"
 
 
-async def test_a_session_with_a_running_reply_never_expires(
-    start: StartServer, llm: ScriptedLLM, clock: Clock
-) -> None:
-    server = await start(session_timeout_hours=0.01)
-    session = await server.session()
-    gate = Gate()
-    llm.play(reply("one", gate, "two"))
-    stream = await server.stream(session)
-    assert await stream.event()
-    clock.advance(100)
-    await server.sessions.sweep()
-    assert server.sql("SELECT count(*) FROM sessions") == [(1,)]
-    clock.advance(15)
-    gate.open()
-    told = await stream.rest()
-    assert (text_of(told), told[-1].data) == ("two", "[DONE]")
-    assert len(await server.history(session)) == 2, "its end counts as use"
-
-
-# The sweep
-
-
-async def idle_sessions(server: Running, count: int) -> None:
-    for _ in range(count):
-        await server.session()
-
-
-async def test_the_sweep_deletes_what_expired_and_nothing_else(server: Running) -> None:
-    wall = Wall(server)
-    old = await server.session(system_prompt="Be kind.")
-    await server.chat(old)
-    wall.ms += 86_400_000
-    live = await server.session()
-    await server.chat(live)
-    await server.sessions.sweep()
-    assert server.sql("SELECT session_id FROM sessions") == [(live,)]
-    assert server.sql("SELECT DISTINCT session_id FROM messages") == [(live,)]
-    _, health, _ = await server.call("GET", "/api/health")
-    assert health["sessions"] == 1
-
-
-async def test_the_sweep_spares_a_session_that_chats_alone_kept_alive(start: StartServer) -> None:
-    server = await start(session_timeout_hours=0.01)
-    wall = Wall(server)
-    made = wall.ms
-    chatting, idle = await server.session(), await server.session()
-    while wall.ms < made + 36_000:
-        wall.ms += 300  # within a hundredth of the timeout no chat marks it
-        assert (await server.chat(chatting))[0] == 200
-    assert server.sql("SELECT DISTINCT last_marked FROM used_sessions") == [(made,)]
-    await server.sessions.sweep()
-    marked = [(chatting, wall.ms)]  # and is not in the sweep's way the next time
-    assert server.sql("SELECT session_id, last_marked FROM used_sessions") == marked, idle
-    wall.ms += 36_000
-    await server.sessions.sweep()
-    assert server.sql("SELECT count(*) FROM sessions") == [(0,)]
-
-
-async def test_the_sweep_gives_the_loop_back_between_small_batches(server: Running) -> None:
-    wall = Wall(server)
-    for _ in range(250):
-        server.replies.store.add_session(str(uuid4()), wall.ms, "{}", None)
-    wall.ms += 86_400_000
-    seen = [250]
-    sweep = asyncio.create_task(server.sessions.sweep())
-    while not sweep.done():
-        await asyncio.sleep(0)
-        seen.append(server.sql("SELECT count(*) FROM sessions")[0][0])
-    batches = [a - b for a, b in itertools.pairwise(seen) if a != b]
-    assert sum(batches) == 250, batches
-    assert max(batches) <= 100, batches
-
-
 async def test_the_sweep_comes_by_itself(start: StartServer, clock: Clock) -> None:
     server = await start(session_timeout_hours=0.01)
-    await idle_sessions(server, 3)
-    clock.advance(60)
-    await until(lambda: server.sql("SELECT count(*) FROM sessions") == [(0,)])
-    await idle_sessions(server, 3)
-    clock.advance(60)
-    await until(lambda: server.sql("SELECT count(*) FROM sessions") == [(0,)])
-
-
-async def test_a_sweep_that_fails_is_logged_and_tried_again(
-    start: StartServer, clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = await start(session_timeout_hours=0.01)
-    await idle_sessions(server, 1)
-    store = server.replies.store
-    evict, failures = store.evict, [RuntimeError("first"), RuntimeError("second")]
-
-    def failing(*args: Any, **kwargs: Any) -> int:
-        if failures:
-            raise failures.pop(0)
-        return evict(*args, **kwargs)
-
-    monkeypatch.setattr(store, "evict", failing)
-    for left in (1, 0):
+    for _ in range(2):
+        session = await server.session(system_prompt="Be kind.")
+        await server.chat(session)
         clock.advance(60)
-        await until(lambda left=left: len(failures) == left)  # type: ignore[misc]
-    clock.advance(60)
-    await until(lambda: server.sql("SELECT count(*) FROM sessions") == [(0,)])
-    assert [record.getMessage() for record in caplog.records].count(
-        "the sweep failed and will be tried again"
-    ) == 2
-
-
-async def test_the_sweep_is_not_held_up_by_sessions_in_use(
-    start: StartServer, llm: ScriptedLLM, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More running replies than a batch holds, all of them idle the longest."""
-    monkeypatch.setattr(sessions, "SWEEP_BATCH", 5)
-    server = await start(session_timeout_hours=0.01)
-    llm.script = lambda _: [*events(delta("one")), Hang]
-    for _ in range(6):
-        stream = await server.stream(await server.session())
-        assert await stream.event()
-    await idle_sessions(server, 5)
-    clock.advance(100)
-    await server.sessions.sweep()
-    assert server.sql("SELECT count(*) FROM sessions") == [(6,)]
-    assert len(server.replies) == 6
+        await until(lambda: server.sql("SELECT count(*) FROM sessions") == [(0,)])
+        assert server.sql("SELECT (SELECT count(*) FROM turns), (SELECT count(*) FROM prompts)") == [(0, 0)]

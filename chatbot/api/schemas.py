@@ -181,7 +181,7 @@ EVENTS: Schema = {
     "type": "string",
     "description": "Each event is `id: N` and `data: {…}`, a `Chunk`; N is how many characters of the reply, "
     "of all kinds, have been delivered. In a silence the comment line `: keep-alive` comes. `data: [DONE]` "
-    "comes last, once the turn is stored; an error after the first event is an `Error` and comes in its place.",
+    "comes last, once the turn is stored; an error after the first event is an `Error` in its place.",
     "examples": [
         'id: 5\ndata: {"choices":[{"index":0,"delta":{"content":"안녕하세요"},"finish_reason":null}]}\n\n'
         'id: 5\ndata: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'

@@ -24,8 +24,8 @@ from chatbot.records import Chunk
 from chatbot.web import backpressure
 from chatbot.web.backpressure import MAX_UNSENT
 
-MAX_UNSENT_AFTER_FINISH = 16 * MAX_UNSENT
-"""After the finish little comes, and one who misses that is sent the finish again."""
+MAX_UNSENT_SILENT = 16 * MAX_UNSENT
+"""The same for chunks that add nothing to the log, such as the last ones: they could not be read from there."""
 
 
 class Encoder(Protocol):
@@ -85,14 +85,11 @@ class StreamListener:
         """Sends the next event at once, if the client keeps up."""
         if self._state is BEHIND or self._state is ENDING:
             return
-        if self._unsent() > MAX_UNSENT and (
-            not self._source.finish_sent or self._unsent() > MAX_UNSENT_AFTER_FINISH
-        ):
-            self._fall_behind()
-            return
-        if not chunk.data:
-            if chunk.pieces:  # their events are made from the log
-                self._fall_behind()
+        is_too_much = self._unsent() > (MAX_UNSENT if chunk.pieces else MAX_UNSENT_SILENT)
+        if is_too_much or (chunk.pieces and not chunk.data):
+            self._state = BEHIND
+            self.wake()
+        if is_too_much or not chunk.data:
             return
         data = self._encoder.live(chunk, offset)
         if self._state is LIVE:
@@ -109,10 +106,6 @@ class StreamListener:
 
     def _unsent(self) -> int:
         return self._events.unsent if self._state is LIVE else sum(map(len, self._held))
-
-    def _fall_behind(self) -> None:
-        self._state = BEHIND
-        self.wake()
 
     # What the request does, in this order
 
@@ -170,6 +163,8 @@ class StreamListener:
         return self._encoder.ending(source, self._sent, live=had_finish)
 
     def _send(self, data: bytes) -> None:
+        if not data:  # not every chunk is an event at every door
+            return
         self._events.send(data)
         self._wrote_at = self._loop.time()
 
