@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
-from chatbot.storage.database import APPLICATION
+from chatbot.errors import ChatError
+from chatbot.storage.database import APPLICATION, LOCKED_SECONDS, Locked
 from chatbot.storage.lock import StoreError
 from chatbot.storage.store import Store
 
@@ -77,12 +78,26 @@ def prune(path: str, first: int, last: int, confirm: Callable[[str], bool]) -> s
             return f"{of_all}; nothing was deleted"
         shown = _Progress("deleted", len(outside))
         for number, session_id in enumerate(outside):
-            store.delete_session(session_id)
+            _insist(lambda gone=session_id: store.delete_session(gone))  # type: ignore[misc]
             while store.has_removals:
-                store.remove_piece()
+                _insist(store.remove_piece)
             shown.show(number)
         shown.end()
         return f"{path}: deleted {len(outside)} sessions, {store.sessions} are left"
+
+
+def _insist(write: Callable[[], None]) -> None:
+    """Runs a write, again while the file is locked: the checkpoints do so for a moment."""
+    deadline = time.monotonic() + LOCKED_SECONDS
+    while True:
+        try:
+            return write()
+        except Locked as error:
+            if time.monotonic() >= deadline:
+                raise StoreError(f"the database is locked by another program: {error}") from None
+        except ChatError as error:
+            raise StoreError(error.message) from None
+        time.sleep(0.01)
 
 
 def _refuse_target(path: str, target: str, force: bool) -> None:

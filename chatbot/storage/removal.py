@@ -25,7 +25,9 @@ class Removals(Database):
         super().__init__(path, sync)
         self._gone_sessions: dict[str, None] = {row[0]: None for row in self._all("marked_sessions")}
         self._gone_turns: dict[str, set[int]] = {}  # by session
-        self._way_down: list[int] = []  # from a marked turn to the one that is removed next
+        self._way_down: list[
+            int
+        ] = []  # from a marked turn towards a leaf; it may name turns that are removed
         for session_id, root in self._all("marked_turns"):
             self._gone_turns.setdefault(session_id, set()).add(root)
 
@@ -52,15 +54,11 @@ class Removals(Database):
         """Removes rows for PIECE_SECONDS, in one transaction."""
         deadline = self._deadline()
         done: list[tuple[str, int | None]] = []
-        try:
-            with self._transaction:
-                for session_id, root in self._waiting():
-                    if not self._remove(session_id, root, deadline):
-                        break
-                    done.append((session_id, root))
-        except BaseException:
-            self._way_down.clear()  # it has forgotten turns that are still there
-            raise
+        with self._transaction:
+            for session_id, root in self._waiting():
+                if not self._remove(session_id, root, deadline):
+                    break
+                done.append((session_id, root))
         for session_id, root in done:
             self._forget(session_id, root)
 

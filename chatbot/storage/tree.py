@@ -166,21 +166,17 @@ class Tree(Removals):
         """
         if turn is None:
             return self._rewind_all(session_id)
-        deadline, done = self._deadline(), False
-        try:
-            with self._transaction:
-                row = self._one("get_session", (session_id,))
-                turns, messages, _, is_at = self._below(session_id, turn.seq, row[4] if row else None)
-                if not turns or self._is_gone(session_id, turn.seq):
-                    return 0
-                if is_at:
-                    self._run("set_current", (turn.parent, session_id))
-                done = turns <= 50 and self._remove_turns(session_id, turn.seq, deadline)
-                if not done:
-                    self._run("mark_turn", (turn.seq, session_id))
-        except BaseException:
-            self._way_down.clear()
-            raise
+        deadline = self._deadline()
+        with self._transaction:
+            row = self._one("get_session", (session_id,))
+            turns, messages, _, is_at = self._below(session_id, turn.seq, row[4] if row else None)
+            if not turns or self._is_gone(session_id, turn.seq):
+                return 0
+            if is_at:
+                self._run("set_current", (turn.parent, session_id))
+            done = turns <= 50 and self._remove_turns(session_id, turn.seq, deadline)
+            if not done:
+                self._run("mark_turn", (turn.seq, session_id))
         if not done:
             self._gone_turns.setdefault(session_id, set()).add(turn.seq)
         return messages
