@@ -55,6 +55,9 @@ class Access:
         origin = request.headers.get("Origin")
         if origin is None or self._is_allowed(origin) or _is_own(origin, request.headers.get("Host", "")):
             return
+        # The page's own files, which anybody may read: a browser sends an Origin with a script that is a module.
+        if request.path.startswith("/page/") and request.method in ("GET", "HEAD"):
+            return
         log.warning("refused the origin %s: it is not in ALLOWED_ORIGINS", ascii(origin[:200]))
         raise ChatError("origin_not_allowed", "This origin is not in ALLOWED_ORIGINS.", "Origin")
 
