@@ -52,9 +52,9 @@ class Removals(Database):
 
     def remove_piece(self) -> None:
         """Removes rows for PIECE_SECONDS, in one transaction."""
-        deadline = self._deadline()
         done: list[tuple[str, int | None]] = []
         with self._transaction:
+            deadline = self._deadline()
             for session_id, root in self._waiting():
                 if not self._remove(session_id, root, deadline):
                     break

@@ -28,7 +28,8 @@ def nothing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chatbot.storage.removal.PIECE_SECONDS", -1)
 
 
-def test_what_is_short_is_removed_at_once(store: Store) -> None:
+def test_what_is_short_is_removed_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatbot.storage.removal.PIECE_SECONDS", 1)
     here, there = a_session(store), a_session(store)
     chain = a_chain(store, here, 5)
     a_chain(store, there, 5)

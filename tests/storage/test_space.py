@@ -23,6 +23,12 @@ def store() -> Iterator[Store]:
     store.close()
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is removed at once is, however slow the machine is."""
+    monkeypatch.setattr("chatbot.storage.removal.PIECE_SECONDS", 1)
+
+
 def test_past_the_limit_nothing_new_is_begun_and_what_runs_is_stored() -> None:
     with closing(Store(max_bytes=500_000)) as store:
         here = a_session(store)
