@@ -110,6 +110,11 @@ class Reply:
 
     # Its listeners
 
+    @property
+    def listeners(self) -> int:
+        """How many listen to it."""
+        return len(self._listeners)
+
     def join(self, listener: Listener) -> None:
         """From now on the `listener` is pushed each chunk and woken at the end, until it leaves."""
         if self._abandon:
@@ -138,7 +143,8 @@ class Reply:
     async def _run(self) -> None:
         try:
             await self._asking.run(self._take)
-            self.finish_sent = True  # the chunk that says it comes last, once it is known to be the end
+            # The chunk that says the finish_reason comes last, when it is known to be the end.
+            self.finish_sent = not self._is_settled
             self._settle(self._asking.finish_reason or "")
         except ChatError as error:
             log.warning("reply %s failed: %s", self.message_id, error.code)

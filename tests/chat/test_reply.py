@@ -138,7 +138,7 @@ async def test_a_reply_that_passes_4_mib_is_cut_there(room: Room) -> None:
     for _ in range(5):
         room.llm.given[0].say(text("책" * (1024 * 1024 // 3)))
     await turns_of_the_loop()
-    assert reply.finish_reason == "length"
+    assert (reply.finish_reason, reply.finish_sent) == ("length", False)
     assert 4 * 1024 * 1024 - 3 < reply.log.size <= 4 * 1024 * 1024
     assert len(listener.pushed) == 4, "the last of it is read from the log"
     assert room.llm.given[0].closed
