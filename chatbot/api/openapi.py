@@ -100,7 +100,7 @@ OPERATIONS = (
               errors={"invalid_request", "message_not_found"}),
     Operation("rewind", f"DELETE {_MESSAGE}", "Delete a message's turn and all that follow", "Rewound",
               errors={"message_not_found"}),
-    Operation("resumeStream", f"GET {_MESSAGE}/stream", "Listen to a reply from a character on", "Events",
+    Operation("resumeStream", f"GET {_MESSAGE}/stream", "Listen to a reply from a character on", "Event",
               parameters=("Last-Event-ID", "after"), headers=_STREAM_HEADERS, media=_EVENTS,
               errors=_REPLY | {"invalid_request"}),
     Operation("cancelReply", f"POST {_MESSAGE}/cancel", "Stop a reply where it is", "Message", or_status=204,
@@ -108,7 +108,7 @@ OPERATIONS = (
     Operation("chat", "POST /api/chat", "Say something, and get the reply in one piece", "Message",
               body="Chat", parameters=("Idempotency-Key", "X-Session-ID"), errors=_ASKING,
               headers=(*_REPLY_HEADERS, "Idempotent-Replayed")),
-    Operation("chatStream", "POST /api/chat/stream", "Say something, and listen to the reply", "Events",
+    Operation("chatStream", "POST /api/chat/stream", "Say something, and listen to the reply", "Event",
               body="Chat", parameters=("Idempotency-Key", "X-Session-ID", "Last-Event-ID", "after"),
               headers=(*_STREAM_HEADERS, "Idempotent-Replayed"), errors=_ASKING, media=_EVENTS),
     Operation("health", "GET /api/health", "The process lives", "Health", is_open=True),
@@ -169,7 +169,7 @@ _SCHEMAS: dict[str, Schema] = {
     "Page": schemas.PAGE,
     "Rewound": schemas.REWOUND,
     "Context": schemas.CONTEXT,
-    "Events": schemas.EVENTS,
+    "Event": schemas.EVENT,
     "Chunk": schemas.CHUNK,
     "Error": schemas.ERROR,
     "Health": schemas.HEALTH,
@@ -234,11 +234,14 @@ def _links(operation: Operation) -> Object:
         ids = {"session_id": "$response.body#/session_id"}
     elif operation.body != "Chat":
         return {}
-    return {
+    links: Object = {
         other.id: {"operationId": other.id, "parameters": ids}
         for other in OPERATIONS
         if [name for name in ("session_id", "message_id") if f"{{{name}}}" in other.route] == list(ids)
     }
+    for other in ("chat", "chatStream") if operation.id == "createSession" else ():
+        links[other] = {"operationId": other, "requestBody": ids | {"message": "안녕하세요"}}
+    return links
 
 
 def _operation(operation: Operation) -> Object:

@@ -39,6 +39,10 @@ TIME: Schema = {"type": "string", "format": "date-time"}
 # What clients send; null counts as absent.
 
 
+def _given(name: str) -> Schema:
+    return {"required": [name], "properties": {name: {"not": NULL}}}
+
+
 def _part(kind: str, content: Schema) -> Schema:
     return object_of({"type": {"const": kind}, kind: content}, "type", kind)
 
@@ -101,6 +105,8 @@ CHAT = object_of(
         }
     },
     additionalProperties=False,
+    anyOf=[_given("message"), _given("tool_outputs"), _given("replace")],
+    **{"not": {"allOf": [_given("message"), _given("tool_outputs")]}},
     examples=[
         {"session_id": SESSION_ID, "message": "안녕하세요"},
         {"session_id": SESSION_ID, "message": "안녕", "temperature": 0.2, "stop": ["END"], "seed": None}
@@ -125,11 +131,16 @@ CHANGES = object_of(
         "system_prompt": STRING | {"description": 'Applies from the next turn; "" removes it.'},
     },
     additionalProperties=False,
-    minProperties=1,
+    anyOf=[_given("metadata"), _given("current"), _given("system_prompt")],
     examples=[{"metadata": {"user": "lee"}}, {"system_prompt": ""}, {"current": MESSAGE_ID}],
 )
 
 # What clients are sent.
+
+
+def _component(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
 
 SHOWN = any_of(STRING, list_of(object_of({"type": STRING, "omitted": COUNT}, "type")), NULL)
 CALL = object_of({"id": STRING, "type": STRING, "function": OBJECT}, "id", "type", "function")
@@ -155,7 +166,7 @@ SESSION = object_of(_SESSION, *_SESSION)
 ACTIVE = {"message_id": ID, "message": SHOWN, "started_at": TIME}
 _STATE = _SESSION | {"message_count": COUNT, "active_reply": any_of(object_of(ACTIVE, *ACTIVE), NULL)}
 SESSION_STATE = object_of(_STATE, *_STATE)
-_PAGE = {"messages": list_of({"$ref": "#/components/schemas/Message"}), "has_more": BOOLEAN}
+_PAGE = {"messages": list_of(_component("Message")), "has_more": BOOLEAN}
 PAGE = object_of(_PAGE, *_PAGE)
 REWOUND = object_of({"deleted": COUNT}, "deleted")
 _CONTEXT = {
@@ -177,16 +188,20 @@ CHUNK = object_of(
     },
     description="The LLM's own chunk; for what was missed one that the server made of it.",
 )
-EVENTS: Schema = {
-    "type": "string",
-    "description": "Each event is `id: N` and `data: {…}`, a `Chunk`; N is how many characters of the reply, "
-    "of all kinds, have been delivered. In a silence the comment line `: keep-alive` comes. `data: [DONE]` "
-    "comes last, once the turn is stored; an error after the first event is an `Error` in its place.",
-    "examples": [
-        'id: 5\ndata: {"choices":[{"index":0,"delta":{"content":"안녕하세요"},"finish_reason":null}]}\n\n'
-        'id: 5\ndata: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-    ],
-}
+EVENT = object_of(
+    {
+        "id": STRING
+        | {"description": "How many characters of the reply, of all kinds, have been delivered."},
+        "data": STRING
+        | {
+            "contentSchema": any_of(_component("Chunk"), _component("Error")),
+            "description": "A `Chunk`. `[DONE]` comes last, once the turn is stored; an error after the "
+            "first event is an `Error`, in its place.",
+        },
+    },
+    "data",
+    description="In a silence the comment line `: keep-alive` comes.",
+)
 HEALTH = object_of({"status": STRING}, "status")
 _ERROR = {
     "code": {"enum": list(ERRORS)},
