@@ -296,8 +296,8 @@ class LLM:
         try:
             try:
                 return await send(self._pooled)
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                if is_fresh():
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if is_fresh() or isinstance(error, aiohttp.ClientConnectorError):
                     raise
                 return await send(self._fresh)
         except (aiohttp.ClientError, OSError) as error:

@@ -1,0 +1,428 @@
+"""How the LLM server is reached and asked, and what is learned from its refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import socket
+import ssl
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from chatbot.config import Config, ConfigError
+from chatbot.llm import client
+from chatbot.llm.endpoint import Endpoint
+from tests.llm.asking import DONE, HI, hear, opened, stream
+from tests.llm.test_answers import text, whole
+from tests.llm.test_ends import STOP
+from tests.tools.scripted_llm import END, Abort, Close, Gate, Hang, ScriptedLLM, answer, completion, http_chunk
+
+NO_MODEL = {"error": {"code": 404, "message": "model 'x' not found", "type": "not_found_error"}}
+
+# Where it is
+
+
+@pytest.mark.parametrize(
+    ("url", "chat"),
+    [
+        ("http://h:1", "http://h:1/v1/chat/completions"),
+        ("http://h:1/", "http://h:1/v1/chat/completions"),
+        ("http://h/v1", "http://h/v1/chat/completions"),
+        ("http://h/v1/", "http://h/v1/chat/completions"),
+        ("http://h/a/b", "http://h/a/b/chat/completions"),
+        ("http://h/api/paas/v4", "http://h/api/paas/v4/chat/completions"),
+        ("http://h/v1/chat/completions", "http://h/v1/chat/completions"),
+        ("http://h/v1/chat/completions/", "http://h/v1/chat/completions"),
+        ("http://h/openai?api-version=2024-10-21", "http://h/openai/chat/completions?api-version=2024-10-21"),
+        ("http://u:p@h/v1", "http://h/v1/chat/completions"),
+        ("http://[::1]:8/v1", "http://[::1]:8/v1/chat/completions"),
+    ],
+)
+def test_a_url_with_a_path_is_a_base_url_as_it_is(url: str, chat: str) -> None:
+    endpoint = Endpoint(Config(llm_server_url=url))
+    assert str(endpoint.chat_url) == chat
+    assert str(endpoint.models_url) == chat.replace("chat/completions", "models")
+    assert endpoint.name.startswith("…/"), "where it is, is nobody's business"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"llm_api_key": "k"}, "Bearer k"),
+        ({}, None),
+        ({"llm_server_url": "http://user:p%40ss@h/v1"}, "Basic dXNlcjpwQHNz"),
+        ({"llm_headers": {"Authorization": "Token t"}}, "Token t"),
+    ],
+)
+def test_the_credentials_are_those_of_the_settings(settings: dict[str, Any], expected: str | None) -> None:
+    assert Endpoint(Config(**settings)).headers(None).get("Authorization") == expected
+
+
+PROXY = "http://proxy.test:3128"
+
+
+@pytest.mark.parametrize(
+    ("environment", "url", "expected"),
+    [
+        ({"HTTPS_PROXY": PROXY}, "https://llm.test/v1", PROXY),
+        ({"https_proxy": "proxy.test:3128"}, "https://llm.test/v1", PROXY),
+        ({"HTTP_PROXY": PROXY}, "https://llm.test/v1", None),
+        ({"HTTP_PROXY": PROXY}, "http://llm.test/v1", PROXY),
+        ({"HTTP_PROXY": PROXY, "NO_PROXY": "llm.test"}, "http://llm.test/v1", None),
+        ({"HTTP_PROXY": PROXY, "NO_PROXY": "x, .test"}, "http://llm.test/v1", None),
+        ({"HTTP_PROXY": PROXY, "NO_PROXY": "*"}, "http://llm.test/v1", None),
+        ({"HTTP_PROXY": PROXY, "NO_PROXY": "llm.test:81"}, "http://llm.test/v1", PROXY),
+        ({"HTTP_PROXY": PROXY}, "http://localhost:8000", None),
+        ({"HTTP_PROXY": PROXY}, "http://127.9.9.9:8000", None),
+        ({"HTTP_PROXY": PROXY}, "http://[::1]:8000", None),
+    ],
+)
+def test_a_proxy_of_the_environment_is_used_but_never_for_loopback(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], url: str, expected: str | None
+) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    proxy = Endpoint(Config(llm_server_url=url)).proxy
+    assert (str(proxy).rstrip("/") if proxy else None) == expected
+
+
+def test_a_proxy_that_cannot_be_used_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "socks5://proxy.test:1080")
+    with pytest.raises(ConfigError, match="HTTP_PROXY"):
+        Endpoint(Config(llm_server_url="http://llm.test"))
+
+
+async def test_through_a_proxy_the_llm_is_asked_by_its_whole_url(
+    llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", llm.url)
+    monkeypatch.setenv("no_proxy", "")
+    async with opened("http://llm.test/v1") as way:
+        heard = await hear(way)
+    assert heard.said == "Hello there."
+    assert llm.exchanges[0].path == "http://llm.test/v1/chat/completions"
+
+
+# What it is sent
+
+
+async def test_the_request_is_what_the_api_wants(llm: ScriptedLLM) -> None:
+    async with opened(llm, llm_api_key="k") as way:
+        await hear(way, (HI, HI), temperature=0.5, top_p=None)
+    [exchange] = llm.exchanges
+    assert exchange.body == {
+        "model": "m",
+        "temperature": 0.5,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "messages": [json.loads(HI)] * 2,
+    }
+    names = {"host", "accept", "accept-encoding", "user-agent", "content-type", "content-length", "authorization"}
+    assert set(exchange.headers) <= names
+    assert exchange.headers["accept-encoding"] == "identity"
+
+
+async def test_the_clients_fields_go_over_the_operators(llm: ScriptedLLM) -> None:
+    extra = {"temperature": 1, "top_k": 5, "cache": {"key": "k-{session}", "x": 1}, "n": 9, "messages": [], "stream": 0}
+    async with opened(llm, llm_extra_body=extra, llm_headers={"X-Key": "s-{session}", "X-Other": "o"}) as way:
+        await hear(way, temperature=0.5, top_k=None, affinity="abc")
+        await hear(way)
+    one, two = llm.exchanges
+    assert (one.body["temperature"], one.body["top_k"], one.body["stream"]) == (0.5, 5, True)
+    assert "n" not in one.body
+    assert (one.body["cache"], two.body["cache"]) == ({"key": "k-abc", "x": 1}, {"x": 1})
+    assert (one.headers["x-key"], one.headers["x-other"]) == ("s-abc", "o")
+    assert "x-key" not in two.headers, "without a conversation there is no key of it"
+
+
+async def test_a_relay_sends_the_clients_body_and_passes_on_what_comes(llm: ScriptedLLM) -> None:
+    body = {"messages": [json.loads(HI)], "model": "x", "n": 2, "logprobs": True, "stream": True}
+    sent = [
+        {"choices": [{"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "<think>a"}}]},
+        {"choices": [{"index": 0, "delta": {"reasoning": "r"}, "finish_reason": "stop"}]},
+        {"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}]},
+    ]
+    llm.play(stream(*sent, DONE), answer(body=whole({"content": "Hi"}, logprobs=None)), stream(text("one"), end=(Close,)))
+    async with opened(llm, llm_extra_body={"top_k": 1}) as way:
+        asked = await way.relay(body, affinity="a")
+        assert [json.loads(one.data) for chunks in [c async for c in asked] for one in chunks] == sent
+        asked.close()
+        asked = await way.relay(body | {"stream": False}, affinity="a")
+        [[one]] = [chunks async for chunks in asked]
+        assert asked.is_whole
+        assert json.loads(one.data) == whole({"content": "Hi"}, logprobs=None)
+        asked.close()
+        asked = await way.relay(body, affinity="a")
+        with pytest.raises(client.ChatError, match="broke"):
+            [chunks async for chunks in asked]
+        asked.close()
+    assert llm.exchanges[0].body["n"] == 2
+    assert llm.exchanges[0].body["top_k"] == 1
+    assert [exchange.body["stream"] for exchange in llm.exchanges] == [True, False, True]
+
+
+# What it refuses
+
+REFUSED = {
+    "stream_options (OpenAI's shape)": (
+        400, {"error": {"message": "Unrecognized request argument supplied: stream_options"}}, {"stream_options": None},
+    ),
+    "stream_options (Mistral)": (
+        422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]},
+        {"stream_options": None},
+    ),
+    "max_tokens (OpenAI)": (
+        400,
+        {"error": {
+            "message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            "param": "max_tokens", "code": "unsupported_parameter",
+        }},
+        {"max_tokens": None, "max_completion_tokens": 9},
+    ),
+    "stream (OpenAI)": (
+        400,
+        {"error": {
+            "message": "Your organization must be verified to stream this model.", "param": "stream", "code": "unsupported_value",
+        }},
+        {"stream": False, "stream_options": None},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_a_field_that_is_refused_is_left_out_and_that_is_remembered(llm: ScriptedLLM, name: str) -> None:
+    status, body, changed = REFUSED[name]
+    llm.play(answer(f"{status} X", body))
+    async with opened(llm) as way:
+        for _ in range(2):
+            assert (await hear(way, max_tokens=9)).said == "Hello there."
+    assert len(llm.exchanges) == 3, "refused once, and never asked for again"
+    for exchange in llm.exchanges[1:]:
+        assert {field: exchange.body.get(field) for field in changed} == changed
+
+
+async def test_the_other_limit_is_tried_the_other_way_round(llm: ScriptedLLM) -> None:
+    forbidden = {"type": "extra_forbidden", "loc": ["body", "max_completion_tokens"], "msg": "Extra inputs are not permitted"}
+    llm.play(answer("422 X", {"detail": [forbidden]}))
+    async with opened(llm) as way:
+        assert (await hear(way, max_completion_tokens=9)).error is None
+    assert llm.exchanges[1].body["max_tokens"] == 9
+    assert "max_completion_tokens" not in llm.exchanges[1].body
+
+
+async def test_what_stays_refused_is_an_error(llm: ScriptedLLM) -> None:
+    llm.script = lambda _: answer("400 X", {"error": {"message": "Unsupported: max_tokens, stream_options, stream"}})
+    async with opened(llm) as way:
+        heard = await hear(way, max_tokens=9)
+    assert heard.failed.code == "llm_rejected"
+    assert len(llm.exchanges) == 4, "each field is tried without once"
+
+
+async def test_a_value_that_is_refused_is_no_field_that_is(llm: ScriptedLLM) -> None:
+    llm.play(answer("400 X", {"error": {"message": "max_tokens must be at least 1", "param": "max_tokens"}}))
+    async with opened(llm) as way:
+        assert (await hear(way, max_tokens=0)).failed.code == "llm_rejected"
+    assert len(llm.exchanges) == 1
+
+
+# Its connections
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+async def test_a_refused_connection_is_unavailable(log: Any) -> None:
+    port = free_port()
+    async with opened(f"http://127.0.0.1:{port}") as way:
+        heard = await hear(way)
+        assert await way.ready() == ("unreachable", heard.failed.message)
+    assert heard.failed.code == "llm_unavailable"
+    assert "LLM_SERVER_URL" in heard.failed.message
+    assert str(port) not in heard.failed.message
+
+
+async def test_a_name_that_does_not_resolve_is_unavailable() -> None:
+    async with opened("http://nowhere.invalid") as way:
+        assert (await hear(way)).failed.code == "llm_unavailable"
+
+
+async def test_a_host_that_does_not_answer_is_given_up_after_ten_seconds(clock: Any) -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        crowd = [socket.socket() for _ in range(4)]  # more than its backlog: all others knock in vain
+        for one in crowd:
+            one.setblocking(False)
+            one.connect_ex(deaf.getsockname())
+        async with opened(f"http://127.0.0.1:{deaf.getsockname()[1]}") as way:
+            way._has_looked = True
+            asking = asyncio.create_task(hear(way))
+            began = asyncio.get_running_loop().time()
+            while not asking.done():
+                clock.advance(0.1)
+                await asyncio.sleep(0)
+            assert (await asking).failed.code == "llm_unavailable"
+            assert asyncio.get_running_loop().time() - began < 60
+        for one in crowd:
+            one.close()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+async def test_no_file_for_the_connection_is_overloaded(
+    llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def no_socket(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    async with opened(llm) as way:
+        monkeypatch.setattr("chatbot.llm.connections.socket", SimpleNamespace(socket=no_socket))
+        heard = await hear(way)
+        monkeypatch.undo()
+        assert (heard.failed.code, heard.failed.retry_after) == ("overloaded", "1")
+        assert (await hear(way)).said == "Hello there."
+
+
+@pytest.mark.parametrize("death", [Close, Abort])
+async def test_a_pooled_connection_that_died_is_replaced_once(llm: ScriptedLLM, death: Any) -> None:
+    async with opened(llm) as way:
+        await hear(way)
+        llm.play([death])
+        assert (await hear(way)).said == "Hello there."
+        assert len(llm.exchanges) == 3, "asked on the dead connection and on a fresh one"
+        await hear(way)
+        llm.play([death], [death])
+        assert (await hear(way)).failed.code == "llm_error"
+        assert len(llm.exchanges) == 6
+
+
+async def test_a_fresh_connection_that_dies_is_not_tried_again(llm: ScriptedLLM) -> None:
+    llm.models = [*answer(body={"data": [{"id": "m"}]}), Close]
+    llm.play([Close], [Close])
+    async with opened(llm) as way:
+        way._has_looked = True
+        assert (await hear(way)).failed.code == "llm_error"
+    assert len(llm.exchanges) == 1
+
+
+async def test_a_pooled_connection_that_dies_in_its_answer_is_not_asked_twice(llm: ScriptedLLM) -> None:
+    async with opened(llm) as way:
+        await hear(way)
+        llm.play(stream(text("one"), end=(Abort,)))
+        assert (await hear(way)).failed.code == "llm_error"
+    assert len(llm.exchanges) == 2, "a reply that had begun was paid for twice"
+
+
+@pytest.mark.parametrize("is_read", [False, True], ids=["in the socket", "already read"])
+async def test_an_unasked_answer_on_a_kept_connection_is_nobodys(is_read: bool) -> None:
+    """One conversation's text in another's is the worst that can happen."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    speak, has_spoken = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        for said in ("one", "Hello there."):
+            connection, _ = listening.accept()
+            connection.recv(65_536)
+            connection.sendall(answer(body=completion(said))[0])  # type: ignore[arg-type]
+            if said == "one":
+                speak.wait()
+                connection.sendall(answer(body=completion("of another conversation"))[0])  # type: ignore[arg-type]
+                has_spoken.set()
+            kept.append(connection)
+
+    kept: list[socket.socket] = []
+    thread = threading.Thread(target=serve)
+    thread.start()
+    async with opened(f"http://127.0.0.1:{listening.getsockname()[1]}") as way:
+        way._has_looked = True
+        assert (await hear(way)).said == "one"
+        speak.set()
+        has_spoken.wait()  # meanwhile the event loop reads nothing
+        await asyncio.sleep(0.05 if is_read else 0)
+        assert (await hear(way)).said == "Hello there."
+    thread.join()
+    for one in (*kept, listening):
+        one.close()
+
+
+async def test_connections_are_used_again_though_the_body_ends_late(llm: ScriptedLLM) -> None:
+    async with opened(llm) as way:
+        for _ in range(3):
+            gate = Gate()  # what ends the answer comes after what ends the reply
+            llm.play(stream(text("one"), STOP, DONE, end=(gate, http_chunk(b": bye\n\n"), END)))
+            assert (await hear(way)).said == "one"
+            await gate.reached.wait()
+            gate.open()
+            await asyncio.sleep(0.02)
+    assert llm.opened == 1, "an answer that had ended took its connection along"
+
+
+async def test_a_connection_that_does_not_end_is_let_go(llm: ScriptedLLM, clock: Any) -> None:
+    llm.play(stream(text("one"), STOP, DONE, end=(Hang,)))
+    async with opened(llm) as way:
+        assert (await hear(way)).said == "one"
+        assert not llm.exchanges[0].gone.is_set()
+        clock.advance(1)
+        await asyncio.wait_for(llm.exchanges[0].gone.wait(), 5)
+
+
+async def test_headers_of_thirty_kilobytes_are_read_and_longer_ones_are_not(llm: ScriptedLLM) -> None:
+    async with opened(llm) as way:
+        llm.play(answer(body=completion("Hi"), headers=f"X-Policy: {'a' * 30_000}\r\n"))
+        assert (await hear(way)).said == "Hi"
+        llm.play(answer(body=completion("Hi"), headers=f"X-Policy: {'a' * 40_000}\r\n"))
+        assert (await hear(way)).failed.code == "llm_error"
+
+
+async def test_a_wrong_certificate_says_so() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(__file__).parent / "self_signed.pem")  # nobody's secret: it is of this test alone
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    async with opened(url) as way:
+        heard = await hear(way)
+        state, note = await way.ready()
+    server.close()
+    assert (heard.failed.code, heard.failed.kind, state) == ("llm_unavailable", "tls", "unreachable")
+    assert "certificate" in heard.failed.message
+    assert "self-signed" in note
+
+
+async def test_a_certificate_of_the_operators_own_is_trusted(
+    llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path(__file__).parent / "self_signed.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    server = await asyncio.start_server(llm._serve, "127.0.0.1", 0, ssl=context)
+    async with opened(f"https://localhost:{server.sockets[0].getsockname()[1]}") as way:
+        assert (await hear(way)).said == "Hello there."
+    server.close()
+
+
+async def test_a_redirect_is_not_followed_and_the_key_does_not_travel(llm: ScriptedLLM) -> None:
+    other = ScriptedLLM()
+    await other.start()
+    llm.play(answer("307 Temporary", b"", f"Location: {other.url}/v1/chat/completions\r\n"))
+    async with opened(llm, llm_api_key="travels-not") as way:
+        assert (await hear(way)).failed.code == "llm_error"
+    assert (len(other.exchanges), other.model_requests) == (0, 0)
+    await other.stop()
+
+
+async def test_a_conversation_of_megabytes_is_sent_whole(llm: ScriptedLLM) -> None:
+    message = json.dumps({"role": "user", "content": "x" * 3_000_000})
+    async with opened(llm) as way:
+        assert (await hear(way, (message,))).error is None
+    assert len(llm.exchanges[0].body["messages"][0]["content"]) == 3_000_000
