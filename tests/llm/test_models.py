@@ -1,0 +1,211 @@
+"""Which model is asked for, what the list says of its size, and whether the LLM server is ready."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from chatbot.llm import models
+from chatbot.records import dumps
+from tests.llm.asking import hear, opened
+from tests.llm.test_client import NO_MODEL
+from tests.tools.scripted_llm import Close, Hang, ScriptedLLM, Step, answer
+
+LISTS: dict[str, tuple[Any, str, int | None]] = {
+    # who lists so: (entries, the model that is asked for, its size)
+    "vLLM": ([{"id": "m", "object": "model", "owned_by": "vllm", "max_model_len": 4096}], "m", 4096),
+    "llama-server": ([{"id": "m", "meta": {"n_ctx": 8192, "n_ctx_train": 131072, "n_vocab": 5}}], "m", 8192),
+    "llama-server, old": ([{"id": "m", "meta": {"n_ctx_train": 131072}}], "m", 131072),
+    "LM Studio": (
+        [
+            {"id": "text-embedding-nomic-embed-text-v1.5", "type": "embeddings"},
+            {"id": "qwen", "type": "vlm", "max_context_length": 131072, "loaded_context_length": 4096},
+        ],
+        "qwen", 4096,
+    ),
+    "OpenRouter": (
+        [
+            {"id": "a/image", "architecture": {"modality": "text->image"}, "context_length": 7},
+            {"id": "a/m", "context_length": 131072, "top_provider": {"context_length": 65536}},
+        ],
+        "a/m", 131072,
+    ),
+    "Together, a bare list": ({"": [{"id": "x", "type": "image"}, {"id": "m", "type": "chat", "context_length": 8192}]}, "m", 8192),
+    "Mistral": (
+        [
+            {"id": "mistral-ocr", "capabilities": {"completion_chat": False}},
+            {"id": "m", "capabilities": {"completion_chat": True}, "max_context_length": 32768},
+        ],
+        "m", 32768,
+    ),
+    "Groq": ([{"id": "whisper-large-v3", "context_window": 448}, {"id": "llama", "context_window": 131072}], "llama", 131072),
+    "OpenAI": (
+        [{"id": name} for name in ("text-embedding-3-small", "dall-e-3", "tts-1", "omni-moderation-latest", "gpt-4o")],
+        "gpt-4o", None,
+    ),
+    "LiteLLM": ([{"id": "bge-m3"}, {"id": "chat", "model_info": {"max_input_tokens": 200000}}], "chat", 200000),
+    "rerankers": ([{"id": "BAAI/bge-reranker-v2"}, {"id": "jina-clip-v2"}, {"id": "stable-diffusion-3"}, {"id": "m"}], "m", None),
+    "nothing that can chat": ([{"id": "bge-m3"}], "bge-m3", None),
+    "Cloudflare's names": ([{"name": "@cf/baai/bge-m3"}, {"name": "@cf/meta/llama"}], "@cf/meta/llama", None),
+    "sizes that are none": ([{"id": "m", "max_model_len": "4096", "context_length": True, "n_ctx": -1}], "m", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LISTS)
+async def test_the_first_model_that_can_chat_is_asked_for(llm: ScriptedLLM, name: str) -> None:
+    entries, first, size = LISTS[name]
+    body = entries[""] if isinstance(entries, dict) else {"object": "list", "data": entries}
+    llm.models = answer(body=body)
+    async with opened(llm, llm_model="") as way:
+        for _ in range(2):
+            await hear(way)
+        assert [exchange.body["model"] for exchange in llm.exchanges] == [first, first]
+        assert way.context_size(first) == size
+        assert llm.model_requests == 1
+
+
+def test_an_older_ollamas_list_is_read() -> None:
+    assert models.read(b'{"models": [{"name": "m", "model": "m"}]}').first == "m"
+
+
+@pytest.mark.parametrize(("configured", "asked_for"), [("ours", "ours"), ("", "theirs"), ("ours", "theirs")])
+async def test_a_model_that_is_named_is_asked_for(llm: ScriptedLLM, configured: str, asked_for: str) -> None:
+    async with opened(llm, llm_model=configured) as way:
+        await hear(way, **({"model": "theirs"} if asked_for == "theirs" else {}))
+    assert llm.exchanges[0].body["model"] == asked_for
+
+
+@pytest.mark.parametrize("listed", [answer("404 X"), answer(body=b"<html>"), [Close], [Hang]], ids=repr)
+async def test_a_model_that_is_named_needs_no_list(llm: ScriptedLLM, clock: Any, listed: list[Step]) -> None:
+    llm.models = listed
+    async with opened(llm) as way:
+        asking = asyncio.create_task(hear(way))
+        while not llm.model_requests:
+            await asyncio.sleep(0)
+        clock.advance(2)
+        assert (await asking).said == "Hello there."
+        await hear(way)
+    assert llm.model_requests == 1
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        answer("404 X", NO_MODEL),
+        answer("400 X", {"error": {"message": "invalid model", "code": "model_not_found"}}),
+        answer("500 X", {"error": "model 'test-model' not found, try pulling it first"}),
+    ],
+)
+async def test_a_remembered_model_that_is_refused_is_looked_up_again(llm: ScriptedLLM, refusal: list[Step]) -> None:
+    async with opened(llm, llm_model="") as way:
+        await hear(way)
+        llm.models = answer(body={"data": [{"id": "newer"}]})
+        llm.play(refusal)
+        assert (await hear(way)).error is None
+        await hear(way)
+    assert [exchange.body["model"] for exchange in llm.exchanges] == ["test-model", "test-model", "newer", "newer"]
+    assert llm.model_requests == 2
+
+
+async def test_a_model_that_is_refused_again_is_an_error(llm: ScriptedLLM) -> None:
+    llm.play(answer("404 X", NO_MODEL), answer("404 X", NO_MODEL))
+    async with opened(llm, llm_model="") as way:
+        assert (await hear(way)).failed.code == "llm_error"
+    assert len(llm.exchanges) == 1
+
+
+@pytest.mark.parametrize(
+    ("listed", "code"),
+    [
+        (answer(body={"data": []}), "llm_error"),
+        (answer(body={"data": [{"id": 7}, {}, None]}), "llm_error"),
+        (answer(body={}), "llm_error"),
+        (answer(body=b"<html>"), "llm_error"),
+        (answer(body=b'{"data":[{"id":"\\ud800"}]}'), "llm_error"),
+        (answer("401 X"), "llm_error"),
+        (answer("404 X"), "llm_error"),
+        (answer("503 X", {"error": {"message": "Loading model"}}), "llm_unavailable"),
+        (answer("429 X"), "llm_rate_limited"),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", Close], "llm_error"),
+    ],
+    ids=repr,
+)
+async def test_a_list_of_no_use_is_an_error_if_no_model_is_named(
+    llm: ScriptedLLM, listed: list[Step], code: str
+) -> None:
+    honest, llm.models = llm.models, listed
+    async with opened(llm, llm_model="") as way:
+        assert (await hear(way)).failed.code == code
+        assert not llm.exchanges
+        llm.models = honest
+        assert (await hear(way)).said == "Hello there."
+
+
+async def test_a_silent_list_is_a_timeout(llm: ScriptedLLM, clock: Any) -> None:
+    llm.models = [Hang]
+    async with opened(llm, llm_model="", llm_timeout_seconds=5) as way:
+        asking = asyncio.create_task(hear(way))
+        while not llm.model_requests:
+            await asyncio.sleep(0)
+        clock.advance(5)
+        assert (await asking).failed.code == "llm_timeout"
+
+
+async def test_the_list_is_passed_on(llm: ScriptedLLM) -> None:
+    async with opened(llm) as way:
+        assert await way.models() == dumps({"object": "list", "data": [{"id": "test-model"}]}).replace(b":", b": ").replace(
+            b",", b", "
+        )
+
+
+PAGE = b"<!doctype html><title>A web page</title>"
+
+
+@pytest.mark.parametrize(
+    ("listed", "model", "state", "words"),
+    [
+        (answer(body={"data": [{"id": "m"}]}), "", "ok", ""),
+        (answer("503 X", {"error": {"message": "Loading model"}}), "m", "loading", "Loading model"),
+        (answer("401 X"), "m", "unauthorized", "401"),
+        (answer("403 X", {"error": "no"}), "m", "unauthorized", "403"),
+        (answer("404 X", {"error": "no such path"}), "m", "ok", "the list of models answers 404"),
+        (answer("405 X"), "m", "ok", "405"),
+        (answer("404 X"), "", "error", "not an OpenAI-compatible API at …/v1"),
+        (answer("404 X", PAGE), "m", "error", "not an OpenAI-compatible API at …/v1"),
+        (answer(body=PAGE), "m", "error", "not an OpenAI-compatible API at …/v1"),
+        (answer("500 X"), "m", "error", "500"),
+        (answer(body={"data": []}), "m", "ok", ""),
+        ([Close], "m", "unreachable", ""),
+    ],
+    ids=repr,
+)
+async def test_readiness_tells_the_truth(
+    llm: ScriptedLLM, listed: list[Step], model: str, state: str, words: str
+) -> None:
+    llm.models = listed
+    async with opened(llm, llm_model=model) as way:
+        got, note = await way.ready()
+    assert got == state, note
+    assert words in note
+
+
+@pytest.mark.parametrize("listed", [answer("401 X"), answer("404 X", PAGE), answer("500 X"), answer(body=PAGE)], ids=repr)
+async def test_where_chat_works_the_list_may_be_as_it_likes(llm: ScriptedLLM, listed: list[Step]) -> None:
+    llm.models = listed
+    async with opened(llm) as way:
+        await hear(way)
+        state, note = await way.ready()
+    assert state == "ok"
+    assert note
+
+
+async def test_an_llm_silent_for_two_seconds_is_unreachable(llm: ScriptedLLM, clock: Any) -> None:
+    llm.models = [Hang]
+    async with opened(llm) as way:
+        asking = asyncio.create_task(way.ready())
+        while not llm.model_requests:
+            await asyncio.sleep(0)
+        clock.advance(2)
+        assert (await asking)[0] == "unreachable"
