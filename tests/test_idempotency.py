@@ -8,8 +8,20 @@ from typing import Any
 
 import pytest
 
+from tests.tools.scripted_llm import (
+    END,
+    Abort,
+    Close,
+    Gate,
+    Hang,
+    ScriptedLLM,
+    Step,
+    answer,
+    delta,
+    events,
+    reply,
+)
 from tests.tools.server import Running, StartServer, Stream, text_of
-from tests.tools.scripted_llm import END, Abort, Close, Gate, Hang, ScriptedLLM, Step, answer, delta, events, reply
 
 KEY = {"Idempotency-Key": "k1"}
 
@@ -43,9 +55,7 @@ async def test_ten_at_once_are_one_question_and_ten_equal_answers(
     server: Running, llm: ScriptedLLM, first: str
 ) -> None:
     gate = Gate()
-    llm.script = lambda body: (
-        [gate, *(reply("Once ", "upon") if body["stream"] else answer(body=whole("Once upon")))]
-    )
+    llm.play([gate, *reply("Once ", "upon")])
     session = await server.session()
     asking = [
         asyncio.create_task(told(server, session, stream=bool(n % 2) == (first == "whole")))
@@ -60,10 +70,6 @@ async def test_ten_at_once_are_one_question_and_ten_equal_answers(
     assert sorted(one["replayed"] or "" for one in found) == [""] + ["true"] * 9
     assert len(llm.exchanges) == 1, "the LLM was paid more than once"
     assert await server.history(session) == [("user", "Hi"), ("assistant", "Once upon")]
-
-
-def whole(text: str) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}]}
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["whole", "stream"])
@@ -122,7 +128,7 @@ async def test_a_turn_cancelled_before_its_first_word_frees_its_key(
     llm.play([Hang])
     session = await server.session()
     asking = asyncio.create_task(told(server, session, stream=True))
-    await server.heard_by(session, 1)
+    await llm.asked()
     running = server.replies.running(session)
     assert running
     await server.call("POST", f"/api/sessions/{session}/messages/{running.message_id}/cancel")
@@ -299,7 +305,7 @@ async def test_a_client_that_lost_its_connection_and_asks_again_joins_the_same_r
     server: Running, llm: ScriptedLLM
 ) -> None:
     gate = Gate()
-    llm.play([gate, *answer(body=whole("Hello there."))])
+    llm.play([gate, *reply("Hello there.")])
     session = await server.session()
     lost = asyncio.create_task(server.chat(session, "Hi", KEY))
     await gate.reached.wait()

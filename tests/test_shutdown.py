@@ -14,10 +14,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.tools.server import Event, Running, StartServer, Stream, text_of, until
 from tests.tools.processes import ROOT, Process, start_chatbot
 from tests.tools.raw import RawClient
 from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, Step, delta, events, reply
+from tests.tools.server import Event, Running, StartServer, Stream, text_of, until
 
 SPARE = 2.0
 """The process exits within the grace and this many seconds."""
@@ -258,8 +258,10 @@ async def test_a_reply_that_had_finished_by_the_end_of_the_grace_is_done(
     llm.play(events(delta("Once "), delta(finish="stop"), Hang))
     session = await server.session()
     stream = await server.stream(session, "Hi")
-    for _ in range(2):
-        await stream.event()
+    await stream.event()
+    running = server.replies.running(session)
+    assert running
+    await until(lambda: running._asking.finish_reason is not None)
     await (await stopping(server))
     found = await stream.rest()
     assert ended_properly(found) == "[DONE]", "the turn is complete and stored: nothing to come back for"
