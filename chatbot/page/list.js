@@ -33,6 +33,7 @@ function found({ id, title }, words) {
 
 export function showList() {
 	const { current } = state;
+	if (!current) return;
 	document.title = page.title.textContent = current.title || t('new');
 	page.more.hidden = !current.id;
 	if (renaming) return;
@@ -156,7 +157,7 @@ async function erase(id) {
 		kept('deleting', [...deleting(), id]);
 	}
 	if (talk?.running) dropTurn(talk, talk.running);
-	if (state.current.id === id) location.hash = '';
+	if (state.current?.id === id) location.hash = '';
 }
 
 // The list is a drawer where the screen is narrow.

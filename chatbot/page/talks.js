@@ -92,6 +92,7 @@ export async function load(talk) {
 		const { turns, more } = await readPage(talk, '');
 		if (talk.running) return;
 		talk.notice.replaceChildren();
+		setTitle(talk, String(session.metadata?.title ?? talk.title));
 		tell('session', talk, session);
 		const known = done(talk);
 		const ids = (list) => String(list.map(({ id }) => id));
@@ -153,12 +154,14 @@ export async function loadOlder(talk) {
 		const [oldest] = done(talk);
 		const { turns, more } = await readPage(talk, oldest ? `&before=${oldest.first ?? oldest.id}` : '');
 		const { scroller } = page;
+		// The browser keeps the reader's place when something comes in above, but at the very top, and where it cannot.
+		if (!scroller.scrollTop) scroller.scrollTop = 1;
 		const height = scroller.scrollHeight;
 		for (const turn of turns) buildTurn(talk, turn);
 		talk.older.after(...turns.map((turn) => turn.node));
 		talk.turns.unshift(...turns);
 		talk.more = more;
-		if (!state.pinned && talk === state.current) scroller.scrollTop += scroller.scrollHeight - height;
+		if (!CSS.supports('overflow-anchor', 'auto') && !state.pinned && talk === state.current) scroller.scrollTop += scroller.scrollHeight - height;
 	} finally {
 		talk.loading = false;
 	}

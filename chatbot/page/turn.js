@@ -23,7 +23,7 @@ export function buildTurn(talk, turn) {
 	turn.node = make('section', { className: 'turn' }, turn.said.length ? user(turn) : null, reply(talk, turn));
 	turn.writer = new Writer(turn.text, () => tell('wrote', turn));
 	if (turn.reasoning) turn.thoughts.show(turn.reasoning);
-	if (turn.answer) turn.writer.push(turn.answer, true);
+	if (turn.answer) turn.writer.load(turn.answer);
 	showRefusal(turn);
 	showCalls(talk, turn);
 	showVersions(turn);

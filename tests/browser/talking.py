@@ -74,6 +74,22 @@ class Reader:
     async def press(self, name: str, within: object = None) -> None:
         await (within or self.page).get_by_role("button", name=name, exact=True).last.click()
 
+    async def choose(self, word: str, menu: str = "More about this conversation") -> None:
+        """Opens a menu and presses one of its entries."""
+        await self.press(menu)
+        await self.page.get_by_role("menuitem", name=word, exact=True).click()
+
+    async def rename(self, title: str, key: str = "Enter") -> None:
+        await self.choose("Rename")
+        await self.page.locator(".rename").fill(title)
+        await self.page.locator(".rename").press(key)
+
+    async def in_module(self, name: str, script: str, argument: object = None) -> object:
+        """Evaluates a function of (module, argument) with one of the page's modules."""
+        load = "document.querySelector('script[type=module]').src.replace('main.js', path)"
+        call = f"async ([path, argument]) => ({script})(await import({load}), argument)"
+        return await self.page.evaluate(call, [name, argument])
+
     async def refresh(self) -> None:
         await self.page.reload()
 

@@ -146,9 +146,7 @@ async def test_a_title_changed_in_one_tab_changes_in_the_other(reader):
     await reader.ask("old title")
     other = await reader.another_tab(reader.page.url)
     await other.see(other.done, count=1)
-    await other.press("Rename")
-    await other.page.locator("dialog input").fill("new title")
-    await other.press("OK")
+    await other.rename("new title")
     await reader.see(reader.listed, "new title")
     await reader.see(reader.page.locator("h1"), "new title")
 
@@ -196,7 +194,7 @@ async def test_a_page_opened_while_the_server_is_away_finds_it_by_itself(open_pa
     reader.expects("ERR_")
     await reader.ask("still here")
     await reader.page.get_by_role("link", name="New conversation").click()
-    await reader.page.evaluate("talks.clear()")  # as after a refresh, which needs the server
+    await reader.in_module("state.js", "({ talks }) => talks.clear()")  # as after a refresh, which needs the server
     await line.close()
     await reader.listed.click()
     await reader.see_part(reader.failure, "The server cannot be reached. Trying again…")

@@ -54,40 +54,51 @@ async def test_renaming_changes_the_title_everywhere_and_keeps_other_metadata(re
     await reader.ask("a name to change")
     path = f"/sessions/{reader.session()}"
     await server.call("PATCH", path, {"metadata": {"title": "a name to change", "colour": "red"}})
-    await reader.press("Rename")
-    await reader.page.locator("dialog input").fill("A better name")
-    await reader.press("OK")
+    await reader.rename("A better name")
     await reader.see(reader.listed, "A better name")
     await reader.see(reader.page.locator("h1"), "A better name")
     _, session = await server.call("GET", path)
     assert session["metadata"] == {"title": "A better name", "colour": "red"}
-    await reader.press("Rename")
-    await reader.page.locator("dialog input").fill("never")
-    await reader.press("Cancel")
+    await reader.rename("never", "Escape")
     await reader.see(reader.listed, "A better name")
 
 
-async def test_deleting_asks_first_and_deletes_on_the_server(reader, server):
+async def test_a_deleted_conversation_can_be_brought_back_and_is_gone_on_the_server_after_a_while(reader, server):
     await reader.ask("to be deleted")
     session = reader.session()
-    await reader.press("Delete")
-    await reader.see_part(reader.page.locator("dialog"), "to be deleted")
-    await reader.press("Cancel")
-    await reader.see(reader.listed, count=1)
-    await reader.press("Delete")
-    await reader.press("OK")
+    await reader.choose("Delete")
     await reader.see(reader.listed, count=0)
     await reader.see(reader.turns, count=0)
+    await reader.press("Undo")
+    await reader.see(reader.answers, "You said: to be deleted")
+    await reader.see(reader.listed, "to be deleted")
+    assert (await server.call("GET", f"/sessions/{session}"))[0] == 200
+    await reader.page.clock.install()
+    await reader.choose("Delete", "Menu of “to be deleted”")
+    await reader.see(reader.listed, count=0)
+    async with reader.page.expect_response(lambda response: response.request.method == "DELETE"):
+        await reader.page.clock.run_for(10_000)
     assert (await server.call("GET", f"/sessions/{session}"))[0] == 404
+
+
+async def test_what_was_deleted_when_the_page_was_left_is_deleted_when_it_is_opened(reader, server):
+    await reader.ask("deleted in haste")
+    session = reader.session()
+    await reader.choose("Delete")
+    await reader.see(reader.listed, count=0)
+    async with reader.page.expect_response(lambda response: response.request.method == "DELETE"):
+        await reader.refresh()
+    assert (await server.call("GET", f"/sessions/{session}"))[0] == 404
+    await reader.see(reader.listed, count=0)
 
 
 async def test_deleting_a_conversation_that_is_being_answered_stops_the_answer(reader, llm):
     answer = llm.answers("delete me meanwhile").say("Some")
     await reader.send("delete me meanwhile")
     await reader.see(reader.answers, "Some")
-    await reader.press("Delete")
-    await reader.press("OK")
+    await reader.choose("Delete")
     await reader.see(reader.turns, count=0)
+    await reader.refresh()
     await answer.left.wait()
     await reader.see(reader.page.get_by_role("button", name="Send"))
 
@@ -138,22 +149,42 @@ async def test_an_answer_cut_by_the_length_limit_says_so(reader, llm):
     await reader.see(reader.done.locator(".note"), "Cut off at the length limit")
 
 
-async def test_answering_again_replaces_the_answer_and_all_after_it(reader, llm, server):
+async def test_answering_again_makes_a_version_and_loses_nothing(reader, llm, server):
     llm.answers("roll a die").say("Four").finish()
     await reader.ask("roll a die")
     await reader.ask("thanks")
     llm.answers("roll a die").say("Six").finish()
+    first = reader.turns.first
+    await first.hover()
+    await reader.press("Answer again", first)
+    await reader.see(reader.answers, ["Six"])
+    await reader.see(first.locator(".reply .versions span"), "2/2")
+    assert await server.history(reader.session()) == [("user", "roll a die"), ("assistant", "Six")]
+    await reader.press("Previous version", first)
+    await reader.see(reader.answers, ["Four", "You said: thanks"])
+    await reader.see(first.locator(".reply .versions span"), "1/2")
+    await reader.refresh()
+    await reader.see(reader.answers, ["Four", "You said: thanks"])
+    await reader.press("Next version", first)
+    await reader.see(reader.answers, ["Six"])
+
+
+async def test_an_answer_that_fails_when_asked_again_leaves_everything_as_it_was(reader, llm, server):
+    reader.expects("429")
+    await reader.ask("keep me")
+    await reader.ask("and me")
+    llm.answers("keep me").refuse(429, "slow down")
     await reader.turns.first.hover()
     await reader.press("Answer again", reader.turns.first)
-    await reader.see(reader.answers, ["Six"])
-    await reader.see(reader.done, count=1)
-    assert await server.history(reader.session()) == [("user", "roll a die"), ("assistant", "Six")]
+    await reader.see_part(reader.failure, "Too many requests.")
+    await reader.press("Back to the previous answer")
+    await reader.see(reader.answers, ["You said: keep me", "You said: and me"])
+    assert len(await server.history(reader.session())) == 4
 
 
-async def test_editing_goes_on_from_the_edited_message(reader, server):
-    await reader.ask("one")
-    await reader.ask("two")
-    await reader.ask("three")
+async def test_editing_goes_on_from_the_edited_message_and_keeps_the_other(reader, server):
+    for text in ("one", "two", "three"):
+        await reader.ask(text)
     await reader.type("a draft that must survive")
     await reader.turns.nth(1).hover()
     await reader.press("Edit", reader.turns.nth(1))
@@ -162,12 +193,14 @@ async def test_editing_goes_on_from_the_edited_message(reader, server):
     await reader.send("two, but better")
     await reader.see(reader.answers, ["You said: one", "You said: two, but better"])
     await reader.see_value(reader.box, "a draft that must survive")
-    assert await server.history(reader.session()) == [
-        ("user", "one"),
-        ("assistant", "You said: one"),
-        ("user", "two, but better"),
-        ("assistant", "You said: two, but better"),
+    assert [text for role, text in await server.history(reader.session()) if role == "user"] == [
+        "one",
+        "two, but better",
     ]
+    versions = reader.turns.nth(1).locator(".user .versions")
+    await reader.see(versions.locator("span"), "2/2")
+    await reader.press("Previous version", versions)
+    await reader.see(reader.questions, ["one", "two", "three"])
 
 
 async def test_escape_leaves_an_edit_and_changes_nothing(reader, server):
@@ -180,17 +213,37 @@ async def test_escape_leaves_an_edit_and_changes_nothing(reader, server):
     assert (await server.history(reader.session()))[0] == ("user", "stay")
 
 
-async def test_a_message_typed_while_an_answer_runs_waits_in_the_box(reader, llm):
+async def test_a_question_asked_while_an_answer_runs_waits_and_is_sent_when_it_ends(reader, llm):
     answer = llm.answers("first please").say("Well")
     await reader.send("first please")
     await reader.see(reader.answers, "Well")
     await reader.send("and then this")
-    await reader.see(reader.hint, "Wait for the answer to end, or stop it.")
-    await reader.see_value(reader.box, "and then this")
+    await reader.send("and this last")
+    queued = reader.page.locator(".queued p")
+    await reader.see(queued, ["and then this", "and this last"])
+    await reader.see_value(reader.box, "")
+    await reader.refresh()
+    await reader.see(queued, ["and then this", "and this last"])
     answer.finish()
-    await reader.see(reader.done, count=1)
-    await reader.box.press("Enter")
-    await reader.see(reader.answers, ["Well", "You said: and then this"])
+    await reader.see(reader.done, count=3)
+    await reader.see(reader.answers, ["Well", "You said: and then this", "You said: and this last"])
+    await reader.see(queued, count=0)
+
+
+async def test_a_question_that_waits_can_be_sent_now_changed_or_taken_back(reader, llm):
+    answer = llm.answers("a very long story").say("Once")
+    await reader.send("a very long story")
+    await reader.see(reader.answers, "Once")
+    for text in ("one", "two", "three"):
+        await reader.send(text)
+    queued = reader.page.locator(".queued")
+    await reader.press("Delete", queued.nth(0))
+    await reader.press("Edit", queued.nth(0))
+    await reader.see_value(reader.box, "two")
+    await reader.press("Stop and send now", queued.nth(0))
+    await answer.left.wait()
+    await reader.see(reader.answers, ["Once", "You said: three"])
+    await reader.see_value(reader.box, "two")
 
 
 async def test_a_draft_survives_a_refresh_and_belongs_to_its_conversation(reader):
@@ -226,15 +279,15 @@ async def test_question_answer_and_code_are_copied_as_they_were_written(open_pag
     await reader.ask("some `code`?")
     pasted = "navigator.clipboard.readText()"
     await reader.press("Copy", reader.page.locator(".user"))
-    await reader.see(reader.page.locator(".user .act").first, "Copied")
+    await reader.see(reader.page.locator(".user").get_by_role("button", name="Copied"))
     assert await reader.page.evaluate(pasted) == "some `code`?"
     await reader.press("Copy", reader.page.locator(".reply > .acts"))
-    await reader.see(reader.page.locator(".reply > .acts .act").first, "Copied")
+    await reader.see(reader.page.locator(".reply > .acts").get_by_role("button", name="Copied"))
     assert await reader.page.evaluate(pasted) == source
     await reader.press("Copy", reader.page.locator(".code"))
-    await reader.see(reader.page.locator(".code .act"), "Copied")
+    await reader.see(reader.page.locator(".code").get_by_role("button", name="Copied"))
     assert await reader.page.evaluate(pasted) == "if x:\n    y()"
-    await reader.see(reader.page.locator(".code .act"), "Copy")
+    await reader.see(reader.page.locator(".code").get_by_role("button", name="Copy"))
 
 
 async def test_copying_works_where_there_is_no_clipboard_api(open_page):
@@ -245,7 +298,7 @@ async def test_copying_works_where_there_is_no_clipboard_api(open_page):
     await reader.refresh()
     await reader.ask("copy me")
     await reader.press("Copy", reader.page.locator(".user"))
-    await reader.see(reader.page.locator(".user .act").first, "Copied")
+    await reader.see(reader.page.locator(".user").get_by_role("button", name="Copied"))
     assert await reader.page.evaluate("navigator.clipboard.readText()") == "copy me"
 
 

@@ -64,7 +64,7 @@ async def test_a_message_that_the_server_does_not_take_is_said_to_be_too_long(op
     reader = await open_page(server.url)
     reader.expects("413")
     await reader.send("x" * 3000)
-    await reader.see_part(reader.failure, "This message is too long. Make it shorter.")
+    await reader.see_part(reader.failure, "This message is too long. Make it shorter, or add fewer files.")
 
 
 async def test_a_busy_server_says_so(open_page, own_server, llm):
@@ -190,7 +190,7 @@ async def test_a_proxy_between_speaks_html_and_is_understood(open_page):
 
     await reader.page.route("**/api/chat/stream", interfere)
     await reader.send("through a proxy")
-    await reader.see_part(reader.failure, "Something went wrong. Try again.")
+    await reader.see_part(reader.failure, "This message is too long.")
     await reader.press("Try again")
     await reader.see(reader.answers, "You said: through a proxy")
 

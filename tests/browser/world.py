@@ -38,8 +38,13 @@ class Answer:
             self._steps.put_nowait(("say", piece))
         return self
 
-    def finish(self, reason: str = "stop") -> Answer:
-        self._steps.put_nowait(("finish", reason))
+    def delta(self, **fields: object) -> Answer:
+        """Anything else that a model streams: reasoning_content, refusal, tool_calls."""
+        self._steps.put_nowait(("delta", fields))
+        return self
+
+    def finish(self, reason: str = "stop", usage: dict[str, object] | None = None) -> Answer:
+        self._steps.put_nowait(("finish", reason, usage))
         return self
 
     def refuse(
@@ -67,17 +72,21 @@ class Answer:
                     return response
                 if kind == "say":
                     await response.write(chunk({"content": details[0]}))
+                if kind == "delta":
+                    await response.write(chunk(details[0]))
                 if kind == "finish":
-                    await response.write(chunk({}, details[0]) + b"data: [DONE]\n\n")
+                    reason, usage = details
+                    await response.write(chunk({}, reason, usage) + b"data: [DONE]\n\n")
                     return response
         except (asyncio.CancelledError, ConnectionError):
             self.left.set()
             raise
 
 
-def chunk(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+def chunk(delta: dict, finish_reason: str | None = None, usage: dict | None = None) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
     frame = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    frame |= {"usage": usage} if usage else {}
     return f"data: {json.dumps(frame)}\n\n".encode()
 
 
@@ -86,6 +95,7 @@ class ScriptedLLM:
 
     def __init__(self) -> None:
         self.asked: list[list[dict[str, str]]] = []
+        self.bodies: list[dict[str, object]] = []
         self._answers: defaultdict[str, deque[Answer]] = defaultdict(deque)
         app = web.Application(client_max_size=2**24)
         app.router.add_post("/v1/chat/completions", self._complete)
@@ -111,12 +121,14 @@ class ScriptedLLM:
         await self._runner.cleanup()
 
     async def _models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": "m", "object": "model"}]})
+        return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in ("m", "large-model")]})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         messages = body["messages"]
-        question = messages[-1]["content"]
+        content = messages[-1]["content"]
+        question = content if isinstance(content, str) else content[-1].get("text", "")
+        self.bodies.append(body)
         self.asked.append(messages)
         if not body.get("stream"):
             message = {"role": "assistant", "content": f"You said: {question}"}

@@ -12,6 +12,8 @@ const TOO_LONG = 4 * LONG;  // and longer than this, wherever it is
 const DEFINITION = /^ {0,3}\[[^\]\n]+\]:/m;
 
 export class Writer {
+	static spent = 0;  // milliseconds, in this turn of the event loop
+
 	// `wrote` is called after each change.
 	constructor(root, wrote = () => {}) {
 		Object.assign(this, { root, wrote, queue: '', ended: false, frame: 0, resting: 0, references: {} });
@@ -28,7 +30,16 @@ export class Writer {
 		this.schedule();
 	}
 
-	// All at once: for what is known to be short.
+	// A text that is there whole. What is short is read at once, as long as that keeps nobody waiting, so that a page of
+	// history stands still when it is put in.
+	load(text) {
+		if (text.length > SLICE || !parse('') || Writer.spent > 30) return this.push(text, true);
+		const start = performance.now();
+		this.finish(text);
+		if (!Writer.spent) setTimeout(() => { Writer.spent = 0; });
+		Writer.spent += performance.now() - start;
+	}
+
 	finish(text) {
 		this.push(text, true);
 		if (!parse('')) return;
