@@ -55,6 +55,7 @@ class FailedReply:
     context_messages = length = 0
     finish_reason: str | None = None
     usage: str | None = None
+    first_token_ms: int | None = None
     turn: Turn | None = None
 
     def __init__(self, row: Background) -> None:

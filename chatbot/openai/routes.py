@@ -31,7 +31,7 @@ from chatbot.storage.database import when_unlocked
 from chatbot.storage.store import Store
 from chatbot.web.answers import json_response
 from chatbot.web.bodies import parse_json, read_body
-from chatbot.web.logs import SESSION_ID
+from chatbot.web.logs import REPLY, SESSION_ID
 from chatbot.web.streaming import StreamListener, until_ended
 
 Answer = web.StreamResponse
@@ -75,6 +75,7 @@ class OpenAIDoor:
         body = parse_json(await read_body(request))
         asked = read_response_request(body, self._conversations.find_item)
         source, is_known = await when_unlocked(lambda: self._begin(request, asked, body))
+        request[REPLY] = source
         headers = {"Idempotent-Replayed": "true"} if is_known else {}
         record = _record_of(source)
         if asked.stream:
@@ -166,7 +167,7 @@ class OpenAIDoor:
     async def retrieve(self, request: web.Request) -> Answer:
         """Handle "GET /v1/responses/{response_id}": as far as it has come, or its events."""
         source, record = self._find(request.match_info["response_id"])
-        request[SESSION_ID] = source.session_id
+        request[SESSION_ID], request[REPLY] = source.session_id, source
         if request.query.get("stream") != "true":
             return json_response(record.of_source(source))
         after = request.query.get("starting_after", "-1")
@@ -177,6 +178,7 @@ class OpenAIDoor:
     async def cancel(self, request: web.Request) -> Answer:
         """Handle "POST /v1/responses/{response_id}/cancel": stops it right here, if it still runs."""
         source, record = self._find(request.match_info["response_id"])
+        request[REPLY] = source
         source.stop()
         await until_ended(source)
         return json_response(record.of_source(source))

@@ -25,15 +25,22 @@ ASKED: list[dict[str, Any]] = [
         "metadata": {"a": "b"},
         "reasoning": {"effort": "low", "summary": "auto"},
         "temperature": 0.5,
-        "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True}},
+        "text": {
+            "format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True}
+        },
         "tool_choice": {"type": "function", "name": "f"},
         "tools": [{"type": "function", "name": "f", "parameters": {}, "strict": True, "description": None}],
     },
 ]
-FIELDS = """id object created_at completed_at status incomplete_details model previous_response_id instructions
-output error tools tool_choice truncation parallel_tool_calls text top_p presence_penalty frequency_penalty
-top_logprobs temperature reasoning usage max_output_tokens max_tool_calls store background service_tier metadata
-safety_identifier prompt_cache_key""".split()
+FIELDS = (
+    *("id", "object", "created_at", "completed_at", "status"),
+    *("incomplete_details", "model", "previous_response_id", "instructions", "output"),
+    *("error", "tools", "tool_choice", "truncation", "parallel_tool_calls"),
+    *("text", "top_p", "presence_penalty", "frequency_penalty", "top_logprobs"),
+    *("temperature", "reasoning", "usage", "max_output_tokens", "max_tool_calls"),
+    *("store", "background", "service_tier", "metadata", "safety_identifier"),
+    *("prompt_cache_key",),
+)
 """What the Open Responses specification requires of a response."""
 
 
