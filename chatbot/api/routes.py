@@ -28,7 +28,7 @@ from chatbot.storage.database import when_unlocked
 from chatbot.storage.store import Store
 from chatbot.web.answers import json_response
 from chatbot.web.backpressure import MAX_UNSENT, PiecesResponse
-from chatbot.web.logs import SESSION_ID
+from chatbot.web.logs import REPLY, SESSION_ID
 from chatbot.web.streaming import StreamListener, until_ended
 
 Answer = web.StreamResponse
@@ -56,22 +56,13 @@ class Api:
         self._messages = MessageWriter(store)
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        """Registers the API's routes; openapi.py describes them."""
-        session = "/api/sessions/{session_id}"
-        message = session + "/messages/{message_id}"
-        router.add_post("/api/sessions", self.create_session)
-        router.add_get(session, self.get_session)
-        router.add_patch(session, self.patch_session)
-        router.add_delete(session, self.delete_session)
-        router.add_get(session + "/context", self.get_context)
-        router.add_get(session + "/messages", self.list_messages)
-        router.add_get(message, self.get_message)
-        router.add_delete(message, self.rewind)
-        router.add_get(message + "/stream", self.resume, allow_head=False)
-        router.add_post(message + "/cancel", self.cancel)
-        router.add_post("/api/chat", self.chat)
-        router.add_post("/api/chat/stream", self.chat_stream)
-        router.add_get("/api/openapi.json", self.get_openapi)
+        """Registers the routes that openapi.py lists."""
+        for operation in openapi.OPERATIONS:
+            handler = getattr(self, operation.id, None)
+            if handler and operation.method == "GET":
+                router.add_get(operation.path, handler, allow_head=operation.answer != "Event")
+            elif handler:
+                router.add_route(operation.method, operation.path, handler)
 
     def _open(self, request: web.Request) -> Session:
         """The session that the path names, kept alive by the request."""
@@ -96,7 +87,9 @@ class Api:
 
     async def patch_session(self, request: web.Request) -> Answer:
         """Handle "PATCH /api/sessions/{session_id}": metadata, branch, system prompt."""
-        changes = await requests.read_changes(request)
+        changes = await requests.read_object(request, schemas.CHANGES)
+        if not changes:
+            raise requests.refused("One of metadata, current and system_prompt must be there.", "metadata")
         metadata = requests.metadata_text(changes["metadata"]) if "metadata" in changes else None
         session_id = self._open(request).session_id
         await when_unlocked(lambda: self._change(session_id, changes, metadata))
@@ -129,20 +122,19 @@ class Api:
         reply = self._registry.running(session_id)
         value = responses.session_object(session, self._sessions.timeout_ms)
         value["message_count"] = self._store.count_messages(session_id, session.current)
-        value["active_reply"] = responses.active_object(reply) if reply else None
+        value["active_reply"] = responses.active_object(self._store, session, reply) if reply else None
         return json_response(value)
 
     # History
 
     async def list_messages(self, request: web.Request) -> Answer:
         """Handle "GET /api/sessions/{session_id}/messages": one page of history, oldest first."""
-        asked = requests.read_page(request)
+        limit, before, after = requests.read_page(request)
+        omit = requests.read_omit(request)
         session = self._open(request)
-        size_of = responses.shown_length if asked.omit else len
-        page = read_page(
-            self._store, session, asked.limit, before=asked.before, after=asked.after, size_of=size_of
-        )
-        return _written(self._messages.page(session.session_id, page, omit=asked.omit))
+        size_of = responses.shown_length if omit else len
+        page = read_page(self._store, session, limit, before=before, after=after, size_of=size_of)
+        return _written(self._messages.page(session.session_id, page, omit=omit))
 
     async def get_message(self, request: web.Request) -> Answer:
         """Handle "GET /api/sessions/{session_id}/messages/{message_id}": one message."""
@@ -168,6 +160,7 @@ class Api:
         """Handle "POST /api/chat": the reply in one piece."""
         asked = await requests.read_chat(request)
         source, headers = self._ask(request, asked)
+        request[REPLY] = source
         await until_ended(source)
         if source.context_messages:
             headers["X-Context-Messages"] = str(source.context_messages)
@@ -189,6 +182,7 @@ class Api:
     async def cancel(self, request: web.Request) -> Answer:
         """Handle "POST /api/sessions/{session_id}/messages/{message_id}/cancel": stops a reply right here."""
         source = self._registry.find(self._open(request).session_id, request.match_info["message_id"])
+        request[REPLY] = source
         source.stop()
         await until_ended(source)
         if source.error and source.error.code == "reply_cancelled":
@@ -235,6 +229,7 @@ class Api:
         """Sends a reply from character `after` on; an error before its first event is a status."""
         listener = StreamListener(source, after, Events(), self._config.stream_heartbeat_seconds)
         source.join(listener)
+        request[REPLY] = source
         try:
             await listener.begin()
             if source.error and not source.length:

@@ -37,6 +37,7 @@ class ReplySource(Protocol):
     error: ChatError | None
     finish_reason: str | None
     usage: str | None
+    first_token_ms: int | None
 
     @property
     def model(self) -> str:

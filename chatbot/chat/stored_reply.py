@@ -58,6 +58,7 @@ class StoredReply:
         self.model = turn.model or ""
         self.finish_reason = turn.finish_reason
         self.usage = turn.token_usage
+        self.first_token_ms = turn.first_token_ms
         self.request_hash = turn.request_hash
         self._seq = turn.seq
         self._cache = cache

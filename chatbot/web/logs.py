@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from chatbot.chat.reply_source import ReplySource
 from chatbot.ids import new_id
 
 access_log = logging.getLogger("chatbot.access")
@@ -18,8 +19,8 @@ REQUEST_ID = web.RequestKey("request_id", str)
 SESSION_ID = web.RequestKey("session_id", str)
 """The session that a request turned out to be about; becomes X-Session-ID."""
 
-LOG_FIELDS = web.RequestKey("log_fields", dict[str, Any])
-"""What a handler has to say in the line of its request: of a chat the model, times, tokens, its end."""
+REPLY = web.RequestKey("reply", ReplySource)
+"""The reply that a request is about: its line says what came of it."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _PLAIN = re.compile(r"[^\s\"=]+")
@@ -44,6 +45,20 @@ def route_of(request: web.Request) -> str:
     return resource.canonical if resource else "-"
 
 
+def _of_reply(source: ReplySource | None) -> dict[str, Any]:
+    """Which model answered, how fast, how much, and how it ended."""
+    if source is None:
+        return {}
+    usage = json.loads(source.usage) if source.usage else {}
+    return {
+        "model": source.model[:100] or None,
+        "first_token_ms": source.first_token_ms,
+        "input_tokens": usage.get("prompt_tokens"),
+        "output_tokens": usage.get("completion_tokens"),
+        "end": source.error.code if source.error else source.finish_reason,
+    }
+
+
 def log_request(request: web.Request, route: str, status: int, seconds: float) -> None:
     """Writes the line of a request that has ended."""
     if not access_log.isEnabledFor(logging.INFO):
@@ -51,7 +66,8 @@ def log_request(request: web.Request, route: str, status: int, seconds: float) -
     fields: dict[str, Any] = {}
     if session_id := request.get(SESSION_ID):
         fields["session"] = session_id[:8]
-    fields |= {name: value for name, value in request.get(LOG_FIELDS, {}).items() if value is not None}
+    about = _of_reply(request.pop(REPLY, None))  # and the request, which a cycle may keep, lets go of it
+    fields |= {name: value for name, value in about.items() if value is not None}
     milliseconds, label = round(seconds * 1000, 1), request_id(request)
     extra = {
         "fields": {
