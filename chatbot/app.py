@@ -53,7 +53,7 @@ def create_app(
         ).add_routes(app.router)
         OpenAIDoor(config, store, registry, sessions, llm, now).add_routes(app.router)
         Health(store=store, registry=registry, llm=llm).add_routes(app.router)
-        watch_parts(metrics, store, registry, room or Room())
+        watch_parts(metrics, store, registry, sessions, room or Room())
         store.fail_all_background(as_json(shutting_down().to_object()["error"]), int(now() * 1000))
         tasks = [
             asyncio.create_task(forever)
@@ -82,7 +82,9 @@ def create_app(
     return app
 
 
-def watch_parts(metrics: Metrics, store: Store, registry: ReplyRegistry, room: Room) -> None:
+def watch_parts(
+    metrics: Metrics, store: Store, registry: ReplyRegistry, sessions: Sessions, room: Room
+) -> None:
     """Shows in the metrics what the parts hold."""
     for name, wants, read in (
         ("chatbot_replies_running", "Replies that run.", lambda: len(registry)),
@@ -93,6 +95,8 @@ def watch_parts(metrics: Metrics, store: Store, registry: ReplyRegistry, room: R
         ("chatbot_clients_stalled", "Clients that do not read what waits for them.", lambda: room.stalled),
         ("chatbot_clients_dropped_total", "Clients that read nothing for 30 s.", lambda: room.dropped),
         ("chatbot_sessions", "Sessions that are kept.", lambda: store.sessions),
+        ("chatbot_sessions_expired_total", "Sessions deleted since they were idle.", lambda: sessions.expired),
+        ("chatbot_database_free_bytes", "What the limit and the disk leave.", lambda: store.free_bytes),
         ("chatbot_database_used_bytes", "What of the database is in use.", lambda: store.used_bytes),
         ("chatbot_database_wal_bytes", "The size of the write-ahead log.", lambda: store.wal_bytes),
     ):

@@ -38,6 +38,8 @@ class Sessions:
         self._store = store
         self._registry = registry
         self._clock = clock
+        self.expired = 0
+        """How many sessions were deleted since they were idle."""
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
@@ -147,7 +149,9 @@ class Sessions:
         looked_at = SWEEP_BATCH
         while looked_at == SWEEP_BATCH:
             now = self._now()
+            before = self._store.sessions
             looked_at = self._store.evict(now, now - self.timeout_ms, SWEEP_BATCH, self._registry)
+            self.expired += before - self._store.sessions
             await asyncio.sleep(0)
 
     async def remove_forever(self) -> None:

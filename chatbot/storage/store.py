@@ -71,13 +71,18 @@ class Store(Tree):
         return self._checkpoints.wal_bytes() if self._checkpoints else 0
 
     @property
+    def free_bytes(self) -> int:
+        """How much may still be written: what the limit leaves, or the disk if that is less."""
+        free = self._max_bytes - self.used_bytes
+        if self._path == ":memory:":
+            return free
+        disk = shutil.disk_usage(os.path.dirname(os.path.realpath(self._path)))
+        return min(free, disk.free - _MIN_DISK)
+
+    @property
     def is_full(self) -> bool:
-        """Whether nothing new can be begun: the database has reached its limit, or the disk has."""
-        if self._path != ":memory:":
-            free = shutil.disk_usage(os.path.dirname(os.path.realpath(self._path))).free
-            if free < _MIN_DISK:
-                return True
-        return self._room <= 0 and self.used_bytes >= self._max_bytes
+        """Whether nothing new can be begun."""
+        return self.free_bytes <= 0
 
     def require_space(self) -> None:
         """Raises ChatError("storage_full") if the database has reached its limit.
