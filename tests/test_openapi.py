@@ -97,7 +97,7 @@ def undocumented(operation_id: str, status: int, body: Any, headers: Any) -> lis
         if media not in content:
             return [*found, f"the type {media} is not described"]
         if media == "application/json":
-            is_ours = operation_id not in ("openapi", "health", "ready")
+            is_ours = operation_id not in ("get_openapi", "health", "ready")
             found += flaws(body, content[media]["schema"], strict=is_ours)
     elif body is not None:
         found.append("a body where none is described")
@@ -144,7 +144,7 @@ def test_the_document_and_the_table_of_errors_agree() -> None:
         schema = response.get("content", {}).get("application/json", {}).get("schema", {})
         if schema.get("$ref") == "#/components/schemas/Error":
             codes = schema["properties"]["error"]["properties"]["code"]["enum"]
-            assert all(f"`{code}`: " in response["description"] for code in codes), status
+            assert response["description"] == ", ".join(codes)
             for code in codes:
                 described.setdefault(code, set()).add(int(status))
     elsewhere = {"conversation_locked"}  # OpenAI's API has it
@@ -164,7 +164,7 @@ def test_every_setting_that_the_document_names_exists() -> None:
         "POST",
     }
     assert named - known == set()
-    assert {"MAX_REQUEST_BYTES", "API_KEYS", "ALLOWED_ORIGINS", "LLM_TIMEOUT_SECONDS"} <= named
+    assert {"MAX_REQUEST_BYTES", "API_KEYS", "ALLOWED_ORIGINS"} <= named
 
 
 # The document and the server
@@ -186,7 +186,7 @@ async def test_the_document_is_served_and_served_again_only_when_it_has_changed(
     assert (status, document) == (200, DOC)
     again = await server.call("GET", "/api/openapi.json", headers={"If-None-Match": headers["ETag"]})
     assert again[:2] == (304, None)
-    assert undocumented("openapi", *again) == []
+    assert undocumented("get_openapi", *again) == []
     other = await server.call("GET", "/api/openapi.json", headers={"If-None-Match": '"another"'})
     assert other[0] == 200
 
@@ -262,14 +262,14 @@ async def test_every_example_of_a_parameter_is_taken(server: Running, operation_
         answered = await request(server, operation_id, ids, body, headers, query)
         assert undocumented(operation_id, *answered) == [], name
         # A place in a reply that is only begun by this very request is the one that cannot be taken.
-        resumes_nothing = operation_id == "chatStream" and name in ("after", "Last-Event-ID")
+        resumes_nothing = operation_id == "chat_stream" and name in ("after", "Last-Event-ID")
         assert answered[0] == 400 if resumes_nothing else answered[0] < 400, (name, answered[:2])
 
 
 async def test_a_request_with_nothing_special_is_answered_as_described(server: Running) -> None:
     for operation_id in OPERATIONS:
         ids = await turn(server)
-        body = {"chat": ids, "chatStream": ids, "patchSession": {"metadata": {}}}.get(operation_id)
+        body = {"chat": ids, "chat_stream": ids, "patch_session": {"metadata": {}}}.get(operation_id)
         if body is ids:
             body = {"session_id": ids["session_id"], "message": "Hi"}
         answered = await request(server, operation_id, ids, body)
@@ -343,7 +343,7 @@ async def rejected(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provok
 @provokes("unauthorized")
 async def no_key(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
     server = await start(api_keys=("k",))
-    return "createSession", await server.call("POST", "/api/sessions")
+    return "create_session", await server.call("POST", "/api/sessions")
 
 
 @provokes("origin_not_allowed")
@@ -363,7 +363,7 @@ async def no_session(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Prov
 async def no_message(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
     server = await start()
     path = f"/api/sessions/{await server.session()}/messages/{MISSING}"
-    return "getMessage", await server.call("GET", path)
+    return "get_message", await server.call("GET", path)
 
 
 @provokes("session_busy")
@@ -389,7 +389,7 @@ async def cancelled(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provo
     _, state, _ = await server.call("GET", f"/api/sessions/{session_id}")
     path = f"/api/sessions/{session_id}/messages/{state['active_reply']['message_id']}/cancel"
     answered = await server.call("POST", path)
-    assert undocumented("cancelReply", *answered) == []
+    assert undocumented("cancel", *answered) == []
     assert answered[0] == 204
     return "chat", await task
 
@@ -423,7 +423,7 @@ async def bug(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
         raise ValueError("the inside")
 
     server.store.require_space = crash  # type: ignore[method-assign]
-    operation_id, answered = "createSession", await server.call("POST", "/api/sessions")
+    operation_id, answered = "create_session", await server.call("POST", "/api/sessions")
     assert "inside" not in json.dumps(answered[1])
     return operation_id, answered
 
@@ -450,7 +450,7 @@ async def overloaded(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Prov
 @provokes("storage_full")
 async def full(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
     server = await start(max_database_mb=0)
-    return "createSession", await server.call("POST", "/api/sessions")
+    return "create_session", await server.call("POST", "/api/sessions")
 
 
 @provokes("shutting_down")
@@ -514,8 +514,8 @@ async def test_what_is_not_in_the_document_is_answered_as_it_says(
 async def test_a_reply_in_one_piece_and_its_message_are_the_same(server: Running, llm: ScriptedLLM) -> None:
     llm.play(answer(body=completion("One.")))
     ids = await turn(server)
-    _, message, _ = await request(server, "getMessage", ids)
-    _, cancelled_late, _ = await request(server, "cancelReply", ids)
+    _, message, _ = await request(server, "get_message", ids)
+    _, cancelled_late, _ = await request(server, "cancel", ids)
     assert message == cancelled_late
     assert message["content"] == "One."
 

@@ -1,4 +1,4 @@
-"""Makes openapi.json from a table of operations, the schemas that check requests, and the table of errors."""
+"""Makes openapi.json from a table of operations, the schemas that check requests, and the errors."""
 
 from __future__ import annotations
 
@@ -8,65 +8,31 @@ from typing import Any, NamedTuple
 
 from chatbot import __version__
 from chatbot.api import schemas
-from chatbot.api.schemas import ID, MESSAGE_ID, SESSION_ID, STRING, Schema
+from chatbot.api.schemas import COUNT, FROM_ONE, ID, MESSAGE_ID, NULL, SESSION_ID, STRING, Schema, any_of, ref
 from chatbot.errors import ERRORS
 from chatbot.records import dumps
 
 Object = dict[str, Any]
 
 _DESCRIPTION = """\
-Make a session, then `POST /api/chat` or `POST /api/chat/stream` with its id. The server keeps the history and
-sends the LLM as much of it as fits.
+Make a session, then `POST /api/chat` or `POST /api/chat/stream` with its id: the server keeps the history.
 
 - A body is JSON in UTF-8, whatever its Content-Type, of at most `MAX_REQUEST_BYTES`; `null` counts as absent.
 - Times are RFC 3339 in UTC, ids are UUIDs. A session's id is the capability to its conversation.
-- Every error has the shape `Error`. What is not in this document is answered as `NotFound` and
-  `MethodNotAllowed` say. Each GET but that of a stream answers HEAD too.
-- With `API_KEYS` set, every operation with a security requirement wants one of them. A request that bears
-  `Origin` is served if that is in `ALLOWED_ORIGINS`, or is the server's own at an IP address or `localhost`.
+- What is not in this document is answered as `NotFound` and `MethodNotAllowed` say. GET answers HEAD too.
+- With `API_KEYS` set, operations with a security requirement want one of them. A request with an `Origin` is
+  served if that is in `ALLOWED_ORIGINS`, or is the server's own at an IP address or `localhost`.
 - A conversation is a tree of turns: `replace` asks again beside what was said, `versions` names what stands
   beside a message, and PATCH `current` goes to another branch.
-- A reply belongs to its session and not to the request: if a client leaves, it goes on for
-  `DISCONNECT_GRACE_SECONDS`, and can be resumed, retried or cancelled.
+- If a client leaves, its reply goes on for `DISCONNECT_GRACE_SECONDS`, and can be resumed or cancelled.
 - The same conversations are served under `/v1` through OpenAI's API, which its own documents describe."""
-
-_MEANINGS = {
-    "invalid_json": "The body is no JSON, or not UTF-8, or nested too deeply.",
-    "invalid_request": "A field, header or query parameter is wrong; `param` names it.",
-    "context_too_long": "The message alone does not fit the LLM's context.",
-    "llm_rejected": "The LLM refused the request; its own words are passed on.",
-    "unauthorized": "The server has `API_KEYS`, and none of them was given.",
-    "origin_not_allowed": "A page of another site asked.",
-    "not_found": "The path is not in this document.",
-    "session_not_found": "Never was, deleted, or expired: the same answer.",
-    "message_not_found": "The session has no such message.",
-    "method_not_allowed": "The method is not in this document.",
-    "session_busy": "One reply at a time; the running one is named beside the code.",
-    "reply_cancelled": "Cancelled before there was anything to store.",
-    "request_too_large": "The body is over `MAX_REQUEST_BYTES`.",
-    "idempotency_key_reused": "A key stands for one request.",
-    "headers_too_large": "The headers are over 32 KiB.",
-    "llm_rate_limited": "The LLM's own limit, with its `Retry-After` if it gave one.",
-    "internal_error": "A bug in this server; its log has more.",
-    "llm_error": "The LLM failed, refused the credentials, or made no sense.",
-    "llm_unavailable": "The LLM cannot be reached, or says that it is loading or overloaded.",
-    "overloaded": "`MAX_ACTIVE_REPLIES` are running, or too much else at once.",
-    "storage_full": "`MAX_DATABASE_MB` is reached, or the disk is full; reading and deleting still work.",
-    "shutting_down": "The server is about to end.",
-    "llm_timeout": "The LLM was silent for `LLM_TIMEOUT_SECONDS`.",
-}
-_EVERYWHERE = {"origin_not_allowed", "overloaded", "internal_error"}
-_WITH_BODY = {"invalid_json", "invalid_request", "request_too_large"}
-_REPLY = {"context_too_long", "message_not_found", "reply_cancelled", "storage_full", "shutting_down"}
-_REPLY |= {code for code in ERRORS if code.startswith("llm_")}
-_ASKING = _REPLY | {"session_not_found", "session_busy", "idempotency_key_reused"}
-
-_REPLY_HEADERS = ("X-Message-ID", "X-Context-Messages")
-_STREAM_HEADERS = (*_REPLY_HEADERS, "Content-Location", "Cache-Control", "X-Accel-Buffering")
 
 
 class Operation(NamedTuple):
-    """A route: what it takes, what it answers (a schema's name), and the codes of what can go wrong."""
+    """A route: its handler's name, what it takes and answers (a schema's name), and which errors it has.
+
+    `errors` are codes besides those that follow from the rest; `asks` the LLM: it has the LLM's too.
+    """
 
     id: str
     route: str
@@ -76,50 +42,58 @@ class Operation(NamedTuple):
     body: str = ""
     parameters: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
-    errors: frozenset[str] | set[str] = frozenset()
-    or_status: int | None = None
-    media: str = "application/json"
+    errors: tuple[str, ...] = ()
+    asks: bool = False
     is_open: bool = False
+
+    @property
+    def method(self) -> str:
+        """Its method in capitals."""
+        return self.route.partition(" ")[0]
+
+    @property
+    def path(self) -> str:
+        """Its path, with names in braces."""
+        return self.route.partition(" ")[2]
 
 
 _SESSION = "/api/sessions/{session_id}"
 _MESSAGE = f"{_SESSION}/messages/{{message_id}}"
-_EVENTS = "text/event-stream"
+_REPLY = ("X-Message-ID", "X-Context-Messages")
+_STREAM = (*_REPLY, "Content-Location", "Cache-Control", "X-Accel-Buffering")
+_ASKING = ("session_not_found", "message_not_found", "session_busy", "idempotency_key_reused")
 OPERATIONS = (
-    Operation("createSession", "POST /api/sessions", "Make a session", "Session", 201, "NewSession",
-              headers=("Location",), errors={"storage_full", "shutting_down"}),
-    Operation("getSession", f"GET {_SESSION}", "The session and its running reply", "SessionState"),
-    Operation("patchSession", f"PATCH {_SESSION}", "Change the metadata, the branch, the system prompt",
-              "SessionState", body="SessionChanges", errors={"message_not_found", "storage_full"}),
-    Operation("deleteSession", f"DELETE {_SESSION}", "Delete the conversation", status=204),
-    Operation("getContext", f"GET {_SESSION}/context", "What the next question is sent, and why", "Context"),
-    Operation("listMessages", f"GET {_SESSION}/messages", "A page of the current path, oldest first", "Page",
-              parameters=("limit", "before", "after-message", "parts"),
-              errors={"invalid_request", "message_not_found"}),
-    Operation("getMessage", f"GET {_MESSAGE}", "One message", "Message", parameters=("parts",),
-              errors={"invalid_request", "message_not_found"}),
-    Operation("rewind", f"DELETE {_MESSAGE}", "Delete a message's turn and all that follow", "Rewound",
-              errors={"message_not_found"}),
-    Operation("resumeStream", f"GET {_MESSAGE}/stream", "Listen to a reply from a character on", "Event",
-              parameters=("Last-Event-ID", "after"), headers=_STREAM_HEADERS, media=_EVENTS,
-              errors=_REPLY | {"invalid_request"}),
-    Operation("cancelReply", f"POST {_MESSAGE}/cancel", "Stop a reply where it is", "Message", or_status=204,
-              headers=("X-Message-ID",), errors=_REPLY),
-    Operation("chat", "POST /api/chat", "Say something, and get the reply in one piece", "Message",
-              body="Chat", parameters=("Idempotency-Key", "X-Session-ID"), errors=_ASKING,
-              headers=(*_REPLY_HEADERS, "Idempotent-Replayed")),
-    Operation("chatStream", "POST /api/chat/stream", "Say something, and listen to the reply", "Event",
+    Operation("create_session", "POST /api/sessions", "Make a session", "Session", 201, "NewSession",
+              headers=("X-Session-ID", "Location"), errors=("shutting_down",)),
+    Operation("get_session", f"GET {_SESSION}", "The session and its running reply", "SessionState"),
+    Operation("patch_session", f"PATCH {_SESSION}", "Change the metadata, the branch, the system prompt",
+              "SessionState", body="SessionChanges", errors=("message_not_found",)),
+    Operation("delete_session", f"DELETE {_SESSION}", "Delete the conversation", status=204),
+    Operation("get_context", f"GET {_SESSION}/context", "What the next question is sent, and why", "Context"),
+    Operation("list_messages", f"GET {_SESSION}/messages", "A page of the current path, oldest first", "Page",
+              parameters=("limit", "before", "after-message", "parts"), errors=("message_not_found",)),
+    Operation("get_message", f"GET {_MESSAGE}", "One message", "Message", parameters=("parts",)),
+    Operation("rewind", f"DELETE {_MESSAGE}", "Delete a message's turn and all that follow", "Rewound"),
+    Operation("resume", f"GET {_MESSAGE}/stream", "Listen to a reply from a character on", "Event",
+              parameters=("Last-Event-ID", "after"), headers=_STREAM, asks=True),
+    Operation("cancel", f"POST {_MESSAGE}/cancel", "Stop a reply where it is", "Message",
+              headers=("X-Message-ID",), asks=True),
+    Operation("chat", "POST /api/chat", "Say something, and get the whole reply", "Message", body="Chat",
+              parameters=("Idempotency-Key", "X-Session-ID"), errors=_ASKING, asks=True,
+              headers=("X-Session-ID", *_REPLY, "Idempotent-Replayed")),
+    Operation("chat_stream", "POST /api/chat/stream", "Say something, and listen to the reply", "Event",
               body="Chat", parameters=("Idempotency-Key", "X-Session-ID", "Last-Event-ID", "after"),
-              headers=(*_STREAM_HEADERS, "Idempotent-Replayed"), errors=_ASKING, media=_EVENTS),
+              headers=("X-Session-ID", *_STREAM, "Idempotent-Replayed"), errors=_ASKING, asks=True),
+    Operation("get_openapi", "GET /api/openapi.json", "This document", "Document",
+              parameters=("If-None-Match",), headers=("ETag",), is_open=True),
     Operation("health", "GET /api/health", "The process lives", "Health", is_open=True),
-    Operation("ready", "GET /api/health/ready", "A chat would work now", "Health", or_status=503,
-              is_open=True),
-    Operation("openapi", "GET /api/openapi.json", "This document", "Document", parameters=("If-None-Match",),
-              headers=("ETag",), or_status=304, is_open=True),
-    Operation("metrics", "GET /metrics", "Figures for Prometheus", "Text", media="text/plain"),
+    Operation("ready", "GET /api/health/ready", "A chat would work now", "Health", is_open=True),
+    Operation("metrics", "GET /metrics", "Figures for Prometheus", "Text"),
 )  # fmt: skip
+_MEDIA = {"Event": "text/event-stream", "Text": "text/plain"}
+_OR_ELSE = {"cancel": 204, "get_openapi": 304}
+"""What else is a success, with no body."""
 
-_OFFSET = {"type": "integer", "minimum": 0, "maximum": 999_999_999}
 _PARAMETERS: dict[str, tuple[str, str, Schema, Any]] = {
     # name: where it stands, what it says, its schema, an example
     "session_id": ("path", "The session.", ID, SESSION_ID),
@@ -130,28 +104,23 @@ _PARAMETERS: dict[str, tuple[str, str, Schema, Any]] = {
                         {"type": "string", "pattern": "^[ -~]{1,255}$"}, "7d3c8f02-retry-me"),
     "Last-Event-ID": ("header", "How many characters the client has: the `id` of its last event. With POST "
                       "it is for a retry.", {"type": "string", "pattern": "^[0-9]{1,9}$"}, "5"),
-    "after": ("query", "As `Last-Event-ID`, which wins.", _OFFSET, 5),
-    "limit": ("query", "How many messages.", {"type": "integer", "minimum": 1, "maximum": 1000}, 20),
+    "after": ("query", "As `Last-Event-ID`, which wins.", COUNT | {"maximum": 999_999_999}, 5),
+    "limit": ("query", "How many messages, at most.", FROM_ONE | {"maximum": 1000}, 20),
     "before": ("query", "The page that ends before this message; excludes `after`.", ID, MESSAGE_ID),
     "after-message": ("query", "The page that begins after this message, or at the start.",
-                      {"anyOf": [ID, {"const": "start"}]}, "start"),
+                      any_of(ID, {"const": "start"}), "start"),
     "parts": ("query", "Leaves out what pictures, sound and files hold.", {"enum": ["omit"]}, "omit"),
     "If-None-Match": ("header", "An `ETag` seen before.", STRING, '"9f86d081884c7d65"'),
 }  # fmt: skip
-_URI: Schema = {"type": "string", "format": "uri-reference"}
 _HEADERS: dict[str, tuple[str, Schema, bool]] = {
     # name: what it says, its schema, whether it is always there
     "X-Request-ID": ("The request's own, if it can be trusted in a log, else a new one.", STRING, True),
     "X-Session-ID": ("The session that the request was about.", ID, True),
     "X-Message-ID": ("The reply's id.", ID, True),
-    "X-Context-Messages": (
-        "How many messages the LLM was sent, once that is known.",
-        schemas.FROM_ONE,
-        False,
-    ),
+    "X-Context-Messages": ("How many messages the LLM was sent, once that is known.", FROM_ONE, False),
     "Idempotent-Replayed": ("The key was known, and the LLM not asked again.", {"const": "true"}, False),
-    "Content-Location": ("Where to resume this stream.", _URI, True),
-    "Location": ("The session's path.", _URI, True),
+    "Content-Location": ("Where to resume this stream.", STRING, True),
+    "Location": ("The session's path.", STRING, True),
     "Cache-Control": ("Always the same.", {"const": "no-cache, no-transform"}, True),
     "X-Accel-Buffering": ("nginx passes each event on at once.", {"const": "no"}, True),
     "ETag": ("Changes with the document.", STRING, True),
@@ -159,113 +128,76 @@ _HEADERS: dict[str, tuple[str, Schema, bool]] = {
     "Retry-After": ("When to try again: seconds or a date.", STRING, False),
     "x-should-retry": ("Repeating it is in vain.", {"const": "false"}, True),
 }
-_SCHEMAS: dict[str, Schema] = {
-    "Chat": schemas.CHAT,
-    "NewSession": schemas.NEW_SESSION,
-    "SessionChanges": schemas.CHANGES,
-    "Session": schemas.SESSION,
-    "SessionState": schemas.SESSION_STATE,
-    "Message": schemas.MESSAGE,
-    "Page": schemas.PAGE,
-    "Rewound": schemas.REWOUND,
-    "Context": schemas.CONTEXT,
-    "Event": schemas.EVENT,
-    "Chunk": schemas.CHUNK,
-    "Error": schemas.ERROR,
-    "Health": schemas.HEALTH,
-    "Document": schemas.OBJECT,
-    "Text": STRING,
-}
+_BODIES = {"Chat": schemas.CHAT, "NewSession": schemas.NEW_SESSION, "SessionChanges": schemas.CHANGES}
 
 
-def _ref(kind: str, name: str) -> Object:
-    return {"$ref": f"#/components/{kind}/{name}"}
-
-
-def _headers(*names: str) -> Object:
-    return {name: _ref("headers", name) for name in ("X-Request-ID", *names)}
-
-
-def _content(schema: Schema, media: str = "application/json") -> Object:
-    return {media: {"schema": schema}}
+def _answer(text: str, headers: tuple[str, ...], schema: Schema | None, media: str = "") -> Object:
+    answer: Object = {
+        "description": text,
+        "headers": {name: ref("headers", name) for name in ("X-Request-ID", *headers)},
+    }
+    return answer | ({"content": {media or "application/json": {"schema": schema}}} if schema else {})
 
 
 def _failure(status: int, codes: list[str]) -> Object:
     """The answer to what goes wrong with one status."""
-    only: Schema = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
+    only = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
     headers = {405: ("Allow",), 409: ("x-should-retry",)}.get(status, ("Retry-After",))
-    return {
-        "description": "\n".join(f"`{code}`: {_MEANINGS[code]}" for code in codes),
-        "headers": _headers(*headers),
-        "content": _content(_ref("schemas", "Error") | only),
-    }
+    return _answer(", ".join(codes), headers, ref("schemas", "Error") | only)
 
 
-def _responses(operation: Operation) -> Object:
-    codes = _EVERYWHERE | operation.errors
-    codes |= set() if operation.is_open else {"unauthorized"}
-    codes |= _WITH_BODY if operation.body else set()
-    codes |= {"session_not_found"} if _SESSION in operation.route else set()
-    has_session = operation.status == 201 or "session_not_found" in codes
-    good = {
-        "description": operation.summary,
-        "headers": _headers(*(("X-Session-ID",) if has_session else ()), *operation.headers),
-    }
-    if operation.answer:
-        good["content"] = _content(_ref("schemas", operation.answer), operation.media)
-    if links := _links(operation):
-        good["links"] = links
-    found: Object = {}
-    for status in sorted({ERRORS[code][0] for code in codes}):
-        same = [code for code, (its, _) in ERRORS.items() if its == status and code in codes]
-        found[str(status)] = _failure(status, same)
-    if operation.id == "ready":
-        either = {"anyOf": [_ref("schemas", "Health"), _ref("schemas", "Error")]}
-        found["503"] |= {"content": _content(either)}
-    elif operation.or_status:
-        found[str(operation.or_status)] = {"description": "There is nothing to send.", "headers": _headers()}
-    return {str(operation.status): good} | found
-
-
-def _links(operation: Operation) -> Object:
-    """What may be done next with the ids that an answer has."""
-    ids = {"session_id": "$request.body#/session_id", "message_id": "$response.header.X-Message-ID"}
-    if operation.id == "createSession":
-        ids = {"session_id": "$response.body#/session_id"}
-    elif operation.body != "Chat":
-        return {}
-    links: Object = {
-        other.id: {"operationId": other.id, "parameters": ids}
-        for other in OPERATIONS
-        if [name for name in ("session_id", "message_id") if f"{{{name}}}" in other.route] == list(ids)
-    }
-    for other in ("chat", "chatStream") if operation.id == "createSession" else ():
-        links[other] = {"operationId": other, "requestBody": ids | {"message": "안녕하세요"}}
-    return links
+def _codes(operation: Operation) -> set[str]:
+    """The codes of the errors that an operation may have."""
+    codes = {"origin_not_allowed", "overloaded", "internal_error", *operation.errors}
+    if not operation.is_open:
+        codes.add("unauthorized")
+    if operation.body:
+        codes |= {"invalid_json", "request_too_large", "storage_full"}
+    if operation.body or {"Last-Event-ID", "parts"} & set(operation.parameters):
+        codes.add("invalid_request")
+    if "{session_id}" in operation.path:
+        codes.add("session_not_found")
+    if "{message_id}" in operation.path:
+        codes.add("message_not_found")
+    if operation.asks:
+        codes |= {"context_too_long", "reply_cancelled", "storage_full", "shutting_down"}
+        codes |= {code for code in ERRORS if code.startswith("llm_")}
+    return codes
 
 
 def _operation(operation: Operation) -> Object:
-    named = [name for name in ("session_id", "message_id") if f"{{{name}}}" in operation.route]
+    named = tuple(name for name in ("session_id", "message_id") if f"{{{name}}}" in operation.path)
+    about = ("X-Session-ID",) if named else ()
+    schema = ref("schemas", operation.answer) if operation.answer else None
+    good = _answer(operation.summary, about + operation.headers, schema, _MEDIA.get(operation.answer, ""))
+    by_status: dict[int, list[str]] = {}
+    for code in sorted(_codes(operation)):
+        by_status.setdefault(ERRORS[code][0], []).append(code)
+    responses = {operation.status: good} | {
+        status: _failure(status, by_status[status]) for status in by_status
+    }
+    if operation.id in _OR_ELSE:
+        responses[_OR_ELSE[operation.id]] = _answer("Nothing is left to send.", (), None)
+    if operation.id == "ready":
+        responses[503] = _answer(
+            "It would not.", (), any_of(ref("schemas", "Health"), ref("schemas", "Error"))
+        )
+    parameters = (*named, *operation.parameters, "X-Request-ID")
     found: Object = {
         "operationId": operation.id,
         "summary": operation.summary,
-        "parameters": [_ref("parameters", name) for name in (*named, *operation.parameters, "X-Request-ID")],
-        "responses": _responses(operation),
+        "parameters": [ref("parameters", name) for name in parameters],
+        "responses": {str(status): responses[status] for status in sorted(responses)},
     }
     if operation.body:
-        content = _content(_ref("schemas", operation.body))
+        content = {"application/json": {"schema": ref("schemas", operation.body)}}
         found["requestBody"] = {"required": operation.body != "NewSession", "content": content}
-    if operation.is_open:
-        found["security"] = []
-    return found
+    return found | ({"security": []} if operation.is_open else {})
 
 
-def _component(name: str, schema: Schema) -> Schema:
-    """A schema as it is shown: the fields of a body may be null, which is as if they were absent."""
-    if name not in ("Chat", "NewSession", "SessionChanges"):
-        return schema
-    fields = {field: schemas.any_of(one, schemas.NULL) for field, one in schema["properties"].items()}
-    return schema | {"properties": fields}
+def _body(schema: Schema) -> Schema:
+    """The schema of a body: its fields may be null, which is as if they were absent."""
+    return schema | {"properties": {name: any_of(one, NULL) for name, one in schema["properties"].items()}}
 
 
 @cache
@@ -273,11 +205,10 @@ def document() -> tuple[bytes, str]:
     """The document as JSON, and its ETag."""
     paths: dict[str, Object] = {}
     for operation in OPERATIONS:
-        method, _, path = operation.route.partition(" ")
-        paths.setdefault(path, {})[method.lower()] = _operation(operation)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
     components = {
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-        "schemas": {name: _component(name, schema) for name, schema in _SCHEMAS.items()},
+        "schemas": schemas.ANSWERS | {name: _body(schema) for name, schema in _BODIES.items()},
         "parameters": {
             name: {"name": name.removesuffix("-message"), "in": place, "required": place == "path"}
             | {"description": text, "schema": schema, "example": example}
@@ -293,8 +224,7 @@ def document() -> tuple[bytes, str]:
             "HeadersTooLarge": _failure(431, ["headers_too_large"]),
         },
     }
-    info = {"title": "chatbot", "version": __version__, "description": _DESCRIPTION}
-    info["summary"] = "Sessions, history and resumable streaming in front of an OpenAI-compatible LLM."
-    about = {"openapi": "3.1.0", "info": info, "security": [{"key": []}]}
-    data = dumps(about | {"paths": paths, "components": components})
+    about = {"title": "chatbot", "version": __version__, "description": _DESCRIPTION}
+    head = {"openapi": "3.1.0", "info": about, "security": [{"key": []}]}
+    data = dumps(head | {"paths": paths, "components": components})
     return data, sha256(data).hexdigest()[:32]

@@ -35,44 +35,24 @@ def refused(message: str, param: str | None) -> ChatError:
     return ChatError("invalid_request", message, param)
 
 
-# By schema
-
-
-def check(value: Any, schema: Schema, at: str) -> None:
-    """Raises ChatError, which names the field at fault, if a value does not follow its schema.
-
-    Knows as much of JSON Schema as schemas.py needs. `at` is where the value stands: "message[0].text".
-    """
-    if "oneOf" in schema:
-        schema = _of_its_type(value, schema["oneOf"], at)
+def flaw(value: Any, schema: Schema) -> str | None:
+    """What is wrong with a value, and where in it, by as much of JSON Schema as schemas.py uses."""
     found = next((one for one in schema.get("anyOf", [schema]) if _is(value, one)), None)
     if found is None:
-        raise refused(f"{at} must be {_words(schema)}.", _field(at))
-    for name in found.get("required", ()):
-        if value.get(name) is None:
-            raise refused(f"{at}.{name} is missing.", _field(at))
+        return f" must be {_words(schema)}"
+    if missing := [name for name in found.get("required", ()) if value.get(name) is None]:
+        return f".{missing[0]} is missing"
     fields = found.get("properties", {})
     if found.get("additionalProperties") is False and (unknown := set(value) - set(fields)):
-        raise refused(f"{at} has no field {_shown(min(unknown))!r}.", _field(at))
-    for name, inner in fields.items():
-        if value.get(name) is not None:
-            check(value[name], inner, f"{at}.{name}")
+        return f" has no field {_shown(min(unknown))!r}"
+    inner = [(f".{name}", value[name], one) for name, one in fields.items() if value.get(name) is not None]
     if "items" in found:
-        for number, item in enumerate(value):
-            check(item, found["items"], f"{at}[{number}]")
-
-
-def _of_its_type(value: Any, schemas: list[Schema], at: str) -> Schema:
-    """The one of some schemas that has the value's `type`."""
-    by_type = {one["properties"]["type"]["const"]: one for one in schemas}
-    kind = value.get("type") if isinstance(value, dict) else None
-    if isinstance(kind, str) and kind in by_type:
-        return by_type[kind]
-    raise refused(f"{at} must be an object whose type is one of {', '.join(by_type)}.", _field(at))
+        inner = [(f"[{number}]", item, found["items"]) for number, item in enumerate(value)]
+    return next((place + wrong for place, item, one in inner if (wrong := flaw(item, one))), None)
 
 
 def _is(value: Any, schema: Schema) -> bool:
-    """Whether a value by itself is what a schema says, without what it contains."""
+    """Whether a value is of the type that a schema names, whatever it contains."""
     if "const" in schema:
         return bool(value == schema["const"])
     kind = schema["type"]
@@ -80,7 +60,9 @@ def _is(value: Any, schema: Schema) -> bool:
         return False
     if kind == "integer":
         return bool(value == value // 1) and value >= schema.get("minimum", value)
-    return not (value in ("", []) and ("minLength" in schema or "minItems" in schema))
+    if kind == "object" and (part := schema.get("properties", {}).get("type")):
+        return _is(value.get("type"), part)
+    return bool(value) or kind not in ("string", "array") or not {"minLength", "minItems"} & set(schema)
 
 
 def _words(schema: Schema) -> str:
@@ -89,12 +71,10 @@ def _words(schema: Schema) -> str:
     kind = schema["type"]
     if kind == "integer":
         return f"a whole number from {schema['minimum']} on" if "minimum" in schema else "a whole number"
+    if kind == "object" and (part := schema.get("properties", {}).get("type")):
+        return f"an object of type {part['const']}"
     words = f"an {kind}" if kind[0] in "ao" else f"a {kind}"
-    return f"{words} that is not empty" if "minLength" in schema or "minItems" in schema else words
-
-
-def _field(at: str) -> str:
-    return re.split(r"[.\[]", at, maxsplit=1)[0]
+    return f"{words} that is not empty" if {"minLength", "minItems"} & set(schema) else words
 
 
 def _shown(name: str) -> str:
@@ -104,21 +84,17 @@ def _shown(name: str) -> str:
 async def read_object(request: web.Request, schema: Schema) -> dict[str, Any]:
     """Reads the body as a JSON object that follows a schema, without its fields that are null.
 
-    An empty body is an empty object. Raises ChatError: invalid_json, invalid_request with the field's name.
+    Raises ChatError: invalid_json, invalid_request with the field's name.
     """
     value = bodies.parse_json(await bodies.read_body(request))
     if not isinstance(value, dict):
         raise refused("The body must be a JSON object.", None)
-    fields = schema["properties"]
     for name, item in value.items():
-        if name not in fields:
+        if name not in schema["properties"]:
             raise refused(f"There is no field {_shown(name)!r}.", _shown(name))
-        if item is not None:
-            check(item, fields[name], name)
+        if item is not None and (wrong := flaw(item, schema["properties"][name])):
+            raise refused(f"{name}{wrong}.", name)
     return {name: item for name, item in value.items() if item is not None}
-
-
-# Sessions
 
 
 def metadata_text(metadata: dict[str, Any]) -> str:
@@ -127,17 +103,6 @@ def metadata_text(metadata: dict[str, Any]) -> str:
     if len(text.encode()) > MAX_METADATA_BYTES:
         raise refused("metadata must not exceed 16 KiB.", "metadata")
     return text
-
-
-async def read_changes(request: web.Request) -> dict[str, Any]:
-    """What a PATCH of a session changes: at least one thing."""
-    changes = await read_object(request, schemas.CHANGES)
-    if not changes:
-        raise refused("One of metadata, current and system_prompt must be there.", "metadata")
-    return changes
-
-
-# Chat
 
 
 class ChatRequest(NamedTuple):
@@ -193,9 +158,6 @@ def _options(body: dict[str, Any]) -> dict[str, Any]:
     return extra | body
 
 
-# Queries
-
-
 def read_offset(request: web.Request) -> int:
     """Where to go on in a reply: the Last-Event-ID header, else ?after=, else 0.
 
@@ -213,24 +175,15 @@ def read_offset(request: web.Request) -> int:
     return offset
 
 
-class PageRequest(NamedTuple):
-    """Which page of a history: at most one of the cursors is there. `omit`: without what parts hold."""
-
-    limit: int
-    before: str | None
-    after: str | None
-    omit: bool
-
-
-def read_page(request: web.Request) -> PageRequest:
-    """The query of a page of history."""
+def read_page(request: web.Request) -> tuple[int, str | None, str | None]:
+    """Which page of a history: its limit, and at most one of the cursors before and after."""
     text = request.query.get("limit", "100")
     if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= MAX_PAGE:
         raise refused(f"limit must be a whole number from 1 to {MAX_PAGE}.", "limit")
     before, after = request.query.get("before"), request.query.get("after")
     if before is not None and after is not None:
         raise refused("before and after exclude each other.", "before")
-    return PageRequest(int(text), before, after, read_omit(request))
+    return int(text), before, after
 
 
 def read_omit(request: web.Request) -> bool:

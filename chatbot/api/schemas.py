@@ -48,14 +48,12 @@ def _part(kind: str, content: Schema) -> Schema:
 
 
 PARTS = list_of(
-    {
-        "oneOf": [
-            _part("text", STRING),
-            _part("image_url", object_of({"url": TEXT, "detail": STRING}, "url")),
-            _part("input_audio", object_of({"data": TEXT, "format": TEXT}, "data", "format")),
-            _part("file", object_of({"file_data": TEXT, "file_id": TEXT, "filename": STRING})),
-        ],
-    },
+    any_of(
+        _part("text", STRING),
+        _part("image_url", object_of({"url": TEXT, "detail": STRING}, "url")),
+        _part("input_audio", object_of({"data": TEXT, "format": TEXT}, "data", "format")),
+        _part("file", object_of({"file_data": TEXT, "file_id": TEXT, "filename": STRING})),
+    ),
     minItems=1,
     description="Content parts of the chat-completions API, which go to the LLM as they are.",
 )
@@ -138,76 +136,79 @@ CHANGES = object_of(
 # What clients are sent.
 
 
-def _component(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
+def ref(kind: str, name: str) -> Schema:
+    """A component of openapi.json."""
+    return {"$ref": f"#/components/{kind}/{name}"}
 
 
-SHOWN = any_of(STRING, list_of(object_of({"type": STRING, "omitted": COUNT}, "type")), NULL)
-CALL = object_of({"id": STRING, "type": STRING, "function": OBJECT}, "id", "type", "function")
-MESSAGE = object_of(
-    {
-        "message_id": ID,
-        "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
-        "content": SHOWN
-        | {"description": "With `parts=omit` parts say how many bytes of what they hold are `omitted`."},
-        "created_at": TIME,
-        "token_usage": any_of(OBJECT, NULL, description="As the LLM reported it."),
-        "finish_reason": any_of(STRING, NULL, description="Of a reply: the LLM's word, or `cancelled`."),
-        **dict.fromkeys(("reasoning", "refusal", "model", "tool_call_id", "name"), STRING),
-        "tool_calls": list_of(CALL),
-        "first_token_ms": COUNT,
-        "versions": object_of({"ids": list_of(ID), "index": COUNT}, "ids", "index"),
-    },
-    *("message_id", "role", "content", "created_at", "token_usage", "finish_reason"),
-)
+def _all_of(properties: dict[str, Schema], **more: Schema) -> Schema:
+    """An object that has all of some fields, and may have `more`."""
+    return object_of(properties | more, *properties)
+
+
+_SHOWN = any_of(STRING, list_of(_all_of({"type": STRING}, omitted=COUNT)), NULL)
 _TIMES = dict.fromkeys(("created_at", "last_accessed", "expires_at"), TIME)
 _SESSION = {"session_id": ID, **_TIMES, "metadata": OBJECT}
-SESSION = object_of(_SESSION, *_SESSION)
-ACTIVE = {"message_id": ID, "message": SHOWN, "started_at": TIME}
-_STATE = _SESSION | {"message_count": COUNT, "active_reply": any_of(object_of(ACTIVE, *ACTIVE), NULL)}
-SESSION_STATE = object_of(_STATE, *_STATE)
-_PAGE = {"messages": list_of(_component("Message")), "has_more": BOOLEAN}
-PAGE = object_of(_PAGE, *_PAGE)
-REWOUND = object_of({"deleted": COUNT}, "deleted")
-_CONTEXT = {
-    "messages": list_of(OBJECT),
-    "system_prompt": any_of({"enum": ["session", "operator"]}, NULL),
-    "first_message_id": any_of(ID, NULL),
-    "reason": STRING | {"description": "Why it begins there."},
-    "model": any_of(STRING, NULL),
-    "estimated_tokens": COUNT,
-    "measured_tokens": any_of(COUNT, NULL, description="What the LLM counted, up to the newest reply."),
-    "max_messages": COUNT,
-    "max_tokens": any_of(COUNT, NULL),
-}
-CONTEXT = object_of(_CONTEXT, *_CONTEXT)
-CHUNK = object_of(
-    {
-        "choices": list_of(object_of({"delta": OBJECT, "finish_reason": any_of(STRING, NULL)})),
-        "usage": any_of(OBJECT, NULL),
-    },
-    description="The LLM's own chunk; for what was missed one that the server made of it.",
-)
-EVENT = object_of(
-    {
-        "id": STRING
-        | {"description": "How many characters of the reply, of all kinds, have been delivered."},
-        "data": STRING
-        | {
-            "contentSchema": any_of(_component("Chunk"), _component("Error")),
-            "description": "A `Chunk`. `[DONE]` comes last, once the turn is stored; an error after the "
-            "first event is an `Error`, in its place.",
+_REPLACE = any_of(ID, NULL, description="The reply on the current path in whose place it is asked for.")
+_ACTIVE = _all_of({"message_id": ID, "message": _SHOWN, "started_at": TIME, "replace": _REPLACE})
+ANSWERS: dict[str, Schema] = {
+    "Session": _all_of(_SESSION),
+    "SessionState": _all_of(_SESSION | {"message_count": COUNT, "active_reply": any_of(_ACTIVE, NULL)}),
+    "Message": _all_of(
+        {
+            "message_id": ID,
+            "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
+            "content": _SHOWN | {"description": "With `parts=omit` parts say how many bytes are `omitted`."},
+            "created_at": TIME,
+            "token_usage": any_of(OBJECT, NULL, description="As the LLM reported it."),
+            "finish_reason": any_of(STRING, NULL, description="Of a reply: the LLM's word, or `cancelled`."),
         },
-    },
-    "data",
-    description="In a silence the comment line `: keep-alive` comes.",
-)
-HEALTH = object_of({"status": STRING}, "status")
-_ERROR = {
-    "code": {"enum": list(ERRORS)},
-    "message": STRING,
-    "param": any_of(STRING, NULL, description="The field, header or query parameter at fault."),
-    "type": {"enum": sorted({kind for _, kind in ERRORS.values()})},
+        **dict.fromkeys(("reasoning", "refusal", "model", "tool_call_id", "name"), STRING),
+        tool_calls=list_of(_all_of({"id": STRING, "type": STRING, "function": OBJECT})),
+        first_token_ms=COUNT,
+        versions=_all_of({"ids": list_of(ID), "index": COUNT}),
+    ),
+    "Page": _all_of({"messages": list_of(ref("schemas", "Message")), "has_more": BOOLEAN}),
+    "Rewound": _all_of({"deleted": COUNT}),
+    "Context": _all_of(
+        {
+            "messages": list_of(OBJECT),
+            "system_prompt": any_of({"enum": ["session", "operator"]}, NULL),
+            "first_message_id": any_of(ID, NULL),
+            "reason": STRING | {"description": "Why it begins there."},
+            "model": any_of(STRING, NULL),
+            "estimated_tokens": COUNT,
+            "measured_tokens": any_of(COUNT, NULL, description="As the LLM counted, to the newest reply."),
+            "max_messages": COUNT,
+            "max_tokens": any_of(COUNT, NULL),
+        }
+    ),
+    "Event": _all_of(
+        {
+            "data": STRING
+            | {
+                "contentSchema": any_of(ref("schemas", "Chunk"), ref("schemas", "Error")),
+                "description": "A `Chunk`; `[DONE]` comes last, once the turn is stored, or an `Error`. In a "
+                "silence the comment line `: keep-alive` comes.",
+            },
+        },
+        id=STRING | {"description": "How many characters of the reply, of all kinds, have been delivered."},
+    ),
+    "Chunk": object_of({"choices": list_of(OBJECT), "usage": any_of(OBJECT, NULL)}),
+    "Error": _all_of(
+        {
+            "error": _all_of(
+                {
+                    "code": {"enum": list(ERRORS)},
+                    "message": STRING,
+                    "param": any_of(STRING, NULL, description="The field, header or parameter at fault."),
+                    "type": {"enum": sorted({kind for _, kind in ERRORS.values()})},
+                },
+                message_id=ID | {"description": "Of the running reply, with `session_busy`."},
+            )
+        }
+    ),
+    "Health": object_of({"status": STRING}, "status"),
+    "Document": OBJECT,
+    "Text": STRING,
 }
-RUNNING = {"message_id": ID | {"description": "Of the running reply, with `session_busy`."}}
-ERROR = object_of({"error": object_of(_ERROR | RUNNING, *_ERROR)}, "error")
