@@ -236,11 +236,11 @@ def _same(content: Any, text: str) -> bool:
 def _first_choice(chunk: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     """The choice with the index 0, and whether it is the only one."""
     choices = chunk.get("choices")
-    if isinstance(choices, dict):
+    if isinstance(choices, dict) and choices:
         return choices, False
     found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
-    first = next((choice for choice in found if not choice.get("index")), {})
-    return first, len(found) <= 1 and bool(first or not found)
+    first = next((choice for choice in found if not choice.get("index")), None)
+    return first or {}, not found or (first is not None and len(found) == 1)
 
 
 def _finish_reason(choice: dict[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ import json
 import secrets
 from typing import Any
 
+from chatbot.llm.json_text import valid
 from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead, Piece, as_json
 
 REASONING_FIELDS = (
@@ -86,12 +87,12 @@ class CallReader:
         if not isinstance(function, dict):
             function = entry
         name, index, given = function.get("name"), entry.get("index"), entry.get("id")
-        name = name if isinstance(name, str) else ""
-        given = given if isinstance(given, str) else ""
+        name = valid(name) if isinstance(name, str) else ""
+        given = valid(given) if isinstance(given, str) else ""
         arguments = function.get("arguments", function.get("parameters"))
         text = arguments if isinstance(arguments, str) else "" if arguments is None else as_json(arguments)
         call = self._find(index, given, name)
-        is_ours = arguments is None or isinstance(arguments, str)
+        is_ours = (arguments is None or isinstance(arguments, str)) and (name + given).isprintable()
         if call is None:
             if not (name or given):
                 return [], False  # a piece of nothing
