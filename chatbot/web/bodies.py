@@ -16,6 +16,9 @@ from chatbot.errors import ChatError
 BODY_SECONDS = 30.0
 """How long a body may take to arrive."""
 
+LOOK_SECONDS = 1.0
+"""How often it is looked whether a body is late."""
+
 SMALL = 64 * 1024
 """Up to this size a body is received however many others are on their way."""
 
@@ -83,8 +86,6 @@ class _Deadline:
     longer by the real clock than the look was to last.
     """
 
-    LOOK_SECONDS = 1.0
-
     def __init__(self, seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._at = self._loop.time() + seconds
@@ -93,14 +94,14 @@ class _Deadline:
     def next_look(self) -> float:
         """How long to wait at most until asking again; raises ChatError when it is late."""
         now = time.monotonic()
-        stopped = now - self._looked - self.LOOK_SECONDS
+        stopped = now - self._looked - LOOK_SECONDS
         self._looked = now
-        if stopped > 1:
+        if stopped > LOOK_SECONDS:
             self._at += stopped
         left = self._at - self._loop.time()
         if left <= 0:
             raise ChatError("invalid_request", f"The body did not arrive within {BODY_SECONDS:g} seconds.")
-        return min(left, self.LOOK_SECONDS)
+        return min(left, LOOK_SECONDS)
 
 
 def _require_room(size: int) -> None:

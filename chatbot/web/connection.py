@@ -36,6 +36,9 @@ PROBE_SECONDS = (0.01, 0.1, 1.0)
 MAX_HEAD = 32 * 1024
 """Bytes of a request before its body."""
 
+MAX_WAITING = 2
+"""Requests that wait behind one that is being answered; while there are as many, no more is read."""
+
 OPTIONS: dict[str, Any] = {
     "access_log": None,
     "auto_decompress": False,
@@ -82,6 +85,8 @@ class Connection(web.RequestHandler):
         super().__init__(manager, loop=loop, **OPTIONS)
         self._strict = _StrictParser(self._parser)
         self._parser = cast(Any, self._strict)
+        self._max_msg_queue_size = MAX_WAITING
+        self._msg_queue_resume_size = MAX_WAITING // 2
         self._room = room
         self.is_surplus = room.is_full
         self._half_closed = False

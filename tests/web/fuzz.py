@@ -1,0 +1,108 @@
+"""Bytes that are nearly HTTP, from a seed: what a fuzzer sends to the server's parsers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+METHODS = (b"GET", b"POST", b"HEAD", b"OPTIONS", b"DELETE", b"PATCH", b"CONNECT", b"G\xc3\x89T", b"get", b"")
+PATHS = (
+    b"/api/health",
+    b"/json",
+    b"/upload",
+    b"/pieces?mb=0",
+    b"/%ff",
+    b"/\xff\xfe",
+    b"/\xed\xa0\x80",
+    b"/api/health?a=%ff&\xe2\x82\xac",
+    b"*",
+    b"http://x/api/health",
+    b"http://[::1/",
+    b"//",
+    b"/%",
+    b"/%zz",
+    b"x:1",
+    b"",
+)
+NAMES = (
+    b"Expect",
+    b"Host",
+    b"Origin",
+    b"Content-Length",
+    b"Transfer-Encoding",
+    b"Connection",
+    b"Upgrade",
+    b"Authorization",
+    b"X-Request-ID",
+    b"Cookie",
+    b"Content-Type",
+    b"Content-Encoding",
+    b"Access-Control-Request-Method",
+    b"Access-Control-Request-Headers",
+    b"If-None-Match",
+    b"Last-Event-ID",
+    b"\xffName",
+    b"N\xc3\xa4me",
+    b"",
+)
+VALUES = (
+    b"",
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"\xf0\x9f\x98\x80",
+    b"100-continue",
+    b"100-contin\xfce",
+    b"x",
+    b"0",
+    b"2",
+    b"-1",
+    b"+2",
+    b"2\xb2",
+    b"99999999999999999999",
+    b"chunked",
+    b"gzip, chunked",
+    b"close",
+    b"keep-alive",
+    b"upgrade",
+    b"websocket",
+    b"h2c",
+    b"application/json; charset=\xff",
+    b'text/plain; boundary="',
+    b"https://\xe4.example",
+    b'"\xff"',
+    b"a\x00b",
+    b"a\x7fb",
+    b" folded\r\n more",
+    b"a" * 9000,
+)
+BODIES = (
+    b"{}",
+    b"[1,2]",
+    b"2\r\n{}\r\n0\r\n\r\n",
+    b"ff;\xff=\xff\r\n",
+    b"zz\r\n",
+    b"\xff\xfe",
+    b'{"a":"\\ud800"}',
+    b"0\r\n\xff: \xff\r\n\r\n",
+    b"",
+)
+VERSIONS = (b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/1.1\xff", b"")
+
+
+def requests(seed: int) -> Iterator[bytes]:
+    """Requests for ever, the same for the same seed."""
+    draw = random.Random(seed)
+    while True:
+        lines = [b" ".join((draw.choice(METHODS), draw.choice(PATHS), draw.choice(VERSIONS)))]
+        if draw.random() < 0.9:
+            lines.append(b"Host: x")
+        for _ in range(draw.randrange(4)):
+            lines.append(draw.choice(NAMES) + draw.choice((b": ", b": ", b":", b"")) + draw.choice(VALUES))
+        body = draw.choice(BODIES)
+        if draw.random() < 0.3:
+            lines.append(b"Content-Length: %d" % len(body))
+        data = draw.choice((b"\r\n", b"\r\n", b"\r\n", b"\n")).join([*lines, b"", b""]) + body
+        if draw.random() < 0.3:
+            place = draw.randrange(len(data))
+            data = data[:place] + bytes(draw.choices(range(256), k=draw.randrange(4))) + data[place + 1 :]
+        yield data

@@ -1,0 +1,77 @@
+"""A client that ends its half of the connection gets its answers; one that has gone is noticed all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from tests.tools.server import until
+from tests.web.client import Client
+from tests.web.site import KEEP_ALIVE, Site
+
+Make = Callable[[], Client]
+HEALTH = b"GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def test_what_was_asked_is_answered_and_the_connection_closed(site: Site, client: Make) -> None:
+    one = client()
+    await one.send(HEALTH * 3, end=True)
+    assert (await one.rest()).count(b'{"status":"ok"}') == 3
+    await until(lambda: site.room.open == 0)
+
+
+async def test_a_long_answer_is_sent_whole(site: Site, client: Make) -> None:
+    one = client()
+    await one.get("/pieces?mb=4", end=True)
+    assert len(await one.rest()) > 4 * 2**20
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_slow_answer_is_waited_for(site: Site, client: Make, version: bytes) -> None:
+    one = client()
+    await one.get("/slow", end=True, version=version)
+    await site.begun.wait()
+    await asyncio.sleep(0.3)  # real time: the network is asked whether the client is still there
+    assert site.left == 0
+    site.wave.set()
+    assert b'{"done":true}' in await one.rest()
+
+
+async def test_a_stream_goes_on(site: Site, client: Make) -> None:
+    one = client()
+    await one.get("/events", end=True)
+    await one.read_until(KEEP_ALIVE)
+    site.wave.set()
+    assert b"[DONE]" in await one.rest()
+
+
+@pytest.mark.parametrize("path", ["/slow", "/events"])
+@pytest.mark.parametrize("reset", [False, True])
+async def test_one_who_has_gone_is_noticed(site: Site, client: Make, path: str, reset: bool) -> None:
+    one = client()
+    await one.get(path)
+    await site.begun.wait()
+    if path == "/events":
+        await one.read_until(b"data: x\n\n")
+    one.leave(reset=reset)
+    await until(lambda: site.left == 1)
+    await until(lambda: site.room.open == 0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GET /api/hea",
+        b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf",
+        b"POST /api/health HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf",
+        b"POST /upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    ],
+)
+async def test_half_a_request_is_not_waited_for(site: Site, client: Make, data: bytes) -> None:
+    one = client()
+    await one.send(data, end=True)
+    assert b" 200 " not in await one.rest()
+    await until(lambda: site.room.open == 0)
