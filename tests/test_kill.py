@@ -1,4 +1,4 @@
-"""What was acknowledged survives kill -9 at any moment, and no half of a turn does.
+"""What was acknowledged survives kill -9 at any moment, half a turn does not, and nothing deleted comes back.
 
 KILLS says how often it is tried (20), KILL_SEED repeats a run.
 """
@@ -16,14 +16,14 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
 
-from tests.tools.server import Stream, text_of
 from tests.tools.processes import ROOT, start_chatbot
-from tests.tools.scripted_llm import ScriptedLLM, Step, answer, completion, reply
+from tests.tools.scripted_llm import ScriptedLLM, Step, reply
+from tests.tools.server import Stream, text_of
 
 KILLS = int(os.environ.get("KILLS", "20"))
 CLIENTS = 8
@@ -36,87 +36,140 @@ def texts(question: str) -> list[str]:
 
 
 def script(body: Any) -> list[Step]:
-    said = texts(body["messages"][-1]["content"])
-    return reply(*said) if body["stream"] else answer(body=completion("".join(said)))
+    return reply(*texts(body["messages"][-1]["content"]))
+
+
+class Turn(NamedTuple):
+    """A turn as a client saw it, and the id of the reply that it follows."""
+
+    message_id: str
+    parent: str | None
+    question: str
+    text: str
 
 
 @dataclass
-class Told:
-    """What clients were told, over all the lives of the server."""
+class Talk:
+    """What a client was told of its session, over which the server died in the end."""
 
-    sessions: list[str] = field(default_factory=list)
-    turns: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
-    """Session: [(question, message id, text)], each seen to its [DONE] or 200."""
-    unsure: dict[str, str] = field(default_factory=dict)
-    """Session: the question that was being answered when the server died."""
-    frames: int = 0
+    turns: dict[str, Turn] = field(default_factory=dict)
+    current: str | None = None
+    asking: str | None = None
+    """The question that was being answered when the server died."""
+    deleting: set[str] = field(default_factory=set)
+    """The replies that were being deleted when the server died."""
 
-
-async def talk(
-    http: aiohttp.ClientSession, url: str, told: Told, rng: random.Random, saw: Callable[[], None]
-) -> None:
-    """One client: makes a session and talks until the server is gone."""
-    try:
-        async with http.post(f"{url}/api/sessions", json={}) as response:
-            session = str((await response.json())["session_id"])
-        told.sessions.append(session)
-        told.turns[session] = []
-        for number in range(1_000_000):
-            question = f"{session}/{number}"
-            body = {"session_id": session, "message": question}
-            told.unsure[session] = question
-            saw()
-            if rng.random() < 0.3:
-                async with http.post(f"{url}/api/chat", json=body) as response:
-                    turn = await response.json()
-                assert response.status == 200, turn
-                told.turns[session].append((question, turn["message_id"], turn["content"]))
-            else:
-                async with http.post(f"{url}/api/chat/stream", json=body) as response:
-                    stream, found = Stream(response), []
-                    while (event := await stream.event()) and event.data != "[DONE]":
-                        found.append(event)
-                        saw()
-                if not event:
-                    return
-                told.turns[session].append((question, stream.message_id, text_of(found)))
-            told.unsure.pop(session)
-            saw()
-    except aiohttp.ClientError:
-        return
+    def below(self, message_id: str) -> set[str]:
+        """A turn and all that follow from it."""
+        found = {message_id}
+        for turn in self.turns.values():  # in the order in which they were stored
+            if turn.parent in found:
+                found.add(turn.message_id)
+        return found
 
 
-def check_file(file: Path, copy: Path, told: Told) -> None:
+class Client:
+    """Makes a session and talks, asks again and deletes, until the server is gone."""
+
+    def __init__(
+        self, http: aiohttp.ClientSession, url: str, rng: random.Random, saw: Callable[[], None]
+    ) -> None:
+        self.http, self.url, self.rng, self.saw = http, url, rng, saw
+
+    async def live(self, talks: dict[str, Talk]) -> None:
+        try:
+            async with self.http.post(f"{self.url}/api/sessions", json={}) as response:
+                session = str((await response.json())["session_id"])
+            talk = talks[session] = Talk()
+            for number in range(1_000_000):
+                if talk.current and self.rng.random() < 0.1:
+                    await self.delete(session, talk)
+                else:
+                    await self.ask(session, talk, f"{session}/{number}")
+                self.saw()
+        except aiohttp.ClientError:
+            return
+
+    async def ask(self, session: str, talk: Talk, question: str) -> None:
+        body: dict[str, Any] = {"session_id": session, "message": question}
+        parent = talk.current
+        if talk.turns and self.rng.random() < 0.2:
+            replaced = self.rng.choice(list(talk.turns.values()))
+            body["replace"], parent = replaced.message_id, replaced.parent
+        talk.asking = question
+        self.saw()
+        if self.rng.random() < 0.3:
+            async with self.http.post(f"{self.url}/api/chat", json=body) as response:
+                told = await response.json()
+            assert response.status == 200, told
+            turn = Turn(told["message_id"], parent, question, told["content"])
+        else:
+            async with self.http.post(f"{self.url}/api/chat/stream", json=body) as response:
+                stream, found = Stream(response), []
+                while (event := await stream.event()) and event.data != "[DONE]":
+                    found.append(event)
+                    self.saw()
+            if not event:
+                raise aiohttp.ClientError("it was cut")
+            turn = Turn(stream.message_id, parent, question, text_of(found))
+        talk.turns[turn.message_id], talk.current, talk.asking = turn, turn.message_id, None
+
+    async def delete(self, session: str, talk: Talk) -> None:
+        chosen = self.rng.choice(list(talk.turns))
+        talk.deleting = talk.below(chosen)
+        path = f"{self.url}/api/sessions/{session}/messages/{chosen}"
+        async with self.http.delete(path) as response:
+            deleted = (await response.json())["deleted"]
+        assert deleted == 2 * len(talk.deleting)
+        if talk.current in talk.deleting:
+            talk.current = talk.turns[chosen].parent
+        for message_id in talk.deleting:
+            del talk.turns[message_id]
+        talk.deleting = set()
+        if not talk.current and talk.turns:  # the client goes on somewhere
+            newest = list(talk.turns)[-1]
+            path = f"{self.url}/api/sessions/{session}"
+            async with self.http.patch(path, json={"current": newest}) as response:
+                assert response.status == 200, await response.text()
+            talk.current = newest
+
+
+def check_file(file: Path, copy: Path, talks: dict[str, Talk]) -> None:
     """Looks into a copy of what the dead process left: what the next one will find."""
     for suffix in ("", "-wal"):
-        source = Path(f"{file}{suffix}")
-        if source.exists():
+        if (source := Path(f"{file}{suffix}")).exists():
             shutil.copy(source, f"{copy}{suffix}")
     with closing(sqlite3.connect(copy)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
-        found: dict[str, list[tuple[str, str, str]]] = {}
-        for session, role, content, message_id in db.execute(
-            "SELECT session_id, role, content, message_id FROM messages ORDER BY place"
-        ):
-            found.setdefault(session, []).append((role, json.loads(content), message_id))
         known = {row[0] for row in db.execute("SELECT session_id FROM sessions")}
-    assert set(told.sessions) <= known, "a session whose 201 was seen is lost"
-    for session, messages in found.items():
-        turns = told.turns.get(session, [])
-        asked = [question for question, _, _ in turns]
-        if len(messages) > 2 * len(turns):  # stored, and killed before the client was told
-            asked.append(told.unsure[session])
-        assert [role for role, _, _ in messages] == ["user", "assistant"] * len(asked), session
-        assert [content for role, content, _ in messages if role == "user"] == asked
-        replies = [(content, message_id) for role, content, message_id in messages if role == "assistant"]
-        assert [content for content, _ in replies] == ["".join(texts(question)) for question in asked]
-        seen = [(text, message_id) for _, message_id, text in turns]
-        assert replies[: len(seen)] == seen, "what a client was told and what is stored differ"
-    lost = [session for session, turns in told.turns.items() if turns and session not in found]
-    assert not lost, f"turns whose end was seen are lost: {lost}"
+        visible = {row[0] for row in db.execute("SELECT message_id FROM messages WHERE role = 'assistant'")}
+        said = {row[0] for row in db.execute("SELECT message_id FROM messages WHERE role = 'user'")}
+        assert {f"{one[:-3]}001" for one in visible} == said, "half of a turn"
+        found: dict[str, dict[str, Turn]] = {}
+        for session, turn_id, parent, question, answer in db.execute(
+            "SELECT t.session_id, t.turn_id, p.turn_id, t.input, t.output"
+            " FROM turns AS t LEFT JOIN turns AS p ON p.seq = t.parent ORDER BY t.seq"
+        ):
+            turn = Turn(turn_id, parent, json.loads(question)["content"], json.loads(answer)["content"])
+            if turn_id in visible:
+                found.setdefault(session, {})[turn_id] = turn
+    assert set(talks) <= known, "a session whose 201 was seen is lost"
+    for session, talk in talks.items():
+        check_talk(talk, found.get(session, {}))
     for suffix in ("", "-wal", "-shm"):
         Path(f"{copy}{suffix}").unlink(missing_ok=True)
+
+
+def check_talk(talk: Talk, found: dict[str, Turn]) -> None:
+    """What a client was told and what is stored are the same, but for what was just being done."""
+    surely = {one: turn for one, turn in talk.turns.items() if one not in talk.deleting}
+    assert {one: found.get(one) for one in surely} == surely, "what was acknowledged is lost"
+    kept = talk.deleting & set(found)
+    assert kept in (set(), talk.deleting), "a deletion was done by half"
+    more = [turn for one, turn in found.items() if one not in talk.turns]
+    assert [turn.question for turn in more] in ([], [talk.asking]), "what was deleted came back"
+    assert all(turn.text == "".join(texts(turn.question)) for turn in found.values())
 
 
 @pytest.mark.timeout(30 + 5 * KILLS)
@@ -126,48 +179,65 @@ async def test_what_was_acknowledged_survives_being_killed(llm: ScriptedLLM, tmp
     rng = random.Random(seed)
     llm.script = script
     file = tmp_path / "chat.db"
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "MAX_CONTEXT_MESSAGES": "3"}
     env |= {"LLM_SERVER_URL": llm.url, "LLM_MODEL": "m", "DATABASE_URL": f"sqlite:///{file}"}
-    told = Told()
+    talks: dict[str, Talk] = {}
     for _ in range(KILLS):
         with start_chatbot("--port", "0", env=env) as process:
-            moment = rng.randrange(400)
-            now = asyncio.Event()
-            seen = 0
-
-            def saw(moment: int = moment, now: asyncio.Event = now) -> None:
-                nonlocal seen
-                seen += 1
-                if seen > moment:
-                    now.set()
-
-            url = f"http://127.0.0.1:{process.port}"
-            async with aiohttp.ClientSession() as http:
-                clients = [asyncio.create_task(talk(http, url, told, rng, saw)) for _ in range(CLIENTS)]
-                async with asyncio.timeout(30):
-                    await now.wait()
-                    # So far the moment is one at which this process runs; now it is any.
-                    await asyncio.sleep(rng.random() * 0.01)
-                process.signal(signal.SIGKILL)
-                await asyncio.gather(*clients)
-            told.frames += seen
-            await asyncio.to_thread(process.wait)
-        check_file(file, tmp_path / "copy.db", told)
+            await live_and_kill(process, rng, talks)
+        check_file(file, tmp_path / "copy.db", talks)
     with start_chatbot("--port", "0", env=env) as process:
-        url = f"http://127.0.0.1:{process.port}"
-        async with aiohttp.ClientSession() as http:
-            for session in rng.sample(told.sessions, min(100, len(told.sessions))):
-                async with http.get(f"{url}/api/sessions/{session}/messages?limit=1000") as response:
-                    messages = (await response.json())["messages"]
-                seen_turns = [
-                    (message["message_id"], message["content"])
-                    for message in messages
-                    if message["role"] == "assistant"
-                ]
-                expected = [(message_id, text) for _, message_id, text in told.turns[session]]
-                assert seen_turns[: len(expected)] == expected
-    turns = sum(map(len, told.turns.values()))
-    print(
-        f"kills {KILLS}, sessions {len(told.sessions)}, turns seen to their end {turns}, events {told.frames}"
+        await check_server(f"http://127.0.0.1:{process.port}", rng, talks)
+    turns = sum(len(talk.turns) for talk in talks.values())
+    branches = sum(
+        len(talk.turns) - len({turn.parent for turn in talk.turns.values()}) for talk in talks.values()
     )
+    print(f"kills {KILLS}, sessions {len(talks)}, turns seen and not deleted {turns}, branches {branches}")
     assert turns > KILLS, "there was no load: the test shows nothing"
+
+
+async def live_and_kill(process: Any, rng: random.Random, talks: dict[str, Talk]) -> None:
+    """Lets clients talk to the server, and kills it at any moment."""
+    left, now = rng.randrange(400), asyncio.Event()
+
+    def saw() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            now.set()
+
+    url = f"http://127.0.0.1:{process.port}"
+    async with aiohttp.ClientSession() as http:
+        clients = [asyncio.create_task(Client(http, url, rng, saw).live(talks)) for _ in range(CLIENTS)]
+        async with asyncio.timeout(30):
+            await now.wait()
+            # So far the moment is one at which this process runs; now it is any.
+            await asyncio.sleep(rng.random() * 0.01)
+        process.signal(signal.SIGKILL)
+        await asyncio.gather(*clients)
+    await asyncio.to_thread(process.wait)
+    assert "Traceback" not in process.output, process.output
+
+
+async def check_server(url: str, rng: random.Random, talks: dict[str, Talk]) -> None:
+    """The next server shows the path at which each conversation was, or came to be just then."""
+    sure = [session for session, talk in talks.items() if not talk.deleting]
+    async with aiohttp.ClientSession() as http:
+        for session in rng.sample(sure, min(200, len(sure))):
+            async with http.get(f"{url}/api/sessions/{session}/messages?limit=1000") as response:
+                messages = (await response.json())["messages"]
+            talk, shown = (
+                talks[session],
+                [one["message_id"] for one in messages if one["role"] == "assistant"],
+            )
+            if shown and shown[-1] not in talk.turns:
+                assert messages[-2]["content"] == talk.asking
+                shown.pop()
+                at = shown[-1] if shown else None
+            else:
+                at = talk.current
+            path: list[str] = []
+            while at:
+                path.insert(0, at)
+                at = talk.turns[at].parent
+            assert shown == path
