@@ -18,29 +18,19 @@ export function facts({ model, usage, firstMs, tookMs, at }) {
 	if (written !== undefined) add('tokensOut', number.format(written));
 	if (thought > 0) add('tokensThought', number.format(thought));
 	if (firstMs >= 0) add('firstToken', `${(firstMs / 1000).toFixed(firstMs < 10000 ? 2 : 0)} s`);
-	if (written > 1 && tookMs > firstMs) add('speed', t('perSecond', Math.round(1000 * (written - 1) / (tookMs - firstMs))));
+	if (written > 1 && tookMs - firstMs > 250) add('speed', t('perSecond', Math.round(1000 * (written - 1) / (tookMs - firstMs))));
 	if (at && !Number.isNaN(Date.parse(at))) add('time', time.format(new Date(at)));
 	return found;
 }
 
-export function factsButton(turn) {
+// A button, and the line that it shows below.
+export function factsOf(turn) {
+	const panel = make('dl', { className: 'facts', hidden: true });
 	const node = iconButton('info', 'about', () => {
-		if (!panel.hidden) {
-			panel.hidden = true;
-		} else {
-			panel.replaceChildren(...facts(turn).map(([word, value]) => div('', make('dt', { textContent: word }), make('dd', { textContent: value }))));
-			panel.hidden = false;
-		}
+		panel.hidden = !panel.hidden;
+		if (!panel.hidden) panel.replaceChildren(...facts(turn).map(([word, value]) => div('', make('dt', { textContent: word }), make('dd', { textContent: value }))));
 		node.ariaExpanded = String(!panel.hidden);
 	}, 'act about');
 	node.ariaExpanded = 'false';
-	const panel = make('dl', { className: 'facts', hidden: true });
-	const box = make('span', { className: 'about-box' }, node, panel);
-	box.onkeydown = (event) => {
-		if (event.key !== 'Escape' || panel.hidden) return;
-		event.stopPropagation();
-		node.click();
-		node.focus();
-	};
-	return box;
+	return [node, panel];
 }

@@ -63,7 +63,7 @@ function onKey(event) {
 		event.preventDefault();
 		showSheet();
 	} else if (key === 'escape') {
-		if (document.body.classList.contains('menu')) {
+		if (document.body.classList.contains('drawer')) {
 			showMenu(false);
 			page.menu.focus();
 		} else if (state.editing) {

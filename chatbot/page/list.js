@@ -163,7 +163,7 @@ async function erase(id) {
 // The list is a drawer where the screen is narrow.
 export function showMenu(open) {
 	const narrow = matchMedia('(max-width: 48rem)').matches;
-	document.body.classList.toggle('menu', open && narrow);
+	document.body.classList.toggle('drawer', open && narrow);
 	page.menu.ariaExpanded = String(open && narrow);
 	page.main.inert = open && narrow;
 	if (open && narrow) page.new.focus();

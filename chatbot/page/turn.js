@@ -1,7 +1,7 @@
 // A turn as it is seen: the question, the answer with its thoughts and calls, and what can be done with them.
 
 import { copier, div, iconButton, make, page } from './dom.js';
-import { factsButton } from './facts.js';
+import { factsOf } from './facts.js';
 import { showCalls, Thoughts } from './folds.js';
 import { Writer } from './markdown/writer.js';
 import { state, tell } from './state.js';
@@ -41,7 +41,7 @@ function reply(talk, turn) {
 	return make('article', { className: 'reply' },
 		make('h2', { className: 'quiet', textContent: t('bot') }),
 		turn.thoughts.node, turn.text, turn.refused, turn.folds, turn.note,
-		div('acts', turn.versionsNode, copier(() => turn.answer || turn.refusal || ''), iconButton('again', 'redo', () => tell('redo', talk, turn), 'act redo'), factsButton(turn)));
+		div('acts', turn.versionsNode, copier(() => turn.answer || turn.refusal || ''), iconButton('again', 'redo', () => tell('redo', talk, turn), 'act redo'), ...factsOf(turn)));
 }
 
 export function showRefusal(turn) {

@@ -87,7 +87,7 @@ export const WORDS = {
 	system: ['System prompt', '시스템 프롬프트'],
 	systemHint: ['Who the assistant is, and how it answers', '어시스턴트의 역할과 답하는 방식'],
 	temperature: ['Temperature', '온도'],
-	max_tokens: ['Longest answer, in tokens', '최대 답변 길이(토큰)'],
+	max_tokens: ['Longest answer (tokens)', '최대 답변(토큰)'],
 	reasoning_effort: ['Reasoning effort', '추론 강도'],
 	other: ['Other fields, as JSON', '그 밖의 필드(JSON)'],
 	badJson: ['The other fields are not a JSON object.', '그 밖의 필드가 JSON 객체가 아닙니다.'],
