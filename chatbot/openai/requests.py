@@ -115,11 +115,11 @@ def read_conversation(value: object) -> str:
 
 def _read_place(given: Mapping[str, Any]) -> tuple[str | None, str | None]:
     conversation, previous = given.get("conversation"), given.get("previous_response_id")
-    if conversation and previous:
+    if conversation is not None and previous is not None:
         raise refuse("previous_response_id", "and conversation exclude each other")
     if previous is not None and not isinstance(previous, str):
         raise refuse("previous_response_id", "must be a string")
-    return read_conversation(conversation) if conversation else None, previous
+    return None if conversation is None else read_conversation(conversation), previous
 
 
 def _read_tools(given: Mapping[str, Any], settings: dict[str, Any], options: dict[str, Any]) -> None:

@@ -120,7 +120,7 @@ class OpenAIDoor:
         """The session and the turn that a question follows; "" for one that has no session yet."""
         if asked.session_id:
             return asked.session_id, self._open(asked.session_id, "conversation").current
-        if not asked.previous:
+        if asked.previous is None:
             return "", None
         source, _ = self._find(asked.previous, "previous_response_id")
         if not source.turn:

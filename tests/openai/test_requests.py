@@ -1,0 +1,193 @@
+"""What is not served is refused by name, what is harmless accepted, and the rest reaches the LLM."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from chatbot.errors import ChatError
+from chatbot.openai.items import messages_of, said_items
+from chatbot.openai.requests import read_response_request
+from tests.openai.door import Door
+from tests.tools.scripted_llm import ScriptedLLM
+
+TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+
+
+def _said(part: dict[str, Any]) -> dict[str, Any]:
+    return {"input": [{"role": "user", "content": [part]}]}
+
+
+@pytest.mark.parametrize(
+    ("param", "body"),
+    [
+        ("tools[0].type", {"tools": [{"type": "web_search"}]}),
+        ("tools[1].type", {"tools": [TOOL, {"type": "mcp"}]}),
+        ("tools[0].name", {"tools": [{"type": "function"}]}),
+        ("tools", {"tools": "all"}),
+        ("tool_choice", {"tools": [TOOL], "tool_choice": {"type": "web_search_preview"}}),
+        ("tool_choice", {"tools": [TOOL], "tool_choice": "any"}),
+        ("prompt", {"prompt": {"id": "pmpt_1"}}),
+        ("context_management", {"context_management": [{"type": "compaction"}]}),
+        ("top_logprobs", {"top_logprobs": 3}),
+        ("include", {"include": ["message.output_text.logprobs"]}),
+        ("background", {"background": True, "store": False}),
+        ("background", {"background": "yes"}),
+        ("temperature", {"temperature": "hot"}),
+        ("temperature", {"temperature": True}),
+        ("max_output_tokens", {"max_output_tokens": 1.5}),
+        ("instructions", {"instructions": ["a"]}),
+        ("metadata", {"metadata": {"a": 1}}),
+        ("metadata", {"metadata": {str(n): "" for n in range(17)}}),
+        ("text.format.type", {"text": {"format": {"type": "grammar"}}}),
+        ("previous_response_id", {"previous_response_id": 1}),
+        ("previous_response_id", {"previous_response_id": "resp_1", "conversation": "conv_1"}),
+        ("conversation", {"conversation": 1}),
+        ("conversation", {"conversation": "conv_1"}),
+        ("input", {"input": None}),
+        ("input", {"input": []}),
+        ("input", {"input": 5}),
+        ("input[0]", {"input": ["a"]}),
+        ("input[0].type", {"input": [{"type": "computer_call_output"}]}),
+        ("input[0].role", {"input": [{"role": "tool", "content": "a"}]}),
+        ("input[0].content", {"input": [{"role": "user"}]}),
+        ("input[0].content[0].type", _said({"type": "video"})),
+        ("input[0].content[0].file_id", _said({"type": "input_image", "file_id": "f"})),
+        ("input[0].content[0].file_url", _said({"type": "input_file", "file_url": "f"})),
+        ("input[0].call_id", {"input": [{"type": "function_call_output", "output": "x"}]}),
+        ("input[0].id", {"input": [{"type": "item_reference", "id": "msg_1"}]}),
+    ],
+)  # fmt: skip
+def test_what_is_not_served_is_refused_by_name(param: str, body: dict[str, Any]):
+    with pytest.raises(ChatError) as refused:
+        read_response_request({"input": "Hi"} | body, lambda _: None)
+    assert refused.value.param == param
+    assert refused.value.status in (400, 404)
+
+
+async def test_what_clients_send_by_habit_is_accepted(door: Door):
+    habits: dict[str, Any] = {
+        "service_tier": "auto",
+        "stream_options": {"include_obfuscation": False},
+        "include": ["reasoning.encrypted_content", "file_search_call.results"],
+        "max_tool_calls": 3,
+        "truncation": "disabled",
+        "top_logprobs": 0,
+        "prompt_cache_retention": "24h",
+        "anything": {"else": 1},
+        "tools": [],
+        "conversation": None,
+        "metadata": None,
+    }
+    answer = await door.respond("Hi", **habits)
+    assert (answer["max_tool_calls"], answer["metadata"]) == (3, {})
+
+
+async def test_the_llm_is_sent_what_was_asked_for(door: Door, llm: ScriptedLLM):
+    schema = {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True}
+    await door.respond(
+        "Hi",
+        model="m",
+        temperature=0.5,
+        top_p=0.9,
+        max_output_tokens=99,
+        presence_penalty=0.1,
+        user="u",
+        prompt_cache_key="k",
+        safety_identifier="s",
+        tools=[TOOL | {"strict": True, "description": None}, TOOL | {"name": "g"}],
+        tool_choice={
+            "type": "allowed_tools",
+            "mode": "required",
+            "tools": [{"type": "function", "name": "g"}],
+        },
+        parallel_tool_calls=False,
+        text={"format": schema, "verbosity": "low"},
+        reasoning={"effort": "low", "summary": "auto"},
+        instructions="Be short.",
+    )
+    body = llm.exchanges[0].body
+    said = body.pop("messages")
+    assert said == [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hi"}]
+    function = {"name": "g", "parameters": {"type": "object"}}
+    assert {name: body[name] for name in body if not name.startswith("stream")} == {
+        "model": "m",
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_tokens": 99,
+        "presence_penalty": 0.1,
+        "user": "u",
+        "prompt_cache_key": "k",
+        "safety_identifier": "s",
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": True},
+        },
+        "verbosity": "low",
+        "reasoning_effort": "low",
+    }
+
+
+async def test_instructions_are_for_one_turn(door: Door, llm: ScriptedLLM):
+    first = await door.respond("one", instructions="Be short.")
+    second = await door.respond("two", previous_response_id=first["id"])
+    assert [m["role"] for m in llm.exchanges[1].body["messages"]] == ["user", "assistant", "user"]
+    assert (first["instructions"], second["instructions"]) == ("Be short.", None)
+
+
+PARTS = [
+    {"type": "input_text", "text": "What is this?"},
+    {"type": "input_image", "image_url": "data:image/png;base64,iVBO", "detail": "low"},
+    {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBE"},
+    {"type": "input_audio", "input_audio": {"data": "UklG", "format": "wav"}},
+]
+ITEMS = [
+    {"role": "developer", "content": "d"},
+    {"role": "user", "content": PARTS},
+    {"type": "reasoning", "id": "rs_1", "summary": []},
+    {
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": "A cat.", "annotations": []}],
+    },
+    {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
+    {"type": "function_call", "call_id": "b", "name": "f", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "a", "output": "1"},
+    {"type": "function_call_output", "call_id": "b", "output": [{"type": "input_text", "text": "2"}]},
+]
+
+
+def test_items_of_every_kind_become_messages_and_items_again():
+    messages = messages_of(ITEMS, "input", lambda _: None)
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    assert [json.loads(message) for message in messages] == [
+        {"role": "system", "content": "d"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What is this?"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO", "detail": "low"}},
+                {
+                    "type": "file",
+                    "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBE"},
+                },
+                PARTS[3],
+            ],
+        },
+        {"role": "assistant", "content": "A cat.", "tool_calls": [{"id": "a"} | call, {"id": "b"} | call]},
+        {"role": "tool", "tool_call_id": "a", "content": "1"},
+        {"role": "tool", "tool_call_id": "b", "content": "2"},
+    ]
+    items = said_items(messages, "01234567-89ab-7def-8123-456789abc000")
+    assert [item["type"] for item in items] == [
+        *("message", "message", "message", "function_call", "function_call"),
+        *("function_call_output", "function_call_output"),
+    ]
+    assert len({item["id"] for item in items}) == 7
+    assert items[1]["content"] == PARTS
+    assert messages_of(items, "input", lambda _: None) == messages
