@@ -161,6 +161,7 @@ class Api:
         asked = await requests.read_chat(request)
         source, headers = self._ask(request, asked)
         request[REPLY] = source
+        request[REPLY] = source
         await until_ended(source)
         if source.context_messages:
             headers["X-Context-Messages"] = str(source.context_messages)
