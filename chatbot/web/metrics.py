@@ -113,7 +113,8 @@ class Metrics:
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /metrics": all metrics in Prometheus's text format."""
-        lines = ["# TYPE chatbot_info gauge", f'chatbot_info{{version="{__version__}"}} 1']
+        lines = ["# HELP chatbot_info Which version runs.", "# TYPE chatbot_info gauge"]
+        lines.append(f'chatbot_info{{version="{__version__}"}} 1')
         for name, wants, kind, read in self._gauges:
             lines += [f"# HELP {name} {wants}", f"# TYPE {name} {kind}", f"{name} {read():.15g}"]
         for family in self._families:
