@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -59,30 +58,7 @@ def _has_something(connection: Connection) -> bool:
     return bool(poll.poll(0))
 
 
-class LossWatch:
-    """Tells the reader of an answer that its connection is lost: after bad chunks aiohttp itself forgets to."""
-
-    def __init__(self, response: aiohttp.ClientResponse, lost: Callable[[], None]) -> None:
-        connection = response.connection  # None if the whole answer came with its head
-        protocol = connection.protocol if connection is not None else None
-        self._closed = protocol.closed if protocol is not None else None
-        self._lost = lost
-        if self._closed:
-            self._closed.add_done_callback(self._call)
-
-    def end(self) -> None:
-        """Watches no more."""
-        if self._closed:
-            self._closed.remove_done_callback(self._call)
-            self._closed.remove_done_callback(_see)
-            self._closed.add_done_callback(_see)  # or asyncio logs that nobody looked at its exception
-        self._closed = None
-
-    def _call(self, closed: asyncio.Future[None]) -> None:
-        _see(closed)
-        self._lost()
-
-
-def _see(closed: asyncio.Future[None]) -> None:
+def seen(closed: asyncio.Future[None]) -> None:
+    """Looks at how a connection closed: asyncio logs what nobody has looked at."""
     if not closed.cancelled():
         closed.exception()

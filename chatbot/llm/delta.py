@@ -86,13 +86,13 @@ class CallReader:
         function = entry.get("function")
         if not isinstance(function, dict):
             function = entry
-        name, index, given = function.get("name"), entry.get("index"), entry.get("id")
-        name = valid(name) if isinstance(name, str) else ""
-        given = valid(given) if isinstance(given, str) else ""
+        index = entry.get("index")
+        name, given = _text(function.get("name")), _text(entry.get("id"))
         arguments = function.get("arguments", function.get("parameters"))
         text = arguments if isinstance(arguments, str) else "" if arguments is None else as_json(arguments)
         call = self._find(index, given, name)
-        is_ours = (arguments is None or isinstance(arguments, str)) and (name + given).isprintable()
+        is_ours = arguments is None or isinstance(arguments, str)
+        is_ours = is_ours and name == (function.get("name") or "") and given == (entry.get("id") or "")
         if call is None:
             if not (name or given):
                 return [], False  # a piece of nothing
@@ -128,6 +128,10 @@ class CallReader:
         if name and (not given or given != known.given) and known.is_complete:
             return None
         return known
+
+
+def _text(value: Any) -> str:
+    return valid(value) if isinstance(value, str) else ""
 
 
 class _Call:

@@ -11,7 +11,7 @@ from aiohttp.http import HttpProcessingError
 from chatbot.errors import ChatError, without_frames
 from chatbot.llm import errors
 from chatbot.llm.chunks import ChunkReader
-from chatbot.llm.connections import LossWatch
+from chatbot.llm.connections import seen
 from chatbot.llm.idle_timeout import IdleTimeout
 from chatbot.llm.sse_decoder import Decoder, TooLarge
 from chatbot.records import Chunk
@@ -60,11 +60,15 @@ class Answer:
         self._decoder: Decoder | None = None
         self._parts: list[bytes] = []  # of an answer in one piece
         self._size = 0
-        self._is_burst = False
+        self._burst = b""  # what of a burst has not been read yet
         self._has_ended = False
         self._failure: ChatError | None = None
         self.is_whole = False
-        self._loss = LossWatch(response, self._lost)
+        connection = response.connection  # None if the whole answer came with its head
+        protocol = None if connection is None else connection.protocol
+        self._closed = None if protocol is None else protocol.closed
+        if self._closed:
+            self._closed.add_done_callback(self._lost)
         idle.set(patience, self._give_up)
 
     @property
@@ -87,16 +91,17 @@ class Answer:
 
     async def __anext__(self) -> list[Chunk]:
         while not self._has_ended:
-            if self._is_burst:
-                await asyncio.sleep(0)
             try:
-                data = await self._content.read(SLICE_BYTES)
+                # All that has come: what a broken connection still holds would be lost.
+                data = self._burst or await self._content.readany()
             except BROKEN as error:
                 error.__traceback__ = None  # aiohttp keeps it, and its frames would keep the reply
                 chunks = self._end(is_cut=True)
             else:
-                self._is_burst = len(data) == SLICE_BYTES
+                data, self._burst = data[:SLICE_BYTES], data[SLICE_BYTES:]
                 chunks = self._take(data) if data else self._end(is_cut=False)
+                if self._burst:
+                    await asyncio.sleep(0)
             if chunks:
                 return chunks
         if self._failure:
@@ -107,7 +112,10 @@ class Answer:
     def close(self) -> None:
         """Lets go of the LLM: at once if the answer has not ended, so that it stops working."""
         self._idle.end()
-        self._loss.end()
+        if self._closed:
+            self._closed.remove_done_callback(self._lost)
+            self._closed.remove_done_callback(seen)
+            self._closed.add_done_callback(seen)
         self._has_ended = True
         if self._reader.finish_reason and not self._failure and not self._content.is_eof():
             # All has come but the end of the HTTP body: with it, the connection can serve again.
@@ -120,7 +128,8 @@ class Answer:
         self._content.set_exception(aiohttp.ClientConnectionError("idle"))
         self._response.close()
 
-    def _lost(self) -> None:
+    def _lost(self, closed: asyncio.Future[None]) -> None:
+        seen(closed)  # after bad chunks aiohttp forgets to tell whoever reads
         if not self._content.is_eof() and not self._content.exception():
             self._content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
 
