@@ -1,0 +1,153 @@
+"""A background response is on disk before it is acknowledged, and can be read whatever becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from chatbot.storage.store import Store
+from tests.openai.clever_llm import clever
+from tests.openai.door import Door, text_of
+from tests.tools.processes import start_chatbot
+from tests.tools.scripted_llm import Gate, ScriptedLLM, reply
+from tests.tools.server import Clock, StartServer
+
+MANY = 1000
+"""How many run at once; five thousand were tried."""
+
+
+async def test_it_is_queued_then_written_then_done(door: Door, llm: ScriptedLLM):
+    gate = Gate()
+    llm.play(reply("Hel", gate, "lo"))
+    response = await door.respond(background=True)
+    assert (response["status"], response["output"], response["background"]) == ("queued", [], True)
+    await gate.reached.wait()
+    while not (await door.call("GET", f"/responses/{response['id']}"))[1]["output"]:
+        pass
+    _, running = await door.call("GET", f"/responses/{response['id']}")
+    assert (running["status"], text_of(running)) == ("in_progress", "Hel")
+    gate.open()
+    await door.server.ended()
+    _, done = await door.call("GET", f"/responses/{response['id']}")
+    assert (done["status"], text_of(done)) == ("completed", "Hello")
+    assert not door.server.sql("SELECT * FROM background")
+
+
+async def test_one_that_failed_can_be_read_and_streamed_for_an_hour(door: Door, clock: Clock):
+    response = await door.respond("break", background=True)
+    await door.server.ended()
+    path = f"/responses/{response['id']}"
+    _, failed = await door.call("GET", path)
+    assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
+    events = await (await door.resume(response["id"])).rest()
+    assert [event["type"].split(".")[1] for event in events] == ["created", "queued", "in_progress", "failed"]
+    door.server.store.drop_old_background(int((clock.now() - 3600) * 1000))
+    assert (await door.call("GET", path))[0] == 200
+    clock.advance(3601)
+    door.server.store.drop_old_background(int((clock.now() - 3600) * 1000))
+    assert (await door.call("GET", path))[0] == 404
+
+
+async def test_it_goes_on_without_listeners(door: Door, llm: ScriptedLLM, clock: Clock):
+    gate = Gate()
+    llm.play(reply("Hel", gate, "lo"))
+    stream = await door.stream(background=True)
+    response = (await stream.event())["response"]
+    await stream.until("response.output_text.delta")
+    stream.leave()
+    clock.advance(119)
+    gate.open()
+    await door.server.ended()
+    assert text_of((await door.call("GET", f"/responses/{response['id']}"))[1]) == "Hello"
+
+
+async def test_one_that_is_deleted_while_it_runs_is_gone(door: Door):
+    response = await door.respond("for ever", background=True)
+    path = f"/responses/{response['id']}"
+    assert (await door.call("DELETE", path))[1] == {
+        "id": response["id"],
+        "object": "response",
+        "deleted": True,
+    }
+    assert (await door.call("GET", path))[0] == 404
+    assert not door.server.sql("SELECT * FROM background")
+    assert not len(door.server.replies)
+
+
+async def test_very_many_at_once(start: StartServer, llm: ScriptedLLM):
+    gate = Gate()
+    llm.script = lambda body: reply(gate, body["messages"][0]["content"])
+    door = Door(await start(max_active_replies=MANY))
+    ids = {}
+    for batch in range(MANY // 100):
+        texts = [f"{batch}/{n}" for n in range(100)]
+        answers = await asyncio.gather(*(door.respond(text, background=True) for text in texts))
+        ids |= dict(zip(texts, (answer["id"] for answer in answers), strict=True))
+    assert len(door.server.replies) == MANY
+    await door.refused(503, None, background=True)
+    gate.open()
+    await door.server.ended()
+    for text, response_id in list(ids.items())[::50]:
+        _, response = await door.call("GET", f"/responses/{response_id}")
+        assert (response["status"], text_of(response)) == ("completed", text)
+
+
+@pytest.fixture
+async def hard_llm(llm: ScriptedLLM) -> ScriptedLLM:
+    llm.script = clever
+    return llm
+
+
+async def post(url: str, body: Any, **headers: str) -> Any:
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{url}/v1/responses", json=body, headers=headers) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+        return await answer.json()
+
+
+async def get(url: str, path: str) -> Any:
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/v1{path}") as answer:
+        return answer.status, await answer.json()
+
+
+async def test_after_a_kill_all_that_was_acknowledged_is_there(hard_llm: ScriptedLLM, tmp_path: Path):
+    env = {"DATABASE_URL": f"sqlite:///{tmp_path}/chat.db", "LLM_SERVER_URL": hard_llm.url, "LLM_MODEL": "m"}
+    key = {"Idempotency-Key": "k", "Authorization": "Bearer b"}
+    loop = asyncio.get_running_loop()
+
+    def started() -> Any:
+        return start_chatbot("--port", "0", env=env, cwd=tmp_path)
+
+    with started() as process:
+        url = await loop.run_in_executor(None, lambda: process.says(r"listening on (http://\S+)")[1])
+        whole = await post(url, {"input": "one"}, **key)
+        running = [await post(url, {"input": "for ever", "background": True}) for _ in range(5)]
+        await loop.run_in_executor(None, process.end, signal.SIGKILL)
+    with started() as process:
+        url = await loop.run_in_executor(None, lambda: process.says(r"listening on (http://\S+)")[1])
+        for response in running:
+            status, failed = await get(url, f"/responses/{response['id']}")
+            assert (status, failed["status"]) == (200, "failed"), failed
+        assert await post(url, {"input": "one"}, **key) == whole
+        more = await post(url, {"input": "two", "previous_response_id": whole["id"]})
+        assert text_of(more) == "You said: one / two"
+    assert len([one for one in hard_llm.exchanges if one.body["messages"][-1]["content"] == "one"]) == 1
+
+
+def test_a_store_forgets_what_became_a_turn(tmp_path: Path):
+    store = Store(str(tmp_path / "chat.db"))
+    store.add_session("s", 1, "{}")
+    store.add_background("resp_1", "s", 1, json.dumps({}))
+    store.fail_all_background(json.dumps({"code": "shutting_down", "message": "x"}), 2)
+    row = store.background("resp_1")
+    assert row
+    assert row.error
+    store.close()
