@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chatbot.config import Config, ConfigError
+from chatbot.config import Config, ConfigError, read_dotenv
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
@@ -12,22 +12,29 @@ def test_the_defaults_are_the_documented_ones() -> None:
         llm_server_url="http://localhost:8000",
         llm_api_key="",
         llm_model="",
+        llm_headers={},
+        llm_extra_body={},
         system_prompt="",
         llm_timeout_seconds=120,
         max_context_messages=10,
+        max_context_tokens=0,
         session_timeout_hours=24,
         database_url=":memory:",
+        database_sync="normal",
         host="127.0.0.1",
         port=8080,
         api_keys=(),
         allowed_origins=(),
-        max_request_bytes=1_048_576,
+        max_request_bytes=8_388_608,
         max_database_mb=1024,
         max_active_replies=1000,
         disconnect_grace_seconds=60,
         stream_heartbeat_seconds=15,
         shutdown_grace_seconds=10,
+        send_reasoning=False,
+        session_id_range=(0, 255),
         log_level="INFO",
+        log_format="text",
     )
 
 
@@ -36,6 +43,19 @@ def test_the_defaults_are_the_documented_ones() -> None:
     [
         ("LLM_SERVER_URL", "https://api.openai.com/v1/", "https://api.openai.com/v1"),
         ("LLM_SERVER_URL", "http://[::1]:8000", "http://[::1]:8000"),
+        ("LLM_SERVER_URL", "http://my_llm:8000", "http://my_llm:8000"),
+        ("LLM_SERVER_URL", "http://user:pass@host", "http://user:pass@host"),
+        ("LLM_SERVER_URL", "https://a.example/?api-version=1", "https://a.example/?api-version=1"),
+        (
+            "LLM_HEADERS",
+            '{"api-key": "k", "X-Session": "{session}"}',
+            {"api-key": "k", "X-Session": "{session}"},
+        ),
+        (
+            "LLM_EXTRA_BODY",
+            '{"cache": {"id": "{session}"}, "top_k": 5}',
+            {"cache": {"id": "{session}"}, "top_k": 5},
+        ),
         ("LLM_API_KEY", "sk-1", "sk-1"),
         ("LLM_MODEL", "org/model:7b", "org/model:7b"),
         ("SYSTEM_PROMPT", "친절하게 대답해.", "친절하게 대답해."),
@@ -54,6 +74,20 @@ def test_the_defaults_are_the_documented_ones() -> None:
             "https://Example.com/, http://localhost:3000",
             ("https://example.com", "http://localhost:3000"),
         ),
+        ("ALLOWED_ORIGINS", "capacitor://localhost", ("capacitor://localhost",)),
+        ("ALLOWED_ORIGINS", "tauri://localhost", ("tauri://localhost",)),
+        ("ALLOWED_ORIGINS", "app://obsidian.md", ("app://obsidian.md",)),
+        ("ALLOWED_ORIGINS", "chrome-extension://abcdefgh", ("chrome-extension://abcdefgh",)),
+        ("ALLOWED_ORIGINS", "vscode-webview://1a2b3c", ("vscode-webview://1a2b3c",)),
+        ("ALLOWED_ORIGINS", "https://xn--mnchen-3ya.de", ("https://xn--mnchen-3ya.de",)),
+        ("ALLOWED_ORIGINS", "http://[::1]:3000", ("http://[::1]:3000",)),
+        ("MAX_CONTEXT_TOKENS", "8192", 8192),
+        ("SEND_REASONING", "TRUE", True),
+        ("SEND_REASONING", "0", False),
+        ("SESSION_ID_RANGE", "40-7F", (0x40, 0x7F)),
+        ("DATABASE_SYNC", "full", "full"),
+        ("LOG_FORMAT", "JSON", "json"),
+        ("HOST", "LocalHost", "localhost"),
         ("MAX_REQUEST_BYTES", "1024", 1024),
         ("MAX_DATABASE_MB", "1", 1),
         ("MAX_ACTIVE_REPLIES", "1", 1),
@@ -76,7 +110,28 @@ def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
         ("LLM_SERVER_URL", "http://"),
         ("LLM_SERVER_URL", "http://host:port"),
         ("LLM_SERVER_URL", "http://host:99999"),
-        ("LLM_SERVER_URL", "http://host/?a=b"),
+        ("LLM_SERVER_URL", "http://ex..ample/"),
+        ("LLM_SERVER_URL", "http://a%zz/"),
+        ("LLM_SERVER_URL", "http://[v1.x]/"),
+        ("LLM_SERVER_URL", "http://" + "a" * 64 + ".example"),
+        ("LLM_HEADERS", "api-key: k"),
+        ("LLM_HEADERS", '["api-key"]'),
+        ("LLM_HEADERS", '{"api-key": 1}'),
+        ("LLM_HEADERS", '{"api key": "k"}'),
+        ("LLM_HEADERS", '{"api-key": "a\\nb"}'),
+        ("LLM_HEADERS", '{"Host": "h"}'),
+        ("LLM_EXTRA_BODY", "{"),
+        ("LLM_EXTRA_BODY", '{"a": NaN}'),
+        ("LLM_EXTRA_BODY", '{"messages": []}'),
+        ("LLM_EXTRA_BODY", "[" * 100_000),
+        ("MAX_CONTEXT_TOKENS", "-1"),
+        ("SEND_REASONING", "maybe"),
+        ("SESSION_ID_RANGE", "7f-00"),
+        ("SESSION_ID_RANGE", "0-f"),
+        ("DATABASE_SYNC", "off"),
+        ("LOG_FORMAT", "xml"),
+        ("HOST", "x86_64-conda-linux-gnu"),
+        ("HOST", "chat.example"),
         ("LLM_SERVER_URL", "http://host/#a"),
         ("LLM_SERVER_URL", "http://[::1"),
         ("LLM_SERVER_URL", "http://a host"),
@@ -103,6 +158,13 @@ def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
         ("PORT", "http"),
         ("API_KEYS", "a key, b"),
         ("API_KEYS", "열쇠"),
+        ("API_KEYS", ","),
+        ("API_KEYS", "  "),
+        ("API_KEYS", '""'),
+        ("ALLOWED_ORIGINS", " , "),
+        ("ALLOWED_ORIGINS", "null"),
+        ("ALLOWED_ORIGINS", "file://x"),
+        ("ALLOWED_ORIGINS", "https://a@example.com"),
         ("ALLOWED_ORIGINS", "*"),
         ("ALLOWED_ORIGINS", "example.com"),
         ("ALLOWED_ORIGINS", "https://example.com/path"),
@@ -121,17 +183,83 @@ def test_a_bad_value_is_refused_in_one_line_that_names_the_variable(name: str, t
     with pytest.raises(ConfigError) as caught:
         Config.from_env({name: text})
     message = str(caught.value)
-    assert message.startswith(f"{name} must be ")
+    assert message.startswith(f"{name} ")
     assert "\n" not in message
     message.encode()
 
 
-@pytest.mark.parametrize("name", ["LLM_API_KEY", "API_KEYS"])
+@pytest.mark.parametrize("name", ["LLM_API_KEY", "API_KEYS", "LLM_HEADERS"])
 def test_a_secret_is_shown_neither_when_refused_nor_in_the_settings_text(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Config.from_env({name: "geheim und so"})
     assert "geheim" not in str(caught.value)
-    assert "geheim" not in repr(Config.from_env({name: "geheim"}))
+    good = '{"a": "geheim"}' if name == "LLM_HEADERS" else "geheim"
+    assert "geheim" not in repr(Config.from_env({name: good}))
+
+
+def test_a_password_in_a_url_is_shown_neither_when_refused_nor_in_the_log() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.from_env({"LLM_SERVER_URL": "http://me:geheim@ex..ample"})
+    assert "geheim" not in str(caught.value)
+    config = Config.from_env({"LLM_SERVER_URL": "http://me:geheim@host:1/v1?key=geheim"})
+    assert config.llm_shown == "http://host:1/v1"
+
+
+@pytest.mark.parametrize("also", [{"LLM_API_KEY": "k"}, {"LLM_HEADERS": '{"authorization": "Bearer k"}'}])
+def test_two_ways_to_say_who_asks_are_refused(also: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"^LLM_SERVER_URL must be without user:password@") as caught:
+        Config.from_env({"LLM_SERVER_URL": "http://user:geheim@host"} | also)
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("origin", "instead"),
+    [
+        ("https://example.com:443", "https://example.com"),
+        ("http://example.com:0080", "http://example.com"),
+        ("https://münchen.de", "https://xn--mnchen-3ya.de"),
+        ("https://example.com/chat", "https://example.com"),
+        ("http://[0:0:0:0:0:0:0:1]", "http://[::1]"),
+        ("example.com", "https://example.com"),
+        ("https://*.example.com", "each origin"),
+    ],
+)
+def test_an_origin_that_could_never_match_is_refused_with_what_to_write_instead(
+    origin: str, instead: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.from_env({"ALLOWED_ORIGINS": f"https://good.example, {origin}"})
+    assert repr(origin) in str(caught.value)
+    assert f"write {instead}" in str(caught.value)
+
+
+def test_a_host_that_a_shell_exports_is_named_and_not_read_where_the_option_is_given() -> None:
+    environ = {"HOST": "x86_64-conda-linux-gnu"}
+    with pytest.raises(ConfigError, match=r"^HOST must be .* use --host\)$"):
+        Config.from_env(environ)
+    assert Config.from_env(environ, {"host": "::1"}).host == "::1"
+    with pytest.raises(ConfigError, match=r"^--host must be "):
+        Config.from_env({}, {"host": "a..b"})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("A=${HOME} $x", "${HOME} $x"),
+        ('A="${HOME} $x"', "${HOME} $x"),
+        ("A='two\nlines'", "two\nlines"),
+        ("\ufeffexport A=b # and more", "b"),
+        ("A=", ""),
+    ],
+)
+def test_a_dotenv_is_not_interpolated(text: str, value: str) -> None:
+    assert read_dotenv(text) == {"A": value}
+
+
+@pytest.mark.parametrize("line", ["A b=c", "PORT", "A='open", "=x"])
+def test_a_line_of_dotenv_that_cannot_be_read_is_named(line: str) -> None:
+    with pytest.raises(ConfigError, match=r"^\.env: line 4 "):
+        read_dotenv(f"# settings\nB=1\n\n{line}\nC=2\n")
 
 
 @pytest.mark.parametrize("text", ["", "   "])

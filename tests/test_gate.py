@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from chatbot.middleware import _EXPOSED, _PREFLIGHT
-from chatbot.shapes import ERRORS
-from tests.tools.server import Clock, Log, Running, StartServer, until
+from chatbot.errors import ERRORS
+from chatbot.web.access import EXPOSED_HEADERS, METHODS
+from tests.test_openapi import DOC, MISSING, OPERATIONS, nodes, operations
 from tests.tools.scripted_llm import Hang, ScriptedLLM
+from tests.tools.server import Clock, Log, Running, StartServer, until
 from tests.tools.sockets import Socket, get, post
-from tests.test_openapi import DOC, MISSING, OPERATIONS, nodes, operations, resolve
 
-OPEN = {"health", "ready", "openapi", "page"}
+OPEN = {"health", "ready", "get_openapi"}
 ALLOWED = "https://chat.example"
 
 
@@ -149,7 +149,7 @@ async def test_a_name_that_is_rebound_to_this_server_is_refused(server: Running,
     ],
 )
 @pytest.mark.parametrize(
-    "operation_id", ["createSession", "chat", "chatStream", "resumeStream", "deleteSession"]
+    "operation_id", ["create_session", "chat", "chat_stream", "resume", "delete_session"]
 )
 async def test_another_site_is_refused(
     start: StartServer, llm: ScriptedLLM, origin: str, operation_id: str
@@ -157,7 +157,7 @@ async def test_another_site_is_refused(
     server = await start(allowed_origins=(ALLOWED,))
     session_id = await server.session()
     _, message, _ = await server.chat(session_id)
-    before = server.sql("SELECT count(*) FROM sessions JOIN messages USING (session_id)")
+    before = server.sql("SELECT count(*) FROM sessions JOIN turns USING (session_id)")
     method, path = OPERATIONS[operation_id]
     path = path.format(session_id=session_id, message_id=message["message_id"])
     headers = {"Origin": origin.format(port=server.server.port)}
@@ -166,7 +166,7 @@ async def test_another_site_is_refused(
     check_error(status, answered, "origin_not_allowed")
     assert "Access-Control-Allow-Origin" not in got
     assert len(llm.exchanges) == 1, "the LLM was asked for another site"
-    assert server.sql("SELECT count(*) FROM sessions JOIN messages USING (session_id)") == before
+    assert server.sql("SELECT count(*) FROM sessions JOIN turns USING (session_id)") == before
 
 
 async def test_programs_without_an_origin_are_served(server: Running) -> None:
@@ -184,7 +184,7 @@ async def test_an_allowed_origin_is_served_and_may_read_the_answer(start: StartS
         status, _, got = await server.call("POST", "/api/sessions", headers=given)
         assert status == expected
         assert got["Access-Control-Allow-Origin"] == origin
-        assert got["Vary"] == "Origin"
+        assert got["Vary"].startswith("Origin")
         assert "X-Session-ID" in got["Access-Control-Expose-Headers"]
         assert "Access-Control-Allow-Credentials" not in got
 
@@ -192,7 +192,9 @@ async def test_an_allowed_origin_is_served_and_may_read_the_answer(start: StartS
 async def test_an_answer_to_no_origin_is_not_taken_for_an_answer_to_any(start: StartServer) -> None:
     server = await start(allowed_origins=(ALLOWED,))
     _, _, headers = await server.call("GET", "/api/health")
-    assert headers["Vary"] == "Origin", "a cache could give it to the allowed page, which could not read it"
+    assert headers["Vary"].startswith("Origin"), (
+        "a cache could give it to the allowed page, which could not read it"
+    )
 
 
 async def test_a_stream_is_open_to_an_allowed_page_and_so_are_its_errors(
@@ -211,7 +213,7 @@ def preflight(origin: str, method: str = "POST") -> dict[str, str]:
     return {
         "Origin": origin,
         "Access-Control-Request-Method": method,
-        "Access-Control-Request-Headers": "authorization, content-type, idempotency-key",
+        "Access-Control-Request-Headers": "authorization, content-type, x-stainless-os",
     }
 
 
@@ -222,9 +224,9 @@ async def test_a_preflight_of_an_allowed_origin_needs_no_key(start: StartServer,
     status, body, headers = await server.call("OPTIONS", path, headers=preflight(ALLOWED, method))
     assert (status, body) == (204, None)
     assert headers["Access-Control-Allow-Origin"] == ALLOWED
-    assert headers["Vary"] == "Origin"
+    assert headers["Vary"].startswith("Origin")
     assert method in headers["Access-Control-Allow-Methods"].split(", ")
-    assert "Authorization" in headers["Access-Control-Allow-Headers"].split(", ")
+    assert headers["Access-Control-Allow-Headers"] == preflight("")["Access-Control-Request-Headers"]
     assert int(headers["Access-Control-Max-Age"]) > 0
 
 
@@ -236,29 +238,13 @@ async def test_a_preflight_of_another_site_is_refused(start: StartServer, origin
     assert not [name for name in headers if name.lower().startswith("access-control-")]
 
 
-def test_pages_may_send_every_header_that_is_described_and_read_every_one() -> None:
-    sent = {
-        resolve(parameter)["name"]
-        for _, _, operation in operations()
-        for parameter in operation["parameters"]
-        if resolve(parameter)["in"] == "header" and operation["operationId"] not in OPEN
-    }
-    allowed = set(_PREFLIGHT["Access-Control-Allow-Headers"].split(", "))
-    assert allowed == sent | {"Authorization", "Content-Type"}
+def test_pages_may_read_every_header_that_is_described_and_use_every_method() -> None:
     read = {name for node in nodes(DOC["paths"]) for name in node.get("headers", {})}
     read |= {name for node in DOC["components"]["responses"].values() for name in node["headers"]}
     # What a page can always read, or has no use for.
-    read -= {
-        "Allow",
-        "Cache-Control",
-        "Content-Security-Policy",
-        "ETag",
-        "WWW-Authenticate",
-        "X-Accel-Buffering",
-    }
-    assert set(_EXPOSED.split(", ")) == read
-    methods = {method for method, _, _ in operations()}
-    assert set(_PREFLIGHT["Access-Control-Allow-Methods"].split(", ")) == methods
+    read -= {"Allow", "Cache-Control", "ETag", "WWW-Authenticate", "X-Accel-Buffering", "x-should-retry"}
+    assert set(EXPOSED_HEADERS.split(", ")) >= read
+    assert set(METHODS.split(", ")) == {method for method, _, _ in operations()}
 
 
 # What every answer bears
@@ -300,11 +286,14 @@ ODD_REQUESTS = {
     "no-such-method": (b"GOSSIP /api/health HTTP/1.1\r\nHost: x\r\n\r\n", "invalid_request"),
     "no-host": (b"GET /api/health HTTP/1.1\r\n\r\n", "invalid_request"),
     "two-hosts": (get("/api/health", b"Host: y\r\n"), "invalid_request"),
-    "long-path": (get("/" + "a" * 10_000), "invalid_request"),
-    "long-header": (get("/", b"A: " + b"a" * 10_000 + b"\r\n"), "invalid_request"),
-    "many-headers": (get("/", b"A: b\r\n" * 1000), "invalid_request"),
+    "long-path": (get("/" + "a" * 33_000), "headers_too_large"),
+    "long-header": (get("/", b"A: " + b"a" * 33_000 + b"\r\n"), "headers_too_large"),
+    "endless-header": (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: bcdefgh\r\n" * 4000, "headers_too_large"),
+    "many-headers": (get("/", b"A: b\r\n" * 1000), "headers_too_large"),
     "header-without-colon": (get("/", b"hello\r\n"), "invalid_request"),
     "raw-bytes-in-the-path": (b"GET /api/sessions/\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n", "invalid_request"),
+    "raw-bytes-in-expect": (post("/api/sessions", b"{}", b"Expect: \xff\r\n"), "invalid_request"),
+    "connect": (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", "invalid_request"),
     "no-path-but-an-address": (get("http://[::1/"), "invalid_request"),
     "length-and-chunks": (post("/api/sessions", b"{}", b"Transfer-Encoding: chunked\r\n"), "invalid_request"),
     "two-lengths": (post("/api/sessions", b"{}", b"Content-Length: 3\r\n"), "invalid_request"),
@@ -359,7 +348,7 @@ async def test_a_load_balancer_learns_the_session_from_every_answer_about_one(se
     _, message, headers = await server.chat(session_id)
     assert headers["X-Session-ID"] == session_id
     ids = {"session_id": session_id, "message_id": message["message_id"]}
-    bodies: dict[str, Any] = {"patchSession": {"metadata": {}}}
+    bodies: dict[str, Any] = {"patch_session": {"metadata": {}}}
     stream = await server.stream(session_id)
     assert stream.headers["X-Session-ID"] == session_id
     await stream.rest()
@@ -367,12 +356,12 @@ async def test_a_load_balancer_learns_the_session_from_every_answer_about_one(se
     _, _, headers = await server.call("GET", f"/api/sessions/{session_id}/messages/{MISSING}")
     assert headers["X-Session-ID"] == session_id
     for operation_id in (
-        "getSession",
-        "patchSession",
-        "listMessages",
-        "getMessage",
+        "get_session",
+        "patch_session",
+        "list_messages",
+        "get_message",
         "rewind",
-        "deleteSession",
+        "delete_session",
     ):
         method, path = OPERATIONS[operation_id]
         _, _, headers = await server.call(method, path.format(**ids), bodies.get(operation_id))
@@ -413,16 +402,17 @@ async def test_health_never_asks_the_llm_and_ready_asks_it_at_most_every_five_se
         assert (status, body["status"], body["sessions"], body["active_replies"]) == (200, "ok", 0, 0)
     assert llm.model_requests == 0
     for _ in range(3):
-        assert (await server.call("GET", "/api/health/ready"))[:2] == (200, {"status": "ok", "llm": "ok"})
+        assert (await server.call("GET", "/api/health/ready"))[:2] == (
+            200,
+            {"status": "ok", "llm": "ok", "storage": "ok"},
+        )
     assert llm.model_requests == 1
     llm.models = [b"HTTP/1.1 503 Loading\r\nContent-Length: 0\r\n\r\n"]
     clock.advance(4.5)
     assert (await server.call("GET", "/api/health/ready"))[0] == 200
     clock.advance(0.6)
-    assert (await server.call("GET", "/api/health/ready"))[:2] == (
-        503,
-        {"status": "unavailable", "llm": "loading"},
-    )
+    status, body, _ = await server.call("GET", "/api/health/ready")
+    assert (status, body["status"], body["llm"]) == (503, "unavailable", "loading")
 
 
 @pytest.mark.parametrize(
@@ -438,10 +428,8 @@ async def test_ready_says_what_is_wrong_with_the_llm(
     server: Running, llm: ScriptedLLM, script: Any, llm_is: str
 ) -> None:
     llm.models = script
-    assert (await server.call("GET", "/api/health/ready"))[:2] == (
-        503,
-        {"status": "unavailable", "llm": llm_is},
-    )
+    status, body, _ = await server.call("GET", "/api/health/ready")
+    assert (status, body["status"], body["llm"]) == (503, "unavailable", llm_is)
     assert (await server.call("GET", "/api/health"))[0] == 200
 
 
@@ -453,4 +441,5 @@ async def test_ready_does_not_wait_for_an_llm_that_hangs(
     await until(lambda: llm.model_requests == 1)
     assert (await server.call("GET", "/api/health"))[0] == 200
     clock.advance(2.1)
-    assert (await asked)[:2] == (503, {"status": "unavailable", "llm": "unreachable"})
+    status, body, _ = await asked
+    assert (status, body["llm"]) == (503, "unreachable")

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11
-from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp.http import HttpProcessingError, HttpVersion11
+from aiohttp.http_exceptions import LineTooLong
 
 from chatbot.errors import ChatError
 from chatbot.web.answers import error_response, http_error
 from chatbot.web.backpressure import EVENT_WRITER, MAX_UNSENT, STALL_SECONDS
 from chatbot.web.logs import access_log, request_id
+from chatbot.web.parser import MAX_HEAD, StrictParser
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +32,6 @@ SURPLUS_SECONDS = 1.0
 
 PROBE_SECONDS = (0.01, 0.1, 1.0)
 """When it is looked whether a client that ended its half of the connection is gone."""
-
-MAX_HEAD = 32 * 1024
-"""Bytes of a request before its body."""
 
 MAX_WAITING = 2
 """Requests that wait behind one that is being answered; while there are as many, no more is read."""
@@ -83,7 +80,7 @@ class Connection(web.RequestHandler):
 
     def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop, room: Room) -> None:
         super().__init__(manager, loop=loop, **OPTIONS)
-        self._strict = _StrictParser(self._parser)
+        self._strict = StrictParser(self._parser)
         self._parser = cast(Any, self._strict)
         self._max_msg_queue_size = MAX_WAITING
         self._msg_queue_resume_size = MAX_WAITING // 2
@@ -254,54 +251,3 @@ def is_surplus(request: web.Request) -> bool:
     """Whether it came over a connection that is one too many."""
     connection = request.protocol
     return isinstance(connection, Connection) and connection.is_surplus
-
-
-class _StrictParser:
-    """Stands before aiohttp's parser, in C or in Python, and refuses what only one of them does, or none."""
-
-    def __init__(self, parser: Any) -> None:
-        self._parser = parser
-        self._head = 0  # bytes of a head that is not complete
-        self._body: Any = None  # of the last request
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._parser, name)
-
-    def forget(self) -> None:
-        """Lets go of the last body."""
-        self._body = None
-
-    @property
-    def has_whole_body(self) -> bool:
-        """Whether the body of the last request has come to its end."""
-        return self._body is None or self._body.is_eof()
-
-    def feed_data(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
-        """What the parser makes of the next bytes; raises HttpProcessingError for what cannot be served."""
-        try:
-            found = cast(tuple[Sequence[Any], bool, bytes], self._parser.feed_data(data))
-        except HttpProcessingError:
-            raise
-        except ValueError as error:  # of the parser in Python, for bytes that are no text
-            raise BadHttpMessage(str(error)) from None
-        messages = found[0]
-        if messages:
-            self._head = 0
-            self._body = messages[-1][1]
-            for message, _ in messages:
-                _check(message)
-        elif self.has_whole_body:
-            self._head += len(data)
-            if self._head > MAX_HEAD:
-                raise LineTooLong(b"headers", MAX_HEAD)
-        return found
-
-
-def _check(message: Any) -> None:
-    if message.method == "CONNECT" or message.version not in (HttpVersion10, HttpVersion11):
-        raise BadHttpMessage("not served")
-    size = len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)
-    if size > MAX_HEAD:
-        raise LineTooLong(b"headers", MAX_HEAD)
-    if not message.path.isascii() or not message.headers.get("Expect", "").isascii():
-        raise BadHttpMessage("bytes that are no text")

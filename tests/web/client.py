@@ -29,7 +29,7 @@ class Client:
         await self.send(b"GET %b HTTP/%b\r\nHost: x\r\n\r\n" % (path.encode(), version), end=end)
 
     async def read(self, size: int = 1) -> int:
-        """Waits for at least so many bytes more; returns how many came, fewer at the end of the connection."""
+        """Waits for at least so many bytes more; returns how many came, fewer at the end."""
         before = len(self.received)
         while len(self.received) < before + size and not self.closed:
             try:

@@ -1,4 +1,4 @@
-"""The fixtures of the site: one in this process, whose clock can be moved, and one in a process of its own."""
+"""The fixtures of the site: one in this process, whose clock can be moved, and one in its own."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class Site:
         return json_response({"done": True})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """A stream: an event of `?size=` bytes, heartbeats if `?beat=` says how often, at the wave the end."""
+        """A stream: an event of `?size=` bytes, heartbeats each `?beat=` seconds, at the wave the end."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         held = b"data: " + b"x" * int(request.query.get("size", "1")) + b"\n\n"
         events = await backpressure.begin(request, response, held, filler=KEEP_ALIVE)

@@ -32,7 +32,7 @@ async def answer_to(port: int, data: bytes) -> bytes:
 
 async def well(port: int) -> None:
     """Waits until it serves again; the test's timeout ends it otherwise."""
-    while b" 200 OK" not in await answer_to(port, OTHER):
+    while b" 200 OK" not in await answer_to(port, OTHER):  # noqa: ASYNC110 (another process)
         await asyncio.sleep(0.05)
 
 

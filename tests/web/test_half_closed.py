@@ -1,4 +1,4 @@
-"""A client that ends its half of the connection gets its answers; one that has gone is noticed all the same."""
+"""A client that ends its half of the connection gets its answers; one that has gone is noticed."""
 
 from __future__ import annotations
 

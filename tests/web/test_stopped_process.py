@@ -1,4 +1,4 @@
-"""A process that was stopped (SIGSTOP, a laptop's lid) for long blames nobody for it: it reads and sends first."""
+"""A process that was stopped (SIGSTOP, a laptop's lid) blames nobody for it: it reads and sends first."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tests.web.site import Site
 
 Make = Callable[[], Client]
 BIG = 4_000_000
-"""More bytes than the kernel keeps for one who does not read, and far fewer than MAX_UNSENT would let wait."""
+"""More bytes than the kernel keeps for one who does not read."""
 
 
 async def stalled(site: Site, clock: Clock, seconds: float) -> None:
