@@ -35,7 +35,8 @@ class Operation(NamedTuple):
     """
 
     id: str
-    route: str
+    method: str
+    path: str
     summary: str
     answer: str = ""
     status: int = 200
@@ -46,16 +47,6 @@ class Operation(NamedTuple):
     asks: bool = False
     is_open: bool = False
 
-    @property
-    def method(self) -> str:
-        """Its method in capitals."""
-        return self.route.partition(" ")[0]
-
-    @property
-    def path(self) -> str:
-        """Its path, with names in braces."""
-        return self.route.partition(" ")[2]
-
 
 _SESSION = "/api/sessions/{session_id}"
 _MESSAGE = f"{_SESSION}/messages/{{message_id}}"
@@ -63,32 +54,34 @@ _REPLY = ("X-Message-ID", "X-Context-Messages")
 _STREAM = (*_REPLY, "Content-Location", "Cache-Control", "X-Accel-Buffering")
 _ASKING = ("session_not_found", "message_not_found", "session_busy", "idempotency_key_reused")
 OPERATIONS = (
-    Operation("create_session", "POST /api/sessions", "Make a session", "Session", 201, "NewSession",
+    Operation("create_session", "post", "/api/sessions", "Make a session", "Session", 201, "NewSession",
               headers=("X-Session-ID", "Location"), errors=("shutting_down",)),
-    Operation("get_session", f"GET {_SESSION}", "The session and its running reply", "SessionState"),
-    Operation("patch_session", f"PATCH {_SESSION}", "Change the metadata, the branch, the system prompt",
+    Operation("get_session", "get", _SESSION, "The session and its running reply", "SessionState"),
+    Operation("patch_session", "patch", _SESSION, "Change the metadata, the branch, the system prompt",
               "SessionState", body="SessionChanges", errors=("message_not_found",)),
-    Operation("delete_session", f"DELETE {_SESSION}", "Delete the conversation", status=204),
-    Operation("get_context", f"GET {_SESSION}/context", "What the next question is sent, and why", "Context"),
-    Operation("list_messages", f"GET {_SESSION}/messages", "A page of the current path, oldest first", "Page",
-              parameters=("limit", "before", "after-message", "parts"), errors=("message_not_found",)),
-    Operation("get_message", f"GET {_MESSAGE}", "One message", "Message", parameters=("parts",)),
-    Operation("rewind", f"DELETE {_MESSAGE}", "Delete a message's turn and all that follow", "Rewound"),
-    Operation("resume", f"GET {_MESSAGE}/stream", "Listen to a reply from a character on", "Event",
+    Operation("delete_session", "delete", _SESSION, "Delete the conversation", status=204),
+    Operation("get_context", "get", f"{_SESSION}/context", "What the next question is sent, and why",
+              "Context"),
+    Operation("list_messages", "get", f"{_SESSION}/messages", "A page of the current path, oldest first",
+              "Page", parameters=("limit", "before", "after-message", "parts"),
+              errors=("message_not_found",)),
+    Operation("get_message", "get", _MESSAGE, "One message", "Message", parameters=("parts",)),
+    Operation("rewind", "delete", _MESSAGE, "Delete a message's turn and all that follow", "Rewound"),
+    Operation("resume", "get", f"{_MESSAGE}/stream", "Listen to a reply from a character on", "Event",
               parameters=("Last-Event-ID", "after"), headers=_STREAM, asks=True),
-    Operation("cancel", f"POST {_MESSAGE}/cancel", "Stop a reply where it is", "Message",
+    Operation("cancel", "post", f"{_MESSAGE}/cancel", "Stop a reply where it is", "Message",
               headers=("X-Message-ID",), asks=True),
-    Operation("chat", "POST /api/chat", "Say something, and get the whole reply", "Message", body="Chat",
+    Operation("chat", "post", "/api/chat", "Say something, and get the whole reply", "Message", body="Chat",
               parameters=("Idempotency-Key", "X-Session-ID"), errors=_ASKING, asks=True,
               headers=("X-Session-ID", *_REPLY, "Idempotent-Replayed")),
-    Operation("chat_stream", "POST /api/chat/stream", "Say something, and listen to the reply", "Event",
+    Operation("chat_stream", "post", "/api/chat/stream", "Say something, and listen to the reply", "Event",
               body="Chat", parameters=("Idempotency-Key", "X-Session-ID", "Last-Event-ID", "after"),
               headers=("X-Session-ID", *_STREAM, "Idempotent-Replayed"), errors=_ASKING, asks=True),
-    Operation("get_openapi", "GET /api/openapi.json", "This document", "Document",
+    Operation("get_openapi", "get", "/api/openapi.json", "This document", "Document",
               parameters=("If-None-Match",), headers=("ETag",), is_open=True),
-    Operation("health", "GET /api/health", "The process lives", "Health", is_open=True),
-    Operation("ready", "GET /api/health/ready", "A chat would work now", "Health", is_open=True),
-    Operation("metrics", "GET /metrics", "Figures for Prometheus", "Text"),
+    Operation("health", "get", "/api/health", "The process lives", "Health", is_open=True),
+    Operation("ready", "get", "/api/health/ready", "A chat would work now", "Health", is_open=True),
+    Operation("metrics", "get", "/metrics", "Figures for Prometheus", "Text"),
 )  # fmt: skip
 _MEDIA = {"Event": "text/event-stream", "Text": "text/plain"}
 _OR_ELSE = {"cancel": 204, "get_openapi": 304}
@@ -205,7 +198,7 @@ def document() -> tuple[bytes, str]:
     """The document as JSON, and its ETag."""
     paths: dict[str, Object] = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
     components = {
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         "schemas": schemas.ANSWERS | {name: _body(schema) for name, schema in _BODIES.items()},

@@ -59,7 +59,7 @@ class Api:
         """Registers the routes that openapi.py lists."""
         for operation in openapi.OPERATIONS:
             handler = getattr(self, operation.id, None)
-            if handler and operation.method == "GET":
+            if handler and operation.method == "get":
                 router.add_get(operation.path, handler, allow_head=operation.answer != "Event")
             elif handler:
                 router.add_route(operation.method, operation.path, handler)

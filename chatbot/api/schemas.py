@@ -141,74 +141,80 @@ def ref(kind: str, name: str) -> Schema:
     return {"$ref": f"#/components/{kind}/{name}"}
 
 
-def _all_of(properties: dict[str, Schema], **more: Schema) -> Schema:
-    """An object that has all of some fields, and may have `more`."""
-    return object_of(properties | more, *properties)
+_KINDS = {
+    "id": ID,
+    "time": TIME,
+    "count": COUNT,
+    "text": STRING,
+    "object": OBJECT,
+    "bool": BOOLEAN,
+    "null": NULL,
+}
 
 
-_SHOWN = any_of(STRING, list_of(_all_of({"type": STRING}, omitted=COUNT)), NULL)
-_TIMES = dict.fromkeys(("created_at", "last_accessed", "expires_at"), TIME)
-_SESSION = {"session_id": ID, **_TIMES, "metadata": OBJECT}
-_REPLACE = any_of(ID, NULL, description="The reply on the current path in whose place it is asked for.")
-_ACTIVE = _all_of({"message_id": ID, "message": _SHOWN, "started_at": TIME, "replace": _REPLACE})
+def _shape(fields: str, **more: Any) -> Schema:
+    """An object, from words such as `content:text|Part[]|null`; one that ends in "?" may be absent."""
+    properties, required = {}, []
+    for field in fields.split():
+        name, _, kinds = field.partition(":")
+        if not kinds.endswith("?"):
+            required.append(name)
+        schemas = [_kind(kind) for kind in kinds.removesuffix("?").split("|")]
+        properties[name] = any_of(*schemas) if len(schemas) > 1 else schemas[0]
+    return object_of(properties, *required, **more)
+
+
+def _kind(kind: str) -> Schema:
+    if kind.endswith("[]"):
+        return list_of(_kind(kind[:-2]))
+    return _KINDS.get(kind) or ref("schemas", kind)
+
+
+_SESSION = "session_id:id created_at:time last_accessed:time expires_at:time metadata:object"
 ANSWERS: dict[str, Schema] = {
-    "Session": _all_of(_SESSION),
-    "SessionState": _all_of(_SESSION | {"message_count": COUNT, "active_reply": any_of(_ACTIVE, NULL)}),
-    "Message": _all_of(
+    "Session": _shape(_SESSION),
+    "SessionState": _shape(f"{_SESSION} message_count:count active_reply:ActiveReply|null"),
+    "ActiveReply": _shape(
+        "message_id:id message:text|Part[]|null started_at:time replace:id|null",
+        description="`replace` is the reply on the current path in whose place it is asked for.",
+    ),
+    "Message": _shape(
+        "message_id:id role:text content:text|Part[]|null created_at:time token_usage:object|null "
+        "finish_reason:text|null reasoning:text? refusal:text? tool_calls:ToolCall[]? tool_call_id:text? "
+        "name:text? model:text? first_token_ms:count? versions:Versions?"
+    ),
+    "Part": _shape(
+        "type:text omitted:count?",
+        additionalProperties=True,
+        description="As it was sent; with `parts=omit` how many bytes it holds, in place of them.",
+    ),
+    "ToolCall": _shape("id:text type:text function:object"),
+    "Versions": _shape("ids:id[] index:count"),
+    "Page": _shape("messages:Message[] has_more:bool"),
+    "Rewound": _shape("deleted:count"),
+    "Context": _shape(
+        "messages:object[] system_prompt:text|null first_message_id:id|null reason:text model:text|null "
+        "estimated_tokens:count measured_tokens:count|null max_messages:count max_tokens:count|null",
+        description="`reason` is why it begins there, `system_prompt` whose it is: `session` or `operator`.",
+    ),
+    "Event": _shape(
+        "id:text? data:text",
+        description="`id` counts the characters of the reply, of all kinds, delivered so far. `data` is a "
+        "chunk as the LLM's API has it; `[DONE]` comes last, once the turn is stored, or an `Error` in its "
+        "place. In a silence the comment line `: keep-alive` comes.",
+    ),
+    "Error": object_of({"error": ref("schemas", "ErrorBody")}, "error"),
+    "ErrorBody": object_of(
         {
-            "message_id": ID,
-            "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
-            "content": _SHOWN | {"description": "With `parts=omit` parts say how many bytes are `omitted`."},
-            "created_at": TIME,
-            "token_usage": any_of(OBJECT, NULL, description="As the LLM reported it."),
-            "finish_reason": any_of(STRING, NULL, description="Of a reply: the LLM's word, or `cancelled`."),
+            "code": {"enum": list(ERRORS)},
+            "message": STRING,
+            "param": any_of(STRING, NULL, description="The field, header or parameter at fault."),
+            "type": {"enum": sorted({kind for _, kind in ERRORS.values()})},
+            "message_id": ID | {"description": "Of the running reply, with `session_busy`."},
         },
-        **dict.fromkeys(("reasoning", "refusal", "model", "tool_call_id", "name"), STRING),
-        tool_calls=list_of(_all_of({"id": STRING, "type": STRING, "function": OBJECT})),
-        first_token_ms=COUNT,
-        versions=_all_of({"ids": list_of(ID), "index": COUNT}),
+        *("code", "message", "param", "type"),
     ),
-    "Page": _all_of({"messages": list_of(ref("schemas", "Message")), "has_more": BOOLEAN}),
-    "Rewound": _all_of({"deleted": COUNT}),
-    "Context": _all_of(
-        {
-            "messages": list_of(OBJECT),
-            "system_prompt": any_of({"enum": ["session", "operator"]}, NULL),
-            "first_message_id": any_of(ID, NULL),
-            "reason": STRING | {"description": "Why it begins there."},
-            "model": any_of(STRING, NULL),
-            "estimated_tokens": COUNT,
-            "measured_tokens": any_of(COUNT, NULL, description="As the LLM counted, to the newest reply."),
-            "max_messages": COUNT,
-            "max_tokens": any_of(COUNT, NULL),
-        }
-    ),
-    "Event": _all_of(
-        {
-            "data": STRING
-            | {
-                "contentSchema": any_of(ref("schemas", "Chunk"), ref("schemas", "Error")),
-                "description": "A `Chunk`; `[DONE]` comes last, once the turn is stored, or an `Error`. In a "
-                "silence the comment line `: keep-alive` comes.",
-            },
-        },
-        id=STRING | {"description": "How many characters of the reply, of all kinds, have been delivered."},
-    ),
-    "Chunk": object_of({"choices": list_of(OBJECT), "usage": any_of(OBJECT, NULL)}),
-    "Error": _all_of(
-        {
-            "error": _all_of(
-                {
-                    "code": {"enum": list(ERRORS)},
-                    "message": STRING,
-                    "param": any_of(STRING, NULL, description="The field, header or parameter at fault."),
-                    "type": {"enum": sorted({kind for _, kind in ERRORS.values()})},
-                },
-                message_id=ID | {"description": "Of the running reply, with `session_busy`."},
-            )
-        }
-    ),
-    "Health": object_of({"status": STRING}, "status"),
+    "Health": _shape("status:text", additionalProperties=True),
     "Document": OBJECT,
     "Text": STRING,
 }
