@@ -14,10 +14,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.tools.server import Running, StartServer, text_of
 from tests.deploy.recipes import adapted, find_program, written
 from tests.tools.processes import Process, free_port
 from tests.tools.scripted_llm import Gate, ScriptedLLM, delta, events, reply
+from tests.tools.server import Running, StartServer, text_of
 
 MAIN = """
 {user}
