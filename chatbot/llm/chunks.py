@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from chatbot.errors import ChatError
 from chatbot.llm import errors, too_long
 from chatbot.llm.delta import OUR_FIELDS, CallReader, parts, reasoning_in
 from chatbot.llm.fast_path import FastPath
@@ -72,7 +73,7 @@ class ChunkReader:
         try:
             chunk = parse(data)
         except ValueError:
-            raise errors.not_a_completion(data) from None
+            raise _nonsense(data) from None
         return self._read_object(chunk, data, is_whole=False)
 
     def read_whole(self, data: bytes) -> list[Chunk]:
@@ -82,24 +83,24 @@ class ChunkReader:
         except ValueError:
             lines = [line for line in data.splitlines() if line.strip()]
             if len(lines) < 2 or not lines[0].startswith(b"{"):
-                raise errors.not_a_completion(data) from None
+                raise _nonsense(data) from None
             return [chunk for line in lines for chunk in self.read(line)]
         chunks = self._read_object(completion, data, is_whole=True)
         if not self.finish_reason and not self._keep:
-            raise errors.not_a_completion(data)
+            raise _nonsense(data)
         return chunks
 
     def _read_object(self, chunk: Any, data: bytes, *, is_whole: bool) -> list[Chunk]:
         if failure := errors.failure_in(chunk):
             raise failure.to_error()
         if not isinstance(chunk, dict):
-            raise errors.not_a_completion(data)
+            raise _nonsense(data)
         self._has_begun = True
         choice, is_plain = _first_choice(chunk)
         self._note(chunk, choice)
         finish = _finish_reason(choice)
         if finish and _FAILED_FINISHES.search(finish):
-            raise errors.failed_finish(finish, choice)
+            raise errors.ours("finish", finish, errors.words_of(choice.get("error")) or "no reason given")
         added, is_ours = self._pieces(choice, last=bool(finish))
         if self._keep == "whole" or ((self._keep or (is_ours and is_plain)) and not is_whole):
             read = Chunk(one_line(data), added)
@@ -151,12 +152,13 @@ class ChunkReader:
             if not self._has_begun and not self.is_done:
                 # llama-cpp-python answers a conversation that is too long with a stream of nothing at all.
                 raise errors.empty_stream()
-            raise errors.cut_short() if is_cut else errors.ended_early()
+            raise errors.ours("cut" if is_cut else "early")
         if not self._keep and not self.kinds & {TEXT, REFUSAL, CALL}:
             if too_long.is_full(self._spent, self.finish_reason, self._context_size):
                 raise errors.full_context()
             if not (REASONING in self.kinds and _CUT_FINISHES.search(self.finish_reason)):
-                raise errors.without_text(self.finish_reason)
+                is_filtered = re.search("filter|safety", self.finish_reason, re.I)
+                raise errors.ours("filtered" if is_filtered else "empty", self.finish_reason)
         held, self._held = self._held, []
         return held
 
@@ -227,6 +229,10 @@ class ChunkReader:
         if not last and text and "\ud800" <= text[-1] <= "\udbff":
             text, self._halves[kind] = text[:-1], text[-1]
         return valid(text)
+
+
+def _nonsense(data: bytes) -> ChatError:
+    return errors.ours("nonsense", errors.words_of(data[:4096].decode("utf-8", "replace"))[:200] or "nothing")
 
 
 def _same(content: Any, text: str) -> bool:

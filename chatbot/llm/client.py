@@ -133,7 +133,7 @@ class LLM:
             except asyncio.CancelledError:
                 # Nobody else may have cancelled the task too; cf. asyncio.timeout.
                 if idle.has_fired and not task.uncancel():
-                    raise errors.timed_out(self._patience) from None
+                    raise errors.ours("timeout", f"{self._patience:g}") from None
                 raise
         except BaseException as error:
             idle.end()
@@ -163,7 +163,7 @@ class LLM:
                 )
             if self._learns_from(failure, sent):
                 continue
-            if found and failure.is_model_refused and model != found:
+            if found and (failure.status == 404 or failure.kind == "model") and model != found:
                 found, self._models = model, None  # one look at the list, where it may have another by now
                 if await self.model_for(body) != model:
                     continue
@@ -172,7 +172,7 @@ class LLM:
     def _accept(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             response.close()
-            raise ChatError("llm_error", "The LLM server compressed its answer, unasked.", kind="nonsense")
+            raise errors.ours("compressed")
         self._has_answered = True
         self._responses.add(response)
         return response
@@ -308,18 +308,14 @@ class LLM:
         error.__traceback__ = None
         reason = self._reports.mask(str(error))
         if getattr(error, "errno", None) in _NO_FILES:
-            return ChatError("overloaded", "The server has too many open files to ask the LLM.", retry_after="1")
+            return errors.ours("files")
         if isinstance(error, aiohttp.ClientSSLError):
-            message = f"The LLM server's certificate or TLS is not accepted: {reason}"
-            return ChatError("llm_unavailable", message, kind="tls")
-        if isinstance(error, aiohttp.ClientHttpProxyError):
-            return ChatError("llm_unavailable", f"The proxy refused with {error.status}.", kind="proxy")
-        if isinstance(error, aiohttp.ClientProxyConnectionError):
-            return ChatError("llm_unavailable", f"The proxy cannot be reached: {reason}", kind="proxy")
+            return errors.ours("tls", reason)
+        if isinstance(error, aiohttp.ClientHttpProxyError | aiohttp.ClientProxyConnectionError):
+            return errors.ours("proxy", reason)
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-            message = "The LLM server cannot be reached; is it running at LLM_SERVER_URL?"
-            return ChatError("llm_unavailable", message, kind="unreachable")
-        return errors.cut_short()
+            return errors.ours("unreachable")
+        return errors.ours("cut")
 
 
 async def _read_start(response: aiohttp.ClientResponse, limit: int) -> bytes:

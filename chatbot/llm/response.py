@@ -173,7 +173,7 @@ class Answer:
         self._parts.append(data)
         self._size += len(data)
         if self._size > MAX_WHOLE_BYTES:
-            self._fail(ChatError("llm_error", "The LLM server sent an answer of over 8 MiB.", kind="too_large"))
+            self._fail(errors.ours("large", "an answer of over 8 MiB"))
         return []
 
     def _read_events(self, data: bytes, *, is_last: bool = False) -> list[Chunk]:
@@ -186,7 +186,7 @@ class Answer:
                 if self._reader.is_done:
                     return chunks + self._complete(is_cut=False)
         except TooLarge:
-            self._fail(ChatError("llm_error", "The LLM server sent a line of over 1 MiB.", kind="too_large"))
+            self._fail(errors.ours("large", "a line of over 1 MiB"))
         except ChatError as error:
             self._fail(error)
         return chunks
@@ -196,7 +196,7 @@ class Answer:
         if self._decoder is None and (self._parts or self._head):
             self.is_whole = True
             if is_cut:
-                self._fail(errors.timed_out(self._patience) if self._idle.has_fired else errors.cut_short())
+                self._fail(errors.ours("timeout", f"{self._patience:g}") if self._idle.has_fired else errors.ours("cut"))
                 return []
             try:
                 chunks = self._reader.read_whole(b"".join(self._parts) or self._head)
@@ -216,7 +216,7 @@ class Answer:
         self._has_ended = True
         is_silent = self._idle.has_fired
         if is_silent and (self._reader.is_doubtful or not self._reader.finish_reason):
-            self._fail(errors.timed_out(self._patience))
+            self._fail(errors.ours("timeout", f"{self._patience:g}"))
             return []
         try:
             return self._reader.end(is_cut=is_cut)

@@ -125,7 +125,7 @@ async def test_a_finish_that_means_failure_is_one(llm: ScriptedLLM, finish: str,
         last["choices"][0]["error"] = error
     for script in (stream(text("one"), last, DONE), answer(body=whole({"content": "one"}, finish))):
         heard = await play(llm, script)
-        assert (heard.failed.code, heard.failed.kind) == ("llm_error", "failed")
+        assert (heard.failed.code, heard.failed.kind) == ("llm_error", "finish")
         assert finish in heard.failed.message
     heard = await play(llm, stream(text("one"), last, DONE))
     assert ("upstream went away" in heard.failed.message) == bool(error)

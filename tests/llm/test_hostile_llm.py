@@ -37,7 +37,7 @@ async def test_what_never_ends_is_an_error(llm: ScriptedLLM, piece: bytes) -> No
     llm.script = lambda _: endless(piece)
     async with opened(llm) as way:
         heard = await hear(way)
-    assert (heard.failed.code, heard.failed.kind) == ("llm_error", "too_large")
+    assert (heard.failed.code, heard.failed.kind) == ("llm_error", "large")
     await asyncio.wait_for(llm.exchanges[0].gone.wait(), 10)
 
 
