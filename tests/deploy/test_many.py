@@ -3,139 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import re
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
 
-from tests.deploy.recipes import adapted, find_program, written
-from tests.deploy.test_nginx import MAIN
-from tests.tools.processes import ROOT, Process, free_port, start_chatbot
-from tests.tools.scripted_llm import Gate, ScriptedLLM, Step, reply
-from tests.tools.server import Stream
-
-RANGES = {"one": "00-7f", "two": "80-ff"}
-PROXIES = ("haproxy", "nginx")
-KEY = "key-of-the-farm"
-Answer = tuple[int, Any, dict[str, str]]
-
-
-@dataclass
-class Farm:
-    """Two processes, `one` and `two`, each with half of the ids, and a proxy in front of them."""
-
-    kind: str
-    folder: Path
-    env: dict[str, str]
-    stack: ExitStack
-    http: aiohttp.ClientSession
-    port: int = field(default_factory=free_port)
-    processes: dict[str, Process] = field(default_factory=dict)
-    proxy: Process | None = None
-
-    def start(self, name: str) -> Process:
-        """Starts a process, or starts it again on its port and its database."""
-        port = self.processes[name].port if name in self.processes else 0
-        database = f"sqlite:///{self.folder}/{name}.db"
-        own = {"SESSION_ID_RANGE": RANGES[name], "DATABASE_URL": database}
-        process = self.stack.enter_context(start_chatbot("--port", str(port), env=self.env | own))
-        self.processes[name] = process
-        return process
-
-    def start_proxy(self) -> None:
-        """Starts the proxy with its recipe."""
-        ports = {"8081": self.processes["one"].port, "8082": self.processes["two"].port}
-        at = {f"127.0.0.1:{port}": f"127.0.0.1:{real}" for port, real in ports.items()}
-        if self.kind == "haproxy":
-            slots = str(ROOT / "deploy/slots.map")
-            changes = {"bind :80": f"bind 127.0.0.1:{self.port}", "/etc/haproxy/slots.map": slots}
-            config = written(self.folder / "haproxy.cfg", adapted("haproxy.cfg", at | changes))
-            command = [find_program("haproxy"), "-f", config]
-            self.proxy = self.stack.enter_context(Process(command, env=os.environ))
-            return
-        changes = {
-            "listen 80": f"listen 127.0.0.1:{self.port}",
-            "/var/log/nginx/chatbot.log": f"{self.folder}/access.log",
-            "/var/log/nginx/chatbot.error.log crit": "stderr warn",
-        }
-        written(self.folder / "chatbot.conf", adapted("nginx-many.conf", at | changes))
-        user = "user root;" if os.geteuid() == 0 else ""
-        main = written(self.folder / "nginx.conf", MAIN.format(folder=self.folder, user=user))
-        command = [find_program("nginx"), "-e", "stderr", "-c", main]
-        self.proxy = self.stack.enter_context(Process(command, env=os.environ))
-
-    async def call(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, port: int = 0
-    ) -> Answer:
-        """Makes a request of the proxy, or of one process by its port; returns status, JSON, headers."""
-        url = f"http://127.0.0.1:{port or self.port}{path}"
-        async with self.http.request(method, url, json=body, headers=headers) as response:
-            text = await response.text()
-            return response.status, json.loads(text) if text else None, dict(response.headers)
-
-    async def listens(self) -> None:
-        """Waits until the proxy answers, and both processes are called ready by it."""
-        while True:
-            try:
-                if (await self.call("POST", "/api/sessions", {}))[0] == 201:
-                    return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.02)
-
-    async def session_of(self, name: str) -> str:
-        """A new session of one of the processes."""
-        while True:
-            status, session, _ = await self.call("POST", "/api/sessions", {})
-            assert status == 201, session
-            session_id: str = session["session_id"]
-            if (session_id < "8") == (name == "one"):
-                return session_id
-
-    async def chat(self, session_id: str, message: str, **more: Any) -> Answer:
-        body = {"session_id": session_id, "message": message, **more}
-        return await self.call("POST", "/api/chat", body, {"X-Session-ID": session_id})
-
-    async def stream(self, session_id: str, message: str) -> Stream:
-        body = {"session_id": session_id, "message": message}
-        url, headers = f"http://127.0.0.1:{self.port}/api/chat/stream", {"X-Session-ID": session_id}
-        return Stream(await self.http.post(url, json=body, headers=headers))
-
-
-def count_the_messages(body: Any) -> Iterable[Step]:
-    """Says how many messages it was sent: a session that lost its history would show."""
-    return reply(str(len(body["messages"])), " messages")
-
-
-@pytest.fixture(params=PROXIES)
-async def farm(request: pytest.FixtureRequest, llm: ScriptedLLM, tmp_path: Path) -> AsyncIterator[Farm]:
-    find_program(request.param)
-    llm.script = count_the_messages
-    settings = {
-        "LLM_SERVER_URL": llm.url,
-        "LLM_MODEL": "test-model",
-        "MAX_CONTEXT_MESSAGES": "100",
-        "API_KEYS": KEY,
-    }
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **settings}
-    with ExitStack() as stack:
-        key, connector = {"Authorization": f"Bearer {KEY}"}, aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector, headers=key) as http:
-            farm = Farm(request.param, tmp_path, env, stack, http)
-            farm.start("one")
-            farm.start("two")
-            farm.start_proxy()
-            await farm.listens()
-            yield farm
+from tests.deploy.farm import Farm
+from tests.tools.scripted_llm import Gate, ScriptedLLM, reply
 
 
 async def test_what_begins_goes_to_both_and_what_goes_on_to_its_own(farm: Farm) -> None:
