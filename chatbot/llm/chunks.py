@@ -20,23 +20,23 @@ from chatbot.records import CALL, REASONING, REFUSAL, TEXT, Chunk, Piece
 MAX_HELD = 64
 """How many chunks that say nothing are kept after a finish_reason."""
 
-_CUT_FINISHES = re.compile(r"length|content.?filter|max_tokens|context_window|safety|sensitive|prohibit", re.I)
-"""The finish_reasons with which an answer may well have no text."""
-
+_CUT_FINISHES = re.compile(r"length|filter|max_tokens|context_window|safety|sensitive|prohibit", re.I)
 _FAILED_FINISHES = re.compile(
     # OpenRouter, vLLM, Zhipu, Moonshot, DeepSeek's insufficient_system_resource, Gemini's MALFORMED_…, Cohere
     r"error|abort|overload|network|fail|time_?out|crash|unavailable|insufficient|exception|disconnect|malformed"
     r"|cancel|interrupt|preempt",
     re.I,
 )
+_NAMES = {REASONING: "reasoning_content", TEXT: "content", REFUSAL: "refusal"}
 
 
 class ChunkReader:
     """Reads the chunks of one answer in order.
 
     `finish_reason` and `usage` (JSON text, as it is stored) are None until the LLM has said them; `is_done`
-    is whether it said [DONE]. For a relay, `keep` is what is passed on as it came: "stream" all chunks, "whole"
-    an answer in one piece, too.
+    is whether it said [DONE]. `is_doubtful`: this LLM says a finish_reason early, and only a proper end shows
+    that it means it. For a relay, `keep` is what is passed on as it came: "stream" all chunks, "whole" an
+    answer in one piece, too.
     """
 
     def __init__(self, *, keep: str = "", context_size: int | None = None) -> None:
@@ -44,24 +44,26 @@ class ChunkReader:
         self.finish_reason: str | None = None
         self.usage: str | None = None
         self.is_done = False
-        self.kinds: set[str] = set()
         self.is_doubtful = False
-        """Whether this LLM says a finish_reason early: only a proper end shows that it means it."""
         self._keep = keep
         self._context_size = context_size
         self._spent: dict[str, Any] = {}
         self._has_begun = False
-        self._held: list[Chunk] = []
+        self._kinds: set[str] = set()
+        self._held: list[Chunk] = []  # the one with the finish_reason, and silent ones after it
         self._held_object: dict[str, Any] = {}
         self._tags = ThinkTags()
         self._calls = CallReader()
         self._halves: dict[str, str] = {}  # by kind, first halves of surrogate pairs
-        self._text_length = 0  # of what came as deltas
+        self._delta_length = 0
         self._fast = FastPath()
 
     def recognise(self, data: bytes) -> Chunk | None:
         """Reads the data of one event if it is plain text like the last; None if it must be read()."""
-        return self._fast.recognise(data) if not self._held and not self._halves else None
+        chunk = self._fast.recognise(data) if not self._held and not self._halves else None
+        if chunk and chunk.pieces and chunk.pieces[0].kind == TEXT:
+            self._delta_length += len(chunk.pieces[0].text)
+        return chunk
 
     def read(self, data: bytes) -> list[Chunk]:
         """Reads the data of one event. Raises ChatError when the LLM reports an error or it is no chunk."""
@@ -71,21 +73,19 @@ class ChunkReader:
             self.is_done = self.is_done or bool(data.strip())
             return []
         try:
-            chunk = parse(data)
+            return self._read_object(parse(data), data, is_whole=False)
         except ValueError:
             raise _nonsense(data) from None
-        return self._read_object(chunk, data, is_whole=False)
 
     def read_whole(self, data: bytes) -> list[Chunk]:
-        """Reads an answer that came in one piece (or as JSON lines, which is a stream in disguise)."""
+        """Reads an answer that came in one piece, or as JSON lines, which is a stream in disguise."""
         try:
-            completion = parse(data)
+            chunks = self._read_object(parse(data), data, is_whole=True)
         except ValueError:
             lines = [line for line in data.splitlines() if line.strip()]
             if len(lines) < 2 or not lines[0].startswith(b"{"):
                 raise _nonsense(data) from None
-            return [chunk for line in lines for chunk in self.read(line)]
-        chunks = self._read_object(completion, data, is_whole=True)
+            chunks = [chunk for line in lines for chunk in self.read(line)]
         if not self.finish_reason and not self._keep:
             raise _nonsense(data)
         return chunks
@@ -98,18 +98,28 @@ class ChunkReader:
         self._has_begun = True
         choice, is_plain = _first_choice(chunk)
         self._note(chunk, choice)
-        finish = _finish_reason(choice)
+        finish = choice.get("finish_reason")
+        finish = valid(finish[:64]) if isinstance(finish, str) and finish.lower() not in ("null", "none") else None
         if finish and _FAILED_FINISHES.search(finish):
             raise errors.ours("finish", finish, errors.words_of(choice.get("error")) or "no reason given")
-        added, is_ours = self._pieces(choice, last=bool(finish))
+        pieces, is_ours = self._pieces(choice, is_last=bool(finish))
         if self._keep == "whole" or ((self._keep or (is_ours and is_plain)) and not is_whole):
-            read = Chunk(one_line(data), added)
-            if added and not finish:
+            read = Chunk(one_line(data), pieces)
+            if pieces and not finish:
                 self._fast.study(read)
         else:
-            chunk = _rebuilt(chunk, choice, added)
-            read = Chunk(dump(chunk), added)
+            read = Chunk(_written(chunk, pieces, finish), pieces)
         return self._hold(read, chunk, finish)
+
+    def _note(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
+        """Remembers the model and the usage, if they stand here: Moonshot and Groq have places of their own."""
+        for place in (chunk, choice, chunk.get("x_groq"), choice.get("delta"), choice.get("message")):
+            usage = place.get("usage") if isinstance(place, dict) else None
+            if isinstance(usage, dict) and usage:
+                self._spent, self.usage = usage, usage_text(usage) or self.usage
+                break
+        if not self.model and isinstance(model := chunk.get("model"), str):
+            self.model = valid(model[:256])
 
     # How it ends
 
@@ -119,12 +129,12 @@ class ChunkReader:
         if read.pieces and self.finish_reason:
             out, self._held = self._held, []
             if out:
-                out[0] = Chunk(dump(_with_finish(self._held_object, None)), out[0].pieces)
+                out[0] = Chunk(_written(self._held_object, out[0].pieces, None), out[0].pieces)
             self.finish_reason, self.is_doubtful = None, True
         if finish:
-            self.is_doubtful = self.is_doubtful or not self.kinds
+            self.is_doubtful = self.is_doubtful or not self._kinds
             self.finish_reason = finish
-        self.kinds |= {piece.kind for piece in read.pieces}
+        self._kinds |= {piece.kind for piece in read.pieces}
         if self._keep or not (self._held or finish):
             return [*out, read]
         if not self._held:
@@ -134,29 +144,27 @@ class ChunkReader:
         return out
 
     def spoken(self) -> list[Chunk]:
-        """Nothing more is known for now: returns the text of a held chunk, which need not wait with it."""
+        """Nothing more has come for now: returns the text of a held chunk, which need not wait with it."""
         if not self._held or not self._held[0].pieces:
             return []
-        pieces, last = self._held[0].pieces, self._held_object
-        first = _with_finish({key: value for key, value in last.items() if key != "usage"}, None)
-        self._held_object = _with_delta(last, {})
-        self._held[0] = Chunk(dump(self._held_object))
-        return [Chunk(dump(first), pieces)]
+        pieces, chunk = self._held[0].pieces, self._held_object
+        self._held[0] = Chunk(_written(chunk, (), self.finish_reason))
+        self._held_object = chunk | {"choices": []}
+        return [Chunk(_written({k: v for k, v in chunk.items() if k != "usage"}, pieces, None), pieces)]
 
     def end(self, *, is_cut: bool) -> list[Chunk]:
-        """The answer has ended: returns the chunks that were held. Raises ChatError if it is not whole.
+        """The answer has ended, or `is_cut`: its connection broke. Returns the chunks that were held.
 
-        `is_cut` is whether the connection broke.
+        Raises ChatError if it is not whole.
         """
         if not self.finish_reason or (is_cut and self.is_doubtful):
             if not self._has_begun and not self.is_done:
-                # llama-cpp-python answers a conversation that is too long with a stream of nothing at all.
                 raise errors.empty_stream()
             raise errors.ours("cut" if is_cut else "early")
-        if not self._keep and not self.kinds & {TEXT, REFUSAL, CALL}:
+        if not self._keep and not self._kinds & {TEXT, REFUSAL, CALL}:
             if too_long.is_full(self._spent, self.finish_reason, self._context_size):
                 raise errors.full_context()
-            if not (REASONING in self.kinds and _CUT_FINISHES.search(self.finish_reason)):
+            if not self._kinds or not _CUT_FINISHES.search(self.finish_reason):
                 is_filtered = re.search("filter|safety", self.finish_reason, re.I)
                 raise errors.ours("filtered" if is_filtered else "empty", self.finish_reason)
         held, self._held = self._held, []
@@ -165,60 +173,41 @@ class ChunkReader:
     @property
     def may_end_soon(self) -> bool:
         """Whether all that was due has come, but for [DONE] or the end of the body."""
-        return bool(self._held and self.usage and self.kinds and not self.is_doubtful)
-
-    def _note(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
-        """Remembers the model and the usage, if they stand here."""
-        groq = chunk.get("x_groq")
-        for place in (chunk, choice, groq, choice.get("delta"), choice.get("message")):
-            usage = place.get("usage") if isinstance(place, dict) else None
-            if isinstance(usage, dict) and usage:
-                self._spent = usage
-                self.usage = usage_text(usage) or self.usage
-                break
-        if not self.model and isinstance(model := chunk.get("model"), str):
-            self.model = valid(model[:256])
+        return bool(self._held and self.usage and self._kinds and not self.is_doubtful)
 
     # What it adds
 
-    def _pieces(self, choice: dict[str, Any], *, last: bool) -> tuple[tuple[Piece, ...], bool]:
+    def _pieces(self, choice: dict[str, Any], *, is_last: bool) -> tuple[tuple[Piece, ...], bool]:
         """What a choice adds to the reply, and whether it stands there just as we would write it."""
-        given, message = choice.get("delta"), choice.get("message")
-        delta: dict[str, Any]
-        if isinstance(given, dict) and (given or not isinstance(message, dict)):
-            delta, is_ours = given, True
-        elif isinstance(message, dict):
-            delta, is_ours = message, False
-        else:
-            delta = {"content": given or choice.get("text")}
-            is_ours = not delta["content"]
-        texts = parts(delta.get("content"))
-        if not is_ours and 0 < self._text_length == sum(len(text) for _, text in texts):
-            texts = []  # MiniMax repeats the whole at the end
-        said = {kind: "".join(text for k, text in texts if k == kind) for kind in (REASONING, TEXT, REFUSAL)}
+        delta = choice.get("delta")
+        is_message = not delta and isinstance(choice.get("message"), dict)
+        if is_message:
+            delta = choice["message"]
+        elif not isinstance(delta, dict):
+            delta = {"content": delta or choice.get("text")}  # as in completions
+            is_message = bool(delta["content"])
+        found = parts(delta.get("content"))
+        if is_message and 0 < self._delta_length == sum(len(text) for _, text in found):
+            found = []  # MiniMax repeats the whole at the end
         thoughts, field = reasoning_in(delta)
-        refused = "".join(text for _, text in parts(delta.get("refusal"), REFUSAL))
-        thought, text = self._tags.feed(self._whole(TEXT, said[TEXT], last))
-        if last:
+        said = {REASONING: thoughts, TEXT: "", REFUSAL: ""}
+        for kind, text in (*found, *parts(delta.get("refusal"), REFUSAL)):
+            said[kind] += text
+        said = {kind: self._whole(kind, text, is_last) for kind, text in said.items()}
+        thoughts, text = self._tags.feed(said[TEXT])
+        if is_last:
             more = self._tags.flush()
-            thought, text = thought + more[0], text + more[1]
-        thoughts = self._whole(REASONING, thoughts + said[REASONING], last) + thought
-        refused = self._whole(REFUSAL, said[REFUSAL] + refused, last)
-        calls, calls_are_ours = self._calls.read(delta)
-        if choice.get("message") is not delta:
-            self._text_length += len(text)
-        calls = [call._replace(text=self._whole(f"{CALL} {call.call}", call.text, last)) for call in calls]
-        is_ours = (
-            is_ours
-            and calls_are_ours
-            and _same(delta.get("content"), text)
-            and _same(delta.get("refusal"), refused)
-            and (_same(delta[field], thoughts) if field == "reasoning_content" else not thoughts and not field)
-        )
-        pieces = [Piece(REASONING, thoughts), Piece(TEXT, text), Piece(REFUSAL, refused), *calls]
+            thoughts, text = thoughts + more[0], text + more[1]
+        said[REASONING], said[TEXT] = said[REASONING] + thoughts, text
+        self._delta_length += 0 if is_message else len(text)
+        calls, is_ours = self._calls.read(delta)
+        calls = [call._replace(text=self._whole(f"call {call.call}", call.text, is_last)) for call in calls]
+        is_ours = is_ours and not is_message and field in ("", "reasoning_content")
+        is_ours = is_ours and all((delta.get(_NAMES[kind]) or "") == text for kind, text in said.items())
+        pieces = [*(Piece(kind, text) for kind, text in said.items()), *calls]
         return tuple(piece for piece in pieces if piece.length), is_ours
 
-    def _whole(self, kind: str, text: str, last: bool) -> str:
+    def _whole(self, kind: str, text: str, is_last: bool) -> str:
         """`text` with a surrogate pair joined that began in the chunk before; a lone half is replaced.
 
         A first half at the end waits for the next chunk, so that every chunk is valid Unicode.
@@ -226,17 +215,13 @@ class ChunkReader:
         if kind not in self._halves and (text.isascii() or not text):
             return text
         text = self._halves.pop(kind, "") + text
-        if not last and text and "\ud800" <= text[-1] <= "\udbff":
+        if not is_last and text and "\ud800" <= text[-1] <= "\udbff":
             text, self._halves[kind] = text[:-1], text[-1]
         return valid(text)
 
 
 def _nonsense(data: bytes) -> ChatError:
     return errors.ours("nonsense", errors.words_of(data[:4096].decode("utf-8", "replace"))[:200] or "nothing")
-
-
-def _same(content: Any, text: str) -> bool:
-    return content == text or (not text and content is None)
 
 
 def _first_choice(chunk: dict[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -249,21 +234,14 @@ def _first_choice(chunk: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     return first or {}, not found or (first is not None and len(found) == 1)
 
 
-def _finish_reason(choice: dict[str, Any]) -> str | None:
-    reason = choice.get("finish_reason")
-    if not isinstance(reason, str) or reason.lower() in ("", "null", "none"):
-        return None
-    return valid(reason[:64])
-
-
-def _rebuilt(chunk: dict[str, Any], choice: dict[str, Any], pieces: tuple[Piece, ...]) -> dict[str, Any]:
-    """The chunk as we would write it."""
+def _written(chunk: dict[str, Any], pieces: tuple[Piece, ...], finish: str | None) -> bytes:
+    """The chunk as we would write it, with these pieces and this finish_reason."""
+    choice, _ = _first_choice(chunk)
     if not choice:
-        return chunk | {"choices": []}
+        return dump(chunk | {"choices": []})
     delta = choice.get("delta") or choice.get("message")
     kept = {k: v for k, v in delta.items() if k not in OUR_FIELDS} if isinstance(delta, dict) else {}
-    names = {REASONING: "reasoning_content", TEXT: "content", REFUSAL: "refusal"}
-    kept |= {names[piece.kind]: piece.text for piece in pieces if piece.kind in names}
+    kept |= {_NAMES[piece.kind]: piece.text for piece in pieces if piece.kind != CALL}
     calls: dict[int, dict[str, Any]] = {}
     for piece in pieces:
         if piece.kind == CALL:
@@ -274,15 +252,6 @@ def _rebuilt(chunk: dict[str, Any], choice: dict[str, Any], pieces: tuple[Piece,
             call["function"]["arguments"] += piece.text
     if calls:
         kept["tool_calls"] = list(calls.values())
-    choice = {k: v for k, v in choice.items() if k not in ("message", "text")} | {"index": 0, "delta": kept}
-    return chunk | {"object": "chat.completion.chunk", "choices": [{"finish_reason": None} | choice]}
-
-
-def _with_finish(chunk: dict[str, Any], finish: str | None) -> dict[str, Any]:
-    choice, _ = _first_choice(chunk)
-    return chunk | {"choices": [choice | {"finish_reason": finish}]}
-
-
-def _with_delta(chunk: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
-    choice, _ = _first_choice(chunk)
-    return chunk | {"choices": [choice | {"delta": delta}]}
+    rest = {k: v for k, v in choice.items() if k not in ("message", "text")}
+    choices = [rest | {"index": 0, "delta": kept, "finish_reason": finish}]
+    return dump(chunk | {"object": "chat.completion.chunk", "choices": choices})

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
-import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -17,8 +16,8 @@ from chatbot.errors import ChatError
 from chatbot.llm import errors, models
 from chatbot.llm.chunks import ChunkReader
 from chatbot.llm.connections import Pool, is_fresh
+from chatbot.llm.dialect import Dialect
 from chatbot.llm.endpoint import Endpoint, without_place
-from chatbot.llm.errors import Failure
 from chatbot.llm.idle_timeout import IdleTimeout
 from chatbot.llm.models import Models
 from chatbot.llm.reports import Reports
@@ -34,17 +33,12 @@ MAX_ERROR_BYTES = 64 * 1024
 OWNED = ("messages", "stream", "stream_options", "n")
 """Fields of a request that are ours, whatever LLM_EXTRA_BODY says."""
 
-_LIMITS = ("max_tokens", "max_completion_tokens")
-_REFUSED = re.compile(
-    r"unsupported|not supported|not support|unknown|unrecognized|unexpected|extra (inputs|fields)|extra_forbidden"
-    r"|not permitted|not allowed|invalid (param|argument|field)|must be verified|deprecated|instead",
-    re.I,
-)
+_MESSAGES = '"messages":'
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 
 class LLM:
-    """The way to the LLM server that the settings name. What it was seen to refuse is not asked again."""
+    """The way to the LLM server that the settings name."""
 
     def __init__(self, config: Config) -> None:
         self._endpoint = Endpoint(config)
@@ -55,7 +49,7 @@ class LLM:
         self._models: Models | None = None
         self._has_looked = False  # at the list, though it may not have been there
         self._looking = asyncio.Lock()
-        self._refused: set[str] = set()  # "stream", "stream_options", or the name of a limit that has another
+        self._dialect = Dialect()
         self._has_answered = False
         self._responses: WeakSet[aiohttp.ClientResponse] = WeakSet()  # some may be read to their end by nobody
         self._pooled = self._session(Pool(ssl=self._endpoint.tls))
@@ -89,83 +83,59 @@ class LLM:
         `fields` are fields of the request, passed on as they are, over LLM_EXTRA_BODY. `affinity` is the key of
         the conversation. Raises ChatError; TooLong if less of the conversation might do.
         """
-        said = f"[{','.join(messages)}]"
         chosen = {name: value for name, value in fields.items() if value is not None}
-        body = without_place(self._extra_body, affinity) | chosen
-
-        def begin(response: aiohttp.ClientResponse, idle: IdleTimeout) -> Answer:
-            reader = ChunkReader(context_size=self.context_size(str(body.get("model"))))
-            return Answer(response, idle, self._patience, reader, lambda e: self._reports.report(e, said))
-
-        return await self._ask(said, body, affinity, begin, wants_stream=True)
+        return await self._ask(f"[{','.join(messages)}]", chosen, affinity)
 
     async def relay(self, body: Mapping[str, Any], *, affinity: str | None = None) -> Answer:
         """Asks with a client's own request body, streamed or whole as it says; chunks come as the LLM sent them.
 
         If `answer.is_whole`, the one chunk is the whole completion, or, where a stream was asked for, made one.
         """
-        wants_stream = bool(body.get("stream"))
-        said = as_json(body.get("messages"))
-        chosen = {k: v for k, v in body.items() if k not in ("messages", "stream")}
-        fields = without_place(self._extra_body, affinity) | chosen
+        chosen = {name: value for name, value in body.items() if name not in ("messages", "stream")}
+        keep = "stream" if body.get("stream") else "whole"
+        return await self._ask(as_json(body.get("messages")), chosen, affinity, keep)
 
-        def begin(response: aiohttp.ClientResponse, idle: IdleTimeout) -> Answer:
-            reader = ChunkReader(keep="stream" if wants_stream else "whole")
-            return Answer(response, idle, self._patience, reader, lambda e: self._reports.report(e, said))
-
-        return await self._ask(said, fields, affinity, begin, wants_stream=wants_stream)
-
-    async def _ask(
-        self,
-        said: str,
-        body: dict[str, Any],
-        affinity: str | None,
-        begin: Callable[[aiohttp.ClientResponse, IdleTimeout], Answer],
-        *,
-        wants_stream: bool,
-    ) -> Answer:
+    async def _ask(self, said: str, chosen: dict[str, Any], affinity: str | None, keep: str = "") -> Answer:
+        """Asks under the watch of an IdleTimeout, which goes on over the answer."""
+        body = without_place(self._extra_body, affinity) | chosen
         task = asyncio.current_task()
         assert task
-        idle = IdleTimeout(self._patience, task.cancel)  # from the question to the answer's end
+        idle = IdleTimeout(self._patience, task.cancel)
         try:
-            try:
-                return begin(await self._post(said, body, affinity, wants_stream), idle)
-            except asyncio.CancelledError:
-                # Nobody else may have cancelled the task too; cf. asyncio.timeout.
-                if idle.has_fired and not task.uncancel():
-                    raise errors.ours("timeout", f"{self._patience:g}") from None
-                raise
+            response = await self._post(said, body, affinity, wants_stream=keep != "whole")
+            reader = ChunkReader(keep=keep, context_size=self.context_size(str(body["model"])))
+            return Answer(response, idle, self._patience, reader, lambda e: self._reports.report(e, said))
         except BaseException as error:
             idle.end()
-            if isinstance(error, ChatError):
-                self._reports.report(error, said)
-            raise
+            # Nobody else may have cancelled the task too; cf. asyncio.timeout.
+            if idle.has_fired and isinstance(error, asyncio.CancelledError) and not task.uncancel():
+                error = errors.ours("timeout", f"{self._patience:g}")
+            raise self._reports.report(error, said) if isinstance(error, ChatError) else error from None
 
     async def _post(
-        self, said: str, body: dict[str, Any], affinity: str | None, wants_stream: bool
+        self, said: str, body: dict[str, Any], affinity: str | None, *, wants_stream: bool
     ) -> aiohttp.ClientResponse:
-        """Asks until the LLM server refuses nothing that can be done without."""
+        """Asks until the LLM server refuses nothing that can be done without; body["model"] is set."""
         chose_model = "model" in body
-        found = "" if chose_model or self._configured_model else "?"
+        refused = ""
         while True:
-            model = await self.model_for(body)
-            sent = self._adapted(body | {"model": model}, wants_stream)
+            body["model"] = model = await self.model_for(body if chose_model else {})
+            sent = self._dialect.spoken(body, wants_stream)
             fields = [f"{as_json(name)}:{as_json(value)}" for name, value in sent.items()]
-            fields.append(f'"messages":{said}')
-            data = f"{{{','.join(fields)}}}".encode()
+            data = f"{{{','.join([*fields, _MESSAGES + said])}}}".encode()
             response = await self._request("POST", self._endpoint.chat_url, affinity, data)
             if response.status == 200:
-                body["model"] = model
                 return self._accept(response)
             async with response:
                 failure = errors.read_failure(
                     response.status, response.headers, await _read_start(response, MAX_ERROR_BYTES)
                 )
-            if self._learns_from(failure, sent):
+            if self._dialect.learns_from(failure, sent):
                 continue
-            if found and (failure.status == 404 or failure.kind == "model") and model != found:
-                found, self._models = model, None  # one look at the list, where it may have another by now
-                if await self.model_for(body) != model:
+            is_found = not (chose_model or self._configured_model)
+            if is_found and (failure.status == 404 or failure.kind == "model") and model != refused:
+                refused, self._models = model, None  # one look at the list: it may have another by now
+                if await self.model_for({}) != model:
                     continue
             raise failure.to_error(chose_model=chose_model, where=self._endpoint.name)
 
@@ -176,36 +146,6 @@ class LLM:
         self._has_answered = True
         self._responses.add(response)
         return response
-
-    def _adapted(self, body: dict[str, Any], wants_stream: bool) -> dict[str, Any]:
-        """The fields as this LLM server takes them, by all that it has refused."""
-        for name, other in (_LIMITS, _LIMITS[::-1]):
-            if name in self._refused and name in body and other not in body:
-                body[other] = body.pop(name)
-        if not wants_stream or "stream" in self._refused:
-            return body | {"stream": False}
-        if "stream_options" in self._refused:
-            body.pop("stream_options", None)
-            return body | {"stream": True}
-        return body | {"stream": True, "stream_options": {"include_usage": True}}
-
-    def _learns_from(self, failure: Failure, sent: Mapping[str, Any]) -> bool:
-        """Whether the LLM server refused a field that we can do without; remembered."""
-        text = f"{failure.codes} {failure.words}"
-        if not 400 <= failure.status < 600 or not _REFUSED.search(text):
-            return False
-        for name, other in (_LIMITS, _LIMITS[::-1]):
-            # The first limit that is named is the one that is refused; the other may be what is wanted.
-            first = re.search(r"\bmax_(completion_)?tokens\b", text)
-            if first and first[0] == name and name in sent and other not in sent and other not in self._refused:
-                self._refused.add(name)
-                return True
-        for name in ("stream_options", "stream"):
-            is_named = re.search(rf"\b{name}(ing)?\b", text) is not None
-            if is_named and sent.get(name) and name not in self._refused:
-                self._refused.add(name)
-                return True
-        return False
 
     # Its models
 
@@ -255,25 +195,21 @@ class LLM:
             return "unreachable", error.message if isinstance(error, ChatError) else "no answer in time"
         status = response.status
         failure = errors.read_failure(status, response.headers, body)
-        try:
-            if status == 200:
+        note = self._reports.mask(f"the list of models answers {status}: {failure.words}"[:300].rstrip(": "))
+        is_list, is_page = False, body.lstrip()[:1] == b"<"
+        if status == 200:
+            try:
                 self._models = models.read(body)
                 return "ok", ""
-        except ChatError as error:
-            note = self._reports.mask(error.message)
-            is_list = error.kind == "model" or self._has_answered
-            return ("ok" if self._configured_model and is_list else "error"), self._no_api(note)
-        note = self._reports.mask(f"the list of models answers {status}: {failure.words}"[:300].rstrip(": "))
-        if status == 503:
-            return "loading", note
-        if self._has_answered or (self._configured_model and status in (404, 405) and not _is_page(body)):
-            return "ok", note  # chats need no list
-        if status in (401, 403):
-            return "unauthorized", note
-        return "error", self._no_api(note) if failure.is_no_api else note
-
-    def _no_api(self, note: str) -> str:
-        return f"not an OpenAI-compatible API at {self._endpoint.name}: {note}"
+            except ChatError as error:
+                note, is_list = self._reports.mask(error.message), error.kind == "model"
+        # Chats need no list: it may be missing, empty or forbidden.
+        can_do_without = is_list or (status in (404, 405) and not is_page)
+        if self._has_answered or (self._configured_model and can_do_without):
+            return "ok", note
+        if status == 200 or failure.is_no_api:
+            return "error", f"not an OpenAI-compatible API at {self._endpoint.name}: {note}"
+        return {503: "loading", 401: "unauthorized", 403: "unauthorized"}.get(status, "error"), note
 
     # HTTP
 
@@ -328,7 +264,3 @@ async def _read_start(response: aiohttp.ClientResponse, limit: int) -> bytes:
     except BROKEN as error:
         error.__traceback__ = None
     return b"".join(parts)
-
-
-def _is_page(body: bytes) -> bool:
-    return body.lstrip()[:1] == b"<"

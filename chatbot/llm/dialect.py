@@ -1,0 +1,51 @@
+"""What this LLM server was seen to refuse, and requests without it. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from chatbot.llm.errors import Failure
+
+_LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+_REFUSED = re.compile(
+    r"unsupported|not support|unknown|unrecognized|unexpected|extra (inputs|fields)|extra_forbidden"
+    r"|not permitted|not allowed|invalid (param|argument|field)|must be verified|deprecated|instead",
+    re.I,
+)
+
+
+class Dialect:
+    """Remembers for as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._refused: set[str] = set()
+
+    def spoken(self, fields: Mapping[str, Any], wants_stream: bool) -> dict[str, Any]:
+        """The fields of a request as this LLM server takes them."""
+        body = dict(fields)
+        for name, other in _LIMITS.items():
+            if name in self._refused and name in body and other not in body:
+                body[other] = body.pop(name)
+        if not wants_stream or "stream" in self._refused:
+            body.pop("stream_options", None)
+            return body | {"stream": False}
+        if "stream_options" in self._refused:
+            body.pop("stream_options", None)
+            return body | {"stream": True}
+        return body | {"stream": True, "stream_options": {"include_usage": True}}
+
+    def learns_from(self, failure: Failure, sent: Mapping[str, Any]) -> bool:
+        """Whether a field is refused that can be done without, so that it is worth to ask again."""
+        text = f"{failure.codes} {failure.words}"
+        if not _REFUSED.search(text):
+            return False
+        # The first limit that is named is the one that is refused; the other may be what is wanted.
+        limit = re.search(r"\bmax_(completion_)?tokens\b", text)
+        names = [limit[0]] if limit and _LIMITS[limit[0]] not in {*sent, *self._refused} else []
+        for name in [*names, "stream_options", "stream"]:
+            if sent.get(name) and name not in self._refused and re.search(rf"\b{name}(ing)?\b", text):
+                self._refused.add(name)
+                return True
+        return False
