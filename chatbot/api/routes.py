@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -34,26 +35,19 @@ from chatbot.web.streaming import StreamListener, until_ended
 Answer = web.StreamResponse
 
 
+@dataclass(eq=False, kw_only=True)
 class Api:
-    """The handlers of sessions, history and chat."""
+    """The handlers of sessions, history and chat, and what they need."""
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        store: Store,
-        registry: ReplyRegistry,
-        sessions: Sessions,
-        limits: ContextLimits,
-        llm: LLM,
-    ) -> None:
-        self._config = config
-        self._store = store
-        self._registry = registry
-        self._sessions = sessions
-        self._limits = limits
-        self._llm = llm
-        self._messages = MessageWriter(store)
+    config: Config
+    store: Store
+    registry: ReplyRegistry
+    sessions: Sessions
+    limits: ContextLimits
+    llm: LLM
+
+    def __post_init__(self) -> None:
+        self._messages = MessageWriter(self.store)
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Registers the routes that openapi.py lists."""
@@ -66,7 +60,7 @@ class Api:
 
     def _open(self, request: web.Request) -> Session:
         """The session that the path names, kept alive by the request."""
-        session = self._sessions.open(request.match_info["session_id"])
+        session = self.sessions.open(request.match_info["session_id"])
         request[SESSION_ID] = session.session_id
         return session
 
@@ -76,10 +70,10 @@ class Api:
         """Handle "POST /api/sessions": a new conversation."""
         body = await requests.read_object(request, schemas.NEW_SESSION)
         metadata = requests.metadata_text(body.get("metadata", {}))
-        session = await when_unlocked(lambda: self._sessions.create(metadata, body.get("system_prompt")))
+        session = await when_unlocked(lambda: self.sessions.create(metadata, body.get("system_prompt")))
         request[SESSION_ID] = session.session_id
         location = {"Location": f"/api/sessions/{session.session_id}"}
-        return json_response(responses.session_object(session, self._sessions.timeout_ms), 201, location)
+        return json_response(responses.session_object(session, self.sessions.timeout_ms), 201, location)
 
     async def get_session(self, request: web.Request) -> Answer:
         """Handle "GET /api/sessions/{session_id}": the session, its length, its running reply."""
@@ -96,33 +90,33 @@ class Api:
         return self._session_answer(self._open(request))
 
     def _change(self, session_id: str, changes: dict[str, Any], metadata: str | None) -> None:
-        self._store.require_space()
+        self.store.require_space()
         if "current" in changes:
-            self._sessions.set_current(session_id, changes["current"])
+            self.sessions.set_current(session_id, changes["current"])
         if "system_prompt" in changes:
-            self._sessions.set_prompt(session_id, changes["system_prompt"])
+            self.sessions.set_prompt(session_id, changes["system_prompt"])
         if metadata is not None:
-            self._store.set_metadata(session_id, metadata)
+            self.store.set_metadata(session_id, metadata)
 
     async def delete_session(self, request: web.Request) -> Answer:
         """Handle "DELETE /api/sessions/{session_id}": stops running replies, deletes the conversation."""
         session_id = self._open(request).session_id
-        await when_unlocked(lambda: self._sessions.delete(session_id))
+        await when_unlocked(lambda: self.sessions.delete(session_id))
         return web.Response(status=204)
 
     async def get_context(self, request: web.Request) -> Answer:
         """Handle "GET /api/sessions/{session_id}/context": what the next question would be sent, and why."""
         session = self._open(request)
         return json_response(
-            await explain(session, config=self._config, store=self._store, limits=self._limits, llm=self._llm)
+            await explain(session, config=self.config, store=self.store, limits=self.limits, llm=self.llm)
         )
 
     def _session_answer(self, session: Session) -> Answer:
         session_id = session.session_id
-        reply = self._registry.running(session_id)
-        value = responses.session_object(session, self._sessions.timeout_ms)
-        value["message_count"] = self._store.count_messages(session_id, session.current)
-        value["active_reply"] = responses.active_object(self._store, session, reply) if reply else None
+        reply = self.registry.running(session_id)
+        value = responses.session_object(session, self.sessions.timeout_ms)
+        value["message_count"] = self.store.count_messages(session_id, session.current)
+        value["active_reply"] = responses.active_object(self.store, session, reply) if reply else None
         return json_response(value)
 
     # History
@@ -133,25 +127,25 @@ class Api:
         omit = requests.read_omit(request)
         session = self._open(request)
         size_of = responses.shown_length if omit else len
-        page = read_page(self._store, session, limit, before=before, after=after, size_of=size_of)
+        page = read_page(self.store, session, limit, before=before, after=after, size_of=size_of)
         return _written(self._messages.page(session.session_id, page, omit=omit))
 
     async def get_message(self, request: web.Request) -> Answer:
         """Handle "GET /api/sessions/{session_id}/messages/{message_id}": one message."""
         omit = requests.read_omit(request)
         session_id, message_id = self._open(request).session_id, request.match_info["message_id"]
-        prompt = self._store.prompt(session_id)
+        prompt = self.store.prompt(session_id)
         if prompt and prompt.message_id == message_id:
             ref = PROMPT
         else:
-            turn, place = find_message(self._store, session_id, message_id, "message_id")
+            turn, place = find_message(self.store, session_id, message_id, "message_id")
             ref = Ref(turn.seq, place)
         return _written(self._messages.message(session_id, ref, omit=omit))
 
     async def rewind(self, request: web.Request) -> Answer:
         """Handle "DELETE /api/sessions/{session_id}/messages/{message_id}": its turn and all after it go."""
         session_id, message_id = self._open(request).session_id, request.match_info["message_id"]
-        deleted = await when_unlocked(lambda: self._sessions.rewind(session_id, message_id))
+        deleted = await when_unlocked(lambda: self.sessions.rewind(session_id, message_id))
         return json_response({"deleted": deleted})
 
     # Chat
@@ -160,8 +154,6 @@ class Api:
         """Handle "POST /api/chat": the reply in one piece."""
         asked = await requests.read_chat(request)
         source, headers = self._ask(request, asked)
-        request[REPLY] = source
-        request[REPLY] = source
         await until_ended(source)
         if source.context_messages:
             headers["X-Context-Messages"] = str(source.context_messages)
@@ -177,13 +169,12 @@ class Api:
     async def resume(self, request: web.Request) -> Answer:
         """Handle "GET /api/sessions/{session_id}/messages/{message_id}/stream": a reply from a place on."""
         after = requests.read_offset(request)
-        source = self._registry.find(self._open(request).session_id, request.match_info["message_id"])
+        source = self._find(request)
         return await self._stream(request, source, after, {})
 
     async def cancel(self, request: web.Request) -> Answer:
         """Handle "POST /api/sessions/{session_id}/messages/{message_id}/cancel": stops a reply right here."""
-        source = self._registry.find(self._open(request).session_id, request.match_info["message_id"])
-        request[REPLY] = source
+        source = self._find(request)
         source.stop()
         await until_ended(source)
         if source.error and source.error.code == "reply_cancelled":
@@ -198,29 +189,37 @@ class Api:
         One that goes on `after` some characters is only met: a reply that failed left no characters.
         The caller joins the reply before it awaits anything.
         """
-        session = self._sessions.open_to_ask(asked.session_id)
+        session = self.sessions.open_to_ask(asked.session_id)
         request[SESSION_ID] = session.session_id
         try:
-            if known := self._registry.known(asked.key, asked.request_hash):
-                self._sessions.open(session.session_id)
+            if known := self.registry.known(asked.key, asked.request_hash):
+                self.sessions.open(session.session_id)
+                request[REPLY] = known
                 return known, {"Idempotent-Replayed": "true"}
             if after:
                 raise requests.refused("There is no reply under this key to go on with.", "Last-Event-ID")
-            self._registry.admit(session.session_id)
+            self.registry.admit(session.session_id)
             parent, said = self._question(session, asked)
         except ChatError:
-            self._sessions.open(session.session_id)  # no reply's end will mark it as used
+            self.sessions.open(session.session_id)  # no reply's end will mark it as used
             raise
         question = Question(session.session_id, parent, said, asked.options, asked.key, asked.request_hash)
-        return self._registry.start(question), {}
+        request[REPLY] = reply = self.registry.start(question)
+        return reply, {}
+
+    def _find(self, request: web.Request) -> ReplySource:
+        """The reply that the path names, running or stored."""
+        session_id = self._open(request).session_id
+        request[REPLY] = source = self.registry.find(session_id, request.match_info["message_id"])
+        return source
 
     def _question(self, session: Session, asked: ChatRequest) -> tuple[int | None, tuple[str, ...]]:
         """Which turn the question follows, and what is said in it."""
         parent, said = session.current, asked.said or ()
         if asked.replace is not None:
-            parent, said = questions.in_place_of(self._store, session.session_id, asked.replace, asked.said)
+            parent, said = questions.in_place_of(self.store, session.session_id, asked.replace, asked.said)
         if asked.outputs is not None:
-            turn = self._store.turn(parent) if parent is not None else None
+            turn = self.store.turn(parent) if parent is not None else None
             said = questions.tool_messages(turn, asked.outputs)
         return parent, said
 
@@ -228,9 +227,8 @@ class Api:
         self, request: web.Request, source: ReplySource, after: int, headers: dict[str, str]
     ) -> Answer:
         """Sends a reply from character `after` on; an error before its first event is a status."""
-        listener = StreamListener(source, after, Events(), self._config.stream_heartbeat_seconds)
+        listener = StreamListener(source, after, Events(), self.config.stream_heartbeat_seconds)
         source.join(listener)
-        request[REPLY] = source
         try:
             await listener.begin()
             if source.error and not source.length:

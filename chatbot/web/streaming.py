@@ -23,10 +23,9 @@ from chatbot.errors import ChatError
 from chatbot.records import Chunk
 from chatbot.web import backpressure
 from chatbot.web.backpressure import MAX_UNSENT
-from chatbot.web.logs import REPLY
 
 MAX_UNSENT_SILENT = 16 * MAX_UNSENT
-"""The same for chunks that add nothing to the log, such as the last ones: they could not be read from there."""
+"""The same for chunks that add nothing to the log, such as the last ones: they are not found there."""
 
 
 class Encoder(Protocol):
@@ -120,7 +119,6 @@ class StreamListener:
 
         Raises ConnectionResetError when the client has gone.
         """
-        request[REPLY] = self._source
         await self._send_headers(request, response)
         try:
             await self._catch_up()

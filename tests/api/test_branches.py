@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.tools.scripted_llm import Gate, ScriptedLLM, answer, reply
-from tests.tools.server import Running
+from tests.tools.server import Running, Stream
 
 
 async def say(server: Running, llm: ScriptedLLM, session: str, text: str, **body: Any) -> str:
@@ -94,7 +94,8 @@ async def test_a_reply_that_follows_a_deleted_turn_is_gone_and_one_beside_it_is_
     second = await say(server, llm, session, "A2", message="Q2")
     gate = Gate()
     llm.play(reply("A2, ", gate, "again"))
-    stream = await server.stream(session, None, replace=second)  # type: ignore[arg-type]
+    body = {"session_id": session, "replace": second}
+    stream = Stream(await server.http.post(server.url + "/api/chat/stream", json=body))
     assert await stream.event()
     status, told, _ = await server.call("DELETE", f"/api/sessions/{session}/messages/{second}")
     assert (status, told) == (200, {"deleted": 2})
