@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from itertools import dropwhile, islice
+from collections.abc import Callable, Iterable
+from itertools import chain, dropwhile, islice
 from typing import Any
 
 from aiohttp import web
@@ -14,7 +14,7 @@ from chatbot.chat.sessions import Sessions
 from chatbot.chat.turn_messages import DELETED
 from chatbot.errors import ChatError
 from chatbot.ids import new_turn_id
-from chatbot.openai.identifiers import conversation_id, turn_of
+from chatbot.openai.identifiers import turn_of
 from chatbot.openai.items import items_of_turn, messages_of, refuse, said_items, without_item
 from chatbot.openai.requests import read_conversation, read_metadata
 from chatbot.records import Session, Turn
@@ -23,8 +23,6 @@ from chatbot.storage.store import Store
 from chatbot.web.answers import json_response
 from chatbot.web.bodies import parse_json, read_body
 from chatbot.web.logs import SESSION_ID
-
-Items = Iterable[dict[str, Any]]
 
 
 class Conversations:
@@ -55,8 +53,6 @@ class Conversations:
         request[SESSION_ID] = session.session_id
         return session
 
-    # Conversations
-
     async def create(self, request: web.Request) -> web.Response:
         """Handle "POST /v1/conversations": a new one, with items or without."""
         body = await _read_object(request)
@@ -82,70 +78,54 @@ class Conversations:
         """Handle "DELETE /v1/conversations/{conversation_id}": stops running replies, deletes it."""
         session_id = self._open(request).session_id
         await when_unlocked(lambda: self._sessions.delete(session_id))
-        deleted = {"object": "conversation.deleted", "deleted": True}
-        return json_response({"id": conversation_id(session_id)} | deleted)
+        return json_response({"id": f"conv_{session_id}", "object": "conversation.deleted", "deleted": True})
 
     # Items
 
     async def add_items(self, request: web.Request) -> web.Response:
         """Handle "POST /v1/conversations/{conversation_id}/items": adds them, and asks nothing."""
-        body = await _read_object(request)
-        messages = messages_of(body.get("items"), "items", self.find_item)
-        turn = await when_unlocked(lambda: self._add(self._open(request), messages))
-        return json_response(list_of(said_items(turn.messages, turn.turn_id) if turn else []))
+        messages = messages_of((await _read_object(request)).get("items"), "items", self.find_item)
+        turn_id = await when_unlocked(lambda: self._add(self._open(request), messages))
+        return json_response(list_of(said_items(messages, turn_id)))
 
-    def _add(self, session: Session, messages: tuple[str, ...]) -> Turn | None:
-        """Stores messages as a turn that has no answer."""
+    def _add(self, session: Session, messages: tuple[str, ...]) -> str:
+        """Stores messages as a turn that has no answer; returns its id."""
+        now = int(self._clock() * 1000)
+        turn_id = new_turn_id(now)
         if not messages:
-            return None
+            return turn_id
         if self._registry.running(session.session_id):
             raise ChatError("conversation_locked", "A response is being written in this conversation.")
         self._store.require_space()
-        now = int(self._clock() * 1000)
-        empty = Turn(*[None] * len(Turn._fields))  # type: ignore[arg-type]
-        turn = empty._replace(
-            seq=0,
-            session_id=session.session_id,
-            parent=session.current,
-            turn_id=new_turn_id(now),
-            asked_at=now,
-            replied_at=now,
-            calls=0,
-            input="\n".join(messages),
-        )
-        self._store.add_turn(turn, current=True)
-        return turn
+        known = (0, session.session_id, session.current, turn_id, now, now, None, 0)
+        self._store.add_turn(Turn._make((*known, *[None] * 9, "\n".join(messages), *[None] * 4)))
+        return turn_id
 
     async def list_items(self, request: web.Request) -> web.Response:
         """Handle "GET /v1/conversations/{conversation_id}/items": a page of the current path."""
         is_up, limit, after = read_cursor(request)
         session = self._open(request)
-        cursor = self._find(session, after, "after")[0] if after else None
-        turns = self._up(session, cursor) if is_up else self._down(session, cursor)
-        return json_response(page_of(_items_of(turns, is_up=is_up), limit, after))
-
-    def _up(self, session: Session, cursor: Turn | None) -> Iterator[Turn]:
-        return self._store.path_up(session.session_id, cursor.seq if cursor else session.current)
-
-    def _down(self, session: Session, cursor: Turn | None) -> Iterator[Turn]:
-        above = cursor.seq - 1 if cursor else 0
-        for seq in self._store.path(session.session_id, session.current, above):
-            if turn := self._store.turn(seq):
-                yield turn
+        cursor = self._find(session.session_id, after, "after")[0].seq if after else None
+        turns: Iterable[Turn | None] = self._store.path_up(session.session_id, cursor or session.current)
+        if not is_up:
+            path = self._store.path(session.session_id, session.current, cursor - 1 if cursor else 0)
+            turns = map(self._store.turn, path)
+        items = chain.from_iterable(items_of_turn(turn)[:: -1 if is_up else 1] for turn in turns if turn)
+        return json_response(page_of(items, limit, after))
 
     async def retrieve_item(self, request: web.Request) -> web.Response:
         """Handle "GET /v1/conversations/{conversation_id}/items/{item_id}"."""
-        session = self._open(request)
-        return json_response(self._find(session, request.match_info["item_id"], "item_id")[1])
+        session_id, item = self._open(request).session_id, request.match_info["item_id"]
+        return json_response(self._find(session_id, item, "item_id")[1])
 
     async def delete_item(self, request: web.Request) -> web.Response:
         """Handle "DELETE /v1/conversations/{conversation_id}/items/{item_id}": that item alone."""
-        session = self._open(request)
-        turn, item = self._find(session, request.match_info["item_id"], "item_id")
-        await when_unlocked(lambda: self._delete(session.session_id, turn, item["id"]))
+        session, item = self._open(request), request.match_info["item_id"]
+        await when_unlocked(lambda: self._delete(session.session_id, item))
         return json_response(_object_of(session))
 
-    def _delete(self, session_id: str, turn: Turn, item: str) -> None:
+    def _delete(self, session_id: str, item: str) -> None:
+        turn = self._find(session_id, item, "item_id")[0]
         if turn.output is not None:
             if items_of_turn(turn)[-1]["id"] != item:
                 raise refuse("item_id", "is not the newest of its turn, which was answered")
@@ -155,27 +135,23 @@ class Conversations:
             return self._sessions.splice_out(session_id, turn.seq, turn.parent)
         return self._store.set_input(turn.seq, "\n".join(left))
 
-    def _find(self, session: Session, item_id: str, param: str) -> tuple[Turn, dict[str, Any]]:
+    def _find(self, session_id: str | None, item_id: str, param: str) -> tuple[Turn, dict[str, Any]]:
+        """An item and its turn, of one session or of any that is alive: such an id is as good as a secret."""
         turn_id = turn_of(item_id)
         turn = self._store.turn_by_id(turn_id) if turn_id else None
-        if turn and turn.session_id == session.session_id:
+        if turn and session_id in (None, turn.session_id) and self._sessions.open(turn.session_id):
             for item in items_of_turn(turn):
                 if item["id"] == item_id:
                     return turn, item
-        raise ChatError("not_found", "There is no such item in this conversation.", param)
+        raise ChatError("not_found", "There is no such item.", param)
 
-    def find_item(self, item_id: str) -> dict[str, Any] | None:
-        """An item of any conversation that is alive: its id is as good as a secret."""
-        turn_id = turn_of(item_id)
-        turn = self._store.turn_by_id(turn_id) if turn_id else None
-        try:
-            return self._find(self._sessions.open(turn.session_id), item_id, "id")[1] if turn else None
-        except ChatError:
-            return None
+    def find_item(self, item_id: str, param: str) -> dict[str, Any]:
+        """The item that another refers to."""
+        return self._find(None, item_id, param)[1]
 
 
 def _object_of(session: Session) -> dict[str, Any]:
-    known = {"id": conversation_id(session.session_id), "object": "conversation"}
+    known = {"id": f"conv_{session.session_id}", "object": "conversation"}
     return known | {"created_at": session.created_at // 1000, "metadata": json.loads(session.metadata)}
 
 
@@ -184,12 +160,6 @@ async def _read_object(request: web.Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ChatError("invalid_request", "The body must be a JSON object.")
     return body
-
-
-def _items_of(turns: Iterable[Turn], *, is_up: bool) -> Iterator[dict[str, Any]]:
-    for turn in turns:
-        items = items_of_turn(turn)
-        yield from reversed(items) if is_up else items
 
 
 # Pages
@@ -205,7 +175,7 @@ def read_cursor(request: web.Request) -> tuple[bool, int, str]:
     return order == "desc", int(limit), request.query.get("after", "")
 
 
-def page_of(items: Items, limit: int, after: str) -> dict[str, Any]:
+def page_of(items: Iterable[dict[str, Any]], limit: int, after: str) -> dict[str, Any]:
     """A page of items that come in order: those behind the one with the id `after`, if it is given."""
     if after:
         items = islice(dropwhile(lambda item: item["id"] != after, items), 1, None)

@@ -17,7 +17,7 @@ from typing import Any
 
 from chatbot.chat.reply_source import ReplySource
 from chatbot.errors import ChatError
-from chatbot.openai.output import CUT, Item, Outline, Part
+from chatbot.openai.output import CUT, Item, Outline, Part, part_object
 from chatbot.openai.responses import ResponseRecord, status_of
 from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead, Chunk, Piece, as_json
 
@@ -169,28 +169,23 @@ class ResponseEncoder:
     def _turn_to(self, kind: str, call: int, head: CallHead | None) -> None:
         """What lies between characters of one kind and of another, which begin here."""
         self._leave()
-        outline, before = self._outline, self._outline.current
-        if not outline.goes_on(kind, call):
-            if before and (
-                before.type != "function_call" or _is_json(before.parts[0].text(self._source.log))
-            ):
-                self._close(before, "completed")
-            is_new = outline.turn_to(kind, call, head)
-        else:
-            is_new = False
-        item = outline.current
-        assert item
+        log, outline = self._source.log, self._outline
+        before, item = outline.current, outline.find(kind, call)
+        if before and item is not before and (not before.head or _is_json(before.parts[0].text(log))):
+            self._close(before, "completed")
         self.offset += head is not None
-        if is_new:
-            added = item.to_object("in_progress", [])
+        if item is None:
+            item = outline.add(kind, call, head)
+            added = item.to_object("in_progress", log)
             self._event("response.output_item.added", self.offset, output_index=item.index, item=added)
+        outline.current = item
         if not item.parts or item.parts[-1].kind != kind:
             if item.parts:
                 self._close_part(item)
-            part = Part(kind)
-            item.parts.append(part)
-            names, at = _NAMES[kind], self._at(item)
-            self._event(f"{names[2]}.added", self.offset, **at, part=part.to_object(""))
+            item.parts.append(Part(kind))
+            if part_name := _NAMES[kind][2]:
+                added = part_object(kind, "")
+                self._event(f"{part_name}.added", self.offset, **self._at(item), part=added)
         self._kind, self._call, self._begun = kind, call, self.offset
         self._prepare_deltas(item)
 
@@ -213,25 +208,22 @@ class ResponseEncoder:
             self._begun = self.offset
 
     def _close_part(self, item: Item) -> None:
-        part = item.parts[-1]
+        part, at = item.parts[-1], self._at(item)
         name, field, part_name, _ = _NAMES[part.kind]
-        text, at = part.text(self._source.log), self._at(item)
-        more: dict[str, Any] = {field: text}
+        text = part.text(self._source.log)
+        more: dict[str, Any] = {"name": item.head.name} if item.head else {}
         if part.kind == TEXT:
             more["logprobs"] = []
-        elif part.kind == CALL:
-            more["name"] = item.head.name
-        self._event(f"{name}.done", self.offset, **at, **more)
+        self._event(f"{name}.done", self.offset, **at, **more, **{field: text})
         if part_name:
-            self._event(f"{part_name}.done", self.offset, **at, part=part.to_object(text))
+            self._event(f"{part_name}.done", self.offset, **at, part=part_object(part.kind, text))
 
     def _close(self, item: Item, status: str) -> None:
-        if item.is_done:
-            return
-        item.is_done = True
-        self._close_part(item)
-        done = item.to_object(status, [part.text(self._source.log) for part in item.parts])
-        self._event("response.output_item.done", self.offset, output_index=item.index, item=done)
+        if not item.is_done:
+            item.is_done = True
+            self._close_part(item)
+            done = item.to_object(status, self._source.log)
+            self._event("response.output_item.done", self.offset, output_index=item.index, item=done)
 
 
 def _joined(pieces: Iterable[Piece]) -> list[Piece]:

@@ -1,8 +1,8 @@
-"""The ids of OpenAI's door, and what they say: a conversation is a session, an item belongs to a turn.
+"""The ids of OpenAI's door: a conversation is a session, a response a turn, an item belongs to a turn.
 
-`conv_` is followed by the session's id, `resp_` by the session's first two hex digits (by which a proxy knows
-where it belongs) and by unguessable ones. An item's id is its turn's, whose last three digits are its place:
-from 001 on what was said, from 800 on what was answered. Two more digits tell the calls of one message apart.
+`resp_` is followed by the session's first two hex digits, by which a proxy knows where it belongs, and by
+unguessable ones. An item's id is its turn's, with its place as the last three digits: from 001 on what was
+said, from 800 on what was answered. Two more digits tell the calls of one message apart.
 """
 
 from __future__ import annotations
@@ -15,12 +15,7 @@ FIRST_OUTPUT = 0x800
 """The place of the first item of an answer."""
 
 _CONVERSATION = re.compile(r"conv_([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-_ITEM = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{29}[0-9a-f]{3})(?:[0-9a-f]{2})?")
-
-
-def conversation_id(session_id: str) -> str:
-    """What this door calls a session."""
-    return f"conv_{session_id}"
+_ITEM = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{29})[0-9a-f]{3}(?:[0-9a-f]{2})?")
 
 
 def session_of(conversation: str) -> str | None:
@@ -42,4 +37,4 @@ def item_id(prefix: str, turn_id: str, place: int, call: int = 0) -> str:
 def turn_of(item: str) -> str | None:
     """The id of the turn that an item belongs to; None if it is no such id."""
     found = _ITEM.fullmatch(item)
-    return str(uuid.UUID(found[1][:-3] + "000")) if found else None
+    return str(uuid.UUID(f"{found[1]}000")) if found else None

@@ -12,12 +12,13 @@ from typing import Any
 from chatbot.chat.reply_log import ReplyLog
 from chatbot.chat.turn_messages import DELETED
 from chatbot.errors import ChatError
+from chatbot.ids import MAX_INPUT_MESSAGES
 from chatbot.openai.identifiers import item_id
 from chatbot.openai.output import items_of
 from chatbot.records import Turn, as_json
 
-FindItem = Callable[[str], dict[str, Any] | None]
-"""Finds an item by its id alone."""
+FindItem = Callable[[str, str], dict[str, Any]]
+"""Finds an item by its id alone; the other text names the field that has it."""
 
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _TEXTS = {
@@ -46,7 +47,30 @@ def messages_of(value: object, param: str, find_item: FindItem) -> tuple[str, ..
     messages: list[dict[str, Any]] = []
     for number, item in enumerate(value):
         _add_item(messages, item, f"{param}[{number}]", find_item)
+    if len(messages) > MAX_INPUT_MESSAGES:
+        raise refuse(param, f"says more than {MAX_INPUT_MESSAGES} messages")
     return tuple(as_json(message) for message in messages)
+
+
+def require_calls(messages: Iterable[str], before: Iterable[Turn]) -> None:
+    """Refuses a tool's output whose call was not made: the LLM would not be sent it. `before`: the path up."""
+    calls: set[str] = set()
+    for turn in before:
+        for line in (*turn.messages, turn.output or DELETED):
+            calls |= _calls_of(json.loads(line))
+        if turn.output is not None:
+            break
+    for line in messages:
+        message = json.loads(line)
+        if message["role"] == "tool" and message["tool_call_id"] not in calls:
+            raise refuse(
+                "input", f"has an output of the call {message['tool_call_id']!r}, which was not made"
+            )
+        calls |= _calls_of(message)
+
+
+def _calls_of(message: Mapping[str, Any] | None) -> set[str]:
+    return {call["id"] for call in (message or {}).get("tool_calls") or ()}
 
 
 def _add_item(messages: list[dict[str, Any]], item: object, param: str, find_item: FindItem) -> None:
@@ -56,9 +80,7 @@ def _add_item(messages: list[dict[str, Any]], item: object, param: str, find_ite
     last = messages[-1] if messages else {}
     may_go_on = last.get("role") == "assistant"
     if type_ == "item_reference":
-        found = find_item(_text(item, "id", param))
-        if found is None:
-            raise ChatError("not_found", f"There is no item with the id of {param}.", f"{param}.id")
+        found = find_item(_text(item, "id", param), f"{param}.id")
         _add_item(messages, found, param, find_item)
     elif type_ == "message":
         role = _ROLES.get(_text(item, "role", param))

@@ -7,44 +7,82 @@ from collections.abc import Mapping
 from typing import Any
 
 from chatbot.chat.reply_log import ReplyLog
-from chatbot.chat.reply_source import Listener, ReplySource
+from chatbot.chat.reply_source import ReplySource
 from chatbot.errors import ChatError
-from chatbot.openai.identifiers import conversation_id
 from chatbot.openai.output import CUT, items_of
 from chatbot.records import Turn, as_json
 from chatbot.storage.store import Background
 
-SETTINGS: Mapping[str, Any] = {
-    # what a request may say of them is repeated in the response; this is what holds otherwise
-    "background": False,
-    "frequency_penalty": 0.0,
-    "instructions": None,
-    "max_output_tokens": None,
-    "max_tool_calls": None,
-    "metadata": {},
-    "parallel_tool_calls": True,
-    "presence_penalty": 0.0,
-    "previous_response_id": None,
-    "prompt_cache_key": None,
-    "reasoning": {"effort": None, "summary": None},
-    "safety_identifier": None,
-    "service_tier": "default",
-    "store": True,
-    "temperature": 1.0,
+SETTINGS: dict[str, Any] = {
+    "background": False, "store": True, "parallel_tool_calls": True, "tools": [], "tool_choice": "auto",
+    "instructions": None, "metadata": {}, "previous_response_id": None, "truncation": "disabled",
+    "temperature": 1.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "top_logprobs": 0,
+    "max_output_tokens": None, "max_tool_calls": None, "service_tier": "default", "user": None,
+    "prompt_cache_key": None, "safety_identifier": None, "reasoning": {"effort": None, "summary": None},
     "text": {"format": {"type": "text"}, "verbosity": "medium"},
-    "tool_choice": "auto",
-    "tools": [],
-    "top_logprobs": 0,
-    "top_p": 1.0,
-    "truncation": "disabled",
-    "user": None,
-}
+}  # fmt: skip
+"""What a response repeats of its request, and what holds where that says nothing."""
+
+_PENDING: dict[str, Any] = {
+    "completed_at": None, "error": None, "incomplete_details": None, "output": [], "usage": None
+}  # fmt: skip
 _ERRORS = {
     # our codes: those that OpenAI's libraries know; all others are a server_error
     "context_too_long": "invalid_prompt",
     "llm_rejected": "invalid_prompt",
     "llm_rate_limited": "rate_limit_exceeded",
 }
+
+
+class ResponseRecord:
+    """What is kept of a response besides its turn: how it was asked."""
+
+    def __init__(self, response_id: str, session_id: str, created_at: int, text: str) -> None:
+        self.response_id = response_id
+        self.session_id = session_id
+        self.created_at = created_at
+        self.settings: dict[str, Any] = json.loads(text)
+        self.is_background = bool(self.settings.get("background"))
+        self.has_conversation = bool(self.settings.get("conversation"))
+
+    def to_object(self, status: str, model: str = "", **became: Any) -> dict[str, Any]:
+        """The response object; `became` are the fields that are known only when it ends."""
+        settings = {name: self.settings.get(name, value) for name, value in SETTINGS.items()}
+        known = {
+            "id": self.response_id,
+            "object": "response",
+            "created_at": self.created_at // 1000,
+            "status": status,
+            "model": model or self.settings.get("model") or "",
+            "conversation": {"id": f"conv_{self.session_id}"} if self.has_conversation else None,
+        }
+        return settings | known | _PENDING | became
+
+    def of_source(self, source: ReplySource) -> dict[str, Any]:
+        """The response that a reply is, or has become."""
+        turn, model = source.turn, source.model
+        if turn and turn.finish_reason:
+            status, reason = status_of(turn.finish_reason), CUT.get(turn.finish_reason)
+            return self.to_object(
+                status,
+                model,
+                output=items_of(source.log, source.message_id, turn.finish_reason),
+                usage=usage_object(source.usage or "{}"),
+                incomplete_details={"reason": reason} if reason else None,
+                completed_at=turn.replied_at // 1000 if status == "completed" else None,
+            )
+        if source.error:
+            return self.failed(source, source.error)
+        status = "in_progress" if source.context_messages else "queued"  # queued: the LLM was not asked yet
+        return self.to_object(status, model, output=items_of(source.log, source.message_id, None))
+
+    def failed(self, source: ReplySource, error: ChatError) -> dict[str, Any]:
+        """The response of which nothing was stored: it failed, or was cancelled before its first word."""
+        output = items_of(source.log, source.message_id, "cancelled")
+        if error.code == "reply_cancelled":
+            return self.to_object("cancelled", source.model, output=output)
+        shown = {"code": _ERRORS.get(error.code, "server_error"), "message": error.message}
+        return self.to_object("failed", source.model, output=output, error=shown)
 
 
 class FailedReply:
@@ -55,8 +93,8 @@ class FailedReply:
     context_messages = length = 0
     finish_reason: str | None = None
     usage: str | None = None
-    first_token_ms: int | None = None
     turn: Turn | None = None
+    first_token_ms: int | None = None
 
     def __init__(self, row: Background) -> None:
         self.session_id = row.session_id
@@ -65,91 +103,10 @@ class FailedReply:
         self.error: ChatError | None = ChatError(error["code"], error["message"])
         self.log = ReplyLog()
 
-    def join(self, listener: Listener) -> None:
-        """Nothing will come."""
+    def join(self, *_: object) -> None:
+        """Nothing will come, and nothing goes on."""
 
-    def leave(self, listener: Listener) -> None:
-        """Nobody is missed."""
-
-    def stop(self, error: ChatError | None = None) -> None:
-        """It has ended."""
-
-
-class ResponseRecord:
-    """What is kept of a response besides its turn: its settings, and whether its conversation was named."""
-
-    def __init__(self, response_id: str, session_id: str, created_at: int, text: str) -> None:
-        self.response_id = response_id
-        self.session_id = session_id
-        self.created_at = created_at
-        self.settings: dict[str, Any] = json.loads(text)
-
-    @property
-    def is_background(self) -> bool:
-        """Whether it was asked to run in the background."""
-        return bool(self.settings.get("background"))
-
-    @property
-    def has_conversation(self) -> bool:
-        """Whether it was asked in a conversation that its client named."""
-        return bool(self.settings.get("conversation"))
-
-    def to_object(
-        self,
-        status: str,
-        *,
-        model: str = "",
-        output: list[dict[str, Any]] | None = None,
-        usage: str | None = None,
-        error: ChatError | None = None,
-        finish_reason: str | None = None,
-        completed_at: int | None = None,
-    ) -> dict[str, Any]:
-        """The response object; times in milliseconds since 1970."""
-        settings = {name: self.settings.get(name, value) for name, value in SETTINGS.items()}
-        reason = CUT.get(finish_reason or "")
-        conversation = {"id": conversation_id(self.session_id)} if self.has_conversation else None
-        return settings | {
-            "id": self.response_id,
-            "object": "response",
-            "created_at": self.created_at // 1000,
-            "completed_at": completed_at and completed_at // 1000,
-            "status": status,
-            "error": error and _error_object(error),
-            "incomplete_details": {"reason": reason} if reason else None,
-            "model": model or self.settings.get("model") or "",
-            "output": output or [],
-            "usage": usage_object(usage) if usage else None,
-            "conversation": conversation,
-        }
-
-    def of_source(self, source: ReplySource) -> dict[str, Any]:
-        """The response that a reply is, or has become."""
-        turn, model, usage = source.turn, source.model, source.usage
-        if turn and turn.finish_reason:
-            status = status_of(turn.finish_reason)
-            output = items_of(source.log, source.message_id, turn.finish_reason)
-            completed_at = turn.replied_at if status == "completed" else None
-            return self.to_object(
-                status,
-                model=model,
-                output=output,
-                usage=usage,
-                finish_reason=turn.finish_reason,
-                completed_at=completed_at,
-            )
-        if source.error:
-            return self.failed(source, source.error)
-        output = items_of(source.log, source.message_id, None)
-        status = "in_progress" if source.context_messages else "queued"  # queued: the LLM was not asked yet
-        return self.to_object(status, model=model, output=output)
-
-    def failed(self, source: ReplySource, error: ChatError) -> dict[str, Any]:
-        """The response of which nothing was stored: it failed, or was cancelled before its first word."""
-        output = items_of(source.log, source.message_id, "cancelled")
-        if error.code == "reply_cancelled":
-            return self.to_object("cancelled", model=source.model, output=output)
-        return self.to_object("failed", model=source.model, output=output, error=error)
+    leave = stop = join
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
@@ -164,31 +121,25 @@ def status_of(finish_reason: str) -> str:
     return "incomplete" if finish_reason in CUT else "completed"
 
 
-def _error_object(error: ChatError) -> dict[str, Any]:
-    return {"code": _ERRORS.get(error.code, "server_error"), "message": error.message}
-
-
 def usage_object(text: str) -> dict[str, Any] | None:
-    """The LLM's usage in this API's words; None if it does not count the prompt or the answer."""
+    """The LLM's usage in this API's words; None if it does not count the prompt and the answer."""
     usage = json.loads(text)
-    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    if not all(isinstance(count, int) for count in counts):
+    sent, said = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not isinstance(sent, int) or not isinstance(said, int):
         return None
-    sent, said = counts
-    cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
-    written = _detail(usage, "prompt_tokens_details", "cache_write_tokens")
-    reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens")
-    total = usage.get("total_tokens")
+
+    def detail(group: str, name: str) -> int:
+        details = usage.get(group)
+        count = details.get(name) if isinstance(details, dict) else None
+        return count if isinstance(count, int) else 0
+
+    cached = {name: detail("prompt_tokens_details", name) for name in ("cached_tokens", "cache_write_tokens")}
     return {
         "input_tokens": sent,
-        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
+        "input_tokens_details": cached,
         "output_tokens": said,
-        "output_tokens_details": {"reasoning_tokens": reasoning},
-        "total_tokens": total if isinstance(total, int) else sent + said,
+        "output_tokens_details": {
+            "reasoning_tokens": detail("completion_tokens_details", "reasoning_tokens")
+        },
+        "total_tokens": sent + said,
     }
-
-
-def _detail(usage: Mapping[str, Any], group: str, name: str) -> int:
-    details = usage.get(group)
-    count = details.get(name) if isinstance(details, dict) else None
-    return count if isinstance(count, int) else 0

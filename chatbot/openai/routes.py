@@ -15,6 +15,7 @@ from chatbot.chat.reply import Reply
 from chatbot.chat.reply_registry import ReplyRegistry, key_hash
 from chatbot.chat.reply_source import ReplySource
 from chatbot.chat.sessions import Sessions
+from chatbot.chat.turn_messages import role_of
 from chatbot.config import Config
 from chatbot.errors import ChatError
 from chatbot.ids import new_session_id
@@ -22,7 +23,7 @@ from chatbot.llm.client import LLM
 from chatbot.openai.conversations import Conversations, page_of, read_cursor
 from chatbot.openai.events import ResponseEncoder
 from chatbot.openai.identifiers import new_response_id
-from chatbot.openai.items import refuse, said_items
+from chatbot.openai.items import refuse, require_calls, said_items
 from chatbot.openai.relay import EVENT_STREAM, Relay
 from chatbot.openai.requests import ResponseRequest, read_response_request
 from chatbot.openai.responses import FailedReply, ResponseRecord, settings_text
@@ -74,47 +75,53 @@ class OpenAIDoor:
         """Handle "POST /v1/responses": says something and gets the response, whole, streamed, or later."""
         body = parse_json(await read_body(request))
         asked = read_response_request(body, self._conversations.find_item)
-        source, is_known = await when_unlocked(lambda: self._begin(request, asked, body))
+        source, headers = await when_unlocked(lambda: self._begin(request, asked, body))
         request[REPLY] = source
-        headers = {"Idempotent-Replayed": "true"} if is_known else {}
         record = _record_of(source)
-        if asked.stream:
+        if asked.is_streamed:
             return await self._stream(request, record, source, -1, headers)
-        if not asked.background:
+        if not record.is_background:
             await until_ended(source)
-        return _answer(record, source, headers)
+            _raise_failure(source)
+        return json_response(record.of_source(source), headers=headers)
 
     def _begin(
         self, request: web.Request, asked: ResponseRequest, body: dict[str, Any]
-    ) -> tuple[ReplySource, bool]:
-        """The reply to a request, and whether it was there already; it is joined before any await."""
+    ) -> tuple[ReplySource, dict[str, str]]:
+        """The reply to a request, begun or met again, and the headers that say so.
+
+        The caller joins it before it awaits anything.
+        """
+        settings = {"model": self._config.llm_model} | asked.settings
         session_id, parent = self._place(asked)
         request[SESSION_ID] = session_id
         key, request_hash = _idempotency(request, session_id, body)
-        occupies = asked.session_id is not None
-        if known := self._known_or_admitted(session_id, key, request_hash, occupies=occupies):
-            return known, True
-        if asked.store and not session_id:
+        occupies, stored = asked.session_id is not None, settings.get("store", True)
+        if known := self._registry.known(key, request_hash):
+            return known, {"Idempotent-Replayed": "true"}
+        if any(role_of(message) == "tool" for message in asked.input):
+            require_calls(asked.input, self._store.path_up(session_id, parent))
+        self._admit(session_id, occupies=occupies)
+        if stored and not session_id:
             request[SESSION_ID] = session_id = self._sessions.create("{}").session_id
         response_id = new_response_id(session_id or new_session_id(*self._config.session_id_range))
-        settings = settings_text({"model": self._config.llm_model} | asked.settings)
-        if asked.background:
-            self._store.add_background(response_id, session_id, int(self._clock() * 1000), settings)
-        question = Question(
-            session_id,
-            parent,
-            asked.input,
-            asked.options,
-            key,
-            request_hash,
-            occupies=occupies,
-            stored=asked.store,
-            instructions=asked.settings.get("instructions"),
-            response_id=response_id,
-            response=settings,
-            detached=asked.background,
-        )
-        return self._registry.start(question), False
+        text = settings_text(settings)
+        if is_background := settings.get("background", False):
+            self._store.add_background(response_id, session_id, int(self._clock() * 1000), text)
+        question = Question(session_id, parent, asked.input, asked.options, key, request_hash)
+        question.occupies, question.stored, question.detached = occupies, stored, is_background
+        question.instructions = settings.get("instructions")
+        question.response_id, question.response = response_id, text
+        return self._registry.start(question), {}
+
+    def _admit(self, session_id: str, *, occupies: bool) -> None:
+        try:
+            self._registry.admit(session_id, occupies=occupies)
+        except ChatError as error:
+            if error.code != "session_busy":
+                raise
+            message = "Another response is being written in this conversation."
+            raise ChatError("conversation_locked", message, "conversation") from None
 
     def _place(self, asked: ResponseRequest) -> tuple[str, int | None]:
         """The session and the turn that a question follows; "" for one that has no session yet."""
@@ -122,52 +129,35 @@ class OpenAIDoor:
             return asked.session_id, self._open(asked.session_id, "conversation").current
         if asked.previous is None:
             return "", None
-        source, _ = self._find(asked.previous, "previous_response_id")
-        if not source.turn:
-            raise refuse("previous_response_id", "names a response that has not ended, or came to nothing")
-        return source.session_id, source.turn.seq
-
-    def _known_or_admitted(
-        self, session_id: str, key: str, request_hash: str, *, occupies: bool
-    ) -> ReplySource | None:
-        """The reply that an idempotency key stands for; if there is none, another one may begin."""
-        try:
-            if known := self._registry.known(key, request_hash):
-                return known
-            self._registry.admit(session_id, occupies=occupies)
-            return None
-        except ChatError as error:
-            if error.code != "session_busy":
-                raise
-            message = "Another response is being written in this conversation."
-            raise ChatError("conversation_locked", message, "conversation") from None
+        if turn := self._store.turn_by_response(asked.previous):
+            return self._open(turn.session_id, "previous_response_id").session_id, turn.seq
+        self._find(asked.previous, "previous_response_id")
+        raise refuse("previous_response_id", "names a response that has not ended, or came to nothing")
 
     # Reading one
 
     def _find(self, response_id: str, param: str = "response_id") -> tuple[ReplySource, ResponseRecord]:
         """A response by its id, whatever became of it."""
-        source: ReplySource | None = self._registry.by_response(response_id)
-        if source:
-            return source, _record_of(source)
+        if reply := self._registry.by_response(response_id):
+            return reply, _record_of(reply)
         if turn := self._store.turn_by_response(response_id):
             self._open(turn.session_id, param)
             source = self._registry.find(turn.session_id, turn.turn_id)
             return source, _record_of(source)
         if row := self._store.background(response_id):
-            record = ResponseRecord(response_id, row.session_id, row.created_at, row.response)
-            return FailedReply(row), record
+            return FailedReply(row), ResponseRecord(response_id, row.session_id, row.created_at, row.response)
         raise ChatError("not_found", "There is no such response.", param)
 
     def _open(self, session_id: str, param: str) -> Session:
         try:
-            return self._sessions.open(session_id)
+            return self._sessions.open_to_ask(session_id)
         except ChatError as error:
             raise ChatError(error.code, error.message, param) from None
 
     async def retrieve(self, request: web.Request) -> Answer:
         """Handle "GET /v1/responses/{response_id}": as far as it has come, or its events."""
         source, record = self._find(request.match_info["response_id"])
-        request[SESSION_ID], request[REPLY] = source.session_id, source
+        request[SESSION_ID] = source.session_id
         if request.query.get("stream") != "true":
             return json_response(record.of_source(source))
         after = request.query.get("starting_after", "-1")
@@ -178,7 +168,6 @@ class OpenAIDoor:
     async def cancel(self, request: web.Request) -> Answer:
         """Handle "POST /v1/responses/{response_id}/cancel": stops it right here, if it still runs."""
         source, record = self._find(request.match_info["response_id"])
-        request[REPLY] = source
         source.stop()
         await until_ended(source)
         return json_response(record.of_source(source))
@@ -195,15 +184,17 @@ class OpenAIDoor:
         return json_response({"id": record.response_id, "object": "response", "deleted": True})
 
     def _forget(self, record: ResponseRecord, turn: Turn | None) -> None:
+        session_id = record.session_id
         self._store.drop_background(record.response_id)
         if turn is None:
             return
-        running = self._registry.replies_in(record.session_id)
-        is_followed = any(reply.question.parent == turn.seq for reply in running)
-        if record.has_conversation or is_followed or self._store.children(record.session_id, turn.seq):
+        is_followed = any(
+            reply.question.parent == turn.seq for reply in self._registry.replies_in(session_id)
+        )
+        if record.has_conversation or is_followed or self._store.children(session_id, turn.seq):
             self._store.forget_response(turn.seq)
         else:
-            self._store.rewind(record.session_id, turn)
+            self._store.rewind(session_id, turn)
 
     async def list_input(self, request: web.Request) -> Answer:
         """Handle "GET /v1/responses/{response_id}/input_items": what was said to it."""
@@ -216,10 +207,8 @@ class OpenAIDoor:
             if source.turn
             else ()
         )
-        items = said_items(said, source.message_id)
-        return json_response(page_of(reversed(items) if is_newest_first else items, limit, after))
-
-    # Answering
+        items = said_items(said, source.message_id)[:: -1 if is_newest_first else 1]
+        return json_response(page_of(items, limit, after))
 
     async def _stream(
         self,
@@ -236,7 +225,8 @@ class OpenAIDoor:
         try:
             if not record.is_background:
                 await listener.begin()
-                _raise_failure(source)
+                if not source.length:
+                    _raise_failure(source)
             response = web.StreamResponse(headers=EVENT_STREAM | headers)
             await listener.run(request, response)
         finally:
@@ -253,21 +243,9 @@ def _record_of(source: ReplySource) -> ResponseRecord:
 
 
 def _raise_failure(source: ReplySource) -> None:
-    """Raises what a reply failed of that nobody has seen anything of; one that was cancelled did not fail."""
-    if source.error and not source.turn and not source.length and source.error.code != "reply_cancelled":
+    """Raises what a reply failed of, if nothing of it was stored; one that was cancelled did not fail."""
+    if source.error and not source.turn and source.error.code != "reply_cancelled":
         raise source.error
-
-
-def _answer(record: ResponseRecord, source: ReplySource, headers: dict[str, str]) -> Answer:
-    """The response object; the failure itself, if its client waited for nothing else."""
-    if (
-        source.error
-        and not source.turn
-        and not record.is_background
-        and source.error.code != "reply_cancelled"
-    ):
-        raise source.error
-    return json_response(record.of_source(source), headers=headers)
 
 
 def _idempotency(request: web.Request, session_id: str, body: dict[str, Any]) -> tuple[str, str]:
@@ -277,7 +255,7 @@ def _idempotency(request: web.Request, session_id: str, body: dict[str, Any]) ->
         return "", ""
     if not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
         raise refuse("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
-    scope = session_id or request.headers.get("Authorization", "")
+    scope = session_id or request.headers.get("Authorization")
     if not scope:
         raise refuse("Idempotency-Key", "needs a conversation or an API key to which it belongs")
     said = json.dumps({name: value for name, value in body.items() if name != "stream"}, sort_keys=True)

@@ -21,7 +21,7 @@ _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,4096}")
 
 EXPOSED_HEADERS = (
     "Content-Location, Idempotent-Replayed, Location, Retry-After, "
-    "X-Context-Messages, X-Message-ID, X-Request-ID, X-Session-ID"
+    "X-Context-Messages, X-Message-ID, X-Request-ID, X-Session-ID, X-Should-Retry"
 )
 METHODS = "GET, POST, PATCH, DELETE"
 

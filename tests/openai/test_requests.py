@@ -16,6 +16,10 @@ from tests.tools.scripted_llm import ScriptedLLM
 TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 
 
+def _no_item(item_id: str, param: str) -> Any:
+    raise ChatError("not_found", "", param)
+
+
 def _said(part: dict[str, Any]) -> dict[str, Any]:
     return {"input": [{"role": "user", "content": [part]}]}
 
@@ -62,7 +66,7 @@ def _said(part: dict[str, Any]) -> dict[str, Any]:
 )  # fmt: skip
 def test_what_is_not_served_is_refused_by_name(param: str, body: dict[str, Any]):
     with pytest.raises(ChatError) as refused:
-        read_response_request({"input": "Hi"} | body, lambda _: None)
+        read_response_request({"input": "Hi"} | body, _no_item)
     assert refused.value.param == param
     assert refused.value.status in (400, 404)
 
@@ -163,7 +167,7 @@ ITEMS = [
 
 
 def test_items_of_every_kind_become_messages_and_items_again():
-    messages = messages_of(ITEMS, "input", lambda _: None)
+    messages = messages_of(ITEMS, "input", _no_item)
     call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
     assert [json.loads(message) for message in messages] == [
         {"role": "system", "content": "d"},
@@ -190,4 +194,13 @@ def test_items_of_every_kind_become_messages_and_items_again():
     ]
     assert len({item["id"] for item in items}) == 7
     assert items[1]["content"] == PARTS
-    assert messages_of(items, "input", lambda _: None) == messages
+    assert messages_of(items, "input", _no_item) == messages
+
+
+async def test_an_output_whose_call_was_not_made_is_refused(door: Door):
+    output = {"type": "function_call_output", "call_id": "call_0", "output": "x"}
+    await door.refused(400, "input", input=[output])
+    first = await door.respond("weather?", tools=[TOOL])
+    await door.refused(400, "input", input=[output | {"call_id": "other"}], previous_response_id=first["id"])
+    second = await door.respond([output], previous_response_id=first["id"], tools=[TOOL])
+    await door.refused(400, "input", input=[output], previous_response_id=second["id"])

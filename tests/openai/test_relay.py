@@ -1,0 +1,123 @@
+"""Chat completions are the LLM's own, streamed or whole, with our watch over them; nothing is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from tests.openai.door import Door
+from tests.tools.scripted_llm import (
+    DONE,
+    END,
+    Gate,
+    Hang,
+    ScriptedLLM,
+    answer,
+    completion,
+    delta,
+    events,
+    reply,
+)
+from tests.tools.server import Clock, StartServer, until
+
+SAID = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+def choices(*parts: dict[str, Any]) -> bytes:
+    return (
+        b"data: " + json.dumps({"id": "c", "created": 1, "model": "m", "choices": parts}).encode() + b"\n\n"
+    )
+
+
+async def read(door: Door, **more: Any) -> list[str]:
+    url = f"{door.server.url}/v1/chat/completions"
+    async with door.server.http.post(url, json=SAID | {"stream": True} | more) as stream:
+        assert stream.status == 200, await stream.text()
+        lines = (await stream.text()).split("\n")
+        return [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+
+
+async def test_chunks_are_passed_on_as_they_came(door: Door, llm: ScriptedLLM):
+    chunks = [delta("", role="assistant"), delta("Hel", odd={"field": 1}), delta("lo"), delta(finish="stop")]
+    llm.play([*events(*chunks, DONE), END])
+    sent = await read(door)
+    assert sent == [chunk.decode().removeprefix("data: ").strip() for chunk in [*chunks, DONE]]
+    assert not door.server.sql("SELECT * FROM turns")
+
+
+async def test_a_whole_one_is_put_together_whatever_its_fields(door: Door, llm: ScriptedLLM):
+    token = {"token": "a", "logprob": -1, "top_logprobs": []}
+    llm.play(
+        [
+            *events(
+                choices({"index": 0, "delta": {"role": "assistant", "content": "", "reasoning": "Hm"}}),
+                choices({"index": 1, "delta": {"role": "assistant", "content": "b"}}),
+                choices({"index": 0, "delta": {"content": "a"}, "logprobs": {"content": [token]}}),
+                choices({"index": 0, "delta": {"content": "a"}, "logprobs": {"content": [token]}}),
+                choices({"index": 0, "delta": {}, "finish_reason": "stop"}),
+                choices({"index": 1, "delta": {}, "finish_reason": "length"}),
+                DONE,
+            ),
+            END,
+        ]
+    )
+    status, whole = await door.call("POST", "/chat/completions", SAID | {"n": 2, "seed": 7})
+    assert status == 200
+    first, second = whole["choices"]
+    assert first["message"] == {"role": "assistant", "content": "aa", "reasoning": "Hm"}
+    assert first["logprobs"] == {"content": [token, token]}
+    assert (second["message"]["content"], second["finish_reason"]) == ("b", "length")
+    assert (llm.exchanges[0].body["n"], llm.exchanges[0].body["seed"]) == (2, 7)
+
+
+async def test_an_llm_that_answers_whole_is_understood(door: Door, llm: ScriptedLLM):
+    llm.play(answer(body=completion("Hello.")), answer(body=completion("Hello.")))
+    _, whole = await door.call("POST", "/chat/completions", SAID)
+    assert whole["choices"][0]["message"]["content"] == "Hello."
+    assert "Hello." in (await read(door))[0]
+
+
+async def test_errors_are_statuses_before_the_stream_and_events_in_it(door: Door):
+    for stream in (False, True):
+        body = SAID | {"messages": [{"role": "user", "content": "reject"}], "stream": stream}
+        status, refused = await door.call("POST", "/chat/completions", body)
+        assert (status, refused["error"]["code"]) == (400, "llm_rejected")
+    sent = await read(door, messages=[{"role": "user", "content": "break"}])
+    assert json.loads(sent[-1])["error"]["code"] == "llm_error"
+    status, broken = await door.call(
+        "POST", "/chat/completions", SAID | {"messages": [{"role": "user", "content": "break"}]}
+    )
+    assert (status, broken["error"]["code"]) == (502, "llm_error")
+    assert (await door.call("POST", "/chat/completions", {}))[1]["error"]["param"] == "messages"
+
+
+async def test_a_client_that_leaves_frees_the_llm(door: Door, llm: ScriptedLLM):
+    llm.play(events(delta("a"), Hang), events(Hang))
+    for number, stream in ((1, True), (2, False)):
+        url = f"{door.server.url}/v1/chat/completions"
+        asking = asyncio.create_task(door.server.http.post(url, json=SAID | {"stream": stream}))
+        exchange = await llm.asked(number)
+        if stream:
+            await (await asking).content.readline()
+            asking.result().close()
+        else:
+            asking.cancel()
+        await exchange.gone.wait()
+
+
+async def test_a_silent_llm_is_bridged(start: StartServer, llm: ScriptedLLM, clock: Clock):
+    door = Door(await start())
+    gate = Gate()
+    llm.play(reply(gate, "Hi"))
+    reading = asyncio.create_task(read(door))
+    await gate.reached.wait()
+    clock.advance(16)
+    await until(lambda: bool(door.server.connections))
+    gate.open()
+    assert (await reading)[-1] == "[DONE]"
+
+
+async def test_only_who_asks_for_the_usage_gets_its_chunk(door: Door):
+    assert not any('"usage"' in chunk for chunk in await read(door))
+    assert any('"usage"' in chunk for chunk in await read(door, stream_options={"include_usage": True}))
