@@ -99,7 +99,9 @@ class ChunkReader:
         choice, is_plain = _first_choice(chunk)
         self._note(chunk, choice)
         finish = choice.get("finish_reason")
-        finish = valid(finish[:64]) if isinstance(finish, str) and finish.lower() not in ("null", "none") else None
+        finish = (
+            valid(finish[:64]) if isinstance(finish, str) and finish.lower() not in ("null", "none") else None
+        )
         if finish and _FAILED_FINISHES.search(finish):
             raise errors.ours("finish", finish, errors.words_of(choice.get("error")) or "no reason given")
         pieces, is_ours = self._pieces(choice, is_last=bool(finish))
@@ -112,7 +114,7 @@ class ChunkReader:
         return self._hold(read, chunk, finish)
 
     def _note(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
-        """Remembers the model and the usage, if they stand here: Moonshot and Groq have places of their own."""
+        """Remembers the model and the usage, if they stand here (Moonshot and Groq have their own places)."""
         for place in (chunk, choice, chunk.get("x_groq"), choice.get("delta"), choice.get("message")):
             usage = place.get("usage") if isinstance(place, dict) else None
             if isinstance(usage, dict) and usage:

@@ -51,7 +51,9 @@ class LLM:
         self._looking = asyncio.Lock()
         self._dialect = Dialect()
         self._has_answered = False
-        self._responses: WeakSet[aiohttp.ClientResponse] = WeakSet()  # some may be read to their end by nobody
+        self._responses: WeakSet[aiohttp.ClientResponse] = (
+            WeakSet()
+        )  # some may be read to their end by nobody
         self._pooled = self._session(Pool(ssl=self._endpoint.tls))
         self._fresh = self._session(aiohttp.TCPConnector(limit=0, force_close=True, ssl=self._endpoint.tls))
 
@@ -80,16 +82,15 @@ class LLM:
     ) -> Answer:
         """Asks for a reply to `messages`, which are JSON texts, and waits until the LLM begins to answer.
 
-        `fields` are fields of the request, passed on as they are, over LLM_EXTRA_BODY. `affinity` is the key of
-        the conversation. Raises ChatError; TooLong if less of the conversation might do.
+        `fields` go over LLM_EXTRA_BODY, as they are; `affinity` is the key of the conversation. Raises ChatError; TooLong if less of the conversation might do.
         """
         chosen = {name: value for name, value in fields.items() if value is not None}
         return await self._ask(f"[{','.join(messages)}]", chosen, affinity)
 
     async def relay(self, body: Mapping[str, Any], *, affinity: str | None = None) -> Answer:
-        """Asks with a client's own request body, streamed or whole as it says; chunks come as the LLM sent them.
+        """Asks with a client's own request body, streamed or whole as it says; chunks come as they were sent.
 
-        If `answer.is_whole`, the one chunk is the whole completion, or, where a stream was asked for, made one.
+        If `answer.is_whole`, the one chunk is the whole completion, or a chunk made of it if a stream was due.
         """
         chosen = {name: value for name, value in body.items() if name not in ("messages", "stream")}
         keep = "stream" if body.get("stream") else "whole"
@@ -150,7 +151,7 @@ class LLM:
     # Its models
 
     async def model_for(self, fields: Mapping[str, Any]) -> str:
-        """The model that a request with these fields is for: named there, configured, or the first of the list.
+        """The model that a request is for: named in its fields, configured, or the first of the list.
 
         The list is asked once: it may also say how much the models take. Raises ChatError.
         """
@@ -227,7 +228,9 @@ class LLM:
             # aiohttp warns of bytes of over 1 MiB, which it would write at once.
             body = io.BytesIO(data) if data and len(data) > 1024 * 1024 else data
             proxy = self._endpoint.proxy
-            return session.request(method, url, data=body, headers=headers, proxy=proxy, allow_redirects=False)
+            return session.request(
+                method, url, data=body, headers=headers, proxy=proxy, allow_redirects=False
+            )
 
         try:
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import select
 import socket
 from contextvars import ContextVar
@@ -56,9 +55,3 @@ def _has_something(connection: Connection) -> bool:
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
     return bool(poll.poll(0))
-
-
-def seen(closed: asyncio.Future[None]) -> None:
-    """Looks at how a connection closed: asyncio logs what nobody has looked at."""
-    if not closed.cancelled():
-        closed.exception()

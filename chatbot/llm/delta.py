@@ -38,7 +38,17 @@ def parts(value: Any, kind: str = TEXT, depth: int = 0) -> list[tuple[str, str]]
         kind = REASONING
     elif named == "refusal":
         kind = REFUSAL
-    names = ("text", "output_text", "thinking", "reasoning", "refusal", "content", "parts", "summary", "value")
+    names = (
+        "text",
+        "output_text",
+        "thinking",
+        "reasoning",
+        "refusal",
+        "content",
+        "parts",
+        "summary",
+        "value",
+    )
     for name in names:
         if inner := value.get(name):
             other = {"thinking": REASONING, "reasoning": REASONING, "refusal": REFUSAL}.get(name, kind)
@@ -59,7 +69,7 @@ def reasoning_in(delta: dict[str, Any]) -> tuple[str, str]:
 class CallReader:
     """Reads the tool calls of one reply, which come in pieces, whole, or several at once.
 
-    Calls without an id, or with another's, are given one of their own, for the result of a call is told by it.
+    Calls without an id, or with another's, are given one of their own.
     """
 
     def __init__(self) -> None:

@@ -45,12 +45,12 @@ class Endpoint:
         self.tls: ssl.SSLContext | bool = ssl.create_default_context() if url.scheme == "https" else True
 
     def headers(self, affinity: str | None) -> dict[str, str]:
-        """The headers of a request; one that wants the key of a conversation is left out where there is none."""
+        """The headers of a request."""
         return without_place(self._headers | self._extra_headers, affinity)
 
 
 def without_place(fields: Mapping[str, Any], affinity: str | None) -> dict[str, Any]:
-    """The fields with the key of the conversation in its place; without those that want one if there is none."""
+    """The fields with the conversation's key in its place; without those that want one if there is none."""
     return {
         name: _filled(value, affinity)
         for name, value in fields.items()

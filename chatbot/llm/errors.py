@@ -16,9 +16,10 @@ MAX_MESSAGE_CHARS = 2_000
 _MAX_DEPTH = 8
 
 # fmt: off
+# ruff: noqa: E501 (a pattern is a line)
 _TABLE = [
-    # kind, our code, may the same be asked again later, its statuses, what a client is sent before the LLM's own words,
-    # and the words (of code, type and message) by which it is known as well. The first that fits, fits; "too long"
+    # kind, our code, may it be repeated later, its statuses, what a client is sent before the LLM's own words, and
+    # the words (of code, type and message) by which it is known as well. The first that fits, fits; "too long"
     # stands before all of them.
     ("money", "llm_error", False, (402,), "The LLM server wants money",
      r"^(?!.*resource_exhausted).*(insufficient[ _]?(quota|balance|credit|fund)|exceeded your current quota|billing"
@@ -65,7 +66,9 @@ _OURS = {
     "proxy": ("llm_unavailable", "The proxy does not lead to the LLM server: {}"),
 }
 # fmt: on
-_RULES = [(kind, code, again, set(s), says, re.compile(w, re.I | re.S)) for kind, code, again, s, says, w in _TABLE]
+_RULES = [
+    (kind, code, again, set(s), says, re.compile(w, re.I | re.S)) for kind, code, again, s, says, w in _TABLE
+]
 
 
 def ours(kind: str, *words: object) -> ChatError:
@@ -154,14 +157,20 @@ def failure_in(value: Any) -> Failure | None:
         inner = value.get(name)
         if not error and isinstance(inner, dict) and inner.get(field):
             error = inner
-    is_bare = not first and not value.get("usage") and (value.keys() & _BARE or isinstance(value.get("status"), dict))
+    is_bare = (
+        not first
+        and not value.get("usage")
+        and (value.keys() & _BARE or isinstance(value.get("status"), dict))
+    )
     if not error and (value.get("object") == "error" or is_bare) and words_of(value):
         error = {key: inner for key, inner in value.items() if key not in ("choices", "model")}
     if not error:
         return None
     codes, words = _codes(error), words_of(error)
     found = re.search(r"\b[45]\d\d\b", codes)
-    blames_us = re.search(r"bad_?request|invalid_?(request|parameter|argument)|validation|unprocessable", codes, re.I)
+    blames_us = re.search(
+        r"bad_?request|invalid_?(request|parameter|argument)|validation|unprocessable", codes, re.I
+    )
     number = int(found[0]) if found else 400 if blames_us else 500
     return Failure(0, number, codes, words, retry_after=_retry_after({}, words))
 
@@ -172,7 +181,17 @@ _WORD_NAMES = (
     *("status_msg", "status", "description", "reason", "title", "raw"),
 )
 _CODE_NAMES = (
-    *("code", "type", "status", "status_code", "error_code", "error_type", "param", "statusCode", "http_code"),
+    *(
+        "code",
+        "type",
+        "status",
+        "status_code",
+        "error_code",
+        "error_type",
+        "param",
+        "statusCode",
+        "http_code",
+    ),
 )
 
 

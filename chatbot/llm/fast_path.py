@@ -3,7 +3,7 @@
 It makes a token a quarter to a third cheaper, and may be deleted: whoever uses it has only to drop the calls.
 
 Chunks of one stream are alike but for their text. What stands around it is learned from a chunk that was
-parsed; one that begins and ends with the same bytes and has a plain string between differs in that string alone.
+parsed; one that has the same bytes around a plain string differs in that string alone.
 """
 
 from __future__ import annotations

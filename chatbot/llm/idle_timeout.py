@@ -12,8 +12,8 @@ LOOK_AGAIN = 0.05
 class IdleTimeout:
     """Calls `on_idle` once nothing was heard for `seconds`, until end().
 
-    Whoever hears something sets `heard_at` (loop time). That is all it costs: the timer is not moved, it
-    looks when it fires, and goes on waiting if something was heard. `has_fired` is whether it came to the call.
+    Whoever hears something sets `heard_at` (loop time), and that is all it costs: the timer looks when it
+    fires, and goes on waiting if something was heard. `has_fired` is whether it came to the call.
     """
 
     def __init__(self, seconds: float, on_idle: Callable[[], object]) -> None:

@@ -9,7 +9,9 @@ from chatbot.errors import ChatError
 
 MAX_USAGE_CHARS = 16_384
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False).encode
+_encode = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False
+).encode
 
 
 def valid(text: str) -> str:

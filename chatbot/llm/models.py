@@ -10,8 +10,7 @@ from chatbot.errors import ChatError
 from chatbot.llm.json_text import parse
 
 _SIZES = (
-    # vLLM and SGLang; llama-server (what a slot has, before what the model was trained for); LM Studio (what is
-    # loaded first); OpenRouter, Together, Fireworks, Mistral, Groq, Ollama and others
+    # vLLM, SGLang; llama-server's slot, before what the model was trained for; LM Studio's loaded one; the others
     "max_model_len",
     "n_ctx",
     "loaded_context_length",
@@ -31,7 +30,9 @@ _NO_CHAT = re.compile(
     r"|veo|sora|voxtral-.*transcribe|kokoro|diffusion|realtime|babbage|davinci-00|ocr\b",
     re.I,
 )
-_NO_CHAT_TYPES = re.compile(r"embed|rerank|image|audio|speech|moderation|transcri|tts|stt|video|classif", re.I)
+_NO_CHAT_TYPES = re.compile(
+    r"embed|rerank|image|audio|speech|moderation|transcri|tts|stt|video|classif", re.I
+)
 
 
 class Models(NamedTuple):
@@ -67,7 +68,9 @@ def _name(entry: dict[str, Any]) -> str:
 
 def _can_chat(name: str, entry: dict[str, Any]) -> bool:
     for field in ("type", "task", "model_type", "mode", "pipeline_tag", "modality"):
-        if isinstance(kind := entry.get(field), str) and _NO_CHAT_TYPES.search(kind.partition("->")[2] or kind):
+        if isinstance(kind := entry.get(field), str) and _NO_CHAT_TYPES.search(
+            kind.partition("->")[2] or kind
+        ):
             return "text-to-text" in kind or "vlm" in kind
     capabilities = entry.get("capabilities")
     if isinstance(capabilities, dict):

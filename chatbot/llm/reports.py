@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from chatbot.errors import ChatError
 
@@ -35,37 +34,24 @@ class Reports:
 
 
 # Words of the servers' own that may stand in the log though they may well stand in the conversation, too.
-_PLAIN = frozenset(
-    "a an and any are as at available be before by can cannot check context conversation credentials did do does down"
-    " error exceeds failed for forbidden found from has have here however i if in input into invalid is it key later"
-    " length less limit limits list llm long longer max maximum may memory message messages model must no not number of"
-    " on only or organization out output parameter please process prompt provided rate reason reduce refused rejected"
-    " reply request requested requests role server shorter size stream supported system than that the this time to"
-    " token tokens too try type unavailable unexpected use user value was wants with you your".split()
-)
+_PLAIN = """
+ a an and any are as at available be before by can cannot check context conversation credentials did do does down error
+ exceeds failed for forbidden found from has have here however i if in input into invalid is it key later length less limit
+ limits list llm long longer max maximum may memory message messages model must no not number of on only or organization
+ out output parameter please process prompt provided rate reason reduce refused rejected reply request requested requests
+ role server shorter size stream supported system than that the this time to token tokens too try type unavailable
+ unexpected use user value was wants with you your """.replace("\n", "")
 
 
 def without(words: str, said: str) -> str:
-    """The words, cut, without what they quote of the conversation: whatever stands in `said` is left out,
-    but for the servers' own words where they stand alone."""
+    """The words, cut, without what they quote of the conversation: no word that stands in `said` is shown, but
+    for the servers' own, and of those no three in a row."""
     tokens = words[: 4 * MAX_REASON_CHARS].split()
-    hidden = [False] * len(tokens)
+    shown = list(tokens)
     for at, token in enumerate(tokens):
         core = token.strip(".,;:!?()[]{}<>'\"`“”‘’")
-        hidden[at] = hidden[at] or (bool(core) and core.lower() not in _PLAIN and core in said)
+        if core and f" {core.lower()} " not in _PLAIN and core in said:
+            shown[at] = "…"
         if at + 3 <= len(tokens) and " ".join(tokens[at : at + 3]) in said:
-            hidden[at : at + 3] = [True] * 3
-    shown = " ".join("…" if hide else token for token, hide in zip(tokens, hidden, strict=True))
-    return shown[:MAX_REASON_CHARS].encode("utf-8", "replace").decode()
-
-
-def strings_in(value: Any) -> Iterable[str]:
-    """All strings in a JSON value, as the conversation stands in a relayed body."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from strings_in(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from strings_in(item)
+            shown[at : at + 3] = ["…"] * 3
+    return " ".join(shown)[:MAX_REASON_CHARS].encode("utf-8", "replace").decode()

@@ -11,7 +11,6 @@ from aiohttp.http import HttpProcessingError
 from chatbot.errors import ChatError, without_frames
 from chatbot.llm import errors
 from chatbot.llm.chunks import ChunkReader
-from chatbot.llm.connections import seen
 from chatbot.llm.idle_timeout import IdleTimeout
 from chatbot.llm.sse_decoder import Decoder, TooLarge
 from chatbot.records import Chunk
@@ -49,6 +48,7 @@ class Answer:
         reader: ChunkReader,
         report: Callable[[ChatError], ChatError],
     ) -> None:
+        self.is_whole = False
         self._response = response
         self._content = response.content
         self._idle = idle
@@ -56,14 +56,12 @@ class Answer:
         self._loop = asyncio.get_running_loop()
         self._reader = reader
         self._report = report
-        self._head = b""
-        self._decoder: Decoder | None = None
-        self._parts: list[bytes] = []  # of an answer in one piece
-        self._size = 0
+        self._head = bytearray()  # until it is known what comes, and all of what comes in one piece
+        self._decoder: Decoder | None = None  # of a stream
         self._burst = b""  # what of a burst has not been read yet
-        self._has_ended = False
+        self._chunks: list[Chunk] = []  # what is handed over next
+        self._has_ended = self._is_complete = False
         self._failure: ChatError | None = None
-        self.is_whole = False
         connection = response.connection  # None if the whole answer came with its head
         protocol = None if connection is None else connection.protocol
         self._closed = None if protocol is None else protocol.closed
@@ -91,139 +89,129 @@ class Answer:
 
     async def __anext__(self) -> list[Chunk]:
         while not self._has_ended:
+            self._chunks = []
             try:
-                # All that has come: what a broken connection still holds would be lost.
-                data = self._burst or await self._content.readany()
-            except BROKEN as error:
-                error.__traceback__ = None  # aiohttp keeps it, and its frames would keep the reply
-                chunks = self._end(is_cut=True)
-            else:
-                data, self._burst = data[:SLICE_BYTES], data[SLICE_BYTES:]
-                chunks = self._take(data) if data else self._end(is_cut=False)
-                if self._burst:
-                    await asyncio.sleep(0)
-            if chunks:
-                return chunks
+                await self._read_on()
+            except ChatError as error:
+                self._has_ended = True
+                self._failure = without_frames(self._report(error))
+            if self._chunks:
+                return self._chunks
         if self._failure:
             failure, self._failure = self._failure, None
             raise failure
         raise StopAsyncIteration
 
     def close(self) -> None:
-        """Lets go of the LLM: at once if the answer has not ended, so that it stops working."""
+        """Lets go of the LLM: at once if the answer is not complete, so that it stops working."""
         self._idle.end()
         if self._closed:
             self._closed.remove_done_callback(self._lost)
-            self._closed.remove_done_callback(seen)
-            self._closed.add_done_callback(seen)
+            self._closed.remove_done_callback(_seen)
+            self._closed.add_done_callback(_seen)
         self._has_ended = True
-        if self._reader.finish_reason and not self._failure and not self._content.is_eof():
+        if self._is_complete and not self._content.is_eof():
             # All has come but the end of the HTTP body: with it, the connection can serve again.
             timer = self._loop.call_later(FINISH_SECONDS, self._response.close)
             self._content.on_eof(timer.cancel)
         else:
             self._response.close()
 
+    async def _read_on(self) -> None:
+        """Takes what comes next. Raises ChatError."""
+        try:
+            # All that has come at once: what a broken connection still holds is lost.
+            data = self._burst or await self._content.readany()
+        except BROKEN as error:
+            error.__traceback__ = None  # aiohttp keeps it, and its frames would keep the reply
+            self._end(is_cut=True)
+            return
+        if not data:
+            self._end(is_cut=False)
+            return
+        data, self._burst = data[:SLICE_BYTES], data[SLICE_BYTES:]
+        if self._decoder:
+            self._take(data, self._decoder)
+        else:
+            self._begin(data)
+        if self._burst:
+            await asyncio.sleep(0)
+
     def _give_up(self) -> None:
         self._content.set_exception(aiohttp.ClientConnectionError("idle"))
         self._response.close()
 
     def _lost(self, closed: asyncio.Future[None]) -> None:
-        seen(closed)  # after bad chunks aiohttp forgets to tell whoever reads
+        _seen(closed)  # after bad chunks aiohttp forgets to tell whoever reads
         if not self._content.is_eof() and not self._content.exception():
             self._content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
 
-    def _take(self, data: bytes) -> list[Chunk]:
-        """The chunks in what has come."""
-        reader, decoder = self._reader, self._decoder
-        if decoder is None:
-            return self._begin(data)
-        if (
-            decoder.is_between
-            and data.startswith(b"data: ")
-            and data.endswith(b"\n\n")
-            and (chunk := reader.recognise(data[6:-2]))
-        ):
-            self._idle.heard_at = self._loop.time()
-            return [chunk]  # nearly always: one whole event, and in it only the text is new
+    def _begin(self, data: bytes) -> None:
+        """Finds out whether it is a stream or one piece, by what comes: Content-Types lie."""
+        self._idle.heard_at = self._loop.time()
+        self._head += data
+        if not self.is_whole:
+            head = bytes(self._head).lstrip(b"\xef\xbb\xbf \t\r\n")  # blank lines, a BOM
+            self._head = bytearray(head)
+            if head.startswith(_STREAM_BEGINS):
+                self._decoder = Decoder()
+                self._take(head, self._decoder)
+                return
+            self.is_whole = not any(begin.startswith(head) for begin in _STREAM_BEGINS)
+        if len(self._head) > MAX_WHOLE_BYTES:
+            raise errors.ours("large", "an answer of over 8 MiB")
+
+    def _take(self, data: bytes, decoder: Decoder) -> None:
+        """Takes a piece of a stream."""
+        reader, now = self._reader, self._loop.time()
+        is_event = decoder.is_between and data.startswith(b"data: ") and data.endswith(b"\n\n")
+        if is_event and (chunk := reader.recognise(data[6:-2])):
+            self._idle.heard_at = now
+            self._chunks = [chunk]  # nearly always: one whole event, and in it only the text is new
+            return None
         known = reader.finish_reason
-        chunks = self._read_events(data)
-        if self._has_ended:
-            return chunks
-        chunks += reader.spoken()
-        if not reader.finish_reason or not known or any(chunk.pieces for chunk in chunks):
-            self._idle.heard_at = self._loop.time()  # after the finish what says nothing counts for nothing
+        try:
+            for event in decoder.feed(data):
+                self._chunks += reader.read(event)
+                if reader.is_done:
+                    self._complete(is_cut=False)
+                    return
+        except TooLarge:
+            raise errors.ours("large", "a line of over 1 MiB") from None
+        self._chunks += reader.spoken()
+        if not reader.finish_reason or not known or any(chunk.pieces for chunk in self._chunks):
+            self._idle.heard_at = now  # after the finish what says nothing counts for nothing
         if reader.may_end_soon:
             self._idle.shorten(SHORT_WAIT_SECONDS)
         elif known and not reader.finish_reason:
             self._idle.set(self._patience, self._give_up)
-        return chunks
 
-    def _begin(self, data: bytes) -> list[Chunk]:
-        """Finds out whether it is a stream or one piece, by what comes: Content-Types lie."""
-        self._idle.heard_at = self._loop.time()
-        if not self.is_whole:
-            head = self._head = (self._head + data).lstrip(b"\xef\xbb\xbf \t\r\n")  # blank lines, a BOM
-            if head.startswith(_STREAM_BEGINS):
-                self._decoder, self._head = Decoder(), b""
-                return self._take(head)
-            if len(head) < 6 and any(begin.startswith(head) for begin in _STREAM_BEGINS):
-                return []
-            self.is_whole, data = True, head
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > MAX_WHOLE_BYTES:
-            self._fail(errors.ours("large", "an answer of over 8 MiB"))
-        return []
-
-    def _read_events(self, data: bytes, *, is_last: bool = False) -> list[Chunk]:
-        """The chunks of the events that `data` completes; of a last event that was cut, none."""
-        chunks: list[Chunk] = []
-        assert self._decoder
-        try:
-            for event in self._decoder.flush() if is_last else self._decoder.feed(data):
-                chunks += self._reader.read(event)
-                if self._reader.is_done:
-                    return chunks + self._complete(is_cut=False)
-        except TooLarge:
-            self._fail(errors.ours("large", "a line of over 1 MiB"))
-        except ChatError as error:
-            self._fail(error)
-        return chunks
-
-    def _end(self, *, is_cut: bool) -> list[Chunk]:
+    def _end(self, *, is_cut: bool) -> None:
         """The body has ended, or its connection broke, or it was silent for too long."""
-        if self._decoder is None and (self._parts or self._head):
-            self.is_whole = True
-            if is_cut:
-                self._fail(errors.ours("timeout", f"{self._patience:g}") if self._idle.has_fired else errors.ours("cut"))
-                return []
+        reader = self._reader
+        if self._idle.has_fired and (reader.is_doubtful or not reader.finish_reason):
+            raise errors.ours("timeout", f"{self._patience:g}")
+        if self._decoder:
             try:
-                chunks = self._reader.read_whole(b"".join(self._parts) or self._head)
-                return chunks + self._complete(is_cut=False)
+                for event in self._decoder.flush():
+                    self._chunks += reader.read(event)
             except ChatError as error:
-                self._fail(error)
-                return []
-        chunks = []
-        if self._decoder and not self._decoder.is_between:
-            chunks = self._read_events(b"", is_last=True)
-            if self._failure and self._failure.kind == "nonsense" and (is_cut or self._reader.finish_reason):
-                self._failure, self._has_ended = None, False  # an event cut short is as good as none
-        return chunks if self._has_ended else chunks + self._complete(is_cut=is_cut)
+                if error.kind != "nonsense" or not (is_cut or reader.finish_reason):
+                    raise  # but an event cut short is as good as none
+        elif self._head:
+            if is_cut:
+                raise errors.ours("cut")
+            self.is_whole = True
+            self._chunks += reader.read_whole(bytes(self._head))
+        self._complete(is_cut=is_cut)
 
-    def _complete(self, *, is_cut: bool) -> list[Chunk]:
-        """Nothing more will come: the chunks that were held, if the reply is complete."""
-        self._has_ended = True
-        is_silent = self._idle.has_fired
-        if is_silent and (self._reader.is_doubtful or not self._reader.finish_reason):
-            self._fail(errors.ours("timeout", f"{self._patience:g}"))
-            return []
-        try:
-            return self._reader.end(is_cut=is_cut)
-        except ChatError as error:
-            self._fail(error)
-            return []
+    def _complete(self, *, is_cut: bool) -> None:
+        """Nothing more will come: hands over the chunks that were held, if the reply is complete."""
+        self._chunks += self._reader.end(is_cut=is_cut)
+        self._has_ended = self._is_complete = True
 
-    def _fail(self, error: ChatError) -> None:
-        self._has_ended = True
-        self._failure = without_frames(self._report(error))
+
+def _seen(closed: asyncio.Future[None]) -> None:
+    """Looks at how a connection closed: asyncio logs what nobody has looked at."""
+    if not closed.cancelled():
+        closed.exception()

@@ -1,36 +1,37 @@
-"""Tells whether a refusal means that the conversation is too long, and how much the LLM takes. No I/O.
+"""Tells whether a refusal means that the conversation is too long, and what the LLM takes. No I/O.
 
 The patterns are tried on words in lower case, without quotes and thousands separators. To add a wording, put it
 into tests/llm/too_long.json; mostly a pattern knows it already.
 """
 
+# ruff: noqa: E501 (a pattern is a line)
 from __future__ import annotations
 
 import re
 from typing import Any
 
+# fmt: off
 _CODES = re.compile(
-    r"context_length_exceeded|exceed_context_size|context_?window_?exceed|max_prompt_tokens_exceeded|prompt_too_long"
-    r"|input_too_long|tokens_limit_reached|context_(too_long|size_exceeded|overflow)|input_length_error",
+    r"context_length_exceeded|exceed_context_size|context_?window_?exceed|max_prompt_tokens_exceeded"
+    r"|prompt_too_long|input_too_long|tokens_limit_reached|context_(too_long|size_exceeded|overflow)"
+    r"|input_length_error",
     re.I,
 )
-
 # What only looks like it: rates, waiting, plans, money.
 _NEVER = re.compile(
     r"\bper[ _-](minute|min|day|hour|second|month)|\b[rt]p[mds]\b|rate.?limit|throttl|wait before|please wait"
-    r"|try again (in \d|later)|too many requests|quota|balance|billing|credits?\b|insufficient|concurren|daily|monthly"
-    r"|\btier\b|upgrade|too small|time.?out"
+    r"|try again (in \d|later)|too many requests|quota|balance|billing|credits?\b|insufficient|concurren|daily"
+    r"|monthly|\btier\b|upgrade|too small|time.?out"
     r"|余额|配额|额度|限流|频率|频繁|次数|速率|并发|每(分|天|日|秒)|欠费|稍后|超时"
     r"|분당|초당|하루|일일|할당량|사용량|횟수|요청 한도|잔액|결제|잠시",
     re.I,
 )
-
 # A count of things, or one string, that is no part of the conversation's size.
 _OTHER_THINGS = re.compile(
-    r"stop sequences?|input should be|images?\b.{0,12}too (large|big)|number of images|too many (images|tools|stop)|audio.{0,20}too long"
-    r"|invalid tools|(?<!content)(?<!content\])(?<!text)(?<!input)(?<!prompt): string too long"
+    r"stop sequences?|input should be|images?\b.{0,12}too (large|big)|number of images|too many (images|tools|stop)"
+    r"|audio.{0,20}too long|invalid tools"
+    r"|(?<!content)(?<!content\])(?<!text)(?<!input)(?<!prompt): string too long"
 )
-
 _ANSWER = r"(max_?(completion_|new_|output_|response_)?tokens|budget_tokens|maximum tokens you requested)"
 # What speaks of the answer that was asked for. It may be too long all the same, if it also counts the input.
 _OF_THE_ANSWER = re.compile(
@@ -40,7 +41,8 @@ _OF_THE_ANSWER = re.compile(
     r"|at most \d+ (completion|output) tokens|输出长度|输出.{0,6}token|최대 출력|출력 토큰|응답 길이"
 )
 _ALSO_OF_THE_INPUT = re.compile(
-    r"\d+ (input|prompt|inputs) tokens|in (the|your) (messages?|prompt)|input length and|inputs tokens \+|prompt (length|tokens)"
+    r"\d+ (input|prompt|inputs) tokens|in (the|your) (messages?|prompt)|input length and|inputs tokens \+"
+    r"|prompt (length|tokens)"
 )
 _ANSWER_SIZE = (
     r"(\d+) (?:tokens )?(?:in|for|of) the (?:completion|output)",  # OpenAI, SGLang, OpenRouter
@@ -50,49 +52,53 @@ _ANSWER_SIZE = (
     rf"{_ANSWER} ?[(=] ?(\d+)",  # TensorRT-LLM
 )
 
+_SIZE = r"(context|prompt|input|model|sequence)[ _](length|window|size|limit|budget|len)"
 _SAID = r"(prompts?|inputs?|messages?|conversation|history|query|sequence|context|tokens?|text)"
-_MUCH = r"(exceed\w*|too (long|large|big|many)|(longer|larger|greater|more|higher) than|beyond|surpass\w*|over(flow)?\b)"
-_PATTERNS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        # OpenAI, vLLM, DeepSeek, Together, OpenRouter: "maximum context length is 8192 tokens"; xAI: "maximum prompt
-        # length is"; MiniMax: "context window exceeds limit"; Anthropic: "exceed context limit"; Ollama, LM Studio
-        r"(maximum|max|exceed\w*|reached|only|available|over|beyond|with|s) ?(model |the )*"
-        r"(context|prompt|input|model|sequence)[ _](length|window|size|limit|budget|len)",
-        rf"(context|prompt|input|model|sequence)[ _](length|window|size|limit|budget|len)\b.{{0,80}}({_MUCH}|\bfull\b|requested)",
-        # Anthropic, Bedrock, Fireworks: "prompt is too long"; Gemini: "input token count (…) exceeds"; SGLang, TensorRT-LLM,
-        # MLC: "prompt has 5000 tokens in total, larger than"; Tencent, Perplexity, Clova: "text too long"
-        rf"\b{_SAID}\b[^.]{{0,80}}\b{_MUCH}",
-        # Cohere, Mistral: "too many tokens"; Kimi: "exceeded model token limit"; watsonx: "total tokens limit"
-        r"too (many|large|long)\W+(\w+ )?(tokens|prompt|input|messages?)|exceed\w* (\w+ ){0,3}(token|input|prompt)s?( \w+)? limit",
-        r"exceed\w* (the )?max\w* (?!output|completion|new|response)(\w+ ){0,2}(tokens|length|context)",  # Volcengine
-        # Groq, Cerebras, Azure: "reduce the length of the messages"; LM Studio: "provide a shorter input"
-        r"(reduce|shorten|decrease|trim)\b.{0,30}\b(length|prompt|messages?|input|context|history|conversation|token count)",
-        r"shorter (input|prompt|message|context|conversation|text)",
-        # DashScope: "Range of input length should be [1, 30720]"
-        r"range of input length|input length .{0,20}(range|between)",
-        # TGI: "`inputs` tokens + `max_new_tokens` must be <= 4096", "`inputs` must have less than 1024 tokens"; Cloudflare
-        r"inputs?\b( tokens)?.{0,30} must (be|have) (<=|less than|at most)|length of \W*(prompt|messages?|content)\b.{0,20}must be",
-        # SiliconFlow: "max_total_tokens (50000) must be less than or equal to max_seq_len"; TensorRT-LLM: "should not exceed"
-        r"max_(seq|model|num|position|input|total)_?(len|length|tokens|embeddings)",
-        # Vertex: "input token count is 40000 but model only supports up to 32768"
-        r"(supports?|accepts?|allows?|handles?) (only |up to |at most |a maximum of )+\d+( input| prompt| context)?( tokens)?",
-        # opencode's report: "tokens in request more than max tokens allowed"; Gemini: "Request payload size exceeds the limit"
-        r"(tokens in (the )?request|(request|payload|body)( \w+)?( size| entity| length)?).{0,20}(too (large|long|big)"
-        r"|exceeds? (the )?(max|limit|size))|request_too_large|cannot truncate",
-        # llama-server, LM Studio: "n_keep: 23454>= n_ctx: 4096"; Bedrock: "expected maxLength: 2048"; OpenAI: 'messages': array
-        r"n_ctx|n_keep|expected maxlength|kv cache.{0,20}full|(content|messages|text|input|prompt)\W*: (string|array) too long",
-        # Baidu: "the max length of current question is 2000", "the max input characters is 24000"
-        r"max(imum)? (input characters|length of (the )?(current )?(question|messages?|prompt|query))",
-        # Zhipu: "Prompt 超长"; Qwen, Baidu, Xunfei, Hunyuan: "输入内容超过模型最大上下文长度", "Token数量超过上限"
-        r"(输入|上下文|提示|prompt|消息|内容|对话|文本|历史|token|长度|字数|字符|请求).{0,30}(超长|过长|太长|超过|超出|超限|大于|过大|过多)",
-        r"(超过|超出|超长|过长|太长|大于|最大|限制).{0,20}(上下文|长度|输入|token|字符|字数)",
-        # Clova, Upstage, and Korean gateways; Japanese ones
-        r"(입력|프롬프트|메시지|컨텍스트|문맥|대화|텍스트|토큰|길이|내용).{0,30}(초과|너무 ?(길|많|크|큽|깁)|깁니다|길어|넘(었|습|는|어|을|음)|벗어)",
-        r"(최대|초과).{0,20}(컨텍스트|길이|입력)",
-        r"(入力|プロンプト|コンテキスト|トークン|メッセージ|会話).{0,30}(超え|超過|長すぎ|多すぎ|上限)",
-    )
+_MUCH = (
+    r"(exceed\w*|too (long|large|big|many)|(longer|larger|greater|more|higher) than|beyond|surpass\w*|over(flow)?\b)"
 )
+_PATTERNS = [re.compile(pattern) for pattern in (
+    # OpenAI, vLLM, DeepSeek, Together, OpenRouter: "maximum context length is 8192"; xAI: "maximum prompt length is";
+    # MiniMax: "context window exceeds limit"; Anthropic: "exceed context limit"; Ollama, LM Studio
+    rf"(maximum|max|exceed\w*|reached|only|available|over|beyond|with|s) ?(model |the )*{_SIZE}",
+    rf"{_SIZE}\b.{{0,80}}({_MUCH}|\bfull\b|requested)",
+    # Anthropic, Bedrock, Fireworks: "prompt is too long"; Gemini: "input token count (…) exceeds"; SGLang, MLC,
+    # TensorRT-LLM: "prompt has 5000 tokens in total, larger than"; Tencent, Perplexity, Clova: "text too long"
+    rf"\b{_SAID}\b[^.]{{0,80}}\b{_MUCH}",
+    # Cohere, Mistral: "too many tokens"; Kimi: "exceeded model token limit"; watsonx; Volcengine: "exceed max message tokens"
+    r"too (many|large|long)\W+(\w+ )?(tokens|prompt|input|messages?)",
+    r"exceed\w* (\w+ ){0,3}(token|input|prompt)s?( \w+)? limit",
+    r"exceed\w* (the )?max\w* (?!output|completion|new|response)(\w+ ){0,2}(tokens|length|context)",
+    # Groq, Cerebras, Azure: "reduce the length of the messages"; LM Studio: "provide a shorter input"
+    r"(reduce|shorten|decrease|trim)\b.{0,30}\b(length|prompt|messages?|input|context|history|conversation|token count)",
+    r"shorter (input|prompt|message|context|conversation|text)",
+    # DashScope: "Range of input length should be [1, 30720]"
+    r"range of input length|input length .{0,20}(range|between)",
+    # TGI: "`inputs` tokens + `max_new_tokens` must be <= 4096", "`inputs` must have less than 1024 tokens"; Cloudflare
+    r"inputs?\b( tokens)?.{0,30} must (be|have) (<=|less than|at most)",
+    r"length of \W*(prompt|messages?|content)\b.{0,20}must be",
+    # SiliconFlow: "max_total_tokens (50000) must be less than or equal to max_seq_len"; TensorRT-LLM: "should not exceed"
+    r"max_(seq|model|num|position|input|total)_?(len|length|tokens|embeddings)",
+    # Vertex: "input token count is 40000 but model only supports up to 32768"
+    r"(supports?|accepts?|allows?|handles?) (only |up to |at most |a maximum of )+\d+( input| prompt| context)?( tokens)?",
+    # "tokens in request more than max tokens allowed" (opencode#27519); Gemini: "Request payload size exceeds the limit"
+    r"(tokens in (the )?request|(request|payload|body)( \w+)?( size| entity| length)?)"
+    r".{0,20}(too (large|long|big)|exceeds? (the )?(max|limit|size))|request_too_large|cannot truncate",
+    # llama-server, LM Studio: "n_keep: 23454>= n_ctx: 4096"; Bedrock: "expected maxLength: 2048"; OpenAI's strings
+    r"n_ctx|n_keep|expected maxlength|kv cache.{0,20}full",
+    r"(content|messages|text|input|prompt)\W*: (string|array) too long",
+    # Baidu: "the max length of current question is 2000", "the max input characters is 24000"
+    r"max(imum)? (input characters|length of (the )?(current )?(question|messages?|prompt|query))",
+    # Zhipu: "Prompt 超长"; Qwen, Baidu, Xunfei, Hunyuan: "输入内容超过模型最大上下文长度", "Token数量超过上限"
+    r"(输入|上下文|提示|prompt|消息|内容|对话|文本|历史|token|长度|字数|字符|请求).{0,30}"
+    r"(超长|过长|太长|超过|超出|超限|大于|过大|过多)",
+    r"(超过|超出|超长|过长|太长|大于|最大|限制).{0,20}(上下文|长度|输入|token|字符|字数)",
+    # Clova, Upstage, and Korean gateways; Japanese ones
+    r"(입력|프롬프트|메시지|컨텍스트|문맥|대화|텍스트|토큰|길이|내용).{0,30}"
+    r"(초과|너무 ?(길|많|크|큽|깁)|깁니다|길어|넘(었|습|는|어|을|음)|벗어)",
+    r"(최대|초과).{0,20}(컨텍스트|길이|입력)",
+    r"(入力|プロンプト|コンテキスト|トークン|メッセージ|会話).{0,30}(超え|超過|長すぎ|多すぎ|上限)",
+)]
 
 _LIMITS = (
     r"(?:n_ctx|max_seq_len|max_model_len|max_num_tokens|max_position_embeddings)\D{0,12}(\d+)",
@@ -101,10 +107,12 @@ _LIMITS = (
     r"(\d+) maximum",
     r"context[ _](?:length|window|size|limit)\b\D{0,40}?(?<!by )(\d+)",
     r"(?:<=|>=?) ?(\d+)",
-    r"(?:limit|maximum|max(?: size)?|up to|at most|less than|cannot exceed|allowed|truncate to)\b\D{0,40}?(?<!by )(\d+)",
+    r"(?:limit|maximum|max(?: size)?|up to|at most|less than|cannot exceed|allowed|truncate to)\b"
+    r"\D{0,40}?(?<!by )(\d+)",
     r"(?:上限|最大|限制|不能超过|超过了?|최대|제한|한도)\D{0,12}(\d+)",
 )
 _NO_TOKENS = re.compile(r"character|bytes?\b|string|payload|字符|字数|글자|文字|\bmb\b|maxlength")
+# fmt: on
 
 
 def find(status: int, codes: str, words: str) -> tuple[bool, int | None]:

@@ -72,7 +72,9 @@ def said(pieces: Any) -> str:
     return "".join(text if kind[0] == CALL else marks[kind[0]] % text for kind, text in out)
 
 
-async def hear(llm: LLM, messages: tuple[str, ...] = (HI,), affinity: str | None = None, **fields: Any) -> Heard:
+async def hear(
+    llm: LLM, messages: tuple[str, ...] = (HI,), affinity: str | None = None, **fields: Any
+) -> Heard:
     """Asks and listens to the end."""
     heard = Heard()
     try:
@@ -106,7 +108,13 @@ def stream(*data: Any, end: tuple[Step, ...] = (b"0\r\n\r\n",)) -> list[Step]:
 def chunk(delta: Any = None, finish: Any = None, **more: Any) -> dict[str, Any]:
     """A chunk as most servers write it."""
     choice = {"index": 0, "delta": {} if delta is None else delta, "finish_reason": finish}
-    return {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]} | more
+    return {
+        "id": "c1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+    } | more
 
 
 DONE = b"data: [DONE]\n\n"

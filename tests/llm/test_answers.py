@@ -1,5 +1,6 @@
 """An answer is understood by what it is, in whatever shape real servers write it."""
 
+# ruff: noqa: E501 (a case of a table is a line)
 from __future__ import annotations
 
 import json
@@ -22,7 +23,9 @@ def whole(message: Any, finish: Any = "stop", **more: Any) -> dict[str, Any]:
     return {"id": "c1", "object": "chat.completion", "model": "m", "choices": [choice]} | more
 
 
-def call(index: Any = None, id: Any = None, name: Any = None, arguments: Any = None, **more: Any) -> dict[str, Any]:
+def call(
+    index: Any = None, id: Any = None, name: Any = None, arguments: Any = None, **more: Any
+) -> dict[str, Any]:
     """A piece of a tool call, with the fields that are given."""
     function = {k: v for k, v in (("name", name), ("arguments", arguments)) if v is not None}
     entry = {k: v for k, v in (("index", index), ("id", id)) if v is not None}
@@ -146,13 +149,17 @@ async def test_who_listens_live_reads_the_same_as_who_comes_late(llm: ScriptedLL
                 assert isinstance(choice["delta"].get(field) or "", str), one
                 read[field] += choice["delta"].get(field) or ""
             for entry in choice["delta"].get("tool_calls") or []:
-                arguments[entry["index"]] = arguments.get(entry["index"], "") + entry["function"].get("arguments", "")
+                arguments[entry["index"]] = arguments.get(entry["index"], "") + entry["function"].get(
+                    "arguments", ""
+                )
                 ids.setdefault(entry["index"], entry.get("id"))
     pieces = [piece for one in heard.chunks for piece in one.pieces]
     for kind, field in (("reasoning", "reasoning_content"), ("text", "content"), ("refusal", "refusal")):
         assert read[field] == "".join(piece.text for piece in pieces if piece.kind == kind)
     numbers = {piece.call for piece in pieces if piece.kind == "call"}
-    assert arguments == {n: "".join(p.text for p in pieces if p.kind == "call" and p.call == n) for n in numbers}
+    assert arguments == {
+        n: "".join(p.text for p in pieces if p.kind == "call" and p.call == n) for n in numbers
+    }
     assert ids == {piece.call: piece.head.id for piece in pieces if piece.head}
     assert all(ids.values())
     assert len(set(ids.values())) == len(ids), "two calls have one id"
@@ -206,7 +213,9 @@ async def test_how_it_begins_tells_what_it_is_and_not_its_content_type(
     "place",
     [
         lambda usage: chunk(finish="stop", usage=usage),
-        lambda usage: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}]},  # Moonshot
+        lambda usage: {
+            "choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}]
+        },  # Moonshot
         lambda usage: chunk(finish="stop", x_groq={"id": "r", "usage": usage}),
         lambda usage: chunk({"usage": usage}, "stop"),
     ],

@@ -286,5 +286,3 @@ def test_a_number_that_json_does_not_have_is_not_sent_on() -> None:
     with pytest.raises(ChatError, match="a number that JSON does not have") as caught:
         read_all(data)
     assert caught.value.code == "llm_error"
-
-

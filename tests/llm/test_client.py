@@ -1,5 +1,6 @@
 """How the LLM server is reached and asked, and what is learned from its refusals."""
 
+# ruff: noqa: E501 (a case of a table is a line)
 from __future__ import annotations
 
 import asyncio
@@ -21,7 +22,17 @@ from chatbot.llm.endpoint import Endpoint
 from tests.llm.asking import DONE, HI, hear, opened, stream
 from tests.llm.test_answers import text, whole
 from tests.llm.test_ends import STOP
-from tests.tools.scripted_llm import END, Abort, Close, Gate, Hang, ScriptedLLM, answer, completion, http_chunk
+from tests.tools.scripted_llm import (
+    END,
+    Abort,
+    Close,
+    Gate,
+    Hang,
+    ScriptedLLM,
+    answer,
+    completion,
+    http_chunk,
+)
 
 NO_MODEL = {"error": {"code": 404, "message": "model 'x' not found", "type": "not_found_error"}}
 
@@ -125,13 +136,28 @@ async def test_the_request_is_what_the_api_wants(llm: ScriptedLLM) -> None:
         "stream_options": {"include_usage": True},
         "messages": [json.loads(HI)] * 2,
     }
-    names = {"host", "accept", "accept-encoding", "user-agent", "content-type", "content-length", "authorization"}
+    names = {
+        "host",
+        "accept",
+        "accept-encoding",
+        "user-agent",
+        "content-type",
+        "content-length",
+        "authorization",
+    }
     assert set(exchange.headers) <= names
     assert exchange.headers["accept-encoding"] == "identity"
 
 
 async def test_the_clients_fields_go_over_the_operators(llm: ScriptedLLM) -> None:
-    extra = {"temperature": 1, "top_k": 5, "cache": {"key": "k-{session}", "x": 1}, "n": 9, "messages": [], "stream": 0}
+    extra = {
+        "temperature": 1,
+        "top_k": 5,
+        "cache": {"key": "k-{session}", "x": 1},
+        "n": 9,
+        "messages": [],
+        "stream": 0,
+    }
     async with opened(llm, llm_extra_body=extra, llm_headers={"X-Key": "s-{session}", "X-Other": "o"}) as way:
         await hear(way, temperature=0.5, top_k=None, affinity="abc")
         await hear(way)
@@ -146,11 +172,20 @@ async def test_the_clients_fields_go_over_the_operators(llm: ScriptedLLM) -> Non
 async def test_a_relay_sends_the_clients_body_and_passes_on_what_comes(llm: ScriptedLLM) -> None:
     body = {"messages": [json.loads(HI)], "model": "x", "n": 2, "logprobs": True, "stream": True}
     sent = [
-        {"choices": [{"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "<think>a"}}]},
+        {
+            "choices": [
+                {"index": 1, "delta": {"content": "b"}},
+                {"index": 0, "delta": {"content": "<think>a"}},
+            ]
+        },
         {"choices": [{"index": 0, "delta": {"reasoning": "r"}, "finish_reason": "stop"}]},
         {"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}]},
     ]
-    llm.play(stream(*sent, DONE), answer(body=whole({"content": "Hi"}, logprobs=None)), stream(text("one"), end=(Close,)))
+    llm.play(
+        stream(*sent, DONE),
+        answer(body=whole({"content": "Hi"}, logprobs=None)),
+        stream(text("one"), end=(Close,)),
+    )
     async with opened(llm, llm_extra_body={"top_k": 1}) as way:
         asked = await way.relay(body, affinity="a")
         assert [json.loads(one.data) for chunks in [c async for c in asked] for one in chunks] == sent
@@ -198,7 +233,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_a_field_that_is_refused_is_left_out_and_that_is_remembered(llm: ScriptedLLM, name: str) -> None:
+async def test_a_field_that_is_refused_is_left_out_and_that_is_remembered(
+    llm: ScriptedLLM, name: str
+) -> None:
     status, body, changed = REFUSED[name]
     llm.play(answer(f"{status} X", body))
     async with opened(llm) as way:
@@ -210,7 +247,11 @@ async def test_a_field_that_is_refused_is_left_out_and_that_is_remembered(llm: S
 
 
 async def test_the_other_limit_is_tried_the_other_way_round(llm: ScriptedLLM) -> None:
-    forbidden = {"type": "extra_forbidden", "loc": ["body", "max_completion_tokens"], "msg": "Extra inputs are not permitted"}
+    forbidden = {
+        "type": "extra_forbidden",
+        "loc": ["body", "max_completion_tokens"],
+        "msg": "Extra inputs are not permitted",
+    }
     llm.play(answer("422 X", {"detail": [forbidden]}))
     async with opened(llm) as way:
         assert (await hear(way, max_completion_tokens=9)).error is None
@@ -219,7 +260,9 @@ async def test_the_other_limit_is_tried_the_other_way_round(llm: ScriptedLLM) ->
 
 
 async def test_what_stays_refused_is_an_error(llm: ScriptedLLM) -> None:
-    llm.script = lambda _: answer("400 X", {"error": {"message": "Unsupported: max_tokens, stream_options, stream"}})
+    llm.script = lambda _: answer(
+        "400 X", {"error": {"message": "Unsupported: max_tokens, stream_options, stream"}}
+    )
     async with opened(llm) as way:
         heard = await hear(way, max_tokens=9)
     assert heard.failed.code == "llm_rejected"
@@ -386,7 +429,9 @@ async def test_headers_of_thirty_kilobytes_are_read_and_longer_ones_are_not(llm:
 
 async def test_a_wrong_certificate_says_so() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(Path(__file__).parent / "self_signed.pem")  # nobody's secret: it is of this test alone
+    context.load_cert_chain(
+        Path(__file__).parent / "self_signed.pem"
+    )  # nobody's secret: it is of this test alone
     server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0, ssl=context)
     url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
     async with opened(url) as way:

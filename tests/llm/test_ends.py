@@ -1,5 +1,6 @@
 """A turn is whole or absent: what ends an answer, what only seems to, and what fails in the middle."""
 
+# ruff: noqa: E501 (a case of a table is a line)
 from __future__ import annotations
 
 import asyncio
@@ -50,7 +51,9 @@ async def test_an_answer_is_complete_when_a_finish_stands_at_its_end(llm: Script
     chunks, end, said, finish = WHOLE[name]
     heard = await play(llm, stream(*chunks, end=end))
     assert (heard.said, heard.finish, heard.error) == (said, finish, None)
-    finishes = [c["finish_reason"] for one in heard.json for c in one.get("choices") or [] if c.get("finish_reason")]
+    finishes = [
+        c["finish_reason"] for one in heard.json for c in one.get("choices") or [] if c.get("finish_reason")
+    ]
     assert finishes == [finish], "clients are sent one finish_reason"
     last = [one for one in heard.json if one.get("choices")][-1]
     assert last["choices"][0]["finish_reason"] == finish, "and nothing that is said after it"
@@ -114,8 +117,22 @@ async def test_broken_chunked_encoding_in_the_middle_is_a_failure(llm: ScriptedL
 @pytest.mark.parametrize(
     "finish",
     [
-        *("error", "error_finish", "network_error", "abort", "aborted", "engine_overloaded", "ERROR", "timeout"),
-        *("insufficient_system_resource", "function_call_filter: MALFORMED_FUNCTION_CALL", "ERROR_LIMIT", "cancelled"),
+        *(
+            "error",
+            "error_finish",
+            "network_error",
+            "abort",
+            "aborted",
+            "engine_overloaded",
+            "ERROR",
+            "timeout",
+        ),
+        *(
+            "insufficient_system_resource",
+            "function_call_filter: MALFORMED_FUNCTION_CALL",
+            "ERROR_LIMIT",
+            "cancelled",
+        ),
     ],
 )
 @pytest.mark.parametrize("error", [None, {"code": 502, "message": "upstream went away"}])
@@ -168,7 +185,13 @@ async def test_an_answer_that_says_nothing_is_an_error(llm: ScriptedLLM, name: s
 
 @pytest.mark.parametrize(
     "script",
-    [[SSE_HEAD, Close], [SSE_HEAD, Abort], [SSE_HEAD, END], [SSE_HEAD, http_chunk(b": ping\n\n"), Close], answer()],
+    [
+        [SSE_HEAD, Close],
+        [SSE_HEAD, Abort],
+        [SSE_HEAD, END],
+        [SSE_HEAD, http_chunk(b": ping\n\n"), Close],
+        answer(),
+    ],
     ids=repr,
 )
 async def test_nothing_at_all_may_mean_too_long_or_a_crash(llm: ScriptedLLM, script: list[Step]) -> None:

@@ -1,5 +1,6 @@
 """The LLM's failures reach the client in its own words and under the right code; no secret and no conversation leaks."""
 
+# ruff: noqa: E501 (a case of a table is a line)
 from __future__ import annotations
 
 import json
@@ -118,7 +119,9 @@ async def test_each_failure_has_its_code_and_the_llms_own_words(llm: ScriptedLLM
     assert "s3" not in heard.failed.message, "what the client sent is not sent back"
 
 
-@pytest.mark.parametrize("name", [name for name, case in FAILURES.items() if case[3] in ("money", "moderation", "rate")])
+@pytest.mark.parametrize(
+    "name", [name for name, case in FAILURES.items() if case[3] in ("money", "moderation", "rate")]
+)
 async def test_a_failure_inside_a_stream_is_the_same(llm: ScriptedLLM, name: str) -> None:
     status, body, code, kind, words = FAILURES[name]
     body = body[0] if isinstance(body, list) else body
@@ -202,7 +205,9 @@ async def test_a_key_that_the_llm_echoes_is_masked(llm: ScriptedLLM, log: Any, s
 
 
 async def test_the_log_has_a_reason_without_the_conversation(llm: ScriptedLLM, log: Any) -> None:
-    said = json.dumps({"role": "user", "content": "my password is hunter2 and I live in Seoul 서울"}, ensure_ascii=False)
+    said = json.dumps(
+        {"role": "user", "content": "my password is hunter2 and I live in Seoul 서울"}, ensure_ascii=False
+    )
     words = "Grammar error near 'hunter2': cannot parse my password is hunter2 and I live in Seoul 서울 here"
     for script in (answer("400 X", {"error": {"message": words}}), stream({"error": words})):
         llm.play(script)
@@ -211,7 +216,9 @@ async def test_the_log_has_a_reason_without_the_conversation(llm: ScriptedLLM, l
         assert words in heard.failed.message, "the client said it and may read it"
     lines = log.lines(holding="Grammar error near")
     assert len(lines) == 2, log.entries
-    assert not [word for word in ("hunter2", "password", "Seoul", "서울", "live") if word in "".join(lines)], lines
+    assert not [
+        word for word in ("hunter2", "password", "Seoul", "서울", "live") if word in "".join(lines)
+    ], lines
 
 
 def test_too_long_carries_the_words_and_the_limit() -> None:
@@ -219,5 +226,10 @@ def test_too_long_carries_the_words_and_the_limit() -> None:
     error = read_failure(400, {}, body).to_error()
     assert isinstance(error, TooLong)
     assert isinstance(error, ChatError)
-    assert (error.code, error.limit, error.is_certain, error.param) == ("context_too_long", 200_000, True, "message")
+    assert (error.code, error.limit, error.is_certain, error.param) == (
+        "context_too_long",
+        200_000,
+        True,
+        "message",
+    )
     assert "213462 tokens" in error.message

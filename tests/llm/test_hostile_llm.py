@@ -1,5 +1,6 @@
 """An LLM that floods, lies or talks nonsense costs bounded memory and breaks nothing: a reply or an error comes."""
 
+# ruff: noqa: E501 (a case of a table is a line)
 from __future__ import annotations
 
 import asyncio
@@ -49,8 +50,12 @@ async def test_an_endless_error_is_read_no_further_than_it_helps(llm: ScriptedLL
     await asyncio.wait_for(llm.exchanges[0].gone.wait(), 10)
 
 
-@pytest.mark.parametrize("piece", [b"data: {}\n\n", b"data:\n\n", b": ping\n\n", b"\n", text("a"), text("")], ids=repr)
-async def test_a_burst_of_a_hundred_thousand_events_keeps_nobody_waiting_long(llm: ScriptedLLM, piece: Any) -> None:
+@pytest.mark.parametrize(
+    "piece", [b"data: {}\n\n", b"data:\n\n", b": ping\n\n", b"\n", text("a"), text("")], ids=repr
+)
+async def test_a_burst_of_a_hundred_thousand_events_keeps_nobody_waiting_long(
+    llm: ScriptedLLM, piece: Any
+) -> None:
     event = piece if isinstance(piece, bytes) else b"data: " + json.dumps(piece).encode() + b"\n\n"
     llm.play([SSE_HEAD, *[http_chunk(event * 10_000)] * 10, *stream(text("end"), STOP, DONE)[1:]])
     async with opened(llm) as way:
@@ -132,7 +137,11 @@ PLACES = {
 }
 
 NASTY = {
-    **{f"{kind} nested {n}": nested(n, kind) for kind in ("arrays", "objects") for n in (400, 900, 960, 100_000)},
+    **{
+        f"{kind} nested {n}": nested(n, kind)
+        for kind in ("arrays", "objects")
+        for n in (400, 900, 960, 100_000)
+    },
     "a number beyond floats": b"1e999",
     "a number of 4,000 digits": b"9" * 4000,
     "a number of 5,000 digits": b"9" * 5000,
@@ -155,7 +164,9 @@ def check(events: list[bytes], *, is_whole: bool) -> None:
     """Whatever the LLM said: chunks in valid Unicode and JSON, or an error that can be sent."""
     reader = ChunkReader()
     try:
-        read = [one for event in events for one in (reader.read_whole(event) if is_whole else reader.read(event))]
+        read = [
+            one for event in events for one in (reader.read_whole(event) if is_whole else reader.read(event))
+        ]
         read += reader.end(is_cut=False)
     except ChatError as error:
         json.dumps(error.to_object(), ensure_ascii=False).encode()
@@ -175,7 +186,10 @@ def check(events: list[bytes], *, is_whole: bool) -> None:
 @pytest.mark.parametrize("name", NASTY)
 def test_nonsense_anywhere_harms_nobody(name: str, place: str) -> None:
     chunk = PLACES[place] % NASTY[name]
-    for before in (b'{"choices":[{"delta":{"content":"so"}}]}', b'{"choices":[{"delta":{"content":"\\ud83d"}}]}'):
+    for before in (
+        b'{"choices":[{"delta":{"content":"so"}}]}',
+        b'{"choices":[{"delta":{"content":"\\ud83d"}}]}',
+    ):
         check([before, chunk, b"[DONE]"], is_whole=False)
         check([before, chunk, chunk, b"[DONE]"], is_whole=False)
     check([chunk.replace(b'"delta"', b'"message"')], is_whole=True)

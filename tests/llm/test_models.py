@@ -1,5 +1,6 @@
 """Which model is asked for, what the list says of its size, and whether the LLM server is ready."""
 
+# ruff: noqa: E501 (a case of a table is a line)
 from __future__ import annotations
 
 import asyncio
@@ -98,14 +99,21 @@ async def test_a_model_that_is_named_needs_no_list(llm: ScriptedLLM, clock: Any,
         answer("500 X", {"error": "model 'test-model' not found, try pulling it first"}),
     ],
 )
-async def test_a_remembered_model_that_is_refused_is_looked_up_again(llm: ScriptedLLM, refusal: list[Step]) -> None:
+async def test_a_remembered_model_that_is_refused_is_looked_up_again(
+    llm: ScriptedLLM, refusal: list[Step]
+) -> None:
     async with opened(llm, llm_model="") as way:
         await hear(way)
         llm.models = answer(body={"data": [{"id": "newer"}]})
         llm.play(refusal)
         assert (await hear(way)).error is None
         await hear(way)
-    assert [exchange.body["model"] for exchange in llm.exchanges] == ["test-model", "test-model", "newer", "newer"]
+    assert [exchange.body["model"] for exchange in llm.exchanges] == [
+        "test-model",
+        "test-model",
+        "newer",
+        "newer",
+    ]
     assert llm.model_requests == 2
 
 
@@ -155,9 +163,9 @@ async def test_a_silent_list_is_a_timeout(llm: ScriptedLLM, clock: Any) -> None:
 
 async def test_the_list_is_passed_on(llm: ScriptedLLM) -> None:
     async with opened(llm) as way:
-        assert await way.models() == dumps({"object": "list", "data": [{"id": "test-model"}]}).replace(b":", b": ").replace(
-            b",", b", "
-        )
+        assert await way.models() == dumps({"object": "list", "data": [{"id": "test-model"}]}).replace(
+            b":", b": "
+        ).replace(b",", b", ")
 
 
 PAGE = b"<!doctype html><title>A web page</title>"
@@ -191,7 +199,9 @@ async def test_readiness_tells_the_truth(
     assert words in note
 
 
-@pytest.mark.parametrize("listed", [answer("401 X"), answer("404 X", PAGE), answer("500 X"), answer(body=PAGE)], ids=repr)
+@pytest.mark.parametrize(
+    "listed", [answer("401 X"), answer("404 X", PAGE), answer("500 X"), answer(body=PAGE)], ids=repr
+)
 async def test_where_chat_works_the_list_may_be_as_it_likes(llm: ScriptedLLM, listed: list[Step]) -> None:
     llm.models = listed
     async with opened(llm) as way:

@@ -23,7 +23,9 @@ def byte_by_byte(script: list[Step]) -> list[Step]:
 @pytest.mark.parametrize("cut", [list, byte_by_byte])
 @pytest.mark.parametrize("name", ["stream", "stream_usage"])
 @pytest.mark.parametrize("kind", SERVERS)
-async def test_a_real_stream_is_passed_on_as_it_came(llm: ScriptedLLM, kind: str, name: str, cut: Any) -> None:
+async def test_a_real_stream_is_passed_on_as_it_came(
+    llm: ScriptedLLM, kind: str, name: str, cut: Any
+) -> None:
     script = capture(kind, name)
     assert isinstance(script[0], bytes)
     llm.play(cut(script))
@@ -47,7 +49,9 @@ async def test_a_real_stream_is_passed_on_as_it_came(llm: ScriptedLLM, kind: str
     ],
 )
 @pytest.mark.parametrize("kind", SERVERS)
-async def test_a_real_whole_answer_is_read(llm: ScriptedLLM, kind: str, name: str, text: str, finish: str) -> None:
+async def test_a_real_whole_answer_is_read(
+    llm: ScriptedLLM, kind: str, name: str, text: str, finish: str
+) -> None:
     llm.play(capture(kind, name))
     async with opened(llm) as way:
         heard = await hear(way)
@@ -69,7 +73,8 @@ async def test_a_real_too_long_is_known(llm: ScriptedLLM, kind: str, name: str) 
 
 @pytest.mark.parametrize(
     ("kind", "name"),  # llama-cpp-python answers even where there are no messages
-    [(kind, name) for kind in SERVERS for name in ("bad_json", "not_found")] + [("llama-server", "missing_messages")],
+    [(kind, name) for kind in SERVERS for name in ("bad_json", "not_found")]
+    + [("llama-server", "missing_messages")],
 )
 async def test_a_real_refusal_is_told_in_its_own_words(llm: ScriptedLLM, kind: str, name: str) -> None:
     llm.play(capture(kind, name))
@@ -88,7 +93,9 @@ async def test_a_real_list_names_a_model(llm: ScriptedLLM, kind: str) -> None:
         assert await way.ready() == ("ok", "")
 
 
-async def test_back_to_back_turns_survive_a_server_that_closes_after_each_unannounced(llm: ScriptedLLM) -> None:
+async def test_back_to_back_turns_survive_a_server_that_closes_after_each_unannounced(
+    llm: ScriptedLLM,
+) -> None:
     stream = capture("llama-server", "stream")[0]
     assert isinstance(stream, bytes)
     async with opened(llm) as way:

@@ -1,4 +1,4 @@
-""""Too long" is known by its meaning, in the words in which servers were seen to say it (too_long.json)."""
+""" "Too long" is known by its meaning, in the words in which servers were seen to say it (too_long.json)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def test_too_long_is_told_from_what_only_looks_like_it(seen: str, status: int, b
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 500, 503])
 def test_it_is_known_under_any_status_that_servers_give_it(status: int) -> None:
-    assert isinstance(error_of(status, {"error": "This model's maximum context length is 512 tokens."}), TooLong)
+    assert isinstance(
+        error_of(status, {"error": "This model's maximum context length is 512 tokens."}), TooLong
+    )
 
 
 @pytest.mark.parametrize("field", ["code", "type"])
