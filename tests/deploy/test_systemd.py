@@ -78,3 +78,29 @@ def test_the_units_command_keeps_sessions_in_the_state_directory(tmp_path: Path)
     with start_chatbot("--port", "0", env=env, cwd=tmp_path) as server:
         assert ask(server, "GET", f"/api/sessions/{session['session_id']}")[0] == 200
     assert [path.name for path in tmp_path.glob("*.db")] == ["chat.db"]
+
+
+def drop_in() -> str:
+    """What the unit's notes tell to add for keys that are credentials."""
+    text = (ROOT / "deploy/chatbot.service").read_text("utf-8")
+    lines = re.findall(r"^#     (\[Service\]|\w+=.*)$", text, re.MULTILINE)
+    assert lines[0] == "[Service]"
+    return "\n".join([*lines, ""])
+
+
+def test_systemd_finds_no_fault_with_keys_as_credentials(tmp_path: Path) -> None:
+    unit = unit_for_here(tmp_path)
+    (tmp_path / "chatbot.service.d").mkdir()
+    written(tmp_path / "chatbot.service.d/keys.conf", drop_in())
+    verdict = analyze("verify", "--recursive-errors=no", unit)
+    assert (verdict.returncode, verdict.stderr) == (0, "")
+
+
+def test_keys_are_read_from_the_directory_of_credentials(tmp_path: Path) -> None:
+    (name,) = re.findall(r"^LoadCredentialEncrypted=([^:]+):", drop_in(), re.MULTILINE)
+    assert "WorkingDirectory=%d" in drop_in()
+    written(tmp_path / name, "API_KEYS=one-key\n").chmod(0o400)
+    tmp_path.chmod(0o500)
+    with start_chatbot("--port", "0", env={"PYTHONPATH": str(ROOT)}, cwd=tmp_path) as server:
+        assert ask(server, "POST", "/api/sessions")[0] == 401
+    tmp_path.chmod(0o700)
