@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.tools.server import Log, Running, StartServer
-from tests.tools.scripted_llm import ScriptedLLM
-from tests.tools.sockets import Socket, get, post
 from tests.test_openapi import OPERATIONS, turn, undocumented
+from tests.tools.scripted_llm import ScriptedLLM
+from tests.tools.server import Log, Running, StartServer
+from tests.tools.sockets import Socket, get, post
 
 many = settings(
     max_examples=100,
@@ -47,12 +47,22 @@ values = st.recursive(
 NAMES = [
     *("session_id", "message", "metadata", "system_prompt", "model", "temperature", "top_p", "max_tokens"),
     *("stop", "seed", "presence_penalty", "frequency_penalty", "response_format", "stream", "n", ""),
+    *("replace", "current", "tool_outputs", "tools", "tool_choice", "extra_body", "logit_bias", "user"),
 ]
 objects = st.dictionaries(st.sampled_from(NAMES) | texts, values, max_size=4)
+parts = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "image_url", "input_audio", "file"]) | texts},
+    optional={"text": texts, "image_url": st.fixed_dictionaries({"url": texts}) | values, "file": values},
+)
+outputs = st.fixed_dictionaries({}, optional={"tool_call_id": texts | values, "output": texts | values})
 likely = st.fixed_dictionaries(
     {},
     optional={
-        "message": st.text(min_size=1, max_size=50) | texts,
+        "message": st.text(min_size=1, max_size=50) | texts | st.lists(parts, max_size=3),
+        "tool_outputs": st.lists(outputs, max_size=3),
+        "replace": texts,
+        "tools": st.lists(objects, max_size=2),
+        "extra_body": st.dictionaries(texts, values, max_size=3),
         "metadata": st.dictionaries(texts, values, max_size=3) | values,
         "temperature": numbers,
         "max_tokens": numbers,
@@ -119,7 +129,7 @@ def with_session(body: bytes, session_id: str) -> bytes:
     return re.sub(rb"^\{", b'{"session_id":"%b",' % session_id.encode(), body, count=1).replace(b",}", b"}")
 
 
-@pytest.mark.parametrize("operation_id", ["createSession", "patchSession", "chat", "chatStream"])
+@pytest.mark.parametrize("operation_id", ["create_session", "patch_session", "chat", "chat_stream"])
 @many
 @given(data=raw_bodies, content_type=content_types, known=st.booleans(), key=st.booleans())
 async def test_any_body_is_taken_or_refused_as_described(
@@ -166,7 +176,7 @@ NASTY_BODIES: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("operation_id", ["createSession", "patchSession", "chat", "chatStream"])
+@pytest.mark.parametrize("operation_id", ["create_session", "patch_session", "chat", "chat_stream"])
 @pytest.mark.parametrize("name", NASTY_BODIES)
 async def test_a_nasty_body_is_taken_or_refused_as_described(
     server: Running, log: Log, operation_id: str, name: str
@@ -181,9 +191,9 @@ async def test_a_nasty_body_is_taken_or_refused_as_described(
 
 @pytest.mark.parametrize("name", ["nested and never closed", "half a million numbers", "300,000 arrays"])
 async def test_a_body_that_would_take_long_to_read_is_refused_unread(server: Running, name: str) -> None:
-    status, answer, _ = await send(server, "createSession", {}, NASTY_BODIES[name], {})
+    status, answer, _ = await send(server, "create_session", {}, NASTY_BODIES[name], {})
     assert (status, answer["error"]["code"]) == (400, "invalid_request")
-    assert "64 KiB" in answer["error"]["message"]
+    assert "256 KiB" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +212,7 @@ async def test_a_message_may_be_a_book_of_anything(server: Running, llm: Scripte
     "body", ['"' + r"\"" * 500_000, '"' * 1_000_001, "\\" * 1_000_000, '{"a":"' + "\\" * 1_000_000]
 )
 async def test_a_string_that_never_ends_is_read_once(server: Running, body: str) -> None:
-    status, answer, _ = await send(server, "createSession", {}, body.encode(), {})
+    status, answer, _ = await send(server, "create_session", {}, body.encode(), {})
     assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
 
 
@@ -210,7 +220,6 @@ async def test_a_string_that_never_ends_is_read_once(server: Running, body: str)
 @pytest.mark.parametrize(
     "wrong",
     [
-        "null",
         "[[]]",
         "true",
         '{"a":NaN}',
@@ -223,7 +232,7 @@ async def test_a_string_that_never_ends_is_read_once(server: Running, body: str)
 )
 async def test_a_wrong_field_is_named(server: Running, field: str, wrong: str) -> None:
     session_id = await server.session()
-    operation_id = "createSession" if field == "metadata" else "chat"
+    operation_id = "create_session" if field == "metadata" else "chat"
     body = {} if field == "metadata" else {"session_id": session_id, "message": "Hi"}
     text = json.dumps(body | {field: "WRONG"}).replace('"WRONG"', wrong)
     status, answer, _ = await send(server, operation_id, {}, text.encode(), {})
@@ -248,13 +257,14 @@ async def test_a_compressed_body_is_refused_and_never_unpacked(server: Running, 
     assert len(bomb) < 1_048_576
     for encoding in ("gzip", "deflate", "br", "zstd", "GZIP", "identity, gzip"):
         headers = {"Content-Encoding": encoding, "Content-Type": "application/json"}
-        answered = await send(server, "createSession", {}, bomb, headers)
-        await check(server, log, "createSession", *answered)
+        answered = await send(server, "create_session", {}, bomb, headers)
+        await check(server, log, "create_session", *answered)
         assert answered[0] == 400
         assert answered[1]["error"]["param"] == "Content-Encoding"
 
 
-async def test_a_body_of_exactly_the_limit_is_taken_and_one_byte_more_is_not(server: Running) -> None:
+async def test_a_body_of_exactly_the_limit_is_taken_and_one_byte_more_is_not(start: StartServer) -> None:
+    server = await start(max_request_bytes=1_048_576)
     body = b'{"system_prompt":"' + b"a" * (1_048_576 - 20) + b'"}'
     assert len(body) == 1_048_576
 
@@ -298,7 +308,7 @@ async def test_any_query_of_a_page_is_answered_as_described(
     client = await Socket.open(server)
     await client.send(get(path))
     status, body, headers = await client.answer()
-    await check(server, log, "listMessages", status, body, Lower(headers))
+    await check(server, log, "list_messages", status, body, Lower(headers))
     client.leave()
 
 
@@ -325,17 +335,19 @@ HEADERS = [
 @given(
     operation_id=st.sampled_from(
         [
-            "createSession",
-            "getSession",
-            "listMessages",
-            "getMessage",
-            "cancelReply",
+            "create_session",
+            "get_session",
+            "list_messages",
+            "get_message",
+            "cancel",
             "chat",
-            "openapi",
+            "get_openapi",
             "health",
         ]
     ),
-    headers=st.lists(st.tuples(st.sampled_from(HEADERS), header_bytes), max_size=4),
+    headers=st.lists(
+        st.tuples(st.sampled_from(HEADERS), header_bytes), max_size=4, unique_by=lambda one: one[0]
+    ),
 )
 async def test_any_header_is_answered_as_described(
     server: Running, log: Log, operation_id: str, headers: list[tuple[bytes, bytes]]
@@ -366,7 +378,7 @@ async def test_any_place_in_a_reply_is_answered_as_described(
     server: Running, log: Log, place: str, in_header: bool
 ) -> None:
     ids = await turn(server)
-    path = OPERATIONS["resumeStream"][1].format(**ids)
+    path = OPERATIONS["resume"][1].format(**ids)
     line = b"Last-Event-ID: %b\r\nConnection: close\r\n" % place.encode().replace(b"\r", b"").replace(
         b"\n", b""
     )
@@ -398,7 +410,7 @@ async def test_any_id_in_a_path_is_answered_as_described(
     ids = await turn(server)
     ids = ids | {"session_id" if which else "message_id": written}
     client = await Socket.open(server)
-    for operation_id in ("getMessage", "cancelReply", "rewind"):
+    for operation_id in ("get_message", "cancel", "rewind"):
         method, path = OPERATIONS[operation_id]
         await client.send(
             b"%b %b HTTP/1.1\r\nHost: x\r\n\r\n" % (method.encode(), path.format(**ids).encode())
