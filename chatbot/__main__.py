@@ -56,7 +56,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         import aiohttp
 
-        parser.exit(message=f"chatbot {__version__} (aiohttp {aiohttp.__version__})\n")
+        print(f"chatbot {__version__} (aiohttp {aiohttp.__version__})")
+        parser.exit()
 
 
 def _load_dotenv() -> None:

@@ -44,7 +44,7 @@ async def test_nothing_that_goes_wrong_writes_a_secret_into_the_log(
         answer(body=f"no JSON: {MESSAGE}".encode()),
         [*events(delta(said)), Abort],
         [*events(b"data: {" + said.encode() + b"\n\n"), Close],
-        [b"HTTP/1.1 200 OK\r\nA: " + said.encode() * 1000 + b"\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\nA: " + said.encode() * 3000 + b"\r\n\r\n"],
         [Abort],
     ]
     for script in scripts:
@@ -70,7 +70,7 @@ async def test_nothing_that_goes_wrong_writes_a_secret_into_the_log(
     def crash(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    server.replies.store.page = crash  # type: ignore[assignment]
+    server.store.session = crash  # type: ignore[assignment]
     assert (await server.call("GET", f"{path}/messages?limit=7"))[0] == 500
     assert len(log.tracebacks) == 1, "a bug is told with its traceback"
     await server.call("DELETE", path)

@@ -58,7 +58,7 @@ def test_version_is_told() -> None:
 def test_help_names_the_options() -> None:
     result = run("--help")
     assert result.returncode == 0
-    for option in ("--host", "--port", "--demo", "--version"):
+    for option in ("--host", "--port", "--demo", "--version", "--backup", "--check", "--prune"):
         assert option in result.stdout
 
 
@@ -67,14 +67,16 @@ def test_help_names_the_options() -> None:
     [
         ((), {"LLM_SERVER_URL": "localhost:8000"}, "LLM_SERVER_URL"),
         ((), {"SESSION_TIMEOUT_HOURS": "-1"}, "SESSION_TIMEOUT_HOURS"),
-        (("--port", "http"), {"PORT": "8080"}, "PORT"),
-        (("--host", "a..b", "--port", "0"), {}, "HOST"),
+        (("--port", "http"), {"PORT": "8080"}, "--port"),
+        (("--host", "a..b", "--port", "0"), {}, "--host"),
+        ((), {"HOST": "x86_64-conda-linux-gnu"}, "HOST"),
+        ((), {"API_KEYS": "keys are words of printable ASCII"}, "API_KEYS"),
     ],
 )
 def test_a_bad_setting_ends_the_start_with_one_line_that_names_it(
     arguments: tuple[str, ...], env: dict[str, str], name: str
 ) -> None:
-    assert f" {name} must be " in refused(run(*arguments, **env))
+    assert refused(run(*arguments, **env)).startswith(f"chatbot: {name} must be ")
 
 
 def test_a_secret_that_is_refused_is_not_shown() -> None:
@@ -125,7 +127,7 @@ def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
 def test_a_second_process_on_the_same_database_is_refused(tmp_path: Path) -> None:
     env = ENV | {"DATABASE_URL": "sqlite:///chat.db"}
     with start_chatbot("--port", "0", env=env, cwd=tmp_path) as first:
-        assert "chat.db is in use by another process" in refused(
+        assert "chat.db is in use by another server" in refused(
             run("--port", "0", DATABASE_URL="sqlite:///chat.db")
         )
         assert ask(first.port, "GET", "/api/health")[0] == 200
@@ -136,9 +138,10 @@ def test_a_second_process_on_the_same_database_is_refused(tmp_path: Path) -> Non
 
 def test_the_settings_are_read_from_dotenv_under_the_environment_and_the_options(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(
-        "HOST=nowhere.invalid\nPORT=nonsense\nDATABASE_URL=sqlite:///kept.db\n", "utf-8"
+        "PORT=nonsense\nHOST=x86_64-conda-linux-gnu\nDATABASE_URL=sqlite:///kept.db\n", "utf-8"
     )
-    assert " PORT must be " in refused(run())
+    assert " PORT must be " in refused(run(HOST="127.0.0.1"))
+    assert " HOST must be " in refused(run(PORT="0"))
     with start_chatbot("--host", "127.0.0.1", env=ENV | {"PORT": "0"}, cwd=tmp_path) as process:
         status, _ = ask(process.port, "POST", "/api/sessions")
         assert status == 201
@@ -148,24 +151,75 @@ def test_the_settings_are_read_from_dotenv_under_the_environment_and_the_options
         assert json.loads(ask(process.port, "GET", "/api/health")[1])["sessions"] == 1
 
 
-@pytest.mark.parametrize("content", [b"PORT=\xe9\n", None])
-def test_a_dotenv_that_cannot_be_read_is_told_or_passed_over(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / ".env"
-    if content is None:
-        path.mkdir()  # a directory is no file of settings
-        assert " PORT must be " in refused(run(PORT="x"))
-    else:
-        path.write_bytes(content)
-        assert ".env cannot be read" in refused(run())
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"PORT=\xe9\n", ".env cannot be read"), (b"\nPORT 80\n", ".env: line 2 cannot be read")],
+)
+def test_a_dotenv_that_cannot_be_read_is_told(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    assert said in refused(run())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_directory_is_no_file_of_settings(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
+    assert " PORT must be " in refused(run(PORT="x"))
+
+
+def test_certificates_are_found_by_what_dotenv_says(tmp_path: Path) -> None:
+    """aiohttp reads them when it is imported, which must not be before .env was read."""
+    (tmp_path / ".env").write_text(f"SSL_CERT_FILE={tmp_path}/none.pem\n")
+    script = "import sys; from chatbot.__main__ import _load_dotenv; _load_dotenv(); assert 'aiohttp' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", script], env=ENV, check=False).returncode == 0
+
+
+def test_the_first_lines_of_the_log_say_what_it_works_with(tmp_path: Path) -> None:
+    env = ENV | {
+        "DATABASE_URL": "sqlite:///kept.db",
+        "LLM_SERVER_URL": "http://me:secret@llm.example/v1?key=secret",
+    }
+    with start_chatbot(
+        "--host", "localhost", "--port", "0", env=env | {"LLM_MODEL": "m7"}, cwd=tmp_path
+    ) as process:
+        first = process.lines[:4]
+        for line, word in zip(
+            first, ("kept.db", "http://llm.example/v1 m7", f"http://localhost:{process.port}/"), strict=False
+        ):
+            assert word in line, first
+        assert "secret" not in process.output
+        for address in ("127.0.0.1", "::1"):
+            with socket.create_connection((address, process.port), 10):
+                pass  # both addresses of localhost have this one port
+
+
+def test_a_database_is_copied_checked_and_divided_from_the_command_line(tmp_path: Path) -> None:
+    env = {"DATABASE_URL": "sqlite:///chat.db"}
+    with start_chatbot("--port", "0", env=ENV | env, cwd=tmp_path) as process:
+        assert ask(process.port, "POST", "/api/sessions")[0] == 201
+        assert "1 sessions" in run("--backup", "copy.db", **env).stdout
+    assert "copy.db exists" in refused(run("--backup", "copy.db", **env))
+    assert run("--backup", "copy.db", "--force", **env).returncode == 0
+    assert "whole, version 1, 1 sessions" in run("--check", "copy.db").stdout
+    assert " --range must be " in refused(run("--prune", "copy.db"))
+    assert run("--prune", "copy.db", "--range", "00-ff").returncode == 0
+    assert "there is nothing to copy" in refused(run("--backup", "other.db"))
+    (tmp_path / "copy.db").write_text("not a database")
+    assert "copy.db" in refused(run("--check", "copy.db"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_process_in_good_order(number: signal.Signals) -> None:
     with start_chatbot("--port", "0", env=ENV) as process:
         assert ask(process.port, "GET", "/api/health")[0] == 200
         assert process.end(number) == 0, process.output
         assert process.output.endswith("bye")
         assert "Traceback" not in process.output
+
+
+def test_sighup_stays_ignored_where_it_was() -> None:
+    with start_chatbot("--port", "0", command=("nohup", sys.executable, "-m", "chatbot"), env=ENV) as process:
+        process.signal(signal.SIGHUP)
+        assert ask(process.port, "GET", "/api/health")[0] == 200
+        assert process.end(signal.SIGTERM) == 0, process.output
 
 
 def test_the_demo_talks_without_an_llm(tmp_path: Path) -> None:
@@ -208,7 +262,7 @@ def logging_to(monkeypatch: pytest.MonkeyPatch) -> Mock:
 def test_main_gives_the_settings_to_the_server(monkeypatch: pytest.MonkeyPatch, logging_to: Mock) -> None:
     given: list[Config] = []
 
-    async def serve(config: Config) -> None:
+    async def serve(config: Config, *, llm: str = "") -> None:
         given.append(config)
 
     monkeypatch.setattr(server, "serve", serve)
@@ -233,7 +287,6 @@ def test_main_gives_the_settings_to_the_server(monkeypatch: pytest.MonkeyPatch, 
             "chatbot: cannot listen on 127.0.0.1 port 8080: Address already in use\n",
         ),
         (OSError("odd"), 2, "chatbot: cannot listen on 127.0.0.1 port 8080: odd\n"),
-        (UnicodeError("idna"), 2, "chatbot: HOST must be an address, not '127.0.0.1'\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
@@ -261,4 +314,4 @@ def test_main_refuses_bad_settings_and_an_unreadable_dotenv(
     (tmp_path / ".env").write_bytes(b"A=\xe9")
     assert __main__.main([]) == 2
     told = capsys.readouterr().err.splitlines()
-    assert [line.split()[1] for line in told] == ["PORT", ".env"]
+    assert [line.split()[1] for line in told] == ["--port", ".env"]

@@ -46,13 +46,13 @@ async def read_body(request: web.Request) -> bytes:
     limit, expected = request.client_max_size, request.content_length or 0
     if expected > limit:  # need not be waited for
         raise _too_large(limit)
-    if request.content.is_eof():  # it came with the head, as nearly all do
-        body = request.content.read_nowait()
-        if len(body) > limit:
-            raise _too_large(limit)
-        return body
-    _require_room(expected)
     try:
+        if request.content.is_eof():  # it came with the head, as nearly all do
+            body = request.content.read_nowait()
+            if len(body) > limit:
+                raise _too_large(limit)
+            return body
+        _require_room(expected)
         return await _receive(request.content, limit)
     except web.RequestPayloadError:
         raise ChatError("invalid_request", "The body is not valid HTTP.") from None

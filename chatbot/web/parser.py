@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp.web import RequestPayloadError
 
 MAX_HEAD = 32 * 1024
 """Bytes of a request before its body."""
@@ -19,32 +20,41 @@ class StrictParser:
         self._parser = parser
         self._head = 0  # bytes of a head that is not complete
         self._body: Any = None  # of the last request
+        self._is_broken = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._parser, name)
-
-    def forget(self) -> None:
-        """Lets go of the last body."""
-        self._body = None
 
     @property
     def has_whole_body(self) -> bool:
         """Whether the body of the last request has come to its end."""
         return self._body is None or self._body.is_eof()
 
+    def forget(self) -> None:
+        """Lets go of the last body."""
+        self._body = None
+
     def feed_data(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
-        """What the parser makes of the next bytes; raises HttpProcessingError for what cannot be served."""
-        is_head = self.has_whole_body
+        """What the parser makes of the next bytes; raises HttpProcessingError, once, when it cannot go on."""
+        if self._is_broken:
+            return (), False, b""
         try:
-            found = cast(tuple[Sequence[Any], bool, bytes], self._parser.feed_data(data))
-        except HttpProcessingError as error:
-            if "Too many headers" in str(error):
-                raise LineTooLong(b"headers", MAX_HEAD) from None
-            raise
-        except ValueError as error:  # of the parser in Python, for bytes that are no text
-            raise BadHttpMessage(str(error)) from None
-        messages = found[0]
-        if messages:
+            return self._feed(data)
+        except (HttpProcessingError, ValueError) as error:  # ValueError: bytes that are no text, in Python
+            self._is_broken = True
+            if not self.has_whole_body:
+                self._body.set_exception(RequestPayloadError(str(error)))
+                self._body.feed_eof()
+            if isinstance(error, HttpProcessingError) and "Too many headers" not in str(error):
+                raise
+            raise (
+                LineTooLong(b"", MAX_HEAD) if "Too many" in str(error) else BadHttpMessage("no text")
+            ) from None
+
+    def _feed(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
+        is_head = self.has_whole_body
+        found = cast(tuple[Sequence[Any], bool, bytes], self._parser.feed_data(data))
+        if messages := found[0]:
             self._head = 0
             self._body = messages[-1][1]
             for message, _ in messages:
@@ -52,15 +62,14 @@ class StrictParser:
         elif is_head:
             self._head += len(data)
             if self._head > MAX_HEAD:
-                raise LineTooLong(b"headers", MAX_HEAD)
+                raise LineTooLong(b"", MAX_HEAD)
         return found
 
 
 def _check(message: Any) -> None:
     if message.method == "CONNECT" or message.version not in (HttpVersion10, HttpVersion11):
         raise BadHttpMessage("not served")
-    size = len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)
-    if size > MAX_HEAD:
-        raise LineTooLong(b"headers", MAX_HEAD)
+    if len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers) > MAX_HEAD:
+        raise LineTooLong(b"", MAX_HEAD)
     if not message.path.isascii() or not message.headers.get("Expect", "").isascii():
-        raise BadHttpMessage("bytes that are no text")
+        raise BadHttpMessage("no text")
