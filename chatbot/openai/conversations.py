@@ -15,7 +15,7 @@ from chatbot.chat.turn_messages import DELETED
 from chatbot.errors import ChatError
 from chatbot.ids import new_turn_id
 from chatbot.openai.identifiers import turn_of
-from chatbot.openai.items import items_of_turn, messages_of, refuse, said_items, without_item
+from chatbot.openai.items import answer_without, items_of_turn, messages_of, refuse, said_items, without_item
 from chatbot.openai.requests import read_conversation, read_metadata
 from chatbot.records import Session, Turn
 from chatbot.storage.database import when_unlocked
@@ -127,8 +127,11 @@ class Conversations:
     def _delete(self, session_id: str, item: str) -> None:
         turn = self._find(session_id, item, "item_id")[0]
         if turn.output is not None:
-            if items_of_turn(turn)[-1]["id"] != item:
+            newest = items_of_turn(turn)[-1]
+            if newest["id"] != item:
                 raise refuse("item_id", "is not the newest of its turn, which was answered")
+            if left_over := answer_without(json.loads(turn.output), newest):  # it was not the only one
+                self._store.set_input(turn.seq, f"{turn.input}\n{left_over}")
             return self._store.drop_output(turn.seq)
         left = without_item(turn, item)
         if all(message == DELETED for message in left):

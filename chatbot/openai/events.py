@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from itertools import chain, takewhile
+from itertools import chain
 from typing import Any
 
 from chatbot.chat.reply_source import ReplySource
@@ -46,7 +46,7 @@ _ENDS = {
 class ResponseEncoder:
     """The events of one response to one client, who has all of them up to the number `after` (-1: none).
 
-    `offset` is how many characters of the reply the client has.
+    It goes through the reply from its beginning, and leaves out what the client has. `offset` is where it is.
     """
 
     keep_alive = b": keep-alive\n"  # with no empty line, which some clients read as the end of an event
@@ -63,8 +63,6 @@ class ResponseEncoder:
         self._head = self._tail = ""  # of their events, around number and text
         self._events: list[bytes] = []
         self._open()
-        if after >= 0:
-            self._skip()
         self._opening = self._taken()
 
     # What web/streaming.py asks for
@@ -113,24 +111,6 @@ class ResponseEncoder:
         self._event(type_, self.offset, response=response)
         return self._taken()
 
-    # Where the client is
-
-    def _skip(self) -> None:
-        """Goes behind the last chunk whose event the client has."""
-        log = self._source.log
-        ends = [run.start for run in log.runs[1:]] + [log.length]
-        for run, end in zip(log.runs, ends, strict=False):
-            if run.start + self._bare > self._after:
-                return
-            self._turn_to(run.kind, run.call, run.head)
-            has = min(end, self._after - self._bare + 1)
-            if has < end:
-                cuts = takewhile(has.__ge__, log.chunks(self.offset))
-                has = max(cuts, default=0)
-            self.offset = max(self.offset, has)
-            if self.offset < end:
-                return
-
     # The events
 
     def _open(self) -> None:
@@ -151,7 +131,10 @@ class ResponseEncoder:
             self._events.append(f"event: {type_}\ndata: {data}\n\n".encode())
 
     def _delta(self, text: str) -> bytes:
-        return f"{self._head}{self.offset + self._bare - 1}{self._tail}{as_json(text)}}}\n\n".encode()
+        number = self.offset + self._bare - 1
+        if number <= self._after:
+            return b""
+        return f"{self._head}{number}{self._tail}{as_json(text)}}}\n\n".encode()
 
     def _taken(self) -> bytes:
         events, self._events = self._events, []

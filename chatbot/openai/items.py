@@ -53,7 +53,7 @@ def messages_of(value: object, param: str, find_item: FindItem) -> tuple[str, ..
 
 
 def require_calls(messages: Iterable[str], before: Iterable[Turn]) -> None:
-    """Refuses a tool's output whose call was not made: the LLM would not be sent it. `before`: the path up."""
+    """Refuses a tool's output whose call was not made: the LLM would not be sent it."""
     calls: set[str] = set()
     for turn in before:
         for line in (*turn.messages, turn.output or DELETED):
@@ -181,6 +181,16 @@ def without_item(turn: Turn, item: str) -> list[str]:
             line = as_json(message) if message.get("content") or message.get("tool_calls") else DELETED
         messages.append(line)
     return messages
+
+
+def answer_without(message: dict[str, Any], item: Mapping[str, Any]) -> str:
+    """An answer without one of its items, as a message; "" if nothing is left of it."""
+    calls = [call for call in message.pop("tool_calls", ()) if call["id"] != item.get("call_id")]
+    if item["type"] == "message":
+        message["content"] = None
+    if calls:
+        message["tool_calls"] = calls
+    return as_json(message) if calls or message["content"] else ""
 
 
 def _items_of_message(message: Mapping[str, Any], turn_id: str, place: int) -> list[dict[str, Any]]:

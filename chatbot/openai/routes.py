@@ -220,7 +220,7 @@ class OpenAIDoor:
     ) -> Answer:
         """Sends the events behind number `after`; an error before the first of them is a status."""
         encoder = ResponseEncoder(record, source, after)
-        listener = StreamListener(source, encoder.offset, encoder, self._config.stream_heartbeat_seconds)
+        listener = StreamListener(source, 0, encoder, self._config.stream_heartbeat_seconds)
         source.join(listener)
         try:
             if not record.is_background:

@@ -102,7 +102,7 @@ def replay(source: Source, after: int = -1, **settings: Any) -> list[Any]:
     assert source.turn
     source.log = ReplyLog.from_turn(source.turn)
     encoder = ResponseEncoder(record(**settings), source, after)
-    data, offset = encoder.opening(), encoder.offset
+    data, offset = encoder.opening(), 0
     while offset < source.length:
         more, offset = encoder.catch_up(source, offset)
         data += more

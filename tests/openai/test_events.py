@@ -116,7 +116,7 @@ def test_a_running_reply_can_be_gone_on_with_at_every_place():
         seen = [event for event in whole if event["sequence_number"] < 20]
         after = seen[-1]["sequence_number"] if joined > 3 else 1
         encoder = ResponseEncoder(record(), source, after)
-        data, offset = encoder.opening(), encoder.offset
+        data, offset = encoder.opening(), 0
         while offset < source.length:
             more, offset = encoder.catch_up(source, offset)
             data += more

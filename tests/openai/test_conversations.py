@@ -1,0 +1,153 @@
+"""A conversation is a session: it goes on through both doors; its items are added, listed and deleted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.openai.door import Door, text_of
+from tests.tools.scripted_llm import DONE, END, Hang, ScriptedLLM, delta, events
+
+TOOL = {"type": "function", "name": "get_weather", "parameters": {}}
+
+
+async def items(door: Door, conversation: str, query: str = "order=asc&limit=100") -> list[Any]:
+    status, page = await door.call("GET", f"/conversations/{conversation}/items?{query}")
+    assert status == 200, page
+    return page["data"]
+
+
+async def test_one_conversation_through_both_doors(door: Door, llm: ScriptedLLM):
+    session_id = await door.server.session(system_prompt="Be kind.")
+    await door.server.chat(session_id, "one")
+    answer = await door.respond("two", conversation=f"conv_{session_id}")
+    assert text_of(answer) == "You said: one / two"
+    assert answer["id"].startswith(f"resp_{session_id[:2]}")
+    _, third, _ = await door.server.chat(session_id, "three")
+    assert third["content"] == "You said: one / two / three"
+    assert llm.exchanges[1].body["messages"][0] == {"role": "system", "content": "Be kind."}
+    said = [item["content"][0]["text"] for item in await items(door, f"conv_{session_id.replace('-', '')}")]
+    assert said[::2] == ["one", "two", "three"]
+    history = await door.server.history(session_id)
+    assert [content for role, content in history if role == "user"] == ["one", "two", "three"]
+
+
+async def test_a_branch_becomes_current_only_from_where_the_conversation_is(door: Door):
+    _, conversation = await door.call("POST", "/conversations")
+    root = await door.respond("root", conversation=conversation["id"])
+    on = await door.respond("on", previous_response_id=root["id"])
+    aside = await door.respond("aside", previous_response_id=root["id"])
+    assert text_of(aside) == "You said: root / aside"
+    more = await door.respond("more", conversation=conversation["id"])
+    assert text_of(more) == "You said: root / on / more"
+    assert on["conversation"] is None
+
+
+async def test_pages_follow_each_other_in_both_orders(door: Door):
+    body = {"items": [{"role": "user", "content": str(n)} for n in range(7)]}
+    _, conversation = await door.call("POST", "/conversations", body)
+    await door.respond("7", conversation=conversation["id"])
+    whole = [item["id"] for item in await items(door, conversation["id"])]
+    assert len(whole) == 9
+    for order, expected in (("asc", whole), ("desc", whole[::-1])):
+        found: list[str] = []
+        while len(found) < 9:
+            after = f"&after={found[-1]}" if found else ""
+            found += [i["id"] for i in await items(door, conversation["id"], f"order={order}&limit=2{after}")]
+        assert found == expected
+    for query in ("limit=0", "limit=101", "order=up", "after=msg_1"):
+        status, _ = await door.call("GET", f"/conversations/{conversation['id']}/items?{query}")
+        assert status in (400, 404), query
+
+
+@pytest.mark.parametrize("said", ["hello", "think", "weather", "weather in two"])
+async def test_items_are_deleted_from_the_newest_on(door: Door, said: str):
+    _, conversation = await door.call("POST", "/conversations", {"items": [{"role": "user", "content": "a"}]})
+    await door.respond(said, conversation=conversation["id"], tools=[TOOL])
+    path = f"/conversations/{conversation['id']}/items"
+    first, question, *answers = await items(door, conversation["id"])
+    assert (await door.call("DELETE", f"{path}/{question['id']}"))[1]["error"]["param"] == "item_id"
+    kinds = [item["type"] for item in answers]
+    while len(left := await items(door, conversation["id"])) > 2:
+        status, _ = await door.call("DELETE", f"{path}/{left[-1]['id']}")
+        assert status == 200
+        assert (await door.call("GET", f"{path}/{left[-1]['id']}"))[0] == 404
+    assert [item["id"] for item in left] == [first["id"], question["id"]], kinds
+    await door.call("DELETE", f"{path}/{question['id']}")
+    await door.call("DELETE", f"{path}/{first['id']}")
+    assert await items(door, conversation["id"]) == []
+    assert text_of(await door.respond("again", conversation=conversation["id"])) == "You said: again"
+
+
+async def test_items_that_are_added_while_a_response_is_written_are_refused(door: Door):
+    _, conversation = await door.call("POST", "/conversations")
+    stream = await door.stream("for ever", conversation=conversation["id"])
+    await stream.event()
+    body = {"items": [{"role": "user", "content": "x"}]}
+    status, refused = await door.call("POST", f"/conversations/{conversation['id']}/items", body)
+    assert (status, refused["error"]["code"]) == (409, "conversation_locked")
+    stream.leave()
+
+
+async def test_store_false_leaves_nothing_behind(door: Door):
+    await door.respond("secret", store=False)
+    _, conversation = await door.call("POST", "/conversations")
+    one = await door.respond("one", conversation=conversation["id"])
+    aside = await door.respond("secret", conversation=conversation["id"], store=False)
+    assert text_of(aside) == "You said: one / secret"
+    assert (await door.call("GET", f"/responses/{aside['id']}"))[0] == 404
+    branch = await door.respond("secret", previous_response_id=one["id"], store=False)
+    assert text_of(branch) == "You said: one / secret"
+    assert door.server.sql("SELECT count(*) FROM turns") == [(1,)]
+    assert door.server.sql("SELECT count(*) FROM sessions") == [(1,)]
+
+
+async def test_a_response_that_is_deleted_is_missed_in_no_conversation(door: Door):
+    _, conversation = await door.call("POST", "/conversations")
+    named = await door.respond("one", conversation=conversation["id"])
+    root = await door.respond("root")
+    leaf = await door.respond("leaf", previous_response_id=root["id"])
+    for response in (named, root, leaf):
+        await door.call("DELETE", f"/responses/{response['id']}")
+        assert (await door.call("GET", f"/responses/{response['id']}"))[0] == 404
+    assert len(await items(door, conversation["id"])) == 2
+    turns = door.server.sql("SELECT seq FROM turns")
+    assert sum(door.server.store.is_alive(seq) for (seq,) in turns) == 2
+
+
+async def test_the_headers_and_the_log_keep_a_response_to_itself(door: Door, log: Any):
+    response = await door.respond("one")
+    assert "X-Session-ID" not in door.headers
+    await door.call("GET", f"/responses/{response['id']}")
+    assert "X-Session-ID" not in door.headers
+    assert not log.lines(holding=response["id"])
+    _, conversation = await door.call("POST", "/conversations")
+    assert conversation["id"] == f"conv_{door.headers['X-Session-ID']}"
+
+
+async def test_an_idempotency_key_has_a_scope(door: Door, llm: ScriptedLLM):
+    async def ask(body: Any, **headers: str) -> tuple[int, Any]:
+        return await door.call("POST", "/responses", {"input": "Hi"} | body, Idempotency_Key="k", **headers)
+
+    status, refused = await ask({})
+    assert (status, refused["error"]["param"]) == (400, "Idempotency-Key")
+    _, one = await ask({}, Authorization="Bearer a")
+    assert (await ask({}, Authorization="Bearer a"))[1]["id"] == one["id"]
+    assert door.headers["Idempotent-Replayed"] == "true"
+    assert (await ask({}, Authorization="Bearer b"))[1]["id"] != one["id"]
+    _, conversation = await door.call("POST", "/conversations")
+    _, two = await ask({"conversation": conversation["id"]})
+    assert (await ask({"conversation": conversation["id"]}))[1] == two
+    status, reused = await ask({"conversation": conversation["id"], "input": "other"})
+    assert (status, reused["error"]["code"]) == (422, "idempotency_key_reused")
+    assert len(llm.exchanges) == 3
+
+
+async def test_what_was_cancelled_before_its_first_word_is_cancelled(door: Door, llm: ScriptedLLM):
+    llm.play(events(Hang), [*events(delta("a"), DONE), END])
+    response = await door.respond(background=True)
+    await llm.asked()
+    _, cancelled = await door.call("POST", f"/responses/{response['id']}/cancel")
+    assert (cancelled["status"], cancelled["output"]) == ("cancelled", [])
+    assert (await door.call("GET", f"/responses/{response['id']}"))[1]["status"] == "cancelled"
