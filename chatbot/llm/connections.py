@@ -31,8 +31,7 @@ def _new_socket(address: tuple[Any, ...]) -> socket.socket:
 class Pool(aiohttp.TCPConnector):
     """Keeps connections; one that has bytes to read before it is asked is closed and not used.
 
-    Those bytes would be an answer to nobody's question, or to an earlier one: the text of another
-    conversation. A connection that its server has closed is found out in the same way.
+    They would be an answer to nobody's question: the text of another conversation.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -43,15 +42,11 @@ class Pool(aiohttp.TCPConnector):
             made: list[socket.socket] = []
             _made.set(made)
             connection = await super().connect(*args, **kwargs)
-            if made or not _has_something(connection):
+            protocol, transport = connection.protocol, connection.transport
+            if made or protocol is None or transport is None:
+                return connection
+            poll = select.poll()
+            poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+            if not protocol.should_close and not poll.poll(0):
                 return connection
             connection.close()
-
-
-def _has_something(connection: Connection) -> bool:
-    protocol, transport = connection.protocol, connection.transport
-    if protocol is None or transport is None or protocol.should_close:
-        return True
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-    return bool(poll.poll(0))

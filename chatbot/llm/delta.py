@@ -74,74 +74,69 @@ class CallReader:
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
-        self._last: _Call | None = None  # the one that goes on where nothing says which
 
     def read(self, delta: dict[str, Any]) -> tuple[list[Piece], bool]:
         """The pieces of calls in a delta, and whether they stand there just as we would write them."""
         entries = delta.get("tool_calls")
-        as_it_came = True
-        if legacy := delta.get("function_call"):
-            entries, as_it_came = [{"index": 0, "function": legacy}], False
-        if isinstance(entries, dict):
-            entries, as_it_came = [entries], False
+        is_ours = not delta.get("function_call") and not isinstance(entries, dict)
+        if not is_ours:
+            entries = [entries or {"index": 0, "function": delta["function_call"]}]
         pieces: list[Piece] = []
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict):
-                found, is_ours = self._read_entry(entry)
+                found, as_it_came = self._read_entry(entry)
                 pieces += found
-                as_it_came = as_it_came and is_ours
-        return pieces, as_it_came
+                is_ours = is_ours and as_it_came
+        return pieces, is_ours
 
     def _read_entry(self, entry: dict[str, Any]) -> tuple[list[Piece], bool]:
         function = entry.get("function")
-        if not isinstance(function, dict):
-            function = entry
-        index = entry.get("index")
-        name, given = _text(function.get("name")), _text(entry.get("id"))
+        is_ours = isinstance(function, dict)
+        function = function if isinstance(function, dict) else entry
+        name, given = (
+            valid(text) if isinstance(text, str) else "" for text in (function.get("name"), entry.get("id"))
+        )
         arguments = function.get("arguments", function.get("parameters"))
         text = arguments if isinstance(arguments, str) else "" if arguments is None else as_json(arguments)
-        call = self._find(index, given, name)
-        is_ours = arguments is None or isinstance(arguments, str)
-        is_ours = is_ours and name == (function.get("name") or "") and given == (entry.get("id") or "")
+        call = self._find(entry.get("index"), given, name)
         if call is None:
             if not (name or given):
                 return [], False  # a piece of nothing
-            call = _Call(len(self._calls), index, given)
+            call = _Call(len(self._calls), entry.get("index"), given)
             self._calls.append(call)
-        self._last = call
-        is_ours = is_ours and index == call.number and function is not entry
-        if call.has_begun:
-            call.arguments.append(text)
-            return [Piece(CALL, text, call.number)] if text else [], is_ours
         call.arguments.append(text)
-        if not name:  # it begins when its name comes
-            return [], False
-        call.has_begun = True
-        if not given or any(other.id == given for other in self._calls if other is not call):
-            call.id, is_ours = f"call_{secrets.token_hex(12)}", False
-        said = "".join(call.arguments)
-        pieces = [Piece(CALL, "", call.number, CallHead(call.id, name))]
-        return pieces + ([Piece(CALL, said, call.number)] if said else []), is_ours and said == text
+        as_given = (function.get("name") or "", entry.get("id") or "", arguments or "", entry.get("index"))
+        is_ours = is_ours and as_given == (name, given, text, call.number)
+        if not call.has_begun:
+            if not name:
+                return [], False  # it begins when its name comes
+            call.has_begun = True
+            if not given or any(other.id == given for other in self._calls if other is not call):
+                call.id, is_ours = f"call_{secrets.token_hex(12)}", False
+            is_ours, text = is_ours and len(call.arguments) == 1, "".join(call.arguments)
+            pieces = [Piece(CALL, "", call.number, CallHead(call.id, name)), Piece(CALL, text, call.number)]
+        else:
+            pieces = [Piece(CALL, text, call.number)]
+        return [piece for piece in pieces if piece.length], is_ours
 
     def _find(self, index: Any, given: str, name: str) -> _Call | None:
         """The call that goes on here; None if another begins."""
         if isinstance(index, int):
-            known = next((call for call in reversed(self._calls) if call.index == index), None)
-        elif given:
-            known = next((call for call in self._calls if call.given == given), None)
+            same = [call for call in self._calls if call.index == index]
         else:
-            known = self._last
+            same = [call for call in self._calls if call.given == given] if given else self._calls
+        known = same[-1] if same else None
         if known is None or not known.has_begun:
             return known
         if given and known.given and given != known.given:
             return None  # Gemini gives each of several calls the index 0
-        if name and (not given or given != known.given) and known.is_complete:
-            return None
+        if name and (not given or given != known.given):
+            try:
+                json.loads("".join(known.arguments))
+                return None  # the last is whole: a name begins another
+            except (ValueError, RecursionError):
+                pass
         return known
-
-
-def _text(value: Any) -> str:
-    return valid(value) if isinstance(value, str) else ""
 
 
 class _Call:
@@ -153,12 +148,3 @@ class _Call:
         self.given = self.id = given
         self.arguments: list[str] = []
         self.has_begun = False
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether its arguments are whole: what follows belongs to another call."""
-        try:
-            json.loads("".join(self.arguments))
-        except (ValueError, RecursionError):
-            return False
-        return True

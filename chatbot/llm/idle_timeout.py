@@ -18,18 +18,19 @@ class IdleTimeout:
 
     def __init__(self, seconds: float, on_idle: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._on_idle = on_idle
-        self._seconds = seconds
-        self._timer: asyncio.TimerHandle | None = self._loop.call_later(seconds, self._look)
-        self.heard_at = self._loop.time()
         self.has_fired = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._begin(seconds, on_idle)
+
+    def _begin(self, seconds: float, on_idle: Callable[[], object]) -> None:
+        self._seconds, self._on_idle, self.heard_at = seconds, on_idle, self._loop.time()
+        self._timer = self._loop.call_later(seconds, self._look)
 
     def set(self, seconds: float, on_idle: Callable[[], object]) -> None:
         """From now on so many seconds are allowed, and somebody else may be called; no-op after end()."""
         if self._timer:
             self._timer.cancel()
-            self._on_idle, self._seconds, self.heard_at = on_idle, seconds, self._loop.time()
-            self._timer = self._loop.call_later(seconds, self._look)
+            self._begin(seconds, on_idle)
 
     def shorten(self, seconds: float) -> None:
         """At most so many seconds are allowed from now on."""
@@ -41,25 +42,16 @@ class IdleTimeout:
         if self._timer:
             self._timer.cancel()
         self._timer = None
-        self._on_idle = _nothing  # whoever was to be called mostly holds this: a cycle otherwise
+        self._on_idle = int  # whoever was to be called mostly holds this: a cycle otherwise
 
-    def _look(self) -> None:
+    def _look(self, *, is_late: bool = False) -> None:
         left = self.heard_at + self._seconds - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._look)
-        else:
+        elif not is_late:
             # A process that was stopped (SIGSTOP, a laptop's lid) finds the answer in its socket: read first.
-            self._timer = self._loop.call_later(LOOK_AGAIN, self._judge)
-
-    def _judge(self) -> None:
-        if self.heard_at + self._seconds > self._loop.time():
-            self._look()
+            self._timer = self._loop.call_later(LOOK_AGAIN, lambda: self._look(is_late=True))
         else:
-            on_idle = self._on_idle
+            on_idle, self.has_fired = self._on_idle, True
             self.end()
-            self.has_fired = True
             on_idle()
-
-
-def _nothing() -> None:
-    pass

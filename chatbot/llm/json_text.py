@@ -9,10 +9,6 @@ from chatbot.errors import ChatError
 
 MAX_USAGE_CHARS = 16_384
 
-_encode = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False
-).encode
-
 
 def valid(text: str) -> str:
     """The text with surrogates joined to pairs, and lone ones replaced."""
@@ -30,8 +26,6 @@ def parse(data: bytes) -> Any:
 def dump(value: dict[str, Any]) -> bytes:
     """The value as JSON on one line. Raises ChatError."""
     try:
-        return _encode(value).encode("utf-8", "strict")
-    except UnicodeEncodeError:
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, RecursionError):
         raise ChatError("llm_error", "The LLM server sent a number that JSON does not have.") from None
@@ -39,17 +33,13 @@ def dump(value: dict[str, Any]) -> bytes:
 
 def one_line(data: bytes) -> bytes:
     """JSON that may be sent as one line: in valid JSON a line end is white space between tokens."""
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        data = data.decode("utf-8", "replace").encode()
-    return data.replace(b"\r", b" ").replace(b"\n", b" ")
+    return data.decode("utf-8", "replace").replace("\r", " ").replace("\n", " ").encode()
 
 
 def usage_text(usage: dict[str, Any]) -> str | None:
     """The usage as it is stored; None if that is no JSON, huge or nested deep (SQLite stops at 1,000)."""
     try:
-        text = _encode(usage)
+        text = json.dumps(usage, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         text.encode()
     except (ValueError, RecursionError):
         return None

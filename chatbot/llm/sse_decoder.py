@@ -18,67 +18,47 @@ class TooLarge(ValueError):
 
 
 class Decoder:
-    """Cuts a stream of bytes into the data of its events.
+    """Cuts a stream of bytes, which may come cut anywhere, into the data of its events.
 
-    Lines end with LF, CR or CRLF; an event's data lines are joined with LF; comments and all other
-    fields are passed over, and so are events without data. The bytes may come cut anywhere;
-    `is_between` says that nothing of an event has come since the last one ended.
+    Lines end with LF, CR or CRLF; an event's data lines are joined with LF. `is_between` says that nothing of an
+    event has come since the last one ended.
     """
 
     def __init__(self) -> None:
-        self._line: list[bytes] = []  # the pieces of a line that has not ended
+        self._rest = b""  # a line that has not ended
         self._data: list[bytes] = []  # the data lines of an event that has not ended
-        self._size = 0  # of both
-        self._after_cr = False
-        self.is_between = False
+        self._size = 0  # of them
+        self.is_between = True
 
     def feed(self, data: bytes) -> list[bytes]:
         """Takes what has come and returns the data of the events that it completes. Raises TooLarge."""
-        if self._after_cr and data:  # the LF of a CRLF that was cut in two
-            data = data.removeprefix(b"\n")
-            self._after_cr = False
+        data = self._rest + data
+        half = b"\r" if data.endswith(b"\r") else b""  # perhaps of a CRLF
+        data = data.removesuffix(half)
         if b"\r" in data:
-            self._after_cr = data.endswith(b"\r")
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        lines = data.split(b"\n")
-        tail = lines.pop()
-        if lines and self._line:
-            lines[0] = b"".join(self._line) + lines[0]
-            self._line.clear()
-            self._size = sum(map(len, self._data))
+        *lines, rest = data.split(b"\n")
         events: list[bytes] = []
         for line in lines:
             if not line:
                 if self._data:
-                    events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
-                    self._data.clear()
-                    self._size = 0
-            elif line.startswith(b"data:"):
-                self._grow(line)
+                    events.append(b"\n".join(self._data))
+                    self._data, self._size = [], 0
+            elif line.startswith(b"data:") or line == b"data":
                 self._data.append(line[6:] if line.startswith(b" ", 5) else line[5:])
-            elif line == b"data":
-                self._grow(line)
-                self._data.append(b"")
-            elif len(line) > MAX_LINE:
-                raise TooLarge
+                self._size += len(line)
             elif line.startswith(b"{") and not self._data:
                 events.append(line)
             elif line.startswith(b"error:"):
                 events.append(b'{"error":%b}' % line[6:])
-        if tail:
-            self._grow(tail)
-            self._line.append(tail)
-        self.is_between = not (self._line or self._data or self._after_cr)
+            if max(self._size, len(line)) > MAX_LINE:
+                raise TooLarge
+        self._rest = rest + half
+        if self._size + len(rest) > MAX_LINE:
+            raise TooLarge
+        self.is_between = not (self._rest or self._data)
         return events
 
     def flush(self) -> list[bytes]:
-        """The stream has ended: returns the data of a last event that no blank line ended.
-
-        What was cut short is no JSON and found out as such.
-        """
+        """The stream has ended: returns the data of a last event; if it was cut short, it is no JSON."""
         return self.feed(b"\n\n")
-
-    def _grow(self, piece: bytes) -> None:
-        self._size += len(piece)
-        if self._size > MAX_LINE:
-            raise TooLarge
