@@ -6,17 +6,16 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from uuid import uuid4
 
 import aiohttp
 import pytest
 
-from chatbot.store import Message
-from chatbot.text import as_json
-from tests.tools.server import Clock, Running, StartServer, Stream, text_of, until
+from chatbot.storage.database import when_unlocked
+from tests.storage.tools import a_turn
 from tests.tools.processes import ROOT, start_chatbot
 from tests.tools.raw import RawClient
 from tests.tools.scripted_llm import END, Gate, ScriptedLLM, delta, events, reply
+from tests.tools.server import Clock, Running, StartServer, Stream, text_of, until
 
 BIG = [f"{number:04d}" * 8192 for number in range(120)]
 """3.75 MiB of text, far more than the kernel keeps for one who does not read."""
@@ -203,13 +202,11 @@ async def test_one_who_stops_reading_is_let_go_wherever_it_stops(
     server: Running, clock: Clock, stalled: Callable[[], RawClient]
 ) -> None:
     # Of some nothing waits at the end, of some the middle of the text, of some its very last piece.
-    session, now = await server.session(), int(clock.now() * 1000)
+    session = await server.session()
     for length in range(50_000, 3_500_000, 50_000):
-        message_id = str(uuid4())
-        question = Message(str(uuid4()), "user", as_json("Hi"), now)
-        reply = Message(message_id, "assistant", as_json("x" * length), now, None, "stop")
-        server.replies.store.add_turn(session, question, reply)
-        path = f"/api/sessions/{session}/messages/{message_id}/stream"
+        turn = a_turn(session, reply="x" * length, chunk_ends=None)
+        await when_unlocked(lambda turn=turn: server.store.add_turn(turn, current=True))  # type: ignore[misc]
+        path = f"/api/sessions/{session}/messages/{turn.turn_id}/stream"
         await stalled().request(server.server.port, "GET", path)
     assert 0 < await settled(server) < MOST_UNSENT
     clock.advance(31)
