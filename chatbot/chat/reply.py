@@ -17,14 +17,15 @@ The rules:
     asking ──first chunk──> streaming ──the LLM ended, or it was stopped──┬─> storing ──> ended, with a turn
        └──────────────────────────┴──────────────────────────────────────└─> ended, with an error
 
-What becomes of it depends on what has come and on how it ended: see OUTCOMES.
+It is stored if anything has come, be it thoughts alone or half a tool call: what came was paid for. That an LLM
+may not end after thoughts alone unless it was cut is for llm/ to say, which then raises an error.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from chatbot.chat.asking import Asking
 from chatbot.chat.reply_log import ReplyLog
@@ -36,20 +37,6 @@ from chatbot.storage.database import Locked, when_unlocked
 from chatbot.storage.store import Store
 
 log = logging.getLogger(__name__)
-
-OUTCOMES: Mapping[tuple[str, str], str | None] = {
-    # what has come, how it ended: the code of the error, or None: it is stored
-    ("nothing", "finished"): "llm_error",
-    ("nothing", "cut"): "llm_error",
-    ("nothing", "stopped"): "reply_cancelled",
-    ("reasoning", "finished"): "llm_error",
-    ("reasoning", "cut"): None,
-    ("reasoning", "stopped"): None,
-    ("answer", "finished"): None,
-    ("answer", "cut"): None,
-    ("answer", "stopped"): None,
-}
-_HOW = {"cancelled": "stopped", "length": "cut", "content_filter": "cut"}
 
 
 class Reply:
@@ -145,7 +132,7 @@ class Reply:
             await self._asking.run(self._take)
             # The chunk that says the finish_reason comes last, when it is known to be the end.
             self.finish_sent = not self._is_settled
-            self._settle(self._asking.finish_reason or "")
+            self._settle(self._asking.finish_reason or "stop")
         except ChatError as error:
             log.warning("reply %s failed: %s", self.message_id, error.code)
             self._settle(None, error)
@@ -158,12 +145,14 @@ class Reply:
 
     def _take(self, chunks: list[Chunk]) -> bool:
         """Takes what the LLM said into the log, pushes it to the listeners; False when it wants no more."""
+        burst = []
         for chunk in chunks:
             if not self.log.append(chunk.pieces):
                 self._settle("length")  # listeners read the last of it from the log
                 return False
-            for listener in self._listeners:
-                listener.push(chunk, self.log.length)
+            burst.append((chunk, self.log.length))
+        for listener in self._listeners:
+            listener.push(burst)
         self.started = True
         if self.first_token_ms is None and self.log.length:
             self.first_token_ms = round((self._loop.time() - self._asked_at) * 1000)
@@ -174,7 +163,7 @@ class Reply:
     def stop(self, error: ChatError | None = None) -> None:
         """Ends the reply with what has come, as cancelled; listeners are sent `error`, if given."""
         finish_reason = self._asking.finish_reason
-        if finish_reason and self._outcome(finish_reason) is None:
+        if finish_reason and self.log.has_answer:
             self._settle(finish_reason)
         else:
             self._settle("cancelled", error)
@@ -192,18 +181,12 @@ class Reply:
             return
         self._is_settled = True
         self._let_go()
-        code = self._outcome(finish_reason) if finish_reason is not None else "discarded"
-        if finish_reason is not None and code is None:
+        if finish_reason is not None and self.log.length:
             self._keep(finish_reason, error)
-        elif code == "llm_error":
-            said = f" ({finish_reason})" if finish_reason else ""
-            self._end(ChatError(code, f"The LLM server sent a reply without an answer{said}."))
-        else:
+        elif finish_reason in (None, "cancelled"):
             self._end(error or ChatError("reply_cancelled", "The reply was cancelled before its first word."))
-
-    def _outcome(self, finish_reason: str) -> str | None:
-        came = "answer" if self.log.has_answer else "reasoning" if self.log.length else "nothing"
-        return OUTCOMES[came, _HOW.get(finish_reason, "finished")]
+        else:
+            self._end(ChatError("llm_error", "The LLM server sent a reply without an answer."))
 
     def _let_go(self) -> None:
         """Lets go of the LLM and of the timer."""
@@ -263,9 +246,9 @@ class Reply:
             return
         self.error = without_frames(error) if error else None
         self.ended = True
-        self._on_end(self)
         for listener in self._listeners:
             listener.wake()
+        self._on_end(self)
         if self.turn is None:
             self._mark_failed()
 

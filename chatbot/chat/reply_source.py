@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from chatbot.chat.reply_log import ReplyLog
@@ -12,8 +13,8 @@ from chatbot.records import Chunk, Turn
 class Listener(Protocol):
     """A client that is being sent a reply."""
 
-    def push(self, chunk: Chunk, offset: int) -> None:
-        """Takes the next chunk, after which `offset` characters of the reply have come."""
+    def push(self, burst: Sequence[tuple[Chunk, int]]) -> None:
+        """Takes the next chunks, each with how many characters of the reply have come after it."""
 
     def wake(self) -> None:
         """Notices that the reply has ended."""

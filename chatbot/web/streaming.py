@@ -13,6 +13,7 @@ the reply's finish and its end is not made live any more: its ending is made fro
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -81,23 +82,31 @@ class StreamListener:
 
     # What the reply calls
 
-    def push(self, chunk: Chunk, offset: int) -> None:
-        """Sends the next event at once, if the client keeps up."""
+    def push(self, burst: Sequence[tuple[Chunk, int]]) -> None:
+        """Sends the next events at once, if the client keeps up."""
         if self._state is BEHIND or self._state is ENDING:
             return
-        is_too_much = self._unsent() > (MAX_UNSENT if chunk.pieces else MAX_UNSENT_SILENT)
-        if is_too_much or (chunk.pieces and not chunk.data):
+        events: list[bytes] = []
+        unsent, keeps_up = self._unsent(), True
+        for chunk, offset in burst:
+            keeps_up = unsent <= (MAX_UNSENT if chunk.pieces else MAX_UNSENT_SILENT)
+            if not keeps_up:
+                break
+            if chunk.data:
+                events.append(self._encoder.live(chunk, offset))
+                unsent += len(events[-1])
+                self._sent = offset
+            elif chunk.pieces:  # not an event of its own, but found in the log
+                keeps_up = False
+                break
+        if self._state is LIVE:
+            self._send(events[0] if len(events) == 1 else b"".join(events))
+        elif events:
+            self._held += events
+            self.wake()
+        if not keeps_up:
             self._state = BEHIND
             self.wake()
-        if is_too_much or not chunk.data:
-            return
-        data = self._encoder.live(chunk, offset)
-        if self._state is LIVE:
-            self._send(data)
-        else:
-            self._held.append(data)
-            self.wake()
-        self._sent = offset
 
     def wake(self) -> None:
         """Notices that something has begun, is due or has ended."""
@@ -196,7 +205,7 @@ class EndListener:
     def __init__(self) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def push(self, chunk: Chunk, offset: int) -> None:
+    def push(self, burst: Sequence[tuple[Chunk, int]]) -> None:
         """Takes no notice: what comes is not the end."""
 
     def wake(self) -> None:

@@ -35,7 +35,7 @@ class Source:
     def say(self, text: str, data: bytes = b"{}") -> None:
         pieces = (Piece(TEXT, text),) if text else ()
         self.log.append(pieces)
-        self.listener.push(Chunk(data, pieces), self.log.length)
+        self.listener.push([(Chunk(data, pieces), self.log.length)])
         self.started = True
 
     def finish(self) -> None:

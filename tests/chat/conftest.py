@@ -105,8 +105,8 @@ class Recorder:
         self.pushed: list[tuple[bytes, int]] = []
         self.woken = 0
 
-    def push(self, chunk: Chunk, offset: int) -> None:
-        self.pushed.append((chunk.data, offset))
+    def push(self, burst: Sequence[tuple[Chunk, int]]) -> None:
+        self.pushed += [(chunk.data, offset) for chunk, offset in burst]
 
     def wake(self) -> None:
         self.woken += 1

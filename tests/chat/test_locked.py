@@ -103,7 +103,7 @@ class Release:
     def __init__(self, _: object) -> None:
         self.woken = 0
 
-    def push(self, chunk: object, offset: int) -> None:
+    def push(self, burst: object) -> None:
         """Nothing of it is looked at."""
 
     def wake(self) -> None:
