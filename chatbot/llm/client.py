@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
+import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
@@ -23,6 +24,8 @@ from chatbot.llm.models import Models
 from chatbot.llm.reports import Reports
 from chatbot.llm.response import BROKEN, MAX_WHOLE_BYTES, Answer
 from chatbot.records import as_json
+
+log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 LIST_SECONDS = 2.0
@@ -51,9 +54,7 @@ class LLM:
         self._looking = asyncio.Lock()
         self._dialect = Dialect()
         self._has_answered = False
-        self._responses: WeakSet[aiohttp.ClientResponse] = (
-            WeakSet()
-        )  # some may be read to their end by nobody
+        self._responses: WeakSet[aiohttp.ClientResponse] = WeakSet()
         self._pooled = self._session(Pool(ssl=self._endpoint.tls))
         self._fresh = self._session(aiohttp.TCPConnector(limit=0, force_close=True, ssl=self._endpoint.tls))
 
@@ -69,7 +70,7 @@ class LLM:
         )
 
     async def close(self) -> None:
-        """Closes every connection."""
+        """Closes every connection, also those of answers that nobody reads to their end."""
         for response in list(self._responses):
             response.close()
         await self._pooled.close()
@@ -82,7 +83,8 @@ class LLM:
     ) -> Answer:
         """Asks for a reply to `messages`, which are JSON texts, and waits until the LLM begins to answer.
 
-        `fields` go over LLM_EXTRA_BODY, as they are; `affinity` is the key of the conversation. Raises ChatError; TooLong if less of the conversation might do.
+        `fields` go over LLM_EXTRA_BODY, as they are; `affinity` is the key of the conversation. Raises
+        ChatError; TooLong if less of the conversation might do.
         """
         chosen = {name: value for name, value in fields.items() if value is not None}
         return await self._ask(f"[{','.join(messages)}]", chosen, affinity)
@@ -90,7 +92,7 @@ class LLM:
     async def relay(self, body: Mapping[str, Any], *, affinity: str | None = None) -> Answer:
         """Asks with a client's own request body, streamed or whole as it says; chunks come as they were sent.
 
-        If `answer.is_whole`, the one chunk is the whole completion, or a chunk made of it if a stream was due.
+        If `answer.is_whole`, its one chunk is the whole completion, or made of it if a stream was due.
         """
         chosen = {name: value for name, value in body.items() if name not in ("messages", "stream")}
         keep = "stream" if body.get("stream") else "whole"
@@ -103,9 +105,9 @@ class LLM:
         assert task
         idle = IdleTimeout(self._patience, task.cancel)
         try:
-            response = await self._post(said, body, affinity, wants_stream=keep != "whole")
+            response = await self._post(said, body, affinity, keep)
             reader = ChunkReader(keep=keep, context_size=self.context_size(str(body["model"])))
-            return Answer(response, idle, self._patience, reader, lambda e: self._reports.report(e, said))
+            return Answer(response, idle, self._patience, reader, self._reports.report, said)
         except BaseException as error:
             idle.end()
             # Nobody else may have cancelled the task too; cf. asyncio.timeout.
@@ -114,23 +116,22 @@ class LLM:
             raise self._reports.report(error, said) if isinstance(error, ChatError) else error from None
 
     async def _post(
-        self, said: str, body: dict[str, Any], affinity: str | None, *, wants_stream: bool
+        self, said: str, body: dict[str, Any], affinity: str | None, keep: str
     ) -> aiohttp.ClientResponse:
         """Asks until the LLM server refuses nothing that can be done without; body["model"] is set."""
         chose_model = "model" in body
         refused = ""
         while True:
             body["model"] = model = await self.model_for(body if chose_model else {})
-            sent = self._dialect.spoken(body, wants_stream)
+            sent = self._dialect.spoken(body, keep)
             fields = [f"{as_json(name)}:{as_json(value)}" for name, value in sent.items()]
             data = f"{{{','.join([*fields, _MESSAGES + said])}}}".encode()
             response = await self._request("POST", self._endpoint.chat_url, affinity, data)
             if response.status == 200:
                 return self._accept(response)
-            async with response:
-                failure = errors.read_failure(
-                    response.status, response.headers, await _read_start(response, MAX_ERROR_BYTES)
-                )
+            failure = errors.read_failure(
+                response.status, response.headers, await _body(response, MAX_ERROR_BYTES)
+            )
             if self._dialect.learns_from(failure, sent):
                 continue
             is_found = not (chose_model or self._configured_model)
@@ -176,8 +177,7 @@ class LLM:
     async def models(self) -> bytes:
         """The LLM server's list of models, as JSON. Raises ChatError."""
         response = await self._request("GET", self._endpoint.models_url, None)
-        async with response:
-            body = await _read_start(response, MAX_WHOLE_BYTES)
+        body = await _body(response, MAX_WHOLE_BYTES)
         if response.status != 200:
             failure = errors.read_failure(response.status, response.headers, body)
             error = failure.to_error(where=self._endpoint.name)
@@ -190,8 +190,7 @@ class LLM:
         try:
             async with asyncio.timeout(LIST_SECONDS):
                 response = await self._request("GET", self._endpoint.models_url, None)
-                async with response:
-                    body = await _read_start(response, MAX_WHOLE_BYTES)
+                body = await _body(response, MAX_WHOLE_BYTES)
         except (TimeoutError, ChatError) as error:
             return "unreachable", error.message if isinstance(error, ChatError) else "no answer in time"
         status = response.status
@@ -245,25 +244,28 @@ class LLM:
     def _unreachable(self, error: Exception) -> ChatError:
         """What it means that no answer began."""
         error.__traceback__ = None
-        reason = self._reports.mask(str(error))
+        log.warning("llm: cannot connect: %s", self._reports.mask(str(error)))
         if getattr(error, "errno", None) in _NO_FILES:
             return errors.ours("files")
         if isinstance(error, aiohttp.ClientSSLError):
-            return errors.ours("tls", reason)
-        if isinstance(error, aiohttp.ClientHttpProxyError | aiohttp.ClientProxyConnectionError):
-            return errors.ours("proxy", reason)
+            return errors.ours("tls", getattr(error, "certificate_error", error.os_error))
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            return errors.ours("proxy", f"it answered {error.status}")
+        if isinstance(error, aiohttp.ClientProxyConnectionError):
+            return errors.ours("proxy", "it cannot be reached")
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             return errors.ours("unreachable")
         return errors.ours("cut")
 
 
-async def _read_start(response: aiohttp.ClientResponse, limit: int) -> bytes:
+async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """The body, or its first `limit` bytes; what came of one that was cut."""
     parts: list[bytes] = []
-    try:
-        while limit > 0 and (data := await response.content.readany()):
-            parts.append(data[:limit])
-            limit -= len(data)
-    except BROKEN as error:
-        error.__traceback__ = None
+    async with response:
+        try:
+            while limit > 0 and (data := await response.content.readany()):
+                parts.append(data[:limit])
+                limit -= len(data)
+        except BROKEN as error:
+            error.__traceback__ = None
     return b"".join(parts)

@@ -22,19 +22,18 @@ class Dialect:
     def __init__(self) -> None:
         self._refused: set[str] = set()
 
-    def spoken(self, fields: Mapping[str, Any], wants_stream: bool) -> dict[str, Any]:
-        """The fields of a request as this LLM server takes them."""
+    def spoken(self, fields: Mapping[str, Any], keep: str) -> dict[str, Any]:
+        """The fields of a request as this LLM server takes them; `keep` is what a relay keeps as it came."""
         body = dict(fields)
         for name, other in _LIMITS.items():
             if name in self._refused and name in body and other not in body:
                 body[other] = body.pop(name)
-        if not wants_stream or "stream" in self._refused:
+        if not keep:
+            body["stream_options"] = {"include_usage": True}
+        body["stream"] = keep != "whole" and "stream" not in self._refused
+        if not body["stream"] or "stream_options" in self._refused:
             body.pop("stream_options", None)
-            return body | {"stream": False}
-        if "stream_options" in self._refused:
-            body.pop("stream_options", None)
-            return body | {"stream": True}
-        return body | {"stream": True, "stream_options": {"include_usage": True}}
+        return body
 
     def learns_from(self, failure: Failure, sent: Mapping[str, Any]) -> bool:
         """Whether a field is refused that can be done without, so that it is worth to ask again."""

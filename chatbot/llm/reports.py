@@ -26,26 +26,25 @@ class Reports:
         """The text without secrets."""
         return self._secrets.sub("***", text) if self._secrets else text
 
-    def report(self, error: ChatError, said: str) -> ChatError:
-        """Masks the error's message, and logs it without what was `said`."""
+    def report(self, error: ChatError, said: str | None) -> ChatError:
+        """Masks the error's message, and logs it without what was `said` (if that is known)."""
         error.message = self.mask(error.message)
-        log.warning("llm: %s: %s", error.kind, without(error.message, said))
+        reason = "in the middle of an answer" if said is None else without(error.message, said)
+        log.warning("llm: %s: %s", error.kind, reason)
         return error
 
 
 # Words of the servers' own that may stand in the log though they may well stand in the conversation, too.
-_PLAIN = """
- a an and any are as at available be before by can cannot check context conversation credentials did do does down error
- exceeds failed for forbidden found from has have here however i if in input into invalid is it key later length less limit
- limits list llm long longer max maximum may memory message messages model must no not number of on only or organization
- out output parameter please process prompt provided rate reason reduce refused rejected reply request requested requests
- role server shorter size stream supported system than that the this time to token tokens too try type unavailable
- unexpected use user value was wants with you your """.replace("\n", "")
+_PLAIN = (
+    " a an and are as at by can check context conversation do does error exceeds failed for found has have i in"
+    " input into invalid is it key length limit llm long max maximum message messages model must no not of on only"
+    " or out output prompt provided rate rejected request requested role server size supported than that the this"
+    " to token tokens too type use value was with you your "
+)
 
 
 def without(words: str, said: str) -> str:
-    """The words, cut, without what they quote of the conversation: no word that stands in `said` is shown, but
-    for the servers' own, and of those no three in a row."""
+    """The words, cut, without what they quote: none that stands in `said`, or three plain ones in a row."""
     tokens = words[: 4 * MAX_REASON_CHARS].split()
     shown = list(tokens)
     for at, token in enumerate(tokens):

@@ -46,7 +46,8 @@ class Answer:
         idle: IdleTimeout,
         patience: float,
         reader: ChunkReader,
-        report: Callable[[ChatError], ChatError],
+        report: Callable[[ChatError, str | None], ChatError],
+        said: str,
     ) -> None:
         self.is_whole = False
         self._response = response
@@ -56,6 +57,9 @@ class Answer:
         self._loop = asyncio.get_running_loop()
         self._reader = reader
         self._report = report
+        self._said: str | None = (
+            said  # until an answer comes: the conversation may be long, and so may the answer
+        )
         self._head = bytearray()  # until it is known what comes, and all of what comes in one piece
         self._decoder: Decoder | None = None  # of a stream
         self._burst = b""  # what of a burst has not been read yet
@@ -94,8 +98,9 @@ class Answer:
                 await self._read_on()
             except ChatError as error:
                 self._has_ended = True
-                self._failure = without_frames(self._report(error))
+                self._failure = without_frames(self._report(error, self._said))
             if self._chunks:
+                self._said = None
                 return self._chunks
         if self._failure:
             failure, self._failure = self._failure, None
@@ -168,7 +173,7 @@ class Answer:
         if is_event and (chunk := reader.recognise(data[6:-2])):
             self._idle.heard_at = now
             self._chunks = [chunk]  # nearly always: one whole event, and in it only the text is new
-            return None
+            return
         known = reader.finish_reason
         try:
             for event in decoder.feed(data):

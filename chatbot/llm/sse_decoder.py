@@ -20,8 +20,8 @@ class TooLarge(ValueError):
 class Decoder:
     """Cuts a stream of bytes, which may come cut anywhere, into the data of its events.
 
-    Lines end with LF, CR or CRLF; an event's data lines are joined with LF. `is_between` says that nothing of an
-    event has come since the last one ended.
+    Lines end with LF, CR or CRLF; an event's data lines are joined with LF. `is_between` says that nothing of
+    an event has come since the last one ended.
     """
 
     def __init__(self) -> None:
