@@ -7,7 +7,7 @@ import json
 import math
 import re
 import time
-from typing import Any, NoReturn
+from typing import Any
 
 from aiohttp import web
 
@@ -26,8 +26,8 @@ MAX_HELD = 128 * 1024 * 1024
 """What all bodies that are on their way may hold together."""
 
 MAX_DEPTH = 64
-MAX_STRUCTURE_BYTES = 256 * 1024
-"""What a body may hold besides its strings: everybody waits while it is parsed."""
+MAX_VALUES = 64 * 1024
+"""How many values a body may have: a message may be a book, but everybody waits while brackets are parsed."""
 
 
 class _Budget:
@@ -129,65 +129,52 @@ def parse_json(body: bytes) -> Any:
     """
     if not body or body.isspace():
         return {}
-    if len(body) > MAX_STRUCTURE_BYTES and len(_STRING.sub(b"", body)) > MAX_STRUCTURE_BYTES:
-        limit = MAX_STRUCTURE_BYTES // 1024
-        raise ChatError("invalid_request", f"The body has more than {limit} KiB besides its strings.")
-    numbers_are_sane = True
-
-    def odd_number(text: str) -> float:
-        nonlocal numbers_are_sane
-        numbers_are_sane = False
-        return float(text)
+    nested = body.count(b"[") + body.count(b"{")
+    if nested + body.count(b",") > MAX_VALUES and len(_STRING.sub(b"", body)) > 2 * MAX_VALUES:
+        raise ChatError("invalid_request", f"The body has more than {MAX_VALUES} values.")
+    odd = []
 
     def number(text: str) -> float:
-        return value if math.isfinite(value := float(text)) else odd_number(text)
+        if not math.isfinite(value := float(text)):
+            odd.append(text)
+        return value
 
     try:
         text = body.decode().removeprefix("\ufeff")
-        value = json.loads(text, parse_float=number, parse_constant=odd_number)
+        value = json.loads(text, parse_float=number, parse_constant=number)
     except UnicodeDecodeError:
         raise ChatError("invalid_json", "The body is not UTF-8.") from None
     except RecursionError:
         raise ChatError("invalid_json", "The body is nested too deeply.") from None
-    except ValueError as error:
-        # The message of a JSONDecodeError has the place and none of the text; others (a number of
-        # thousands of digits) have no place.
-        place = ""
-        if isinstance(error, json.JSONDecodeError):
-            place = f" at line {error.lineno}, column {error.colno}"
-        raise ChatError("invalid_json", f"The body is not JSON{place}.") from None
-    may_be_deep = body.count(b"[") + body.count(b"{") > MAX_DEPTH
-    if may_be_deep or not numbers_are_sane or _SURROGATE.search(body):
-        _check_sanity(value)
+    except json.JSONDecodeError as error:  # its own message has the text
+        place = f"line {error.lineno}, column {error.colno}"
+        raise ChatError("invalid_json", f"The body is not JSON at {place}.") from None
+    except ValueError:  # a number of thousands of digits
+        raise ChatError("invalid_json", "The body is not JSON.") from None
+    is_odd = odd or _SURROGATE.search(body)
+    if is_odd or nested > MAX_DEPTH:
+        for name, item in value.items() if isinstance(value, dict) else [("The body", value)]:
+            if wrong := (_is_deep(item) and "is nested too deeply") or (is_odd and _oddity(name, item)):
+                name = name.encode("utf-8", "replace").decode()[:100]
+                raise ChatError("invalid_request", f"{name} {wrong}.", None if name == "The body" else name)
     return value
 
 
-def _check_sanity(value: Any) -> None:
-    """Looks at each field; nearly no body has what makes this necessary."""
-    fields = value.items() if isinstance(value, dict) else [("The body", value)]
-    for name, item in fields:
-        shown = name.encode("utf-8", "replace").decode()[:100]
-        if _depth(item) > MAX_DEPTH:
-            _refuse(shown, "is nested too deeply")
-        try:
-            (name + _strict(item)).encode()
-        except UnicodeEncodeError:
-            _refuse(shown, "has half a surrogate pair")
-        except ValueError:
-            _refuse(shown, "has a number that JSON does not have")
+def _oddity(name: str, value: Any) -> str:
+    """What no JSON or Unicode is in a field."""
+    try:
+        (name + _strict(value)).encode()
+    except UnicodeEncodeError:
+        return "has half a surrogate pair"
+    except ValueError:
+        return "has a number that JSON does not have"
+    return ""
 
 
-def _depth(value: Any) -> int:
-    """How deep the arrays and objects are, counted up to a little more than is allowed."""
-    level, depth = [value], 0
-    while depth <= MAX_DEPTH:
-        level = [item for item in level if isinstance(item, dict | list)]
-        if not level:
-            break
-        depth += 1
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        if not (level := [item for item in level if isinstance(item, (dict, list))]):
+            return False
         level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
-    return depth
-
-
-def _refuse(name: str, why: str) -> NoReturn:
-    raise ChatError("invalid_request", f"{name} {why}.", None if name == "The body" else name) from None
+    return True
