@@ -17,8 +17,8 @@ The rules:
     asking ──first chunk──> streaming ──the LLM ended, or it was stopped──┬─> storing ──> ended, with a turn
        └──────────────────────────┴──────────────────────────────────────└─> ended, with an error
 
-It is stored if anything has come, be it thoughts alone or half a tool call: what came was paid for. That an LLM
-may not end after thoughts alone unless it was cut is for llm/ to say, which then raises an error.
+It is stored if anything has come, be it thoughts alone or half a tool call: what came was paid for. Whether
+an LLM may end after thoughts alone is for llm/ to say, which raises an error if not.
 """
 
 from __future__ import annotations
