@@ -42,8 +42,13 @@ class Load:
     rate: float = 200
     acknowledged: dict[str, Said] = field(default_factory=dict)
     asked: dict[str, list[str]] = field(default_factory=dict)
-    refused: int = 0
+    refused: list[int] = field(default_factory=list)
+    key: str = ""
     began: float = field(default_factory=time.monotonic)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
 
     async def run(self) -> None:
         """Talks until it is cancelled."""
@@ -55,8 +60,12 @@ class Load:
         due = time.monotonic()
         while True:
             try:
-                async with http.post(f"{self.url}/api/sessions") as response:
-                    session = (await response.json())["session_id"]
+                async with http.post(f"{self.url}/api/sessions", headers=self.headers) as response:
+                    session = (await response.json()).get("session_id")
+                if session is None:
+                    self.refused.append(response.status)
+                    await asyncio.sleep(0.05)
+                    continue
                 questions = self.asked.setdefault(session, [])
                 for number in range(TURNS):
                     due = max(due + self.clients / self.rate, time.monotonic() - 1)
@@ -64,15 +73,15 @@ class Load:
                     questions.append(f"{session} {number}")
                     if not await self._ask(http, session, questions[-1]):
                         break
-            except (aiohttp.ClientError, KeyError):
+            except aiohttp.ClientError:
                 await asyncio.sleep(0.05)  # the server was killed, and comes again
 
     async def _ask(self, http: aiohttp.ClientSession, session: str, question: str) -> bool:
         body = {"session_id": session, "message": question}
-        async with http.post(f"{self.url}/api/chat", json=body) as response:
+        async with http.post(f"{self.url}/api/chat", json=body, headers=self.headers) as response:
             turn = await response.json()
         if response.status != 200:
-            self.refused += 1
+            self.refused.append(response.status)
             return False
         self.acknowledged[turn["message_id"]] = (session, question, turn["content"])
         return True

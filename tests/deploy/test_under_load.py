@@ -125,8 +125,26 @@ async def test_a_replicator_that_locks_the_file_loses_no_turn(env: dict[str, str
             before = dict(load.acknowledged)
             await asyncio.to_thread(replicator.copy, copy)
             check(copy, load, before)
-    assert load.refused == 0, "a turn was refused for a lock"
+    assert not load.refused, "a turn was refused for a lock"
     print(
         f"{len(before)} turns, {load.turns_a_second():.0f} a second, {replicator.rounds} rounds, "
         f"WAL at most {largest >> 10} KiB"
     )
+
+
+async def test_a_key_is_rotated_by_restarts_without_losing_a_turn(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """docs/operate.md: old; old and new, while the clients change over; new."""
+    async with loaded(env) as load:
+        load.key = "old"
+        for keys, given in (("old", "old"), ("old,new", "new"), ("new", "new")):
+            async with served(env | {"API_KEYS": keys}) as server:
+                await load.goes_on(50)
+                load.key = given
+                await load.goes_on(50)
+                before = dict(load.acknowledged)
+                server.signal(signal.SIGTERM)
+                assert await asyncio.to_thread(server.wait) == 0
+                check(tmp_path / "chat.db", load, before)
+    assert set(load.refused) <= {503}, "nobody was refused but by a server that was ending"
