@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from chatbot.chat.turn_messages import DELETED, role_of
 from chatbot.errors import ChatError
-from chatbot.ids import MAX_INPUT_MESSAGES, message_id, turn_and_place
+from chatbot.ids import MAX_INPUT_MESSAGES, message_id
 from chatbot.records import Session, Turn
 from chatbot.storage.store import Store
 from chatbot.storage.tree import Version
 
 PAGE_CHARS = 4 * 1024 * 1024
-"""A page ends early before it is longer than this."""
-
-READ_CHARS = 8 * PAGE_CHARS
-"""Nor is more than this read for a page that leaves out what pictures hold."""
+"""A page ends early before it is longer than this, or more than eight times as much was read for it."""
 
 START = "start"
 """Stands for the message before the first."""
@@ -30,6 +27,8 @@ class Ref(NamedTuple):
 
 
 PROMPT = Ref(0, 0)
+
+_Sized = tuple[Ref, int]  # a message, and how long it is
 
 
 class Page(NamedTuple):
@@ -73,74 +72,67 @@ def read_page(
     Those `before` a message are its own ancestors, whatever the current path. `size_of` says how long is
     shown of a message that was said (JSON). Raises ChatError("message_not_found").
     """
+    walk = _backwards(store, session, before, size_of)
     if after is not None:
-        return _cut(_forwards(store, session, after), limit, size_of)
-    page = _cut(_backwards(store, session, before), limit, size_of)
-    return Page(page.refs[::-1], page.has_more)
-
-
-def _cut(messages: Iterable[tuple[Ref, str, int]], limit: int, size_of: Callable[[str], int]) -> Page:
-    """The first of the messages, as many as a page holds."""
+        walk = _forwards(store, session, after, size_of)
     refs: list[Ref] = []
-    size = read = 0
-    for ref, said, answered in messages:
-        read += len(said) + answered
-        size += (size_of(said) if said else 0) + answered
-        if refs and (len(refs) == limit or size > PAGE_CHARS or read > READ_CHARS):
-            return Page(refs, has_more=True)
+    size, has_more = 0, False
+    for ref, length in walk:
+        size += length
+        if has_more := bool(refs) and (len(refs) == limit or size > PAGE_CHARS):
+            break
         refs.append(ref)
-    return Page(refs, has_more=False)
+    return Page(refs if after is not None else refs[::-1], has_more)
 
 
-def _of_turn(turn: Turn) -> list[tuple[Ref, str, int]]:
-    """The messages of a turn: where each stands, what was said, or how long is what was answered."""
+def _of_turn(turn: Turn, size_of: Callable[[str], int]) -> list[_Sized]:
+    """The messages of a turn, in order."""
     found = [
-        (Ref(turn.seq, place), said, 0) for place, said in enumerate(turn.messages, 1) if said != DELETED
+        (Ref(turn.seq, place), max(size_of(said), len(said) // 8))
+        for place, said in enumerate(turn.messages, 1)
+        if said != DELETED
     ]
     if turn.output is not None:
-        found.append((Ref(turn.seq, 0), "", len(turn.output) + len(turn.reasoning or "")))
+        found.append((Ref(turn.seq, 0), len(turn.output) + len(turn.reasoning or "")))
     return found
 
 
-def _backwards(store: Store, session: Session, before: str | None) -> Iterator[tuple[Ref, str, int]]:
+def _backwards(
+    store: Store, session: Session, before: str | None, size_of: Callable[[str], int]
+) -> Iterator[_Sized]:
     """The messages before one, newest first."""
-    session_id, prompt = session.session_id, store.prompt(session.session_id)
-    if before is None:
-        yield from _upwards(store, session_id, session.current)
-    elif prompt and before == prompt.message_id:
+    session_id, seq, prompt = session.session_id, session.current, store.prompt(session.session_id)
+    if prompt and before == prompt.message_id:
         return
-    else:
+    if before is not None:
         turn, place = find_message(store, session_id, before, "before")
-        yield from (
-            one for one in _of_turn(turn)[::-1] if one[0].place and (not place or one[0].place < place)
-        )
-        yield from _upwards(store, session_id, turn.parent)
-    if prompt:
-        yield PROMPT, "", len(prompt.content)
-
-
-def _upwards(store: Store, session_id: str, seq: int | None) -> Iterator[tuple[Ref, str, int]]:
+        seq = turn.parent
+        own = [one for one in _of_turn(turn, size_of) if one[0].place]
+        yield from reversed([one for one in own if not place or one[0].place < place])
     for turn in store.path_up(session_id, seq):
-        yield from _of_turn(turn)[::-1]
+        yield from reversed(_of_turn(turn, size_of))
+    if prompt:
+        yield PROMPT, len(prompt.content)
 
 
-def _forwards(store: Store, session: Session, after: str) -> Iterator[tuple[Ref, str, int]]:
+def _forwards(store: Store, session: Session, after: str, size_of: Callable[[str], int]) -> Iterator[_Sized]:
     """The messages of the current path after one, oldest first."""
     session_id, prompt = session.session_id, store.prompt(session.session_id)
     if after == START or (prompt and after == prompt.message_id):
         path = store.path(session_id, session.current)
         if prompt and after == START:
-            yield PROMPT, "", len(prompt.content)
+            yield PROMPT, len(prompt.content)
     else:
         turn, place = find_message(store, session_id, after, "after")
         path = store.path(session_id, session.current, above=turn.seq - 1)
         if not path or path.pop(0) != turn.seq:
             raise not_found("after")
         if place:
-            yield from (one for one in _of_turn(turn) if not one[0].place or one[0].place > place)
+            own = _of_turn(turn, size_of)
+            yield from (one for one in own if not one[0].place or one[0].place > place)
     for seq in path:
-        if turn_there := store.turn(seq):
-            yield from _of_turn(turn_there)
+        if found := store.turn(seq):
+            yield from _of_turn(found, size_of)
 
 
 def versions(store: Store, turn: Turn, place: int) -> Versions | None:
@@ -170,9 +162,3 @@ def _in_role(version: Version, place: int, role: str) -> str | None:
         if number <= len(said) and said[number - 1] != DELETED and role_of(said[number - 1]) == role:
             return message_id(version.turn_id, number)
     return None
-
-
-def belongs_to(message: str, turn_id: str) -> bool:
-    """Whether the id of a message is of a turn, be it stored or not."""
-    found = turn_and_place(message)
-    return found is not None and found[0] == turn_id

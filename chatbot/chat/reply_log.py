@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from chatbot.chat.chunk_ends import ChunkEnds
 from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead, Piece, Turn, as_json
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -51,57 +51,43 @@ class ReplyLog:
         self.runs: list[Run] = []
         self._max_bytes = max_bytes
         self._kind, self._call = "", 0  # of the last run
-        self._starts: list[int] = []  # of the runs
         self._parts: list[str] = []
-        self._ends = ChunkEnds()
+        self._ends = array("I")  # the offsets at which chunks ended
 
     def append(self, pieces: Sequence[Piece]) -> bool:
         """Writes a chunk's pieces at the end; False if not all of it fitted, and only what fits was written.
 
         A call's first piece has its head.
         """
-        before = self.length
-        fits = True
+        before, fits = self.length, True
         for kind, text, call, head in pieces:
             size = len(text) if text.isascii() else len(text.encode())
             if head is not None:
                 size += _size_of(head)
             if self.size + size > self._max_bytes:
                 fits = False
-                text, size = self._cut(text, head)
-                if not size:
+                room = self._max_bytes - self.size - (_size_of(head) if head else 0)
+                text = text.encode()[: max(room, 0)].decode("utf-8", "ignore")
+                size = len(text.encode()) + (_size_of(head) if head else 0)
+                if room < 0 or not size:
                     break
             if head is not None or ((kind != self._kind or call != self._call) and text):
-                self._begin_run(kind, call, head)
+                self.runs.append(Run(self.length, kind, call, head))
+                self._kind, self._call = kind, call
+                if head is not None:
+                    self._parts.append(_HEAD)
+                    self.length += 1
             self._parts.append(text)
             self.length += len(text)
             self.size += size
             if not fits:
                 break
         if self.length > before:
-            self._ends.add(self.length - before)
+            self._ends.append(self.length)
             # A string is an object of 50 bytes besides its letters, so they are joined from time to time.
             if len(self._parts) > 64 + self.length // 1024:
                 self._whole()
         return fits
-
-    def _begin_run(self, kind: str, call: int, head: CallHead | None) -> None:
-        self.runs.append(Run(self.length, kind, call, head))
-        self._starts.append(self.length)
-        self._kind, self._call = kind, call
-        if head is not None:
-            self._parts.append(_HEAD)
-            self.length += 1
-
-    def _cut(self, text: str, head: CallHead | None) -> tuple[str, int]:
-        """As much of a text as there is room for, with no half character, and its size; "", 0 if none is."""
-        taken = _size_of(head) if head is not None else 0
-        room = self._max_bytes - self.size - taken
-        if room < 0:
-            return "", 0
-        kept = text.encode()[:room]
-        text = kept.decode("utf-8", "ignore")
-        return text, taken + len(text.encode())
 
     def _whole(self) -> str:
         if len(self._parts) != 1:
@@ -113,22 +99,21 @@ class ReplyLog:
     def read(self, start: int, limit: int) -> list[Piece]:
         """The pieces from offset `start` on, at most `limit` characters: one piece a run."""
         text, end = self._whole(), min(start + limit, self.length)
-        number = max(0, bisect_right(self._starts, start) - 1)
+        number = bisect_right(self.runs, start, key=lambda run: run.start)
         pieces = []
         while start < end:
-            _, kind, call, head = run = self.runs[number]
-            number += 1
-            stop = min(end, self._starts[number]) if number < len(self.runs) else end
+            _, kind, call, head = run = self.runs[number - 1]
+            stop = min(end, self.runs[number].start) if number < len(self.runs) else end
             if head is not None and start == run.start:
                 pieces.append(Piece(kind, text[start + 1 : stop], call, head))
             else:
                 pieces.append(Piece(kind, text[start:stop], call))
-            start = stop
+            start, number = stop, number + 1
         return pieces
 
     def chunks(self, start: int) -> Iterator[int]:
         """The offsets behind `start` at which the LLM's chunks ended."""
-        return self._ends.after(start)
+        return (self._ends[number] for number in range(bisect_right(self._ends, start), len(self._ends)))
 
     @property
     def has_answer(self) -> bool:
@@ -139,40 +124,31 @@ class ReplyLog:
 
     def to_columns(self) -> Columns:
         """What a turn stores of it."""
-        text = self._whole()
-        bounds = [*self._starts, self.length]
-        reasoning: list[str] = []
-        content: list[str] = []
-        arguments: dict[int, list[str]] = {}
+        text, layout = self._whole(), []
+        texts: dict[str, list[str]] = {}
         heads: dict[int, CallHead] = {}
-        layout = []
-        for (start, kind, call, head), end in zip(self.runs, bounds[1:], strict=True):
-            layout.append((_LETTERS.get(kind) or f"c{call}", end - start))
+        ends = [*(run.start for run in self.runs), self.length]
+        for (start, kind, call, head), end in zip(self.runs, ends[1:], strict=True):
+            letters = _LETTERS.get(kind) or f"c{call}"
+            layout.append((letters, end - start))
             if head is not None:
                 heads[call] = head
                 start += 1
-            if kind == CALL:
-                arguments.setdefault(call, []).append(text[start:end])
-            else:
-                (reasoning if kind == REASONING else content).append(text[start:end])
-        message: dict[str, Any] = {"role": "assistant", "content": "".join(content) if content else None}
+            texts.setdefault("t" if letters == "x" else letters, []).append(text[start:end])
+        whole = {letters: "".join(parts) for letters, parts in texts.items()}
+        message: dict[str, Any] = {"role": "assistant", "content": whole.get("t")}
         if heads:
             message["tool_calls"] = [
                 {
-                    "id": heads[call].id,
+                    "id": head.id,
                     "type": "function",
-                    "function": {"name": heads[call].name, "arguments": "".join(arguments[call])},
+                    "function": {"name": head.name, "arguments": whole[f"c{call}"]},
                 }
-                for call in sorted(heads)
+                for call, head in sorted(heads.items())
             ]
         is_text = len(layout) == 1 and layout[0][0] == "t"
-        return Columns(
-            as_json(message),
-            "".join(reasoning) if reasoning else None,
-            None if is_text else as_json(layout),
-            bytes(self._ends),
-            len(heads),
-        )
+        stored_layout = None if is_text else as_json(layout)
+        return Columns(as_json(message), whole.get("r"), stored_layout, _to_varints(self._ends), len(heads))
 
     @classmethod
     def from_turn(cls, turn: Turn) -> ReplyLog:
@@ -181,25 +157,48 @@ class ReplyLog:
         if turn.output is None:
             return log
         message = json.loads(turn.output)
-        content = message["content"] or ""
-        layout: list[tuple[str, int]] = json.loads(turn.layout) if turn.layout else [("t", len(content))]
+        texts = {"r": turn.reasoning or "", "t": message["content"] or ""}
+        layout: list[tuple[str, int]] = json.loads(turn.layout) if turn.layout else [("t", len(texts["t"]))]
         numbers = sorted({int(letters[1:]) for letters, _ in layout if letters[0] == "c"})
-        texts = {"r": turn.reasoning or "", "t": content}
         heads = {}
         for number, call in zip(numbers, message.get("tool_calls", ()), strict=True):
             heads[number] = CallHead(call["id"], call["function"]["name"])
             texts[f"c{number}"] = call["function"]["arguments"]
         read = dict.fromkeys(texts, 0)
         for letters, length in layout:
-            call = int(letters[1:]) if letters[0] == "c" else -1
-            head = heads.pop(call, None)
+            call = int(letters[1:]) if letters[0] == "c" else 0
+            head = heads.pop(call, None) if letters[0] == "c" else None
             source = "t" if letters == "x" else letters
             start = read[source]
             end = read[source] = start + length - (head is not None)
-            log.append((Piece(_KINDS.get(letters, CALL), texts[source][start:end], max(call, 0), head),))
-        log._ends = ChunkEnds(turn.chunk_ends or b"")
+            log.append((Piece(_KINDS.get(letters, CALL), texts[source][start:end], call, head),))
+        log._ends = _from_varints(turn.chunk_ends or b"")
         return log
 
 
 def _size_of(head: CallHead) -> int:
     return len(head.id.encode()) + len(head.name.encode()) + 1
+
+
+def _to_varints(ends: Iterable[int]) -> bytes:
+    """The length of each chunk as a varint (LEB128: seven bits a byte, the lowest first): mostly one byte."""
+    data, start = bytearray(), 0
+    for end in ends:
+        length, start = end - start, end
+        while length > 0x7F:
+            data.append(length & 0x7F | 0x80)
+            length >>= 7
+        data.append(length)
+    return bytes(data)
+
+
+def _from_varints(data: bytes) -> array[int]:
+    ends, length, shift, offset = array("I"), 0, 0, 0
+    for byte in data:
+        length |= (byte & 0x7F) << shift
+        shift += 7
+        if byte <= 0x7F:
+            offset += length
+            ends.append(offset)
+            length = shift = 0
+    return ends

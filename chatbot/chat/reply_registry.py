@@ -10,7 +10,7 @@ from chatbot.chat.asking import Asking, Question
 from chatbot.chat.limits import ContextLimits
 from chatbot.chat.reply import Reply
 from chatbot.chat.reply_source import ReplySource
-from chatbot.chat.stored_reply import LogCache, StoredReply
+from chatbot.chat.stored_reply import StoredReply, StoredTurns
 from chatbot.config import Config
 from chatbot.errors import ChatError
 from chatbot.llm.client import LLM
@@ -55,7 +55,7 @@ class ReplyRegistry:
         self._limits = limits
         self._clock = clock
         self._on_end = on_end
-        self._stored = LogCache(store)
+        self._stored = StoredTurns(store.turn)
         self._running: dict[str, Reply] = {}  # by message id
         self._by_name: dict[str, Reply] = {}  # by idempotency key and response id
         self._by_session: dict[str, list[Reply]] = {}

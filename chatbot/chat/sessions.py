@@ -9,11 +9,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from chatbot.chat.history import belongs_to, find_message
+from chatbot.chat.history import find_message
 from chatbot.chat.reply_registry import ReplyRegistry
 from chatbot.config import Config
 from chatbot.errors import ChatError
-from chatbot.ids import new_session_id, new_turn_id
+from chatbot.ids import new_session_id, new_turn_id, turn_and_place
 from chatbot.records import Prompt, Session
 from chatbot.storage.database import Locked
 from chatbot.storage.store import Store
@@ -110,7 +110,7 @@ class Sessions:
         The system prompt takes everything along. Raises ChatError("message_not_found").
         """
         for reply in self._registry.replies_in(session_id):
-            if belongs_to(message_id, reply.message_id):
+            if (turn_and_place(message_id) or [""])[0] == reply.message_id:
                 reply.discard(_deleted())
                 return 0
         prompt = self._store.prompt(session_id)

@@ -207,6 +207,6 @@ def test_a_page_counts_what_is_shown_and_reads_no_more_than_it_must(monkeypatch:
         book.add(book.session.current, user("a" * 400_000), answer=None)
     assert len(book.page().refs) == 10
     assert len(read_page(book.store, book.session, 1000, size_of=lambda _: 100).refs) == 20
-    monkeypatch.setattr(history, "READ_CHARS", 2_000_000)
+    monkeypatch.setattr(history, "PAGE_CHARS", 250_000)
     page = read_page(book.store, book.session, 1000, size_of=lambda _: 100)
     assert (len(page.refs), page.has_more) == (4, True)
