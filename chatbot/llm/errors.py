@@ -21,7 +21,7 @@ _TABLE = [
     # kind, our code, may it be repeated later, its statuses, what a client is sent before the LLM's own words, and
     # the words (of code, type and message) by which it is known as well. The first that fits, fits; "too long"
     # stands before all of them.
-    ("money", "llm_error", False, (402,), "The LLM server wants money",
+    ("money", "llm_error", False, (402,), "The LLM server's account has no money or quota left",
      r"^(?!.*resource_exhausted).*(insufficient[ _]?(quota|balance|credit|fund)|exceeded your current quota|billing"
      r"|credit balance|more credits|out of credits|payment required|arrear|overdue|欠费|余额|잔액|결제)"),
     ("moderation", "llm_rejected", False, (), "The LLM server's moderation rejected the request",

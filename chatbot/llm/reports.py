@@ -36,10 +36,10 @@ class Reports:
 
 # Words of the servers' own that may stand in the log though they may well stand in the conversation, too.
 _PLAIN = (
-    " a an and are as at by can check context conversation do does error exceeds failed for found has have i in"
-    " input into invalid is it key length limit llm long max maximum message messages model must no not of on only"
-    " or out output prompt provided rate rejected request requested role server size supported than that the this"
-    " to token tokens too type use value was with you your "
+    " a an and are as at by can check context conversation do does error exceeds failed for found has have i"
+    " in input into invalid is it key length limit llm long max maximum message messages model must no not of"
+    " on only or out output prompt provided rate rejected request requested role server size supported than"
+    " that the this to token tokens too type use value was with you your "
 )
 
 

@@ -21,7 +21,7 @@ _CODES = re.compile(
 _NEVER = re.compile(
     r"\bper[ _-](minute|min|day|hour|second|month)|\b[rt]p[mds]\b|rate.?limit|throttl|wait before|please wait"
     r"|try again (in \d|later)|too many requests|quota|balance|billing|credits?\b|insufficient|concurren|daily"
-    r"|monthly|\btier\b|upgrade|too small|time.?out"
+    r"|monthly|this (month|week)|today|\btier\b|upgrade|too small|time.?out|deadline|cancel|retries|attempts"
     r"|余额|配额|额度|限流|频率|频繁|次数|速率|并发|每(分|天|日|秒)|欠费|稍后|超时"
     r"|분당|초당|하루|일일|할당량|사용량|횟수|요청 한도|잔액|결제|잠시",
     re.I,
@@ -29,7 +29,7 @@ _NEVER = re.compile(
 # A count of things, or one string, that is no part of the conversation's size.
 _OTHER_THINGS = re.compile(
     r"stop sequences?|input should be|images?\b.{0,12}too (large|big)|number of images|too many (images|tools|stop)"
-    r"|audio.{0,20}too long|invalid tools"
+    r"|audio.{0,20}(too long|exceed)|invalid tools"
     r"|(?<!content)(?<!content\])(?<!text)(?<!input)(?<!prompt): string too long"
 )
 _ANSWER = r"(max_?(completion_|new_|output_|response_)?tokens|budget_tokens|maximum tokens you requested)"
@@ -37,11 +37,11 @@ _ANSWER = r"(max_?(completion_|new_|output_|response_)?tokens|budget_tokens|maxi
 _OF_THE_ANSWER = re.compile(
     rf"^(\W|<\d+>|[\w.]+:|the|parameter|param|value|for|of|field|invalid|range|requested|your)*{_ANSWER}\b"
     rf"|(range|value|parameter) (of|for)?\W*{_ANSWER}|{_ANSWER}\W{{0,3}}(is |are )?(too large|out of range|invalid)"
-    r"|(completion|output|response) (tokens?|length)[^.]{0,40}(exceed|too|limit|at most|maximum)"
+    r"|requested for (the )?(completion|output)|(completion|output|response) (tokens?|length)[^.]{0,40}(exceed|too|limit|at most|maximum)"
     r"|at most \d+ (completion|output) tokens|输出长度|输出.{0,6}token|최대 출력|출력 토큰|응답 길이"
 )
 _ALSO_OF_THE_INPUT = re.compile(
-    r"\d+ (input|prompt|inputs) tokens|in (the|your) (messages?|prompt)|input length and|inputs tokens \+"
+    r"\d+ (input|prompt|inputs) tokens|(in|from) (the|your) (input|messages?|prompt)|input length and|inputs tokens \+"
     r"|prompt (length|tokens)"
 )
 _ANSWER_SIZE = (
@@ -61,12 +61,17 @@ _PATTERNS = [re.compile(pattern) for pattern in (
     # OpenAI, vLLM, DeepSeek, Together, OpenRouter: "maximum context length is 8192"; xAI: "maximum prompt length is";
     # MiniMax: "context window exceeds limit"; Anthropic: "exceed context limit"; Ollama, LM Studio
     rf"(maximum|max|exceed\w*|reached|only|available|over|beyond|with|s) ?(model |the )*{_SIZE}",
-    rf"{_SIZE}\b.{{0,80}}({_MUCH}|\bfull\b|requested)",
+    rf"{_SIZE}\b.{{0,80}}({_MUCH}|\bfull\b|requested|reached)",
+    rf">=? ?(the )?(models? )?{_SIZE}|exceed\w* .{{0,40}}\bcontext\b|not fit|not enough (context|room|space)",
+    r"\b(prompt|input|context) (length|size|tokens?)\W+\d+.{0,20}(max|limit|allowed)|contents? (is )?too (long|large)",
+    r"\b(prompt|input|request|messages?|conversation)\b.{0,40}\d+ tokens.{0,40}\b(only|max|limit|at most|up to)",
+    r"(input|prompt) (length|size|tokens?) (should|must) (be (less|at most|under|below|<=)|not exceed)",
+    r"max\w* (number of )?(input|prompt|context) tokens",
     # Anthropic, Bedrock, Fireworks: "prompt is too long"; Gemini: "input token count (…) exceeds"; SGLang, MLC,
     # TensorRT-LLM: "prompt has 5000 tokens in total, larger than"; Tencent, Perplexity, Clova: "text too long"
     rf"\b{_SAID}\b[^.]{{0,80}}\b{_MUCH}",
     # Cohere, Mistral: "too many tokens"; Kimi: "exceeded model token limit"; watsonx; Volcengine: "exceed max message tokens"
-    r"too (many|large|long)\W+(\w+ )?(tokens|prompt|input|messages?)",
+    r"too (many|large|long)\W+(\w+ )?(tokens|prompt|input|messages?|context|conversation)",
     r"exceed\w* (\w+ ){0,3}(token|input|prompt)s?( \w+)? limit",
     r"exceed\w* (the )?max\w* (?!output|completion|new|response)(\w+ ){0,2}(tokens|length|context)",
     # Groq, Cerebras, Azure: "reduce the length of the messages"; LM Studio: "provide a shorter input"
@@ -105,8 +110,8 @@ _LIMITS = (
     r"\[ ?\d+ ?, ?(\d+) ?\]",  # DashScope's range
     r"\+ ?\d+ ?> ?(\d+)",  # Anthropic's sum
     r"(\d+) maximum",
-    r"context[ _](?:length|window|size|limit)\b\D{0,40}?(?<!by )(\d+)",
-    r"(?:<=|>=?) ?(\d+)",
+    r"(?:<=|>=?|exceeds?) ?(\d+)",
+    r"context(?:[ _](?:length|window|size|limit))?\b\D{0,40}?(?<!by )(\d+)",
     r"(?:limit|maximum|max(?: size)?|up to|at most|less than|cannot exceed|allowed|truncate to)\b"
     r"\D{0,40}?(?<!by )(\d+)",
     r"(?:上限|最大|限制|不能超过|超过了?|최대|제한|한도)\D{0,12}(\d+)",
@@ -138,7 +143,8 @@ def find(status: int, codes: str, words: str) -> tuple[bool, int | None]:
 def _number(patterns: tuple[str, ...], text: str) -> int | None:
     for pattern in patterns:
         for found in re.finditer(pattern, text):
-            if 16 <= (number := int(found[found.lastindex or 0])) < 2**31:
+            number = int(found[found.lastindex or 0])
+            if 16 <= number < 2**31 and text[found.end() : found.end() + 1] != "k":
                 return number
     return None
 

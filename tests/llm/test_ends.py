@@ -235,7 +235,7 @@ async def waiting(llm: ScriptedLLM, *script: Any, seconds: float = 20) -> tuple[
 
 
 async def test_a_finish_waits_with_ordinary_patience(llm: ScriptedLLM, clock: Any) -> None:
-    task, gate = await waiting(llm, text("Hi"), STOP)
+    task, _ = await waiting(llm, text("Hi"), STOP)
     clock.advance(19)
     await asyncio.sleep(0.1)
     assert not task.done(), "more may come"
@@ -245,7 +245,7 @@ async def test_a_finish_waits_with_ordinary_patience(llm: ScriptedLLM, clock: An
 
 
 async def test_a_finish_with_usage_waits_for_a_short_time(llm: ScriptedLLM, clock: Any) -> None:
-    task, gate = await waiting(llm, text("Hi"), STOP, USAGE)
+    task, _ = await waiting(llm, text("Hi"), STOP, USAGE)
     clock.advance(5)
     heard = await asyncio.wait_for(task, 5)
     assert (heard.said, heard.finish, heard.error) == ("Hi", "stop", None)
@@ -271,7 +271,7 @@ async def test_pings_after_the_finish_do_not_prolong_it(llm: ScriptedLLM, clock:
 
 @pytest.mark.parametrize("chunks", [[], [text("one")], [STOP], [text("one"), STOP, text("two"), STOP]])
 async def test_silence_is_a_timeout(llm: ScriptedLLM, clock: Any, chunks: list[Any]) -> None:
-    task, gate = await waiting(llm, *chunks)
+    task, _ = await waiting(llm, *chunks)
     clock.advance(20)
     heard = await asyncio.wait_for(task, 5)
     assert heard.failed.code == "llm_timeout"
@@ -336,13 +336,3 @@ async def test_closing_in_the_middle_stops_the_llm_at_once(llm: ScriptedLLM) -> 
         await asyncio.wait_for(llm.exchanges[0].gone.wait(), 5)
         with pytest.raises(StopAsyncIteration):
             await anext(asked)
-
-
-def test_an_error_keeps_no_frames() -> None:
-    """One that is kept would keep the reply and all that it holds."""
-    from chatbot.errors import without_frames
-
-    try:
-        raise ChatError("llm_error", "x")
-    except ChatError as error:
-        assert without_frames(error).__traceback__ is None

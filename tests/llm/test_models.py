@@ -14,6 +14,13 @@ from tests.llm.asking import hear, opened
 from tests.llm.test_client import NO_MODEL
 from tests.tools.scripted_llm import Close, Hang, ScriptedLLM, Step, answer
 
+
+async def listed_by(llm: ScriptedLLM) -> None:
+    """Waits until the list was asked for; the test's timeout ends it otherwise."""
+    while not llm.model_requests:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+
 LISTS: dict[str, tuple[Any, str, int | None]] = {
     # who lists so: (entries, the model that is asked for, its size)
     "vLLM": ([{"id": "m", "object": "model", "owned_by": "vllm", "max_model_len": 4096}], "m", 4096),
@@ -83,8 +90,7 @@ async def test_a_model_that_is_named_needs_no_list(llm: ScriptedLLM, clock: Any,
     llm.models = listed
     async with opened(llm) as way:
         asking = asyncio.create_task(hear(way))
-        while not llm.model_requests:
-            await asyncio.sleep(0)
+        await listed_by(llm)
         clock.advance(2)
         assert (await asking).said == "Hello there."
         await hear(way)
@@ -155,8 +161,7 @@ async def test_a_silent_list_is_a_timeout(llm: ScriptedLLM, clock: Any) -> None:
     llm.models = [Hang]
     async with opened(llm, llm_model="", llm_timeout_seconds=5) as way:
         asking = asyncio.create_task(hear(way))
-        while not llm.model_requests:
-            await asyncio.sleep(0)
+        await listed_by(llm)
         clock.advance(5)
         assert (await asking).failed.code == "llm_timeout"
 
@@ -215,7 +220,6 @@ async def test_an_llm_silent_for_two_seconds_is_unreachable(llm: ScriptedLLM, cl
     llm.models = [Hang]
     async with opened(llm) as way:
         asking = asyncio.create_task(way.ready())
-        while not llm.model_requests:
-            await asyncio.sleep(0)
+        await listed_by(llm)
         clock.advance(2)
         assert (await asking)[0] == "unreachable"

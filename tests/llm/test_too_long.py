@@ -11,7 +11,10 @@ import pytest
 from chatbot.errors import TooLong
 from chatbot.llm.errors import failure_in, read_failure
 
-CASES = json.loads((Path(__file__).parent / "too_long.json").read_text())
+HERE = Path(__file__).parent
+CASES = json.loads((HERE / "too_long.json").read_text())
+
+WORDS = json.loads((HERE / "too_long_words.json").read_text())
 
 
 def error_of(status: int, body: Any) -> Exception:
@@ -42,3 +45,11 @@ def test_it_is_known_under_any_status_that_servers_give_it(status: int) -> None:
 @pytest.mark.parametrize("field", ["code", "type"])
 def test_it_is_known_by_its_code_whatever_the_words(field: str) -> None:
     assert isinstance(error_of(400, {"error": {"message": "m", field: "context_length_exceeded"}}), TooLong)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_too_long"), [(words, kind == "too long") for kind, each in WORDS.items() for words in each]
+)
+def test_words_that_nobody_was_seen_to_use_are_understood_as_well(words: str, is_too_long: bool) -> None:
+    """Made up in the manner of the others (too_long_words.json), to hold the patterns to the meaning."""
+    assert isinstance(error_of(400, {"error": {"message": words}}), TooLong) == is_too_long
