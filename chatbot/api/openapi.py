@@ -189,8 +189,16 @@ def _operation(operation: Operation) -> Object:
 
 
 def _body(schema: Schema) -> Schema:
-    """The schema of a body: its fields may be null, which is as if they were absent."""
-    return schema | {"properties": {name: any_of(one, NULL) for name, one in schema["properties"].items()}}
+    """The schema of a body: its fields may be null, which is as if they were absent.
+
+    Of an `anyOf` beside the fields client generators would make several classes without fields; they pass
+    over a `not`, so that says which of the fields must be given.
+    """
+    shown = schema | {"properties": {name: any_of(one, NULL) for name, one in schema["properties"].items()}}
+    if either := shown.pop("anyOf", None):
+        none_of = {"allOf": [{"not": one} for one in either]}
+        shown["not"] = any_of(none_of, shown["not"]) if "not" in shown else none_of
+    return shown
 
 
 @cache
