@@ -27,6 +27,7 @@ _FAILED_FINISHES = re.compile(
     r"|cancel|interrupt|preempt",
     re.I,
 )
+_USUAL = {"role", "content"}
 _NAMES = {REASONING: "reasoning_content", TEXT: "content", REFUSAL: "refusal"}
 
 
@@ -55,15 +56,12 @@ class ChunkReader:
         self._tags = ThinkTags()
         self._calls = CallReader()
         self._halves: dict[str, str] = {}  # by kind, first halves of surrogate pairs
-        self._delta_length = 0
+        self._came_as_delta = False
         self._fast = FastPath()
 
     def recognise(self, data: bytes) -> Chunk | None:
         """Reads the data of one event if it is plain text like the last; None if it must be read()."""
-        chunk = self._fast.recognise(data) if not self._held and not self._halves else None
-        if chunk and chunk.pieces and chunk.pieces[0].kind == TEXT:
-            self._delta_length += len(chunk.pieces[0].text)
-        return chunk
+        return self._fast.recognise(data) if not self._held and not self._halves else None
 
     def read(self, data: bytes) -> list[Chunk]:
         """Reads the data of one event. Raises ChatError when the LLM reports an error or it is no chunk."""
@@ -91,20 +89,24 @@ class ChunkReader:
         return chunks
 
     def _read_object(self, chunk: Any, data: bytes, *, is_whole: bool) -> list[Chunk]:
-        if failure := errors.failure_in(chunk):
+        is_odd = not isinstance(chunk, dict) or not chunk.get("choices")
+        if (is_odd or b"error" in data or b"base_resp" in data) and (failure := errors.failure_in(chunk)):
             raise failure.to_error()
         if not isinstance(chunk, dict):
             raise _nonsense(data)
         self._has_begun = True
         choice, is_plain = _first_choice(chunk)
-        self._note(chunk, choice)
+        if b'"usage"' in data:
+            self._note_usage(chunk, choice)
+        if not self.model and isinstance(model := chunk.get("model"), str):
+            self.model = valid(model[:256])
         finish = choice.get("finish_reason")
         finish = (
             valid(finish[:64]) if isinstance(finish, str) and finish.lower() not in ("null", "none") else None
         )
         if finish and _FAILED_FINISHES.search(finish):
             raise errors.ours("finish", finish, errors.words_of(choice.get("error")) or "no reason given")
-        pieces, is_ours = self._pieces(choice, is_last=bool(finish))
+        pieces, is_ours = self._pieces(choice, bool(finish), chunk.get("object") == "chat.completion")
         if self._keep == "whole" or ((self._keep or (is_ours and is_plain)) and not is_whole):
             read = Chunk(one_line(data), pieces)
             if pieces and not finish:
@@ -113,15 +115,13 @@ class ChunkReader:
             read = Chunk(_written(chunk, pieces, finish), pieces)
         return self._hold(read, chunk, finish)
 
-    def _note(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
-        """Remembers the model and the usage, if they stand here (Moonshot and Groq have their own places)."""
+    def _note_usage(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
+        """Remembers the usage; Moonshot and Groq have places of their own for it."""
         for place in (chunk, choice, chunk.get("x_groq"), choice.get("delta"), choice.get("message")):
             usage = place.get("usage") if isinstance(place, dict) else None
             if isinstance(usage, dict) and usage:
                 self._spent, self.usage = usage, usage_text(usage) or self.usage
                 break
-        if not self.model and isinstance(model := chunk.get("model"), str):
-            self.model = valid(model[:256])
 
     # How it ends
 
@@ -179,9 +179,23 @@ class ChunkReader:
 
     # What it adds
 
-    def _pieces(self, choice: dict[str, Any], *, is_last: bool) -> tuple[tuple[Piece, ...], bool]:
+    def _pieces(
+        self, choice: dict[str, Any], is_last: bool, is_whole: bool
+    ) -> tuple[tuple[Piece, ...], bool]:
         """What a choice adds to the reply, and whether it stands there just as we would write it."""
         delta = choice.get("delta")
+        if (
+            isinstance(delta, dict)
+            and delta.keys() <= _USUAL
+            and "message" not in choice
+            and not self._halves
+        ):
+            content = delta.get("content") or ""
+            is_settled = self._tags.is_settled or (content == "" and not is_last)
+            if is_settled and isinstance(content, str) and content.isascii():
+                return (
+                    Piece(TEXT, content),
+                ) if content else (), True  # mostly; the rest would find the same
         is_message = not delta and isinstance(choice.get("message"), dict)
         if is_message:
             delta = choice["message"]
@@ -189,8 +203,9 @@ class ChunkReader:
             delta = {"content": delta or choice.get("text")}  # as in completions
             is_message = bool(delta["content"])
         found = parts(delta.get("content"))
-        if is_message and 0 < self._delta_length == sum(len(text) for _, text in found):
+        if is_message and is_whole and self._came_as_delta:
             found = []  # MiniMax repeats the whole at the end
+        self._came_as_delta = self._came_as_delta or bool(found and not is_message)
         thoughts, field = reasoning_in(delta)
         said = {REASONING: thoughts, TEXT: "", REFUSAL: ""}
         for kind, text in (*found, *parts(delta.get("refusal"), REFUSAL)):
@@ -201,7 +216,6 @@ class ChunkReader:
             more = self._tags.flush()
             thoughts, text = thoughts + more[0], text + more[1]
         said[REASONING], said[TEXT] = said[REASONING] + thoughts, text
-        self._delta_length += 0 if is_message else len(text)
         calls, is_ours = self._calls.read(delta)
         calls = [call._replace(text=self._whole(f"call {call.call}", call.text, is_last)) for call in calls]
         is_ours = is_ours and not is_message and field in ("", "reasoning_content")

@@ -45,6 +45,7 @@ class LLM:
 
     def __init__(self, config: Config) -> None:
         self._endpoint = Endpoint(config)
+        self.wants_affinity = self._endpoint.wants_affinity
         self._reports = Reports(self._endpoint.secrets)
         self._extra_body = {k: v for k, v in config.llm_extra_body.items() if k not in OWNED}
         self._patience = config.llm_timeout_seconds
@@ -100,7 +101,7 @@ class LLM:
 
     async def _ask(self, said: str, chosen: dict[str, Any], affinity: str | None, keep: str = "") -> Answer:
         """Asks under the watch of an IdleTimeout, which goes on over the answer."""
-        body = without_place(self._extra_body, affinity) | chosen
+        body = (without_place(self._extra_body, affinity) if self._extra_body else {}) | chosen
         task = asyncio.current_task()
         assert task
         idle = IdleTimeout(self._patience, task.cancel)

@@ -21,6 +21,7 @@ class Endpoint:
     """The LLM server that the settings name. Raises ConfigError for a proxy that cannot be used.
 
     `name` is the base URL as clients may see it: where the LLM server is, is nobody's business.
+    `wants_affinity` is whether anything of a request wants the key of the conversation.
     """
 
     def __init__(self, config: Config) -> None:
@@ -37,6 +38,7 @@ class Endpoint:
         elif url.user is not None or url.password is not None:
             self._headers["Authorization"] = f"Basic {pair}"
         self._headers |= config.llm_headers
+        self.wants_affinity = PLACE in str(config.llm_headers) + str(config.llm_extra_body)
         queries = [value for name, value in url.query.items() if "version" not in name.lower()]
         self.secrets = [config.llm_api_key, url.password or "", pair, *config.llm_headers.values(), *queries]
         self.proxy = _proxy(url)
@@ -45,7 +47,7 @@ class Endpoint:
 
     def headers(self, affinity: str | None) -> dict[str, str]:
         """The headers of a request."""
-        return without_place(self._headers, affinity)
+        return without_place(self._headers, affinity) if self.wants_affinity else self._headers
 
 
 def without_place(fields: Mapping[str, Any], affinity: str | None) -> dict[str, Any]:

@@ -33,6 +33,8 @@ def dump(value: dict[str, Any]) -> bytes:
 
 def one_line(data: bytes) -> bytes:
     """JSON that may be sent as one line: in valid JSON a line end is white space between tokens."""
+    if data.isascii() and b"\n" not in data and b"\r" not in data:
+        return data
     return data.decode("utf-8", "replace").replace("\r", " ").replace("\n", " ").encode()
 
 

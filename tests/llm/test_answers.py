@@ -65,6 +65,10 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
         [{"choices": [{"delta": {}, "message": {"content": "Hi"}, "finish_reason": None}]}],
         "Hi",
     ),
+    "an empty delta beside a message, later": (
+        [text("a"), *({"choices": [{"delta": {}, "message": {"content": c}}]} for c in "bcd")],
+        "abcd",
+    ),
     "text as in completions": ([{"choices": [{"index": 0, "text": "Hi", "finish_reason": None}]}], "Hi"),
     "choices null, empty, missing": ([{"choices": None}, {"choices": []}, {}, text("Hi")], "Hi"),
     "index 0 only": (
