@@ -1,4 +1,4 @@
-"""/docs shows the whole API to people, needs nothing from elsewhere, and each of its calls works as it stands."""
+"""/docs shows the whole API to people, needs nothing else, and each of its calls works as written."""
 
 from __future__ import annotations
 
