@@ -243,7 +243,9 @@ def _nonsense(data: bytes) -> ChatError:
 def _first_choice(chunk: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     """The choice with the index 0, and whether it is the only one."""
     choices = chunk.get("choices")
-    if isinstance(choices, dict) and choices:
+    if not choices:
+        return {}, True
+    if isinstance(choices, dict):
         return choices, False
     found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
     first = next((choice for choice in found if not choice.get("index")), None)
