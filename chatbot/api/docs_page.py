@@ -20,27 +20,6 @@ from chatbot.web.static import File
 
 Object = dict[str, Any]
 
-_SESSION = "/api/sessions/{session_id}"
-_MESSAGE = f"{_SESSION}/messages/{{message_id}}"
-_KOREAN = {
-    "POST /api/sessions": "세션 만들기",
-    f"GET {_SESSION}": "세션과 지금 쓰이는 답변",
-    f"PATCH {_SESSION}": "메타데이터, 가지, 시스템 프롬프트 바꾸기",
-    f"DELETE {_SESSION}": "대화 지우기",
-    f"GET {_SESSION}/context": "다음 질문과 함께 보낼 내용",
-    f"GET {_SESSION}/messages": "대화 기록 한 쪽",
-    f"GET {_MESSAGE}": "메시지 하나",
-    f"DELETE {_MESSAGE}": "메시지와 그 뒤를 지우기",
-    f"GET {_MESSAGE}/stream": "답변을 이어서 받기",
-    f"POST {_MESSAGE}/cancel": "답변 멈추기",
-    "POST /api/chat": "묻고 답변을 한 번에 받기",
-    "POST /api/chat/stream": "묻고 답변을 스트림으로 받기",
-    "GET /api/health": "서버가 살아 있는지",
-    "GET /api/health/ready": "대화할 수 있는지",
-    "GET /api/openapi.json": "이 문서의 원본",
-    "GET /metrics": "Prometheus 지표",
-}
-
 
 def _shown(text: str) -> str:
     return re.sub("`(.+?)`", r"<code>\1</code>", escape(text, quote=False))
@@ -93,7 +72,7 @@ def _curl(method: str, path: str, example: Any) -> str:
     return _pre(" ".join(words))
 
 
-def _operation(method: str, path: str, operation: Object, components: Object) -> str:
+def _operation(method: str, path: str, operation: Object, korean: str, components: Object) -> str:
     """One call: what it takes, how to make it, what comes back."""
     name, example, body = operation["operationId"], None, ""
     if "requestBody" in operation:
@@ -107,7 +86,7 @@ def _operation(method: str, path: str, operation: Object, components: Object) ->
     ]
     return "".join([
         f'<h3 id="{name}"><code>{method} {path}</code></h3>',
-        f'<h4>{_shown(operation["summary"])} · <span lang="ko">{_KOREAN[f"{method} {path}"]}</span></h4>',
+        f'<h4>{_shown(operation["summary"])} · <span lang="ko">{korean}</span></h4>',
         _curl(method, path, example) + body,
         _table("Parameter · 매개변수||", [(_code(p["name"]), p["in"], _about(p)) for p in taken]),
         _table("Status · 상태|Content · 내용|", [(status, kind, _about(a)) for status, kind, a in answers]),
@@ -136,12 +115,14 @@ def page() -> tuple[File, str]:
     links = [
         f'<li><a href="#{call["operationId"]}"><code>{m} {path}</code></a></li>' for m, path, call in calls
     ]
-    html = resources.files("chatbot.api").joinpath("docs.html").read_text("utf-8")
+    files = resources.files("chatbot.api")
+    html = files.joinpath("docs.html").read_text("utf-8")
+    korean = json.loads(files.joinpath("docs.ko.json").read_text("utf-8"))
     for name, text in {
         "version": info["version"],
         "about": re.sub(r"\n(?=- |$)", "</p><p>", _about(info), flags=re.MULTILINE),
         "links": "".join(links),
-        "calls": "".join(_operation(*call, components) for call in calls),
+        "calls": "".join(_operation(*call, korean[" ".join(call[:2])], components) for call in calls),
         "schemas": "".join(_schema(*item) for item in components["schemas"].items()),
     }.items():
         html = html.replace(f"{{{name}}}", text, 1)
