@@ -172,6 +172,6 @@ class Asking:
     def _affinity(self) -> str | None:
         """By what LLM servers know the conversation; its id, which opens it, is not theirs to know."""
         session_id = self.question.session_id
-        if not session_id:
+        if not session_id or not self._llm.wants_affinity:
             return None
         return hmac.digest(self._store.affinity_key, session_id.encode(), hashlib.sha256).hex()[:32]
