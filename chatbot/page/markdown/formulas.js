@@ -35,6 +35,8 @@ function inline(state, silent) {
 }
 
 function find(src, close, from) {
+	// Most that look like a beginning have no end at all.
+	if (src.indexOf(close, from) < 0) return -1;
 	const limit = Math.min(src.length, from + FAR);
 	for (let at = from; at < limit; at += 1) {
 		if (src.startsWith(close, at)) return at;

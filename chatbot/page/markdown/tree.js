@@ -3,6 +3,8 @@
 
 import { unescape } from './parse.js';
 
+const DEEP = 40;
+
 const PLAIN = new Set(['p', 'em', 'strong', 'del', 'ul', 'ol', 'li', 'blockquote', 'table', 'thead', 'tbody', 'tr', 'th', 'td', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6']);
 
 // The tree, and of each block at its top the type and the first line.
@@ -15,8 +17,9 @@ export function tree(tokens) {
 		if (token.nesting === 1) {
 			const node = block(token);
 			// The paragraphs of a tight list are none.
-			if (!token.hidden) into.push(node);
-			path.push(token.hidden ? { ...node, children: into } : node);
+			const known = token.hidden || path.length > 2 * DEEP;
+			if (!known) into.push(node);
+			path.push(known ? { ...node, children: into } : node);
 		} else if (token.nesting === -1) {
 			path.pop();
 		} else if (token.type === 'inline') {
@@ -62,12 +65,12 @@ function inlines(tokens, target) {
 		const into = path.at(-1);
 		if (token.nesting === 1) {
 			const tag = token.tag === 's' ? 'del' : token.tag;
-			// Bold within bold is bold.
-			const known = tag === 'strong' && bold > 0;
+			// Bold within bold is bold, and what is nested deeper than anybody can see is not nested.
+			const known = (tag === 'strong' && bold > 0) || path.length > DEEP;
 			bold += tag === 'strong';
-			const node = token.type === 'link_open' ? link(token) : { tag: PLAIN.has(tag) ? tag : 'span', attributes: {}, children: known ? into : [] };
+			const node = token.type === 'link_open' ? link(token) : { tag: PLAIN.has(tag) ? tag : 'span', attributes: {}, children: [] };
 			if (!known) put(into, node);
-			path.push(node.children);
+			path.push(known ? into : node.children);
 		} else if (token.nesting === -1) {
 			bold -= token.tag === 'strong';
 			path.pop();

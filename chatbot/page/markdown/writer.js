@@ -2,13 +2,17 @@
 // often than the machine can bear. A text that is there whole takes the same way, a slice a frame.
 
 import { complete } from './complete.js';
-import { parse, ready } from './parse.js';
+import { parse, ready, unescape } from './parse.js';
 import { patch } from './patch.js';
 import { tree } from './tree.js';
 
-const SLICE = 8000;  // characters read in one frame
-const LONG = 8000;  // a block longer than this is cut where it hurts least: no text may take long to read
-const TOO_LONG = 4 * LONG;  // and longer than this, wherever it is
+// What reading a text costs: as many as its characters, and much more for those that may mean something.
+const MARKS = /[[\]*_`~$<!:@&|\n\\]/g;
+const cost = (text) => text.length + 15 * (text.match(MARKS)?.length ?? 0);
+
+const SLICE = 12000;  // what is read in one frame may cost this
+const LONG = 12000;  // a block that costs more is cut where it hurts least: no text may take long to read
+const TOO_LONG = 4 * LONG;  // and one that costs this, wherever it is
 const DEFINITION = /^ {0,3}\[[^\]\n]+\]:/m;
 
 export class Writer {
@@ -33,7 +37,7 @@ export class Writer {
 	// A text that is there whole. What is short is read at once, as long as that keeps nobody waiting, so that a page of
 	// history stands still when it is put in.
 	load(text) {
-		if (text.length > SLICE || !parse('') || Writer.spent > 30) return this.push(text, true);
+		if (cost(text) > SLICE || !parse('') || Writer.spent > 30) return this.push(text, true);
 		const start = performance.now();
 		this.finish(text);
 		if (!Writer.spent) setTimeout(() => { Writer.spent = 0; });
@@ -74,6 +78,7 @@ export class Writer {
 	// Reads a slice of what has come; whether there is more to do.
 	step() {
 		let size = Math.min(SLICE, this.queue.length);
+		while (size > 200 && cost(this.queue.slice(0, size)) > SLICE) size = Math.ceil(size / 2);
 		if (size < this.queue.length) {
 			// To the end of a line if there is one near, and never between the halves of a character.
 			const line = this.queue.lastIndexOf('\n', size - 1) + 1;
@@ -100,16 +105,18 @@ export class Writer {
 
 	// Lets go of the blocks that nothing can change any more.
 	settle(blocks) {
-		if (!blocks.length) return;
 		const { text } = this;
 		const starts = lines(text);
+		// Blank lines and definitions are nothing to be seen.
+		if (!blocks.length) return void (text.length > 1000 && this.drop(0, starts.at(-1)));
 		const tail = blocks.at(-1);
 		let count = blocks.length - 1;
 		// The line that is being written may turn out to belong to the block before it.
-		if (count && tail.from >= starts.length - 1) count -= 1;
+		// A formula without its end may turn out to be text.
+		if (count && (tail.from >= starts.length - 1 || tail.type === 'formula_block')) count -= 1;
 		if (tail.type === 'fence' && this.openFence(starts[tail.from])) return;
 		if (count) this.drop(count, starts[blocks[count].from]);
-		else if (text.length > LONG) this.cut(tail.type);
+		else if (cost(text) > LONG) this.cut(tail.type, starts);
 	}
 
 	drop(count, length) {
@@ -121,22 +128,24 @@ export class Writer {
 	}
 
 	// A block that has grown too long goes on as another of its kind: a list from an item on, a table with its head.
-	cut(type) {
+	cut(type, starts) {
 		const { text } = this;
-		const line = { bullet_list_open: /^ {0,3}[-*+][ \t]/gm, ordered_list_open: /^ {0,3}\d{1,9}[.)][ \t]/gm, table_open: /^/gm, blockquote_open: /^>/gm }[type];
-		let at = -1;
-		if (line) at = [...text.matchAll(line)].at(-1)?.index ?? -1;
-		else at = text.lastIndexOf('\n', text.length - 100) + 1 || text.lastIndexOf(' ', text.length - 100) + 1;
-		if (at < LONG / 2 || text.length > TOO_LONG) {
-			if (text.length <= TOO_LONG) return;
-			at = text.lastIndexOf('\n') + 1 || text.length;
+		const head = type === 'table_open' ? text.slice(0, starts[2]) : '';
+		const begins = { bullet_list_open: /^ {0,3}[-*+][ \t]/gm, ordered_list_open: /^ {0,3}\d{1,9}[.)][ \t]/gm, table_open: /^/gm, blockquote_open: /^>/gm }[type];
+		const near = text.length - 100;
+		let at = begins ? [...text.matchAll(begins)].at(-1)?.index ?? 0 : text.lastIndexOf('\n', near) + 1 || text.lastIndexOf(' ', near) + 1;
+		// Near its end there is no good place.
+		if (at <= Math.max(head.length, text.length / 4)) {
+			if (begins && cost(text) < TOO_LONG) return;
+			at = text.lastIndexOf('\n') + 1;
+			if (at <= Math.max(head.length, text.length / 4)) at = text.length;
 			if (/[\ud800-\udbff]/.test(text[at - 1])) at -= 1;
 		}
-		const head = type === 'table_open' ? text.slice(0, lines(text)[2]) : '';
 		const { children } = tree(parse(text.slice(0, at), { references: { ...this.references } }));
 		patch(this.root, this.was, children, this.base);
 		this.was = children;
 		this.drop(children.length, at);
+		if (!this.text) return;
 		this.text = head + this.text;
 		this.read(false);
 	}
@@ -146,7 +155,10 @@ export class Writer {
 		if (this.again || !DEFINITION.test(this.all)) return false;
 		this.again = true;
 		const env = { references: {} };
-		for (let at = 0; at < this.all.length; at += SLICE) parse(this.all.slice(at, at + SLICE), env);
+		// The first of two that define the same holds.
+		const found = this.all.match(/^ {0,3}\[[^\]\n]+\]:.*(?:\n[ \t]+\S.*)?/gm);
+		if (found.length > 500) return false;
+		for (const line of found) parse(line, env);
 		this.references = env.references;
 		this.queue = this.all;
 		this.root.replaceChildren();
@@ -157,12 +169,12 @@ export class Writer {
 	// Code that is being written is appended to, and not read again.
 	openFence(start) {
 		const newline = this.text.indexOf('\n', start);
-		const [, indent, marks, language] = /^( {0,3})(`{3,}|~{3,})(.*)$/.exec(this.text.slice(start, newline)) ?? [];
+		const [, indent, marks, language] = /^( {0,3})(`{3,}(?=[^`\n]*$)|~{3,})(.*)$/.exec(this.text.slice(start, newline)) ?? [];
 		if (newline < 0 || !marks) return false;
 		const closing = new RegExp(`^ {0,3}\\${marks[0]}{${marks.length},}[ \\t]*$`, 'm');
 		const code = this.root.childNodes[this.base + this.was.length - 1];
 		this.drop(this.was.length, newline + 1);
-		code.update({ tag: '#code', language: language.trim(), text: '' });
+		code.update({ tag: '#code', language: unescape(language.trim()), text: '' });
 		this.fence = { code, closing, indent: indent && new RegExp(`^ {1,${indent.length}}`, 'gm') };
 		this.writeCode(false);
 		if (!this.fence && this.text) this.read(false);
