@@ -85,7 +85,7 @@ def books(draw: st.DrawFn) -> Book:
     return book
 
 
-many = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @many
