@@ -90,7 +90,8 @@ class Api:
         return self._session_answer(self._open(request))
 
     def _change(self, session_id: str, changes: dict[str, Any], metadata: str | None) -> None:
-        self.store.require_space()
+        if set(changes) - {"current"}:
+            self.store.require_space()  # before anything is changed
         if "current" in changes:
             self.sessions.set_current(session_id, changes["current"])
         if "system_prompt" in changes:

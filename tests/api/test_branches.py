@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from chatbot.errors import ChatError
 from tests.tools.scripted_llm import Gate, ScriptedLLM, answer, reply
 from tests.tools.server import Running, Stream
 
@@ -134,3 +135,33 @@ async def test_before_follows_a_branch_and_after_only_the_current_path(
     assert [message["content"] for message in told["messages"]] == ["Q1", "A1", "Q2"]
     assert (await server.call("GET", f"{path}?after={left}"))[0] == 404
     assert (await server.call("GET", f"{path}/{left}"))[1]["content"] == "A2", "one message is found anywhere"
+
+
+async def test_in_a_full_database_one_may_go_to_another_branch_and_nothing_is_changed_by_half(
+    server: Running, llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await server.session()
+    first = await say(server, llm, session, "A1", message="Q1")
+    second = await say(server, llm, session, "B1", replace=first)
+
+    def full() -> None:
+        raise ChatError("storage_full", "The database is full.", retry_after="60")
+
+    monkeypatch.setattr(server.store, "require_space", full)
+    path = f"/api/sessions/{session}"
+    assert (await server.call("PATCH", path, {"current": first}))[0] == 200
+    assert (await server.call("PATCH", path, {"current": second, "metadata": {}}))[0] == 503
+    assert await texts(server, session) == ["Q1", "A1"]
+
+
+async def test_a_reply_of_a_branch_that_was_left_replaces_nothing(server: Running, llm: ScriptedLLM) -> None:
+    session = await server.session()
+    first = await say(server, llm, session, "A1", message="Q1")
+    second = await say(server, llm, session, "B1", replace=first)
+    await server.call("PATCH", f"/api/sessions/{session}", {"current": first})
+    gate = Gate()
+    llm.play(reply("A2", gate))
+    stream = await server.stream(session, "Q2")
+    assert await stream.event()
+    _, told, _ = await server.call("PATCH", f"/api/sessions/{session}", {"current": second})
+    assert told["active_reply"]["replace"] is None

@@ -34,6 +34,8 @@ async def test_a_round_of_tools(server: Running, llm: ScriptedLLM) -> None:
     assert (status, told["content"], told["tool_calls"]) == (200, None, [CALL])
     assert told["finish_reason"] == "tool_calls"
     outputs = [{"tool_call_id": "call_1", "output": "12:30"}]
+    status, refused = await ask(server, session, tool_outputs=outputs, message="And?")
+    assert (status, refused["error"]["param"]) == (400, "tool_outputs")
     status, told = await ask(server, session, tool_outputs=outputs)
     assert (status, told["content"]) == (200, "Hello there.")
     said = {"role": "tool", "tool_call_id": "call_1", "content": "12:30"}
