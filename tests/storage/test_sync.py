@@ -15,7 +15,7 @@ import pytest
 
 from tests.tools.processes import ROOT, start_chatbot
 
-TRACED = "trace=fsync,fdatasync,write,writev,sendto,sendmsg"
+TRACED = "trace=fsync,fdatasync,pwrite64,write,writev,sendto,sendmsg"
 
 
 def calls_of_two_chats(tmp_path: Path) -> list[str]:
@@ -38,7 +38,7 @@ def calls_of_two_chats(tmp_path: Path) -> list[str]:
         os.kill(int(thread), signal.SIGTERM)
         server.wait()
     ours = re.compile(
-        rf"{thread} +(send\w+\(\d+<TCP:\[127\.0\.0\.1:{server.port}->|f(data)?sync\(\d+<[^>]*-wal>)"
+        rf"{thread} +(send\w+\(\d+<TCP:\[127\.0\.0\.1:{server.port}->|(fsync|fdatasync|pwrite64)\(\d+<[^>]*-wal>)"
     )
     return [call for call in trace.read_text("utf-8", "replace").splitlines() if ours.match(call)]
 
@@ -48,5 +48,5 @@ def test_the_end_of_a_reply_leaves_after_the_disk_has_the_turn(tmp_path: Path) -
     ends = [number for number, call in enumerate(calls) if "data: [DONE]" in call]
     assert len(ends) == 2
     for end in ends:
-        before = [call for call in calls[:end] if "data: {" in call or "sync" in call][-1]
-        assert "sync(" in before, calls[end - 3 : end + 1]
+        on_disk = [call for call in calls[:end] if "-wal>" in call]
+        assert "sync(" in on_disk[-1], calls[end - 3 : end + 1]
