@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import sys
 
 import pytest
 
-from tests.tools.server import SECRETS, WHOLE_LOG, Log, Running, StartServer
+from chatbot.web.logs import JsonFormatter
 from tests.tools.scripted_llm import Abort, Close, Hang, ScriptedLLM, answer, delta, events, reply
+from tests.tools.server import SECRETS, WHOLE_LOG, Log, Running, StartServer
 from tests.tools.sockets import Socket, get, post
 
 MESSAGE = "planted-message-9d1f"
@@ -87,8 +90,36 @@ async def test_a_request_is_one_line_with_its_route_status_time_and_id(server: R
     await server.call("GET", "/nowhere", headers={"X-Request-ID": "my-other-id"})
     lines = [line.split("chatbot.access: ")[1] for line in log.lines(holding="chatbot.access")]
     assert len(lines) == 3, lines
-    assert re.fullmatch(r"GET /api/sessions/\{session_id\}/messages 200 \d+\.\dms my-id", lines[1]), lines[1]
+    expected = r"GET /api/sessions/\{session_id\}/messages 200 \d+\.\dms my-id session=[0-9a-f]{8}"
+    assert re.fullmatch(expected, lines[1]), lines[1]
     assert re.fullmatch(r"GET - 404 \d+\.\dms my-other-id", lines[2]), lines[2]
+
+
+async def test_the_line_of_a_chat_says_what_came_of_it_as_text_and_as_json(
+    server: Running, llm: ScriptedLLM, caplog: pytest.LogCaptureFixture
+) -> None:
+    session_id = await server.session()
+    for stream in (False, True):
+        llm.play(reply("Hello"))
+        await (await server.stream(session_id)).rest() if stream else await server.chat(session_id)
+        record = [record for record in caplog.records if record.name == "chatbot.access"][-1]
+        line = json.loads(JsonFormatter().format(record))
+        assert (line["model"], line["end"], line["session"]) == ("m", "stop", session_id[:8])
+        assert (line["level"], line["method"], line["status"]) == ("INFO", "POST", 200)
+        assert line["duration_ms"] >= line["first_token_ms"] >= 0
+        assert " model=m " in record.getMessage()
+        assert record.getMessage().endswith(" end=stop")
+
+
+def test_a_crash_is_one_line_of_json() -> None:
+    try:
+        raise RuntimeError("two\nlines")
+    except RuntimeError:
+        record = logging.LogRecord("a", logging.ERROR, "", 0, "it %s", ("failed",), sys.exc_info())
+    text = JsonFormatter().format(record)
+    assert "\n" not in text
+    assert json.loads(text)["message"] == "it failed"
+    assert "RuntimeError: two\nlines" in json.loads(text)["traceback"]
 
 
 async def test_a_client_that_left_is_logged_as_such(server: Running, llm: ScriptedLLM, log: Log) -> None:

@@ -23,7 +23,7 @@ REPLY = web.RequestKey("reply", ReplySource)
 """The reply that a request is about: its line says what came of it."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_PLAIN = re.compile(r"[^\s\"=]+")
+_PLAIN = re.compile(r"[!#-<>-~]+")
 
 LEFT = 499
 """nginx's status for a client that left before it had the answer."""
@@ -68,35 +68,18 @@ def log_request(request: web.Request, route: str, status: int, seconds: float) -
         fields["session"] = session_id[:8]
     about = _of_reply(request.pop(REPLY, None))  # and the request, which a cycle may keep, lets go of it
     fields |= {name: value for name, value in about.items() if value is not None}
+    shown = "".join(f" {name}={_quoted(value)}" for name, value in fields.items())
     milliseconds, label = round(seconds * 1000, 1), request_id(request)
-    extra = {
-        "fields": {
-            "method": request.method,
-            "route": route,
-            "status": status,
-            "duration_ms": milliseconds,
-            "request_id": label,
-            **fields,
-        },
-        "shown": "".join(f" {name}={_quoted(value)}" for name, value in fields.items()),
-    }
-    access_log.info("%s %s %d %.1fms %s", request.method, route, status, milliseconds, label, extra=extra)
+    fields |= {"method": request.method, "route": route, "status": status}
+    fields |= {"duration_ms": milliseconds, "request_id": label}
+    message = "%s %s %d %.1fms %s%s"
+    extra = {"fields": fields}
+    access_log.info(message, request.method, route, status, milliseconds, label, shown, extra=extra)
 
 
 def _quoted(value: object) -> str:
     text = str(value)
-    return text if _PLAIN.fullmatch(text) and text.isascii() else json.dumps(text)
-
-
-class TextFormatter(logging.Formatter):
-    """One line for people."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line without a traceback."""
-        return super().formatMessage(record) + getattr(record, "shown", "")
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 class JsonFormatter(logging.Formatter):
@@ -120,5 +103,6 @@ class JsonFormatter(logging.Formatter):
 def set_up(level: str, log_format: str) -> None:
     """Sends the log to standard error."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if log_format == "json" else text)
     logging.basicConfig(level=level, handlers=[handler])
