@@ -230,6 +230,11 @@ on('choose', choose);
 on('restore', restore);
 on('give back', giveBack);
 on('start over', startOver);
-on('outputs', (talk, turn, outputs) => { if (!talk.running) send(talk, '', { outputs }); });
+on('outputs', (talk, turn, outputs) => {
+	if (talk.running) return tell('hint', 'wait');
+	turn.calls.forEach((call, index) => { call.output = outputs[index].output; });
+	showCalls(talk, turn);
+	return send(talk, '', { outputs });
+});
 
 export { startOver };

@@ -113,6 +113,8 @@ export function rename(id, anchor) {
 	box.onblur = () => end(box.value.trim());
 	box.onkeydown = (event) => {
 		if (event.isComposing || event.keyCode === 229) return;
+		// The button that is focused next must not be pressed by the same key.
+		if (event.key === 'Enter' || event.key === 'Escape') event.preventDefault();
 		if (event.key === 'Enter') end(box.value.trim());
 		if (event.key === 'Escape') end('');
 		event.stopPropagation();

@@ -44,6 +44,8 @@ export const WORDS = {
 	ok: ['OK', '확인'],
 	code: ['Code', '코드'],
 	table: ['Table', '표'],
+	taskDone: ['Done', '완료'],
+	taskOpen: ['To do', '할 일'],
 	empty: ['What is on your mind?', '무엇이든 물어보세요'],
 	keysHint: ['Enter sends, Shift+Enter breaks the line', 'Enter로 보내고 Shift+Enter로 줄을 바꿉니다'],
 	editing: ['Editing an earlier message. Esc cancels.', '이전 메시지 수정 중. Esc로 취소합니다.'],

@@ -1,209 +1,178 @@
-"""Text is text: a small safe subset of Markdown, written as it comes, and nothing that runs."""
+"""Markdown as GitHub has it, the same however it comes, quickly whatever it is."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "chatbot" / "page.html"
-ATTACKS = [
-    "<script>throw new Error('ran')</script>",
-    "<img src=x onerror=\"throw new Error('ran')\">",
-    "[click](javascript:throw%20new%20Error('ran'))",
-    "[click](JaVaScRiPt:alert(1)) [x](data:text/html,<script>alert(1)</script>) [y](vbscript:x)",
-    '[a](https://a.example/"onmouseover="alert(1)) <https://b.example/\'><svg/onload=alert(1)>',
-    "```<script>\nalert(1)\n```",
-    '```"><img src=x onerror=alert(1)>\n</code></pre><script>alert(1)</script>\n```',
-    "**<b onclick=alert(1)>** `<i>` </textarea><style>*{display:none}</style>",
-]
-WRITE = """([text, size]) => {
-  const root = document.createElement('div');
-  const markdown = new Markdown(root, () => {});
-  for (let at = 0; at < text.length; at += size) markdown.write(text.slice(at, at + size));
-  markdown.end();
-  root.normalize();
-  root.querySelectorAll('.code').forEach((box) => box.replaceWith(box.querySelector('pre')));
-  for (const name of ['tabindex', 'role', 'dir', 'style']) {
-    root.querySelectorAll(`[${name}]`).forEach((node) => node.removeAttribute(name));
-  }
-  return root.innerHTML;
-}"""
-A = '<a href="{0}" target="_blank" rel="noopener noreferrer">{1}</a>'
-CODE = '<pre aria-label="Code {0}"><code>{1}</code></pre>'
+from tests.browser.rendering import HTML, TIMES
+
+CACHE = Path(__file__).parent / ".cache"
+MARKO = "marko-2.2.4"  # a Markdown parser for Python, whose sources come with the specification
+
 CASES = {
-    "plain": ("one\ntwo\n\nthree", "<p>one\ntwo</p><p>three</p>"),
+    "a line break is one": ("one\ntwo\n\nthree", "<p>one\ntwo</p><p>three</p>"),
     "bold": ("a **b c** d", "<p>a <strong>b c</strong> d</p>"),
-    "bold that is never closed": ("a **b c\nd", "<p>a **b c\nd</p>"),
-    "stars that are no bold": ("2 ** 3 * 4 ** 5", "<p>2 ** 3 * 4 ** 5</p>"),
-    "bold around code": ("**use `x`**", "<p><strong>use <code>x</code></strong></p>"),
-    "code": ("`a **b**` and ``c ` d``", "<p><code>a **b**</code> and <code>c ` d</code></p>"),
-    "code that is never closed": ("it`s", "<p>it`s</p>"),
-    "link": ("[a b](https://x.example/y)", "<p>" + A.format("https://x.example/y", "a b") + "</p>"),
-    "mail": ("[m](mailto:a@b.example)", "<p>" + A.format("mailto:a@b.example", "m") + "</p>"),
-    "bare link": (
-        "see https://x.example/a?b=c. (https://y.example)",
-        f"<p>see {A.format('https://x.example/a?b=c', 'https://x.example/a?b=c')}. "
-        f"({A.format('https://y.example/', 'https://y.example')})</p>",
+    "stars that are none": ("2 ** 3 * 4 ** 5", "<p>2 ** 3 * 4 ** 5</p>"),
+    "struck": ("~~no~~", "<p><del>no</del></p>"),
+    "markup is text": ("<b>x</b> & &amp;", "<p>&lt;b&gt;x&lt;/b&gt; &amp; &amp;</p>"),
+    "a break in a cell": (
+        "|a|\n|-|\n|b<br>c|",
+        "<table><thead><tr><th>a</th></tr></thead><tbody><tr><td>b<br>c</td></tr></tbody></table>",
     ),
-    "Korean after a link": (
-        "https://x.example/에서",
-        "<p>" + A.format("https://x.example/", "https://x.example/") + "에서</p>",
+    "a task": (
+        "- [x] done",
+        '<ul><li class="task"><input type="checkbox" disabled="" checked=""> done</li></ul>',
     ),
-    "no link": (
-        "[a](javascript:b) [b](/c) [1] [d](",
-        "<p>[a](javascript:b) [b](/c) [1] [d](</p>",
+    "a bare address": ("see www.a.com.", '<p>see <a href="http://www.a.com">www.a.com</a>.</p>'),
+    "Korean after an address": (
+        "https://x.example/a 에서",
+        '<p><a href="https://x.example/a">https://x.example/a</a> 에서</p>',
     ),
-    "list": ("- a\n- **b**\n* c", "<ul><li>a</li><li><strong>b</strong></li><li>c</li></ul>"),
-    "numbered": ("3. a\n\n4) b", '<ol><li value="3">a</li><li value="4">b</li></ol>'),
-    "text around a list": ("a\n- b\n\nc", "<p>a</p><ul><li>b</li></ul><p>c</p>"),
-    "item of two paragraphs": ("- a\n\n  b\n- c", "<ul><li>a<p>b</p></li><li>c</li></ul>"),
-    "heading": ("## A **b**\ntext", "<h3>A <strong>b</strong></h3><p>text</p>"),
-    "hash that is no heading": ("#1 and #tag", "<p>#1 and #tag</p>"),
-    "fence": ("a\n```py\n**b**\n\n c\n```\nd", "<p>a</p>" + CODE.format("py", "**b**\n\n c") + "<p>d</p>"),
-    "fence in a fence": ("````\n```\nx\n```\n````", CODE.format("", "```\nx\n```")),
-    "fence never closed": ("```\nx\n", CODE.format("", "x\n")),
-    "fence in an item": (
-        "1. a\n   ```sh\n   ls\n   ```\n2. b",
-        '<ol><li value="1">a' + CODE.format("sh", "ls") + '</li><li value="2">b</li></ol>',
+    "no link": ("[a](javascript:b)", "<p>[a](javascript:b)</p>"),
+    "a picture is not fetched": (
+        "![cat](https://x.example/cat.png)",
+        '<p><a href="https://x.example/cat.png" class="image">cat</a></p>',
     ),
-    "markup": ("<b>x</b> & &amp;", "<p>&lt;b&gt;x&lt;/b&gt; &amp; &amp;amp;</p>"),
+    "money": ("$5 and $10", "<p>$5 and $10</p>"),
+    "a formula": (
+        r"so $a^2$ and \(b\)",
+        '<p>so <span dir="ltr" class="formula source">a^2</span> and '
+        '<span dir="ltr" class="formula source">b</span></p>',
+    ),
+    "code": ("```py\n**b**\n```\nd", '<pre><code lang="py">**b**</code></pre><p>d</p>'),
+    "code never closed": ("~~~\nx\n", "<pre><code>x</code></pre>"),
+    "defined below": ("[a]\n\n[a]: /b", '<p><a href="/b">a</a></p>'),
 }
 
 
-@pytest.mark.parametrize("size", [1, 3, 10_000], ids=["by-character", "in-pieces", "whole"])
-async def test_the_subset_comes_out_the_same_however_it_is_cut(reader, size):
-    seen = {name: await reader.page.evaluate(WRITE, [text, size]) for name, (text, _) in CASES.items()}
-    assert seen == {name: html for name, (_, html) in CASES.items()}
+async def test_markdown_is_what_github_makes_of_it(reader):
+    texts = [text for text, _ in CASES.values()]
+    seen = await reader.page.evaluate(HTML, [texts, 0])
+    assert dict(zip(CASES, seen, strict=True)) == {name: html for name, (_, html) in CASES.items()}
 
 
+def specification() -> list[tuple[str, str, str]]:
+    """(section, Markdown, HTML) of each example of the GFM specification."""
+    archive = CACHE / f"{MARKO}.tar.gz"
+    if not archive.exists():
+        CACHE.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:"]
+        try:
+            subprocess.run(
+                [*command, "-d", CACHE, MARKO.replace("-", "==")],
+                check=True,
+                capture_output=True,
+                timeout=120,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            pytest.skip(f"the specification is not here and could not be fetched: {error}")
+    with tarfile.open(archive) as tar:
+        text = tar.extractfile(f"{MARKO}/tests/spec/gfm.txt").read().decode()
+    examples, section = [], ""
+    pattern = r"^`{32} example.*\n([\s\S]*?)^\.\n([\s\S]*?)^`{32}$|^#{1,6} *(.*)$"
+    for markdown, html, heading in re.findall(pattern, text, re.MULTILINE):
+        section = heading or section
+        if not heading:
+            examples.append((section, markdown.replace("→", "\t"), html.replace("→", "\t")))
+    return examples
+
+
+# What is not as the specification has it. HTML stays text; an address opens nothing but http, https, mailto, tel, ftp and
+# xmpp; addresses are linked in all texts; linkify's idea of where an address or a name of a mailbox ends is a bit another.
+OTHER = {"HTML blocks", "Raw HTML", "Disallowed Raw HTML (extension)"}
+NOT_SUPPORTED = {170, 288, 289, 317, 327, 354, 441, 484, 485, 486, 500, 503, 532, 544, 589, 604, 606, 607, 609, 610}
+NOT_SUPPORTED |= {616, 619, 620, 625, 626, 630, 662, 663}
+
+COMPARE = """(pairs) => pairs.map(([ours, theirs]) => {
+  const parsed = (html) => new DOMParser().parseFromString(html, 'text/html').body;
+  const BLOCK = 'P|H\\\\d|UL|OL|LI|BLOCKQUOTE|TABLE|THEAD|TBODY|TR|TH|TD|HR|PRE|BR|DIV';
+  const flat = (root) => {
+    let out = '';
+    const walk = (node, pre) => {
+      for (const child of node.childNodes) {
+        if (child.nodeType === 3) out += pre ? child.data : child.data.replace(/\\s+/g, ' ');
+        if (child.nodeType !== 1) continue;
+        const attributes = ['href', 'title', 'data-src', 'alt', 'start', 'type', 'align', 'lang'].flatMap((name) => {
+          const value = child.getAttribute(name);
+          return value === null || (name === 'start' && value === '1') ? [] : [` ${name}=${value}`];
+        });
+        out += `<${child.nodeName}${attributes.join('')}${child.hasAttribute('checked') ? ' checked' : ''}>`;
+        walk(child, pre || child.nodeName === 'PRE');
+        out += `</${child.nodeName}>`;
+      }
+    };
+    walk(root, false);
+    const tag = (open) => new RegExp(open, 'g');
+    return out.replace(tag(`(</?(?:${BLOCK})[^>]*>) `), '$1').replace(tag(` (</?(?:${BLOCK})[ >])`), '$1').trim();
+  };
+  const a = parsed(ours);
+  const b = parsed(theirs);
+  for (const node of a.querySelectorAll('.left, .right, .center')) node.setAttribute('align', node.className);
+  for (const node of b.querySelectorAll('img')) {
+    node.dataset.src = node.getAttribute('src');
+    node.removeAttribute('src');
+  }
+  for (const node of b.querySelectorAll('code[class]')) node.lang = node.className.replace('language-', '');
+  for (const node of b.querySelectorAll('pre code')) node.textContent = node.textContent.replace(/\\n$/, '');
+  return flat(a) === flat(b);
+})"""
+
+
+async def test_the_specifications_examples_come_out_as_it_says(reader):
+    examples = specification()
+    seen = await reader.page.evaluate(HTML, [[markdown for _, markdown, _ in examples], 0, True])
+    pairs = [[ours, html] for ours, (_, _, html) in zip(seen, examples, strict=True)]
+    right = await reader.page.evaluate(COMPARE, pairs)
+    wrong = {number for number, is_right in enumerate(right, 1) if not is_right}
+    wrong = {number for number in wrong if examples[number - 1][0] not in OTHER}
+    print(f"{sum(right)} of {len(right)} right")
+    # The comparing browser is kept from applying the styles of the specification's own HTML.
+    reader.expects_policy()
+    unlike = [(number, examples[number - 1], seen[number - 1]) for number in sorted(wrong - NOT_SUPPORTED)]
+    assert unlike == []
+
+
+@pytest.mark.parametrize("size", [1, 7], ids=["by-character", "in-pieces"])
+async def test_what_comes_in_pieces_ends_as_what_comes_whole(reader, size):
+    texts = [markdown for _, markdown, _ in specification()] + [text for text, _ in CASES.values()]
+    texts += [f"{one}\n\n{other}" for one, other in zip(texts, texts[1:], strict=False)]
+    whole = await reader.page.evaluate(HTML, [texts, 0])
+    pieces = await reader.page.evaluate(HTML, [texts, size])
+    assert [text for text, a, b in zip(texts, whole, pieces, strict=True) if a != b] == []
+
+
+MILLION = 1_000_000
 HOSTILE = {
-    "blanks": " " * 100_000 + "x",
-    "blanks in code": "```\n" + " " * 100_000 + "x",
-    "a fence that is none": "```" + " a" * 50_000 + "`",
-    "stars": "**a " * 25_000,
+    "brackets": "[" * MILLION,
+    "nested lists": "\n".join("  " * depth + "- a" for depth in range(1000)),
+    "lists in one line": "- " * (MILLION // 2),
+    "quotations": ">" * MILLION,
+    "stars": "**a " * (MILLION // 4),
+    "nested emphasis": "*a_ " * (MILLION // 4),
     "backticks": "` `` " * 20_000,
-    "brackets": "[" * 100_000,
-    "links": "[a](b" * 20_000,
+    "links": "[a](b" * (MILLION // 5),
+    "pictures": "![" * 100_000,
     "addresses": "https://" * 12_500,
-    "hashes": "#" * 100_000,
-    "digits": "1" * 100_000,
-    "lists": "- a\n" * 25_000,
+    "a wide table": "|a|\n|-|\n|" + "a|" * (MILLION // 2),
+    "a long table": "|a|b|\n|-|-|\n" + "|c|d|\n" * 15_000,
+    "definitions": "[a]: b\n" * (MILLION // 7),
+    "blank lines": "\n" * MILLION,
+    "formulas": "$a " * 30_000 + "\\(a " * 30_000 + "$$" * 30_000,
+    "fences": "```\na\n```\n" * 5_000,
+    "a fence that is none": "```" + " a" * (MILLION // 2) + "`",
 }
 
 
-@pytest.mark.parametrize("size", [8192, 200], ids=["slices", "pieces"])
-async def test_no_text_takes_long_to_read(reader, size):
+@pytest.mark.parametrize("kind", HOSTILE)
+async def test_no_text_takes_long_to_read(reader, kind):
     """A model that has lost its way repeats itself without end; the page must not hang over it."""
-    timed = (
-        f"args => {{ const start = performance.now(); ({WRITE})(args); return performance.now() - start; }}"
-    )
-    took = {name: await reader.page.evaluate(timed, [text, size]) for name, text in HOSTILE.items()}
-    print(took)
-    assert max(took.values()) < 3000, took
-
-
-async def test_nothing_shown_can_run(open_page, llm, server):
-    """Title, question, answer, code, links, the model's error and the stored list: all of it is text."""
-    reader = await open_page()
-    reader.expects("400")
-    title = ATTACKS[1]
-    for attack in ATTACKS:
-        llm.answers(attack).say(attack, "\n\n", attack).finish()
-        await reader.ask(attack)
-    llm.answers("refuse").refuse(400, ATTACKS[0] + ATTACKS[1])
-    await reader.send("refuse")
-    await reader.see_part(reader.failure, ATTACKS[0])
-    await server.call("PATCH", f"/sessions/{reader.session()}", {"metadata": {"title": title}})
-    await reader.refresh()
-    await reader.see(reader.listed, title)
-    await reader.see(reader.page.locator("h1"), title)
-    assert await reader.page.title() == title
-    await reader.see(reader.questions, ATTACKS)
-    await reader.press("Delete")
-    await reader.see_part(reader.page.get_by_role("dialog"), title)
-    await reader.press("Cancel")
-    foreign = await reader.page.evaluate(
-        """() => [...document.querySelectorAll('main *, aside *, dialog *')].flatMap((node) => [
-          ...(/^(script|img|svg|style|iframe|object|b|i)$/.test(node.localName) ? [node.localName] : []),
-          ...[...node.attributes].filter(({ name }) => name.startsWith('on')).map(({ name }) => name),
-        ])"""
-    )
-    assert foreign == []
-    links = await reader.page.evaluate(
-        "[...document.querySelectorAll('.text a')].map((a) => [new URL(a.href).protocol, a.rel, a.target])"
-    )
-    assert {tuple(link) for link in links} == {("https:", "noopener noreferrer", "_blank")}
-
-
-def test_the_page_is_one_small_file_of_plain_parts():
-    html = PAGE.read_text(encoding="utf-8")
-    script = html.partition("<script>")[2]
-    assert len(PAGE.read_bytes()) < 40_000
-    assert html.count("<script") == html.count("<script>") == 1
-    assert html.count("<style") == html.count("<style>") == 1
-    forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|setAttribute"
-    assert re.findall(forbidden, script) == []
-    markup = re.sub(r"<style>.*</style>|<!--.*?-->", "", html.partition("<script>")[0], flags=re.DOTALL)
-    assert re.findall(r"\s(?:on\w+|style)=", markup) == []
-    assert re.findall(r"(?:src|href)=[\"']?(?:https?:)?//", markup) == []
-
-
-async def test_the_page_is_served_under_a_strict_policy(reader):
-    response = await reader.page.goto(reader.url + "/?again")
-    policy = response.headers["content-security-policy"]
-    assert policy.startswith("default-src 'none'; ")
-    assert "unsafe" not in policy
-    assert response.headers["x-content-type-options"] == "nosniff"
-    assert response.headers["referrer-policy"] == "no-referrer"
-    assert response.headers["etag"]
-
-
-async def test_halves_of_a_character_that_come_apart_are_joined(reader, llm):
-    answer = llm.answers("split")
-    await reader.send("split")
-    await answer.asked.wait()
-    answer.say("a\ud83d", "\ude00b").finish()
-    await reader.see(reader.answers, "a😀b")
-    await reader.see(reader.done, count=1)
-
-
-LONG = {
-    "paragraphs": "A line of **text** with `code` and some more words in it, as models write.\n\n" * 1350,
-    "one line": "word and **bold** " * 5600,
-    "code": "```py\n" + "    return value[0] + other * 42  # the answer\n" * 2100 + "```\n",
-}
-
-
-@pytest.mark.parametrize("kind", LONG)
-async def test_100_000_characters_stream_in_without_a_stutter_and_nothing_is_drawn_twice(reader, llm, kind):
-    text = LONG[kind]
-    assert len(text) > 95_000
-    answer = llm.answers(f"long {kind}")
-    await reader.send(f"long {kind}")
-    await answer.asked.wait()
-    await reader.page.evaluate(
-        """() => {
-          window.longTasks.length = 0;
-          window.redrawn = 0;
-          new MutationObserver((changes) => {
-            const removed = changes.flatMap((change) => [...change.removedNodes]);
-            for (const node of removed) window.redrawn += node.textContent.length;
-          }).observe(document.querySelector('.text'), { childList: true, subtree: true });
-        }"""
-    )
-    for at in range(0, len(text), 40):
-        answer.say(text[at : at + 40])
-    answer.finish()
-    await reader.page.wait_for_selector(".turn[data-state=done]", timeout=60_000)
-    # What is shown of it: the marks are not.
-    length = len(re.sub(r"\*\*|`|\n\n|py\n", "", text)) - 10
-    await reader.until("document.querySelector('.text').textContent.length > argument", length)
-    tasks, redrawn = await reader.page.evaluate("[window.longTasks, window.redrawn]")
-    print(kind, "long tasks", len(tasks), "longest", max(tasks, default=0), "redrawn", redrawn)
-    assert redrawn == 0
-    # A slow and shared machine is given its due; drawing the whole anew takes seconds.
-    assert max(tasks, default=0) < 300, sorted(tasks)[-5:]
-    below = "scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight"
-    assert await reader.page.evaluate(below) < 5
+    longest = await reader.page.evaluate(TIMES, [HOSTILE[kind], 8000])
+    print(kind, round(longest), "ms")
+    # A slow and shared machine is given its due; a text that is read again and again takes minutes.
+    assert longest < 2000

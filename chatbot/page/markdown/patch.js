@@ -3,6 +3,7 @@
 
 import { codeBlock } from './code.js';
 import { formula } from './math.js';
+import { t } from '../words.js';
 
 const WIDGETS = { '#code': codeBlock, '#formula': formula };
 
@@ -49,11 +50,12 @@ function build(node) {
 	// tree.js lets nothing through that a link may not be.
 	if (href !== undefined) Object.assign(dom, { href, target: '_blank', rel: 'noopener noreferrer' });
 	if (image) dom.className = 'image';
+	if (node.tag === 'input') dom.ariaLabel = t(plain.checked ? 'taskDone' : 'taskOpen');
 	if (align) dom.classList.add(align);
 	for (const child of node.children) dom.append(build(child));
 	if (node.tag !== 'table') return dom;
 	const box = document.createElement('div');
-	Object.assign(box, { className: 'wide', tabIndex: 0, role: 'group' });
+	Object.assign(box, { className: 'wide', tabIndex: 0, role: 'group', ariaLabel: t('table') });
 	box.append(dom);
 	return box;
 }

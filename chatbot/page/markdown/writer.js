@@ -91,7 +91,8 @@ export class Writer {
 		this.text += slice;
 		const last = this.ended && !this.queue;
 		if (this.fence) this.writeCode(last);
-		if (!this.fence && !(last && this.startAgain())) this.read(last);
+		if (!this.fence) this.read(last);
+		if (last) this.startAgain();
 		return Boolean(this.queue);
 	}
 
@@ -100,7 +101,8 @@ export class Writer {
 		const { children, blocks } = tree(parse(last ? this.text : complete(this.text), env));
 		patch(this.root, this.was, children, this.base);
 		this.was = children;
-		if (!last) this.settle(blocks);
+		if (last) this.references = env.references;
+		else this.settle(blocks);
 	}
 
 	// Lets go of the blocks that nothing can change any more.
@@ -152,18 +154,11 @@ export class Writer {
 
 	// What is defined below a text holds above it too: if anything was defined, all is read again with it.
 	startAgain() {
-		if (this.again || !DEFINITION.test(this.all)) return false;
+		if (this.again || !this.base || !Object.keys(this.references).length) return;
 		this.again = true;
-		const env = { references: {} };
-		// The first of two that define the same holds.
-		const found = this.all.match(/^ {0,3}\[[^\]\n]+\]:.*(?:\n[ \t]+\S.*)?/gm);
-		if (found.length > 500) return false;
-		for (const line of found) parse(line, env);
-		this.references = env.references;
 		this.queue = this.all;
 		this.root.replaceChildren();
 		this.begin();
-		return true;
 	}
 
 	// Code that is being written is appended to, and not read again.
