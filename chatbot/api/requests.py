@@ -128,7 +128,7 @@ async def read_chat(request: web.Request) -> ChatRequest:
         raise refused("Idempotency-Key must be 1 to 255 printable ASCII characters.", "Idempotency-Key")
     body = await read_object(request, schemas.CHAT)
     named = body.pop("session_id", None)
-    session_id = request.headers.get("X-Session-ID", named)
+    session_id = request.headers.get("X-Session-ID") or named
     if not session_id:
         raise refused("session_id is missing.", "session_id")
     if named not in (None, session_id):

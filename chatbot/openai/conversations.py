@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from itertools import chain, dropwhile, islice
 from typing import Any
@@ -130,9 +131,9 @@ class Conversations:
             newest = items_of_turn(turn)[-1]
             if newest["id"] != item:
                 raise refuse("item_id", "is not the newest of its turn, which was answered")
-            if left_over := answer_without(json.loads(turn.output), newest):  # it was not the only one
-                self._store.set_input(turn.seq, f"{turn.input}\n{left_over}")
-            return self._store.drop_output(turn.seq)
+            left_over = answer_without(json.loads(turn.output), newest)  # "" if it was the only one
+            said = f"{turn.input}\n{left_over}" if left_over else None
+            return self._store.drop_output(turn.seq, said)
         left = without_item(turn, item)
         if all(message == DELETED for message in left):
             return self._sessions.splice_out(session_id, turn.seq, turn.parent)
@@ -173,7 +174,7 @@ def read_cursor(request: web.Request) -> tuple[bool, int, str]:
     order, limit = request.query.get("order", "desc"), request.query.get("limit", "20")
     if order not in ("asc", "desc"):
         raise refuse("order", "must be asc or desc")
-    if not limit.isdecimal() or not 1 <= int(limit[:9]) <= 100:
+    if not re.fullmatch("[0-9]{1,9}", limit) or not 1 <= int(limit) <= 100:
         raise refuse("limit", "must be an integer from 1 to 100")
     return order == "desc", int(limit), request.query.get("after", "")
 

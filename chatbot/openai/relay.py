@@ -58,12 +58,14 @@ class Relay:
         messages = body.get("messages") if isinstance(body, dict) else None
         if not isinstance(messages, list) or not messages:
             raise refuse("messages", "must be a list that says something")
+        options = body.get("stream_options") or {}
+        if not isinstance(options, dict):
+            raise refuse("stream_options", "must be an object")
         asking = asyncio.create_task(
             self._llm.relay(body | {"stream": True}, affinity=self._affinity(messages))
         )
         try:
             if body.get("stream"):
-                options = body.get("stream_options") or {}
                 return await self._stream(request, asking, wants_usage=bool(options.get("include_usage")))
             read = [json.loads(chunk.data) async for chunks in await asking for chunk in chunks]
             return json_response(collect(read))

@@ -113,7 +113,10 @@ def _read_tools(given: Mapping[str, Any], settings: dict[str, Any], options: dic
             raise refuse(f"tools[{number}].name", "must be a string")
     settings["tools"] = [_FUNCTION | tool for tool in tools]
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
-        allowed = [tool.get("name") for tool in choice.get("tools") or () if isinstance(tool, dict)]
+        listed = choice.get("tools")
+        if not isinstance(listed, list):
+            raise refuse("tool_choice.tools", "must be a list")
+        allowed = [tool.get("name") for tool in listed if isinstance(tool, dict)]
         tools = [tool for tool in tools if tool["name"] in allowed]
         choice = choice.get("mode", "auto")
     if isinstance(choice, dict) and choice.get("type") == "function" and isinstance(choice.get("name"), str):

@@ -198,9 +198,12 @@ class Tree(Removals):
         said = sum(line != "null" for line in messages.split("\n"))
         self._run("set_input", (messages, said, seq))
 
-    def drop_output(self, seq: int) -> None:
-        """Deletes the reply of a turn alone, and frees its idempotency key."""
-        self._run("drop_output", (seq,))
+    def drop_output(self, seq: int, messages: str | None = None) -> None:
+        """Deletes the reply of a turn alone, and frees its key; `messages`, if given, are said in the turn."""
+        with self._transaction:
+            if messages is not None:
+                self.set_input(seq, messages)
+            self._run("drop_output", (seq,))
 
     def forget_response(self, seq: int) -> None:
         """OpenAI's door does not find the turn as a response any more; in the conversation it stays."""

@@ -164,14 +164,15 @@ async def test_content_parts_go_to_the_llm_and_into_the_history_as_they_are(
 
 
 @pytest.mark.parametrize(
-    ("header", "body", "status"), [("a", "a", 200), ("a", None, 200), ("a", "b", 400), (None, None, 400)]
+    ("header", "body", "status"),
+    [("a", "a", 200), ("a", None, 200), ("a", "b", 400), (None, None, 400), ("", "a", 200), ("", None, 400)],
 )
 async def test_the_session_is_named_by_the_header_or_the_body(
     server: Running, header: str | None, body: str | None, status: int
 ) -> None:
-    ids = {"a": await server.session(), "b": await server.session(), None: None}
+    ids = {"a": await server.session(), "b": await server.session(), "": None, None: None}
     asked = {"session_id": ids[body], "message": "Hi"}
-    headers = {"X-Session-ID": ids[header] or ""} if header else {}
+    headers = {"X-Session-ID": ids[header] or ""} if header is not None else {}
     found, told, _ = await server.call("POST", "/api/chat", asked, headers)
     assert found == status
     if status == 400:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from chatbot.storage.database import Locked
 from tests.openai.door import Door, text_of
 from tests.tools.scripted_llm import DONE, END, Hang, ScriptedLLM, delta, events
 
@@ -78,6 +79,33 @@ async def test_items_are_deleted_from_the_newest_on(door: Door, said: str):
     await door.call("DELETE", f"{path}/{first['id']}")
     assert await items(door, conversation["id"]) == []
     assert text_of(await door.respond("again", conversation=conversation["id"])) == "You said: again"
+
+
+async def test_an_item_is_deleted_whole_or_not_at_all(door: Door, monkeypatch: pytest.MonkeyPatch):
+    _, conversation = await door.call("POST", "/conversations")
+    await door.respond("weather in two", conversation=conversation["id"], tools=[TOOL])
+    before = await items(door, conversation["id"])
+    store, run, found_locked = door.server.store, door.server.store._run, []
+
+    def locked_at_first(name: str, *values: Any) -> int:
+        if name == "drop_output" and not found_locked:
+            found_locked.append(name)
+            raise Locked("by another program, that came between")
+        return run(name, *values)
+
+    monkeypatch.setattr(store, "_run", locked_at_first)
+    path = f"/conversations/{conversation['id']}/items/{before[-1]['id']}"
+    assert (await door.call("DELETE", path))[0] == 200
+    assert found_locked
+    left = [one["type"] for one in await items(door, conversation["id"])]
+    assert left == [one["type"] for one in before[:-1]]
+
+
+@pytest.mark.parametrize("limit", ["0000000011", "0" * 8 + "1" * 4400, "101", "\u0663", "-1", ""])
+async def test_a_limit_is_a_number_up_to_a_hundred(door: Door, limit: str):
+    _, conversation = await door.call("POST", "/conversations")
+    status, refused = await door.call("GET", f"/conversations/{conversation['id']}/items?limit={limit}")
+    assert (status, refused["error"]["param"]) == (400, "limit")
 
 
 async def test_items_that_are_added_while_a_response_is_written_are_refused(door: Door):

@@ -118,6 +118,13 @@ async def test_a_silent_llm_is_bridged(start: StartServer, llm: ScriptedLLM, clo
     assert (await reading)[-1] == "[DONE]"
 
 
+async def test_options_of_the_stream_that_are_none_are_refused_by_name(door: Door):
+    for options in ("usage", [1]):
+        body = SAID | {"stream": True, "stream_options": options}
+        status, refused = await door.call("POST", "/chat/completions", body)
+        assert (status, refused["error"]["param"]) == (400, "stream_options")
+
+
 async def test_only_who_asks_for_the_usage_gets_its_chunk(door: Door):
     assert not any('"usage"' in chunk for chunk in await read(door))
     assert any('"usage"' in chunk for chunk in await read(door, stream_options={"include_usage": True}))

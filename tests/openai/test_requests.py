@@ -33,6 +33,7 @@ def _said(part: dict[str, Any]) -> dict[str, Any]:
         ("tools", {"tools": "all"}),
         ("tool_choice", {"tools": [TOOL], "tool_choice": {"type": "web_search_preview"}}),
         ("tool_choice", {"tools": [TOOL], "tool_choice": "any"}),
+        ("tool_choice.tools", {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "tools": 5}}),
         ("prompt", {"prompt": {"id": "pmpt_1"}}),
         ("context_management", {"context_management": [{"type": "compaction"}]}),
         ("top_logprobs", {"top_logprobs": 3}),
