@@ -199,7 +199,7 @@ class Tree(Removals):
         self._run("set_input", (messages, said, seq))
 
     def drop_output(self, seq: int, messages: str | None = None) -> None:
-        """Deletes the reply of a turn alone, and frees its key; `messages`, if given, are said in the turn."""
+        """Deletes the reply of a turn alone, and frees its key; `messages`: what is said in it then."""
         with self._transaction:
             if messages is not None:
                 self.set_input(seq, messages)
