@@ -295,4 +295,4 @@ async def test_what_is_too_long_is_not_asked_again_once_something_was_sent(room:
     reply = room.ask(session_id)
     await turns_of_the_loop()
     assert reply.error
-    assert len(room.llm.asked) == 2
+    assert (reply.error.code, len(room.llm.asked)) == ("context_too_long", 2)
