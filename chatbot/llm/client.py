@@ -206,7 +206,7 @@ class LLM:
                 note, is_list = self._reports.mask(error.message), error.kind == "model"
         # Chats need no list: it may be missing, empty or forbidden.
         can_do_without = is_list or (status in (404, 405) and not is_page)
-        if self._has_answered or (self._configured_model and can_do_without):
+        if status != 503 and (self._has_answered or (self._configured_model and can_do_without)):
             return "ok", note
         if status == 200 or failure.is_no_api:
             return "error", f"not an OpenAI-compatible API at {self._endpoint.name}: {note}"

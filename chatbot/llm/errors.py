@@ -46,7 +46,8 @@ _TABLE = [
      r"|\b(model|deployment)\b[^.]{0,100}(not found|(does|do) ?n.t exist|(does )?not exist|not available|not loaded)"),
     ("forbidden", "llm_error", False, (403,), "The LLM server forbids it", r"$^"),
     ("slow", "llm_error", True, (408, 504, 524), "The LLM server took too long", r"$^"),
-    ("rejected", "llm_rejected", False, range(400, 500), "The LLM server rejected the request", r"$^"),
+    ("rejected", "llm_rejected", False, range(400, 500), "The LLM server rejected the request",
+     r"(image|audio|video)s?( input)? (is|are) not supported"),  # llama-server says so with a 500
     ("failed", "llm_error", True, range(1000), "The LLM server failed", r"$^"),
 ]
 _OURS = {

@@ -34,7 +34,7 @@ class Models(NamedTuple):
 def read(data: bytes) -> Models:
     """Reads the list. Raises ChatError if it is none or names no model."""
     try:
-        listed = parse(data)
+        listed = parse(data) if data.strip() else []  # mlx-lm with a model that is not in its cache
     except ValueError:
         listed = None
     if isinstance(listed, dict):
