@@ -6,11 +6,11 @@ What is said is a turn's lines, a message each. The calls of one assistant's mes
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from chatbot.chat.reply_log import ReplyLog
-from chatbot.chat.turn_messages import DELETED
+from chatbot.chat.turn_messages import DELETED, role_of, sent_of
 from chatbot.errors import ChatError
 from chatbot.ids import MAX_INPUT_MESSAGES
 from chatbot.openai.identifiers import item_id
@@ -52,25 +52,21 @@ def messages_of(value: object, param: str, find_item: FindItem) -> tuple[str, ..
     return tuple(as_json(message) for message in messages)
 
 
-def require_calls(messages: Iterable[str], before: Iterable[Turn]) -> None:
-    """Refuses a tool's output whose call was not made: the LLM would not be sent it."""
-    calls: set[str] = set()
+def require_calls(messages: Sequence[str], before: Iterable[Turn]) -> None:
+    """Refuses a tool's output that the LLM would not be sent: one without a call just before it."""
+    turns: list[Turn] = []
     for turn in before:
-        for line in (*turn.messages, turn.output or DELETED):
-            calls |= _calls_of(json.loads(line))
+        turns.insert(0, turn)
         if turn.output is not None:
             break
-    for line in messages:
-        message = json.loads(line)
-        if message["role"] == "tool" and message["tool_call_id"] not in calls:
-            raise refuse(
-                "input", f"has an output of the call {message['tool_call_id']!r}, which was not made"
-            )
-        calls |= _calls_of(message)
-
-
-def _calls_of(message: Mapping[str, Any] | None) -> set[str]:
-    return {call["id"] for call in (message or {}).get("tool_calls") or ()}
+    sent = sent_of(turns, messages)[-1]
+    for message in messages:
+        if message in sent:
+            sent.remove(message)
+        elif role_of(message) == "tool":
+            call = json.loads(message)["tool_call_id"]
+            words = f"has an output of the call {call!r}, which was not made just before, was cut or has one"
+            raise refuse("input", words)
 
 
 def _add_item(messages: list[dict[str, Any]], item: object, param: str, find_item: FindItem) -> None:
@@ -89,8 +85,8 @@ def _add_item(messages: list[dict[str, Any]], item: object, param: str, find_ite
         content = _content(item.get("content"), f"{param}.content")
         if role == "assistant" and not isinstance(content, str):
             content = "".join(part.get("text", "") for part in content)
-        if role == "assistant" and may_go_on and last["content"] is None:
-            last["content"] = content  # what was said beside the calls, before their outputs
+        if role == "assistant" and "tool_calls" in last:  # said beside the calls, before their outputs
+            last["content"] = (last["content"] or "") + content
         else:
             messages.append({"role": role, "content": content})
     elif type_ == "function_call":

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from chatbot.errors import ChatError
-from chatbot.openai.items import messages_of, said_items
+from chatbot.openai.items import messages_of, require_calls, said_items
 from chatbot.openai.requests import read_response_request
 from tests.openai.door import Door
-from tests.tools.scripted_llm import ScriptedLLM
+from tests.tools.scripted_llm import DONE, END, ScriptedLLM, delta, events
 
 TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 
@@ -205,3 +205,33 @@ async def test_an_output_whose_call_was_not_made_is_refused(door: Door):
     await door.refused(400, "input", input=[output | {"call_id": "other"}], previous_response_id=first["id"])
     second = await door.respond([output], previous_response_id=first["id"], tools=[TOOL])
     await door.refused(400, "input", input=[output], previous_response_id=second["id"])
+
+
+def test_what_is_said_around_calls_stands_beside_them():
+    said = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Wait, "},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"role": "assistant", "content": "I look."},
+        {"type": "function_call_output", "call_id": "c", "output": "x"},
+    ]
+    messages = messages_of(said, "input", _no_item)
+    require_calls(messages, ())
+    roles_and_texts = [(m["role"], m["content"]) for m in map(json.loads, messages)]
+    assert roles_and_texts == [("user", "Hi"), ("assistant", "Wait, I look."), ("tool", "x")]
+
+
+async def test_an_output_that_the_llm_would_not_be_sent_is_refused(door: Door, llm: ScriptedLLM):
+    output = {"type": "function_call_output", "call_id": "c", "output": "x"}
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    llm.play([*events(delta(tool_calls=[call]), delta(finish="length"), DONE), END])
+    cut = await door.respond("call", tools=[TOOL])
+    await door.refused(400, "input", input=[output], previous_response_id=cut["id"])
+    llm.play([*events(delta(tool_calls=[call]), delta(finish="tool_calls"), DONE), END])
+    whole = await door.respond("call", tools=[TOOL])
+    for said in ([output, output], [{"role": "user", "content": "Wait."}, output]):
+        await door.refused(400, "input", input=said, previous_response_id=whole["id"])
+    await door.respond([output, {"role": "user", "content": "Go on."}], previous_response_id=whole["id"])
+    assert [message["role"] for message in llm.exchanges[-1].body["messages"]] == [
+        *("user", "assistant", "tool", "user")
+    ]
