@@ -97,7 +97,7 @@ def watch_parts(
         ("chatbot_clients_stalled", "Clients that do not read what waits for them.", lambda: room.stalled),
         ("chatbot_clients_dropped_total", "Clients that read nothing for 30 s.", lambda: room.dropped),
         ("chatbot_sessions", "Sessions that are kept.", lambda: store.sessions),
-        ("chatbot_sessions_expired_total", "Sessions deleted since they were idle.", lambda: sessions.expired),
+        ("chatbot_sessions_expired_total", "Sessions deleted for being idle.", lambda: sessions.expired),
         ("chatbot_database_free_bytes", "What the limit and the disk leave.", lambda: store.free_bytes),
         ("chatbot_database_used_bytes", "What of the database is in use.", lambda: store.used_bytes),
         ("chatbot_database_wal_bytes", "The size of the write-ahead log.", lambda: store.wal_bytes),

@@ -23,16 +23,8 @@ class ConfigError(Exception):
 SERVER_FIELDS = ("messages", "stream", "stream_options", "n")
 """Fields of a request to the LLM that only the server sets."""
 
-_OWN_HEADERS: tuple[str, ...] = (
-    "accept-encoding",
-    "connection",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "te",
-)
-_OWN_HEADERS += ("trailer", "transfer-encoding", "upgrade")
+_OWN_HEADERS = {"accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te"}
+_OWN_HEADERS |= {"trailer", "transfer-encoding", "upgrade"}
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 

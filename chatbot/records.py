@@ -1,4 +1,4 @@
-"""What all rooms speak of: sessions, turns, the pieces of a reply and the LLM's chunks. Plain data, no I/O."""
+"""What all rooms speak of: sessions, turns, a reply's pieces and the LLM's chunks. Plain data, no I/O."""
 
 from __future__ import annotations
 

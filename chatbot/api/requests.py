@@ -12,6 +12,7 @@ from aiohttp import web
 from chatbot.api import schemas
 from chatbot.api.schemas import Schema
 from chatbot.chat.reply_registry import key_hash
+from chatbot.config import SERVER_FIELDS
 from chatbot.errors import ChatError
 from chatbot.records import as_json
 from chatbot.web import bodies
@@ -152,7 +153,7 @@ async def read_chat(request: web.Request) -> ChatRequest:
 
 def _options(body: dict[str, Any]) -> dict[str, Any]:
     extra: dict[str, Any] = body.pop("extra_body", {})
-    for name in schemas.OWNED:
+    for name in SERVER_FIELDS:
         if name in extra:
             raise refused(f"extra_body must not have {name}, which the server sets.", "extra_body")
     return extra | body

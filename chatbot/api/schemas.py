@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from chatbot.config import SERVER_FIELDS
 from chatbot.errors import ERRORS
 
 Schema = dict[str, Any]
@@ -71,9 +72,6 @@ OPTIONS: dict[str, Schema] = {
     "parallel_tool_calls": BOOLEAN,
     "user": STRING,
 }
-OWNED = ("messages", "stream", "stream_options", "n")
-"""Fields of the LLM's request that are the server's to set."""
-
 TOOL_OUTPUT = object_of(
     {"tool_call_id": TEXT, "output": any_of(STRING, PARTS)},
     *("tool_call_id", "output"),
@@ -98,7 +96,7 @@ CHAT = object_of(
     | {
         "extra_body": OBJECT
         | {
-            "propertyNames": {"not": {"enum": list(OWNED)}},
+            "propertyNames": {"not": {"enum": list(SERVER_FIELDS)}},
             "description": "Whatever else the LLM is to be sent; what is named beside it wins.",
         }
     },
@@ -141,15 +139,8 @@ def ref(kind: str, name: str) -> Schema:
     return {"$ref": f"#/components/{kind}/{name}"}
 
 
-_KINDS = {
-    "id": ID,
-    "time": TIME,
-    "count": COUNT,
-    "text": STRING,
-    "object": OBJECT,
-    "bool": BOOLEAN,
-    "null": NULL,
-}
+_KINDS = {"id": ID, "time": TIME, "count": COUNT}
+_KINDS |= {"text": STRING, "object": OBJECT, "bool": BOOLEAN, "null": NULL}
 
 
 def _shape(fields: str, **more: Any) -> Schema:

@@ -55,7 +55,7 @@ class Access:
         origin = request.headers.get("Origin")
         if origin is None or self._is_allowed(origin) or _is_own(origin, request.headers.get("Host", "")):
             return
-        # The page's own files, which anybody may read: a browser sends an Origin with a script that is a module.
+        # Anybody may read the page's files, and a browser sends an Origin with a script that is a module.
         if request.path.startswith("/page/") and request.method in ("GET", "HEAD"):
             return
         log.warning("refused the origin %s: it is not in ALLOWED_ORIGINS", ascii(origin[:200]))

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from chatbot import __version__
 from chatbot.chat.reply_registry import ReplyRegistry
+from chatbot.llm.client import LLM
 from chatbot.storage.store import Store
 from chatbot.web.answers import json_response
-
-if TYPE_CHECKING:
-    from chatbot.llm.client import LLM
 
 READY_CACHE_SECONDS = 5.0
 

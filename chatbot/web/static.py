@@ -83,7 +83,7 @@ class Static:
     def __init__(self) -> None:
         files = dict(_walk(resources.files("chatbot").joinpath("page")))
         everything = b"".join(name.encode() + b"\0" + body for name, body in sorted(files.items()))
-        # The files are named by what they all hold, so that a browser may keep them, and never mixes two versions.
+        # The files are named by what they all hold: a browser may keep them, and never mixes two versions.
         self._version = sha256(everything).hexdigest()[:12]
         html = files.pop("index.html").replace(b'="page/', f'="page/{self._version}/'.encode())
         self._index = File("index.html", html)
@@ -101,8 +101,8 @@ class Static:
     async def file(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /page/{path}": a file of the page.
 
-        A page that was opened before the server was replaced names an older version. It is given the file as it
-        is now, and must not keep it under that name.
+        A page that was opened before the server was replaced names an older version. It is given the file
+        as it is now, and must not keep it under that name.
         """
         version, _, name = request.match_info["path"].partition("/")
         if version == self._version and name in self._files:
