@@ -1,13 +1,13 @@
 """What the LLM is sent of a conversation: whole turns, from a beginning that stands still. Pure functions.
 
-An LLM server keeps the work that it did on a prompt for as long as the next one begins the same. So a context begins
-where its parent's did, and grows; when it is full, its older half is dropped at once. Each turn keeps where its
-context began, and why, so that the same is found after a restart, a rewind or a change of branch.
+An LLM server keeps the work that it did on a prompt for as long as the next one begins the same. So a context
+begins where its parent's did, and grows; when it is full, its older half is dropped at once. Each turn keeps
+where its context began, and why: the same is found after a restart, a rewind or a change of branch.
 
-A context begins with a turn that opens with a user's message, so a round of tool calls is never cut in two. What is
-newly said goes whole, and so does the round it belongs to, whatever the limits are.
+A context begins with a turn that opens with a user's message, so a round of tool calls is never cut in two.
+What is newly said goes whole, and so does the round that it belongs to, whatever the limits are.
 
-How a reply uses it (`path` is what the store reads upwards from the parent):
+How a reply uses it (`path` is what the store reads from the parent upwards):
 
     head = Head.of(model, fields, [system_message(prompt)])
     context = plan(path, said, head, limits.budget(model, fields, listed))
@@ -18,8 +18,9 @@ How a reply uses it (`path` is what the store reads upwards from the parent):
         except TooLong as error:
             limits.refused(model, fields, context.count, context.tokens, error)
             context = shrink(context, limits.budget(model, fields, listed), error)
-    # and when it is answered: limits.answered(model, context.count, prompt_tokens or context.tokens),
-    # and the turn keeps context.start as its context_start, context.key as its context_key.
+
+When it is answered: limits.answered(model, context.count, prompt_tokens or context.tokens). The turn keeps
+context.start as its context_start and context.key as its context_key.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from chatbot.ids import message_id
 from chatbot.records import Turn, as_json
 
 WHOLE = "whole_conversation"
-"""Why a context begins where it does, when nothing was dropped; the other reasons are the words of limits.py."""
+"""Why a context begins where it does if nothing was dropped; the other reasons are the words of limits.py."""
 
 
 class Head(NamedTuple):
@@ -50,11 +51,9 @@ class Head(NamedTuple):
 
     @classmethod
     def of(cls, model: str, fields: Mapping[str, Any], messages: Iterable[str]) -> Head:
-        """The head of a request; the tools among its `fields` stand before the turns, too."""
+        """The head of a request: the tools among its `fields` stand before the turns, too."""
         messages, tools = tuple(messages), as_json(fields["tools"]) if fields.get("tools") else ""
-        key = hashlib.sha256(as_json([model, tools, messages]).encode("utf-8", "surrogatepass")).hexdigest()[
-            :16
-        ]
+        key = hashlib.sha256(as_json([model, tools, messages]).encode()).hexdigest()[:16]
         return cls(messages, key, sum(map(tokens.length_of, messages)) + tokens.length_of(tools))
 
 
@@ -64,11 +63,11 @@ def system_message(content: str) -> str:
 
 
 class _Material(NamedTuple):
-    """What a context is chosen from: the turns (oldest first), what is sent of each and, last, what is newly said.
+    """What a context is chosen from: turns, oldest first, what is sent of each and, last, what is newly said.
 
-    `starts` are the places at which it may begin; `counts` and `totals` how many messages and tokens it has from each place
-    on. `is_whole`: no turn stands before these. `began` and `reason`: where the last turn's context began (None: another
-    head stood before it), and why.
+    `starts` are the places at which it may begin; `counts` and `totals` say how many messages and tokens it
+    then has. `is_whole`: there is no turn above. `began` and `reason` are the last context's; it had another
+    head if `began` is None.
     """
 
     head: Head
@@ -81,7 +80,7 @@ class _Material(NamedTuple):
     began: int | None
     reason: str
 
-    def exceeds(self, start: int, budget: Budget) -> str | None:
+    def excess(self, start: int, budget: Budget) -> str | None:
         """The word for the limit that a context from there would exceed."""
         if self.counts[start] > budget.messages:
             return budget.messages_reason
@@ -94,8 +93,9 @@ class _Material(NamedTuple):
 class Context:
     """What is sent; made by plan() and shrink().
 
-    `messages` are JSON texts, the head's first; `count` is how many there are besides the head's. `tokens` is about
-    how many they all measure. `reason` says why it begins there; `key` is what the turn keeps as its context_key.
+    `messages` are JSON texts, the head's first; `count` is how many there are besides the head's. `tokens` is
+    about how many they all measure. `reason` says why it begins there; `key` is what the turn keeps as its
+    context_key.
     """
 
     messages: list[str]
@@ -113,7 +113,7 @@ class Context:
 
     @property
     def start(self) -> int | None:
-        """What the turn keeps as its context_start: the first turn that is sent; None: it begins with itself."""
+        """What the turn keeps as its context_start: the first turn that is sent; None: the turn itself."""
         return self.turns[0].seq if self.turns else None
 
     @property
@@ -126,9 +126,9 @@ class Context:
 
     @property
     def measured(self) -> int | None:
-        """How many tokens it measured up to its newest answer, by the LLM's own count."""
-        is_same = self.turns and self._material.began == self.start
-        return tokens.counted(self.turns[-1]) if is_same else None
+        """How many tokens it measured up to its newest answer by the LLM's own count, if that began there."""
+        stands = self.turns and self._material.began == self.start
+        return tokens.counted(self.turns[-1]) if stands else None
 
 
 def plan(
@@ -139,15 +139,14 @@ def plan(
     `path` is the conversation from its newest turn upwards, and is read only as far as needed.
     """
     material = _material(path, said, head, budget, send_reasoning)
-    starts = material.starts
-    begin, reason = starts[0], material.exceeds(starts[0], budget)
-    if reason and material.began is None:  # as much as fits
-        begin = next((start for start in starts if not material.exceeds(start, budget)), starts[-1])
+    starts, end = material.starts, len(material.turns)
+    begin, reason = starts[0], material.excess(starts[0], budget)
+    if reason and material.began is None:  # as many turns as fit
+        begin = next((start for start in starts if not material.excess(start, budget)), starts[-1])
     elif reason:
-        size = len(material.turns) - begin
-        wanted = begin
-        if material.counts[begin] > budget.messages:
-            wanted = len(material.turns) - max(1, (size - 1) // 2)
+        is_counted = material.counts[begin] > budget.messages
+        # The newest turn is on top of those that were within the limit.
+        wanted = end - max(1, (end - begin - 1) // 2) if is_counted else begin
         begin = _step(material, begin, max(wanted, _half(material, begin, budget)), budget)
     if begin == 0 and material.is_whole:
         reason = WHOLE
@@ -159,92 +158,84 @@ def shrink(context: Context, budget: Budget, error: TooLong) -> Context:
     material, begin = context._material, context._place
     if begin == material.starts[-1]:
         raise error
+    is_named = budget.tokens_reason == LISTED and material.excess(begin, budget) == LISTED
     size = len(context.turns)
-    is_named = budget.tokens_reason == LISTED and context.tokens > (budget.tokens or 0)
-    if is_named:
-        wanted = _half(material, begin, budget)
-    else:
-        wanted = begin + size - size // 2
+    wanted = _half(material, begin, budget) if is_named else begin + size - size // 2
     return _context(material, _step(material, begin, wanted, budget), LISTED if is_named else REFUSED)
 
 
 def _half(material: _Material, begin: int, budget: Budget) -> int:
-    """The place from which on at least half of what is allowed is used, where tokens are too many."""
+    """Where too many tokens are sent: the last place from which on more than half of what is allowed is used.
+
+    That is half of what is left beside the head and what is newly said, and a little more, for it's an
+    estimate.
+    """
     if budget.tokens is None or material.totals[begin] <= budget.tokens:
         return begin
-    half = (budget.tokens + material.totals[-1]) // 2  # of what is left beside that which goes anyway
+    half = (budget.tokens + material.head.length // 4) // 2 + budget.tokens // 32
     return max((start for start in material.starts if material.totals[start] >= half), default=begin)
 
 
 def _step(material: _Material, begin: int, wanted: int, budget: Budget) -> int:
     """The first place after `begin`, and from the `wanted` one on, that is within the limits.
 
-    A turn stays where one can: a last round that is longer than what was wanted.
+    The last round stays where it can, if it is longer than what was wanted.
     """
     later = [start for start in material.starts if start > begin] or [begin]
     with_turns = [start for start in later if start < len(material.turns)]
     if wanted < len(material.turns) and with_turns:
         wanted = min(wanted, with_turns[-1])
-    fitting = (start for start in later if start >= wanted and not material.exceeds(start, budget))
+    fitting = (start for start in later if start >= wanted and not material.excess(start, budget))
     return next(fitting, later[-1])
 
 
 def _context(material: _Material, begin: int, reason: str) -> Context:
     sent = [message for messages in material.sent[begin:] for message in messages]
-    return Context(
-        [*material.head.messages, *sent],
-        len(sent),
-        material.totals[begin],
-        reason,
-        f"{material.head.key}:{reason}",
-        begin,
-        material,
-    )
+    messages, key = [*material.head.messages, *sent], f"{material.head.key}:{reason}"
+    return Context(messages, len(sent), material.totals[begin], reason, key, begin, material)
 
 
 def _material(
     path: Iterable[Turn], said: Sequence[str], head: Head, budget: Budget, send_reasoning: bool
 ) -> _Material:
-    opened = not said or may_open(said[0])
-    turns, began, reason, is_whole = _read(path, opened, head, budget)
+    is_round = bool(said) and not may_open(said[0])  # what is said belongs to the round above it
+    turns, began, reason, is_whole = _read(path, is_round, head, budget)
     sent = sent_of(turns, said, send_reasoning=send_reasoning)
     lengths = [_lengths(turn, messages) for turn, messages in zip(turns, sent, strict=False)]
     new = sum(map(tokens.length_of, sent[-1]))
     totals = tokens.measure(
         turns, lengths, head=head.length, said=new, began=began, send_reasoning=send_reasoning
     )
-    counts = list(accumulate((len(messages) for messages in reversed(sent)), initial=0 if said else 1))
-    starts = [place for place, turn in enumerate(turns) if (place == 0 and is_whole) or opens(turn)]
-    if opened:
-        starts.append(len(turns))
-    starts = starts or [0]
+    counts = [*accumulate((len(messages) for messages in reversed(sent)), initial=0 if said else 1)]
+    starts = [place for place, turn in enumerate(turns) if opens(turn) or (place == 0 and is_whole)]
+    later = [place for place in starts if began is None or turns[place].seq >= began] or starts[-1:]
+    starts = later if is_round and later else [*later, len(turns)]
     return _Material(head, turns, sent, starts, counts[:0:-1], totals, is_whole, began, reason)
 
 
 def _read(
-    path: Iterable[Turn], opened: bool, head: Head, budget: Budget
+    path: Iterable[Turn], is_round: bool, head: Head, budget: Budget
 ) -> tuple[list[Turn], int | None, str, bool]:
-    """The turns that may be sent, oldest first, where the last context began and why, and whether it is all.
+    """The turns that may be sent, oldest first; where the last context began, and why; whether it is all.
 
-    A turn that only added messages was not sent, so it doesn't tell where a context began.
+    One turn above the beginning is read with them. A turn that only added messages was not sent, so it
+    doesn't say where a context began; if none says it of this head, there are as many turns as might fit.
     """
     turns: list[Turn] = []
-    began, reason, messages, length, is_known = None, MESSAGES, 0, 0, False
+    began, reason, count, length, is_known = None, MESSAGES, 0, 0, False
     for turn in path:
-        is_enough = messages > budget.messages or (
-            budget.tokens is not None and length * tokens.LEAST_RATE > budget.tokens
-        )
-        if opened and (turn.seq < began if began is not None else is_enough):
-            return turns[::-1], began, reason, False
         if not is_known and turn.context_key:
             is_known = True
             key, _, why = turn.context_key.partition(":")
             if key == head.key:
                 began, reason = turn.seq if turn.context_start is None else turn.context_start, why
         turns.append(turn)
-        opened = opened or opens(turn)
-        messages += len(turn.messages) + (turn.output is not None)
+        count += len(turn.messages) + (turn.output is not None)
         length += tokens.length_of(turn.input) + tokens.length_of(turn.output or "")
+        is_round = is_round and not opens(turn)
+        is_enough = count >= budget.messages or length * tokens.LEAST_RATE > (budget.tokens or length)
+        if not is_round and (is_enough if began is None else turn.seq < began):
+            return turns[::-1], began, reason, False
     return turns[::-1], began, reason, True
 
 

@@ -1,7 +1,7 @@
 """What an LLM takes: the limits of a context, as configured, as the LLM says, and as its refusals teach.
 
-Nothing says reliably what limits an LLM, so two explanations of its refusals are kept for each model, and each only
-for as long as no answer contradicts it: the tokens were too many, or else the messages were.
+Nothing says reliably what limits an LLM, so two explanations of its refusals are kept for each model, and
+each only for as long as no answer contradicts it: the tokens were too many, or else the messages were.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ MESSAGES, TOKENS, LISTED, REFUSED = (
 """What may limit a context: the two settings, what the LLM says that it takes, and what it refused."""
 
 _MAX_ROOM = 4096  # tokens for the answer, if the request doesn't say
+_MAX_MODELS = 1000  # clients name them as they like
 
 
 class Budget(NamedTuple):
@@ -39,8 +40,8 @@ class Budget(NamedTuple):
 class _Learned:
     """What is known of a model.
 
-    `size` is how many tokens it said that it takes. The others are the least that was refused and the most that was
-    answered since, in tokens and in messages.
+    `size` is how many tokens it said that it takes. The others are the least that was refused and the most
+    that was answered since, in tokens and in messages.
     """
 
     size: int | None = None
@@ -60,10 +61,8 @@ class ContextLimits:
 
     def budget(self, model: str, fields: Mapping[str, Any], listed: int | None = None) -> Budget:
         """What a context may be for a request with these fields; `listed`: what the list of models says."""
-        known = self._models.get(model) or _Learned()
-        asked = _asked_room(fields)
-        choices = []
-        size = known.size
+        known, asked = self._models.get(model) or _Learned(), _asked_room(fields)
+        choices, size = [], known.size
         if self._max_tokens:
             choices.append((self._max_tokens, TOKENS))
         elif size is None and listed and listed > known.answered_tokens:
@@ -75,9 +74,10 @@ class ContextLimits:
             # A sixteenth less: the sizes are estimates.
             choices.append((max(1, known.refused_tokens * 15 // 16 - (asked or 0)), REFUSED))
         tokens, tokens_reason = min(choices) if choices else (None, TOKENS)
-        if known.refused_messages is not None and known.refused_messages <= self._max_messages:
-            return Budget(max(1, known.refused_messages - 1), tokens, REFUSED, tokens_reason)
-        return Budget(self._max_messages, tokens, MESSAGES, tokens_reason)
+        messages, reason = self._max_messages, MESSAGES
+        if known.refused_messages is not None and known.refused_messages <= messages:
+            messages, reason = max(1, known.refused_messages - 1), REFUSED
+        return Budget(messages, tokens, reason, tokens_reason)
 
     def refused(
         self, model: str, fields: Mapping[str, Any], messages: int, tokens: int, error: TooLong
@@ -85,7 +85,7 @@ class ContextLimits:
         """Learns that so much was too long: it is not asked for again, whatever number the words name."""
         if not error.is_certain:
             return
-        known = self._models.setdefault(model, _Learned())
+        known = self._known(model)
         total = tokens + (_asked_room(fields) or 0)
         if total > known.answered_tokens:
             known.refused_tokens = min(known.refused_tokens or total, total)
@@ -98,7 +98,7 @@ class ContextLimits:
 
     def answered(self, model: str, messages: int, tokens: int) -> None:
         """Learns that so much was answered; `tokens` by the LLM's own count if there is one."""
-        known = self._models.setdefault(model, _Learned())
+        known = self._known(model)
         known.answered_tokens = max(known.answered_tokens, tokens)
         known.answered_messages = max(known.answered_messages, messages)
         if known.size is not None and tokens > known.size:
@@ -107,6 +107,11 @@ class ContextLimits:
             known.refused_tokens = None
         if known.refused_messages is not None and messages >= known.refused_messages:
             known.refused_messages = None
+
+    def _known(self, model: str) -> _Learned:
+        if model not in self._models and len(self._models) >= _MAX_MODELS:
+            del self._models[next(iter(self._models))]
+        return self._models.setdefault(model, _Learned())
 
 
 def _asked_room(fields: Mapping[str, Any]) -> int | None:

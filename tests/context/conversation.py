@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from chatbot.chat.context import Context, Head, plan, shrink, system_message
-from chatbot.chat.limits import ContextLimits
+from chatbot.chat.limits import Budget, ContextLimits
 from chatbot.errors import TooLong
 from chatbot.ids import new_turn_id
 from chatbot.records import Turn, as_json
@@ -40,7 +41,10 @@ def make_turn(seq: int, said: Sequence[str], output: str | None, **values: Any) 
 
 
 class Conversation:
-    """Turns by their seq. `asks` has how often the LLM was asked for each turn, `contexts` what was sent."""
+    """Turns by their seq. `contexts` has what was sent for each; `read` counts the turns that were read for it.
+
+    With `reports` the LLM's usage is stored.
+    """
 
     def __init__(
         self,
@@ -71,24 +75,37 @@ class Conversation:
     def head(self) -> Head:
         return Head.of(self.model, self.fields, [system_message(self.prompt)] if self.prompt else [])
 
-    def ask(self, *said: str, output: str, **values: Any) -> Context:
+    def budget(self) -> Budget:
+        return self.limits.budget(self.model, self.fields)
+
+    def next(self, *said: str) -> Context:
+        """What would be sent."""
+        return plan(self.path(), said, self.head(), self.budget())
+
+    def talk(self, turns: int, words: int = 20) -> None:
+        """Asks so many questions of a few words, which are answered with twice as many."""
+        for _ in range(turns):
+            number = len(self.turns) + 1
+            self.ask(
+                user(f"Q{number}" + " word" * words), output=assistant(f"A{number}" + " word" * 2 * words)
+            )
+
+    def ask(self, *said: str, output: str, usage: Mapping[str, Any] | None = None, **values: Any) -> Context:
         """Asks and stores the turn; returns what was answered from."""
-        budget = self.limits.budget(self.model, self.fields)
-        context = plan(self.path(), said, self.head(), budget)
+        context = self.next(*said)
         while True:
             try:
-                usage = self.llm.ask(context.messages, output)
+                counted = self.llm.ask(context.messages, output)
                 break
             except TooLong as error:
                 self.limits.refused(self.model, self.fields, context.count, context.tokens, error)
-                context = shrink(context, self.limits.budget(self.model, self.fields), error)
-        self.limits.answered(
-            self.model, context.count, self.llm.prompts[-1] if self.reports else context.tokens
-        )
+                context = shrink(context, self.budget(), error)
+        measured = counted["prompt_tokens"] if self.reports else context.tokens
+        self.limits.answered(self.model, context.count, measured)
         kept = {"context_start": context.start, "context_key": context.key, "parent": self.current}
         seq = len(self.turns) + 1
-        usage_kept = usage if self.reports else None
-        self.turns[seq] = make_turn(seq, said, output, token_usage=usage_kept, **kept | values)
+        counts = json.dumps(counted | dict(usage or {})) if self.reports else None
+        self.turns[seq] = make_turn(seq, said, output, token_usage=counts, **kept | values)
         self.current = seq
         self.contexts.append(context)
         return context

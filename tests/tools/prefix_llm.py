@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 
@@ -17,8 +16,9 @@ def by_length(message: str) -> int:
 class PrefixLLM:
     """Keeps the work that it did on the last prompt, as far as the next one begins the same.
 
-    It refuses more than `takes` tokens or `takes_messages`, and says that it takes `named` tokens. `prompts` has the
-    tokens of each prompt that it answered, `anew` those that were not kept; `asks` counts also what it refused.
+    It refuses more than `takes` tokens or `takes_messages`, and says that it takes `named` tokens. `prompts`
+    has the tokens of each prompt that it answered, `anew` those that were not kept; `asks` counts also what
+    it refused.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class PrefixLLM:
         self.counts: list[int] = []
         self._kept: list[str] = []
 
-    def ask(self, messages: Sequence[str], answer: str) -> str:
-        """Takes a prompt and gives the usage, as JSON, of an answer."""
+    def ask(self, messages: Sequence[str], answer: str) -> dict[str, int]:
+        """Takes a prompt and gives the usage of an answer."""
         self.asks += 1
         tokens = sum(map(self.count, messages))
         if (self.takes and tokens > self.takes) or (
@@ -50,4 +50,4 @@ class PrefixLLM:
         self.counts.append(len(messages))
         self.anew.append(sum(map(self.count, messages[same:])))
         self._kept = [*messages, answer]
-        return json.dumps({"prompt_tokens": tokens, "completion_tokens": self.count(answer)})
+        return {"prompt_tokens": tokens, "completion_tokens": self.count(answer)}

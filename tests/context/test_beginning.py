@@ -1,0 +1,196 @@
+"""The beginning of a context stands still until it is full; then the older half goes at once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from chatbot.chat.context import WHOLE, Head, plan, system_message
+from chatbot.chat.limits import Budget, ContextLimits
+from chatbot.ids import message_id
+from tests.context.conversation import Conversation, assistant, make_turn, tool, user
+from tests.tools.prefix_llm import PrefixLLM
+
+
+def conversation(messages: int, prompt: str = "", tokens: int = 0) -> Conversation:
+    return Conversation(PrefixLLM(), ContextLimits(messages, tokens), prompt)
+
+
+def counts(talked: Conversation) -> list[int]:
+    return [context.count for context in talked.contexts]
+
+
+def questions(messages: list[str]) -> list[str]:
+    """The first words of what users said."""
+    said = [json.loads(message) for message in messages]
+    return [message["content"].split()[0] for message in said if message["role"] == "user"]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "expected"),
+    [
+        (1, [1, 1, 1, 1]),
+        (2, [1, 1, 1, 1]),
+        (3, [1, 3, 3, 3]),
+        (5, [1, 3, 5, 3, 5, 3, 5]),
+        (10, [1, 3, 5, 7, 9, 5, 7, 9, 5, 7, 9]),
+        (40, [*range(1, 40, 2), *range(19, 40, 2), *range(19, 40, 2)]),
+    ],
+)
+def test_a_context_grows_until_it_is_full_and_then_half_of_it_stays(
+    allowed: int, expected: list[int]
+) -> None:
+    talked = conversation(allowed, "Be kind.")
+    talked.talk(len(expected))
+    assert counts(talked) == expected, "the system prompt is not counted"
+    assert all(context.messages[0] == system_message("Be kind.") for context in talked.contexts)
+
+
+def test_what_was_sent_is_sent_again_byte_for_byte_while_the_beginning_stands() -> None:
+    talked = conversation(10)
+    talked.talk(60)
+    stood = 0
+    for number, (one, two) in enumerate(zip(talked.contexts, talked.contexts[1:], strict=False), 2):
+        before = [*one.messages, talked.turns[number - 1].output]
+        if two.turns[0].seq == (one.turns or two.turns)[0].seq:
+            assert two.messages[:-1] == before
+            stood += 1
+    assert stood == 40, "two questions of three, and at the start more"
+
+
+def test_after_a_restart_the_same_beginning_is_found() -> None:
+    whole, restarted = conversation(10), conversation(10)
+    whole.talk(12)
+    restarted.talk(7)
+    restarted.limits, restarted.llm = ContextLimits(10), PrefixLLM()
+    restarted.talk(5)
+    assert counts(restarted) == counts(whole)
+
+
+def test_a_rewind_and_a_branch_find_the_beginning_that_their_parent_had() -> None:
+    talked = conversation(10)
+    talked.talk(8)
+    talked.current = 4  # it was answered from the beginning on
+    assert questions(talked.next(user("Q5")).messages) == ["Q1", "Q2", "Q3", "Q4", "Q5"]
+    talked.current = 7  # the second after the step
+    assert talked.next(user("Q8")).messages[:-1] == talked.contexts[7].messages[:-1]
+
+
+def test_with_another_prompt_as_much_is_sent_as_fits() -> None:
+    talked = conversation(10)
+    talked.talk(6)
+    assert talked.contexts[-1].count == 5
+    talked.prompt = "Be brief."
+    context = talked.next(user("Q7"))
+    assert (context.count, context.reason) == (9, "max_context_messages")
+    talked.talk(2)
+    assert counts(talked)[-2:] == [9, 5], "and from there it stands"
+
+
+@pytest.mark.parametrize("change", ["model", "tools"])
+def test_another_model_or_other_tools_are_another_head(change: str) -> None:
+    head = Head.of("m", {"temperature": 1}, [system_message("Be kind.")])
+    tools = {"tools": [{"type": "function", "function": {"name": "find"}}]}
+    other = Head.of("n", {}, head.messages) if change == "model" else Head.of("m", tools, head.messages)
+    assert other.key != head.key
+    assert Head.of("m", {"temperature": 0}, head.messages).key == head.key, "options change no prompt"
+
+
+def test_why_it_begins_there_is_known_after_the_step_too() -> None:
+    talked = conversation(10)
+    talked.talk(7)
+    reasons = [context.reason for context in talked.contexts]
+    assert reasons == [WHOLE] * 5 + ["max_context_messages"] * 2
+    first = talked.contexts[-1].first
+    assert first == message_id(talked.turns[4].turn_id, 1)
+    assert talked.contexts[0].first is None, "it is the new message"
+
+
+def test_only_what_is_sent_and_one_turn_more_is_read() -> None:
+    talked = conversation(10)
+    talked.talk(50)
+    talked.read = 0
+    context = talked.next(user("Q51"))
+    assert talked.read <= len(context.turns) + 4
+    talked.prompt, talked.read = "Be brief.", 0
+    talked.next(user("Q51"))
+    assert talked.read == 5
+
+
+def test_a_smaller_limit_takes_as_many_steps_as_it_needs() -> None:
+    talked = conversation(40)
+    talked.talk(19)
+    talked.limits = ContextLimits(6)
+    talked.talk(3)
+    assert counts(talked)[-3:] == [5, 3, 5]
+
+
+def test_a_turn_that_only_added_messages_does_not_say_where_a_context_began() -> None:
+    talked = conversation(10)
+    talked.talk(6)
+    said = [user("noted"), user("and this")]
+    talked.turns[7] = make_turn(7, said, None)
+    talked.current = 7
+    context = talked.next(user("Q8"))
+    assert questions(context.messages) == ["Q4", "Q5", "Q6", "noted", "and", "Q8"]
+    assert context.messages[-3:-1] == said
+
+
+def test_messages_that_were_deleted_alone_are_left_out() -> None:
+    said = ["null", user("two")]
+    turns = [make_turn(1, said, assistant("yes")), make_turn(2, ["null"], assistant("more"))]
+    context = plan(reversed(turns), [user("three")], Head.of("m", {}, []), Budget(10))
+    assert context.messages == [user("two"), assistant("yes"), assistant("more"), user("three")]
+    assert context.first == message_id(turns[0].turn_id, 2)
+    alone = plan([turns[1]], [user("three")], Head.of("m", {}, []), Budget(10))
+    assert alone.first == message_id(turns[1].turn_id, 0), (
+        "its question is gone, so it begins with the answer"
+    )
+
+
+def test_a_beginning_that_was_taken_out_of_the_conversation_is_followed_by_the_next() -> None:
+    talked = conversation(10)
+    talked.talk(7)
+    talked.turns[5] = talked.turns[5]._replace(parent=3)  # without turn 4, at which the context began
+    assert questions(talked.next(user("Q8")).messages) == ["Q5", "Q6", "Q7", "Q8"]
+
+
+# Rounds of tool calls
+
+
+def rounds(length: int, first: int = 1, said: str = "Q") -> list[tuple[list[str], str]]:
+    """A user's question, `length` rounds of a tool call and its output, and the answer."""
+    turns, ask = [], [user(said)]
+    for number in range(first, first + length):
+        turns.append((ask, assistant(None, f"c{number}")))
+        ask = [tool(f"c{number}")]
+    return [*turns, (ask, assistant("found"))]
+
+
+def test_a_context_begins_with_a_users_message_whatever_the_rounds_are() -> None:
+    talked = conversation(12)
+    for number in range(30):
+        for said, output in rounds(number % 4, 10 * number):
+            context = talked.ask(*said, output=output)
+            assert json.loads(context.messages[0])["role"] == "user"
+            assert context.count <= 12
+    assert min(counts(talked)[10:]) >= 1
+
+
+def test_a_round_goes_whole_even_over_the_limit() -> None:
+    talked = conversation(4)
+    talked.talk(2)
+    for said, output in rounds(6):
+        talked.ask(*said, output=output)
+    assert counts(talked)[2:] == [3, 3, 5, 7, 9, 11, 13], "from the user's message on, and nothing before it"
+    assert questions(talked.contexts[-1].messages) == ["Q"]
+    talked.talk(1)
+    assert counts(talked)[-1] == 1, "after it the round is a part of the conversation like any other"
+
+
+def test_what_belongs_to_a_round_is_read_up_to_the_users_message() -> None:
+    turns = [make_turn(seq, *turn) for seq, turn in enumerate(rounds(6), 1)]
+    context = plan(reversed(turns[:-1]), turns[-1].messages, Head.of("m", {}, []), Budget(2))
+    assert context.start == 1
+    assert context.count == 13

@@ -1,0 +1,84 @@
+"""What the LLM is sent of a turn: its messages byte for byte, and of tool calls those that it won't refuse."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from chatbot.chat.turn_messages import open_calls, sent_of
+from chatbot.records import Turn
+from tests.context.conversation import assistant, make_turn, tool, user
+
+Q, A = user("Q"), assistant("A")
+
+
+def flat(turns: list[Turn], *said: str, **options: Any) -> list[str]:
+    return [message for messages in sent_of(turns, said, **options) for message in messages]
+
+
+def test_messages_go_byte_for_byte() -> None:
+    odd = '{"role":"user","content":"\\u0041 한 <\\u2028>","name":"x"}'
+    output = '{"role":"assistant","content":"tool_calls\\/","tool_calls": []}'
+    turns = [make_turn(1, [odd, Q], output)]
+    assert flat(turns, Q) == [odd, Q, output, Q], "without calls it isn't even parsed"
+
+
+def test_calls_go_with_their_outputs() -> None:
+    calls = assistant("Let me see.", "a", "b")
+    turns = [make_turn(1, [Q], calls), make_turn(2, [tool("a"), tool("b")], A)]
+    assert flat(turns[:1], tool("a"), tool("b")) == [Q, calls, tool("a"), tool("b")]
+    assert flat(turns, Q) == [Q, calls, tool("a"), tool("b"), A, Q]
+
+
+def test_outputs_that_are_added_one_by_one_count_too() -> None:
+    calls = assistant(None, "a", "b")
+    turns = [make_turn(1, [Q], calls), make_turn(2, [tool("b")], None)]
+    assert flat(turns, tool("a"), Q) == [Q, calls, tool("b"), tool("a"), Q]
+
+
+def test_a_call_without_its_output_is_left_out_and_the_text_beside_it_stays() -> None:
+    turns = [make_turn(1, [Q], assistant("Let me see.", "a", "b"))]
+    assert flat(turns, tool("b")) == [Q, assistant("Let me see.", "b"), tool("b")]
+    assert flat(turns, Q) == [Q, assistant("Let me see."), Q]
+    assert flat([make_turn(1, [Q], assistant(None, "a"))], Q) == [Q, Q], (
+        "with nothing beside it the message goes"
+    )
+
+
+def test_an_output_without_its_call_is_left_out() -> None:
+    turns = [make_turn(1, [Q], assistant(None, "a"))]
+    assert flat(turns, tool("a"), tool("a"), tool("b")) == [Q, assistant(None, "a"), tool("a")]
+    late = [*turns, make_turn(2, [Q], A)]
+    assert flat(late, tool("a"), Q) == [Q, Q, A, Q], "another turn stands between them"
+
+
+@pytest.mark.parametrize("finish_reason", ["cancelled", "length"])
+def test_a_call_that_was_cut_is_never_sent(finish_reason: str) -> None:
+    turn = make_turn(1, [Q], assistant("x", "a", "b"), finish_reason=finish_reason)
+    assert flat([turn], tool("a"), tool("b")) == [Q, assistant("x", "a"), tool("a")]
+    assert open_calls(turn) == ["a"]
+
+
+def test_the_calls_that_wait_for_outputs() -> None:
+    assert open_calls(make_turn(1, [Q], assistant(None, "a", "b"))) == ["a", "b"]
+    assert open_calls(make_turn(1, [Q], A)) == open_calls(make_turn(1, [Q], None)) == []
+
+
+def test_calls_that_a_client_added_are_treated_like_the_llms() -> None:
+    added = make_turn(1, [Q, assistant(None, "a"), tool("a"), assistant(None, "b")], None)
+    assert flat([added], tool("b")) == [Q, assistant(None, "a"), tool("a"), assistant(None, "b"), tool("b")]
+    assert flat([added], Q) == [Q, assistant(None, "a"), tool("a"), Q]
+
+
+def test_an_answer_of_nothing_is_left_out() -> None:
+    turns = [make_turn(1, [Q], assistant(None), reasoning="hm", finish_reason="length")]
+    assert flat(turns, Q) == [Q, Q]
+
+
+def test_reasoning_is_sent_only_to_those_who_want_it() -> None:
+    turns = [make_turn(1, [Q], A, reasoning="hm")]
+    assert flat(turns, Q) == [Q, A, Q]
+    _, sent, _ = flat(turns, Q, send_reasoning=True)
+    assert json.loads(sent) == {"role": "assistant", "content": "A", "reasoning_content": "hm"}
