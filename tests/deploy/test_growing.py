@@ -107,6 +107,9 @@ async def test_a_range_is_halved_and_nothing_is_lost(farm: Farm) -> None:
 
     async def halve() -> None:
         await asyncio.sleep(1)
+        RANGES["two"] = "80-bf"  # from now on it makes no sessions in the half that moves
+        await asyncio.to_thread(farm.processes["two"].end, signal.SIGTERM)
+        await asyncio.to_thread(farm.start, "two")
         await route("moving")
         await asyncio.sleep(0.5)  # what was under way in the moving half ends
         command = [sys.executable, "-m", "chatbot", "--backup", f"{farm.folder}/three.db"]
