@@ -139,11 +139,9 @@ INSERT INTO turns (said, session_id, parent, turn_id, asked_at, replied_at, fini
                    context_key, model, first_token_ms, token_usage, idempotency_key, request_hash, response_id,
                    response, input, output, reasoning, layout, chunk_ends)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
--- name: go_on: After a turn was added: the conversation is at it, and was used.
-UPDATE sessions SET current = ?, last_accessed = max(last_accessed, ?) WHERE session_id = ? AND deleted = 0;
--- name: go_on_from: The same, if it is still where the turn began; with -1 for that it stays where it is.
-UPDATE sessions SET current = CASE WHEN current IS :parent THEN :seq ELSE current END,
-       last_accessed = max(last_accessed, :now) WHERE session_id = :session_id AND deleted = 0;
+-- name: go_on: After a turn was added: the conversation was used, and is at it if it must be or was at its parent.
+UPDATE sessions SET current = CASE WHEN ? OR current IS ? THEN ? ELSE current END,
+       last_accessed = max(last_accessed, ?) WHERE session_id = ? AND deleted = 0;
 
 -- name: get_turn: A whole turn.
 SELECT seq, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start, context_key, model,

@@ -205,7 +205,7 @@ async def test_one_who_stops_reading_is_let_go_wherever_it_stops(
     session = await server.session()
     for length in range(50_000, 3_500_000, 50_000):
         turn = a_turn(session, reply="x" * length, chunk_ends=None)
-        await when_unlocked(lambda turn=turn: server.store.add_turn(turn, current=True))  # type: ignore[misc]
+        await when_unlocked(lambda turn=turn: server.store.add_turn(turn))  # type: ignore[misc]
         path = f"/api/sessions/{session}/messages/{turn.turn_id}/stream"
         await stalled().request(server.server.port, "GET", path)
     assert 0 < await settled(server) < MOST_UNSENT

@@ -230,7 +230,7 @@ class Reply:
         question = self.question
         seq = 0
         if question.stored:
-            seq = self._store.add_turn(turn, current=True if question.occupies else "if_parent")
+            seq = self._store.add_turn(turn, if_at_parent=not question.occupies)
         self.turn = turn._replace(seq=seq)
         self.finish_reason = turn.finish_reason
 

@@ -7,6 +7,7 @@ leaves out what was deleted.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import sys
@@ -14,9 +15,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 
 from chatbot.errors import ChatError
-from chatbot.storage.database import APPLICATION, LOCKED_SECONDS, Locked
+from chatbot.storage.database import APPLICATION, when_unlocked
 from chatbot.storage.lock import StoreError
 from chatbot.storage.store import Store
 
@@ -39,7 +41,8 @@ def backup(path: str, target: str, *, force: bool = False) -> str:
         with _opened(path) as source:
             pages = _value(source, "page_count") - _value(source, "freelist_count")
             size = pages * _value(source, "page_size")
-            with _progress(source, "copied", lambda: os.fstat(file).st_size, size):
+            with _Progress("copied", size) as progress:
+                source.set_progress_handler(lambda: progress.show(os.fstat(file).st_size), _STEPS)
                 source.execute("VACUUM INTO ?", (unfinished,))
         found = _examine(unfinished, "quick_check")
         os.fsync(file)
@@ -76,28 +79,20 @@ def prune(path: str, first: int, last: int, confirm: Callable[[str], bool]) -> s
         of_all = f"{len(outside)} of {store.sessions} sessions are outside of {first:02x}-{last:02x}"
         if not outside or not confirm(of_all):
             return f"{of_all}; nothing was deleted"
-        shown = _Progress("deleted", len(outside))
-        for number, session_id in enumerate(outside):
-            _insist(lambda gone=session_id: store.delete_session(gone))  # type: ignore[misc]
-            while store.has_removals:
-                _insist(store.remove_piece)
-            shown.show(number)
-        shown.end()
+        try:
+            asyncio.run(_delete(store, outside))
+        except ChatError as error:
+            raise StoreError(error.message) from None
         return f"{path}: deleted {len(outside)} sessions, {store.sessions} are left"
 
 
-def _insist(write: Callable[[], None]) -> None:
-    """Runs a write, again while the file is locked: the checkpoints do so for a moment."""
-    deadline = time.monotonic() + LOCKED_SECONDS
-    while True:
-        try:
-            return write()
-        except Locked as error:
-            if time.monotonic() >= deadline:
-                raise StoreError(f"the database is locked by another program: {error}") from None
-        except ChatError as error:
-            raise StoreError(error.message) from None
-        time.sleep(0.01)
+async def _delete(store: Store, session_ids: list[str]) -> None:
+    with _Progress("deleted", len(session_ids)) as progress:
+        for number, session_id in enumerate(session_ids):
+            await when_unlocked(partial(store.delete_session, session_id))
+            while store.has_removals:
+                await when_unlocked(store.remove_piece)
+            progress.show(number)
 
 
 def _refuse_target(path: str, target: str, force: bool) -> None:
@@ -136,7 +131,8 @@ def _examine(path: str, pragma: str) -> str:
         connection.execute("PRAGMA cache_size=-262144")  # so that a page is read about once
         connection.execute("BEGIN")
         before = _bytes_read()
-        with _progress(connection, "checked", lambda: _bytes_read() - before, os.path.getsize(path)):
+        with _Progress("checked", os.path.getsize(path)) as progress:
+            connection.set_progress_handler(lambda: progress.show(_bytes_read() - before), _STEPS)
             faults = [row[0] for row in connection.execute(f"PRAGMA {pragma}(1)")]
             if faults != ["ok"]:
                 raise StoreError(f"{path} is damaged: {' '.join(str(faults[0]).split())}")
@@ -144,7 +140,7 @@ def _examine(path: str, pragma: str) -> str:
                 raise StoreError(f"{path} is damaged: a row of {orphan[0]} belongs to nothing")
             sessions = connection.execute("SELECT count(*) FROM sessions WHERE deleted = 0").fetchone()[0]
             turns = connection.execute("SELECT count(*) FROM turns").fetchone()[0]
-        return f"version {_value(connection, 'user_version')}, {sessions} sessions, {turns} turns"
+            return f"version {_value(connection, 'user_version')}, {sessions} sessions, {turns} turns"
 
 
 def _bytes_read() -> int:
@@ -176,6 +172,9 @@ class _Progress:
         self._began = self._shown = time.monotonic()
         self._is_terminal = sys.stderr.isatty()
 
+    def __enter__(self) -> _Progress:
+        return self
+
     def show(self, count: float) -> None:
         now = time.monotonic()
         if not self._is_terminal or now < self._shown + 0.5:
@@ -185,20 +184,6 @@ class _Progress:
         left = (now - self._began) * (1 / share - 1)
         print(f"\r{share:4.0%} {self._done}, {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
 
-    def end(self) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._shown > self._began:
             print(f"\r{'':<40}\r", end="", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _progress(
-    connection: sqlite3.Connection, done: str, count: Callable[[], float], total: float
-) -> Iterator[None]:
-    """Shows how far the statements in the block are."""
-    shown = _Progress(done, total)
-    connection.set_progress_handler(lambda: shown.show(count()), _STEPS)
-    try:
-        yield
-    finally:
-        connection.set_progress_handler(None, 0)
-        shown.end()

@@ -89,15 +89,10 @@ class _Transaction:
             raise translated(failure) from None
 
 
-class _Nothing(dict[str, None]):
-    def __missing__(self, name: str) -> None:
-        return None
-
-
 def nothing_for(sql: str) -> Parameters:
     """Binds every parameter to NULL, to compile a statement without running it."""
     code = re.sub("--.*|'[^']*'", "", sql)  # a comment and a text may have both
-    return _Nothing() if ":" in code else (None,) * code.count("?")
+    return dict.fromkeys(re.findall(r":(\w+)", code)) or (None,) * code.count("?")
 
 
 def load_statements(text: str) -> dict[str, str]:

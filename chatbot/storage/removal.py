@@ -23,18 +23,17 @@ class Removals(Database):
 
     def __init__(self, path: str, sync: str) -> None:
         super().__init__(path, sync)
-        self._gone_sessions: dict[str, None] = {row[0]: None for row in self._all("marked_sessions")}
-        self._gone_turns: dict[str, set[int]] = {}  # by session
-        self._way_down: list[
-            int
-        ] = []  # from a marked turn towards a leaf; it may name turns that are removed
+        # By session: the marked turns, or None if the session itself is marked.
+        self._gone: dict[str, set[int] | None] = {row[0]: None for row in self._all("marked_sessions")}
+        # From a marked turn towards a leaf; it may name turns that are removed.
+        self._way_down: list[int] = []
         for session_id, root in self._all("marked_turns"):
-            self._gone_turns.setdefault(session_id, set()).add(root)
+            self._turn_is_gone(session_id, root)
 
     @property
     def has_removals(self) -> bool:
         """Whether anything waits to be removed."""
-        return bool(self._gone_sessions or self._gone_turns)
+        return bool(self._gone)
 
     def _deadline(self) -> float:
         return perf_counter() + PIECE_SECONDS
@@ -56,7 +55,11 @@ class Removals(Database):
         with self._transaction:
             deadline = self._deadline()
             for session_id, root in self._waiting():
-                if not self._remove(session_id, root, deadline):
+                if root is None:
+                    is_removed = self._remove_session(session_id, deadline)
+                else:
+                    is_removed = self._remove_turns(session_id, root, deadline)
+                if not is_removed:
                     break
                 done.append((session_id, root))
         for session_id, root in done:
@@ -64,16 +67,9 @@ class Removals(Database):
 
     def _waiting(self) -> Iterator[tuple[str, int | None]]:
         """What waits to be removed: a session, or a turn of it with all that follows."""
-        for session_id in self._gone_sessions:
-            yield session_id, None
-        for session_id, roots in self._gone_turns.items():
-            for root in roots:
+        for session_id, roots in self._gone.items():
+            for root in roots or (None,):
                 yield session_id, root
-
-    def _remove(self, session_id: str, root: int | None, deadline: float) -> bool:
-        if root is None:
-            return self._remove_session(session_id, deadline)
-        return self._remove_turns(session_id, root, deadline)
 
     def _remove_session(self, session_id: str, deadline: float) -> bool:
         """Removes turns of a marked session until `deadline`, at last itself; tells whether it is done."""
@@ -101,19 +97,20 @@ class Removals(Database):
         return True
 
     def _forget(self, session_id: str, root: int | None) -> None:
-        """Takes note that something is removed."""
-        if root is None:
-            self._gone_sessions.pop(session_id, None)
-            self._gone_turns.pop(session_id, None)  # they went along
-        elif roots := self._gone_turns.get(session_id):
+        """Takes note that all rows of a session or of a marked turn are removed."""
+        if roots := self._gone.get(session_id):
             roots.discard(root)
-            if not roots:
-                del self._gone_turns[session_id]
+        if not roots:
+            self._gone.pop(session_id, None)
+
+    def _turn_is_gone(self, session_id: str, root: int) -> None:
+        roots = self._gone.setdefault(session_id, set())
+        if roots is not None:
+            roots.add(root)
 
     def _is_gone(self, session_id: str, seq: int) -> bool:
         """Whether a turn is marked, or follows from one that is, or is of a marked session."""
-        if session_id in self._gone_sessions:
-            return True
-        if not (roots := self._gone_turns.get(session_id)):
+        if session_id not in self._gone:
             return False
-        return self._one("is_gone", {"seq": seq, "oldest": min(roots)}) is not None
+        roots = self._gone[session_id]
+        return roots is None or self._one("is_gone", {"seq": seq, "oldest": min(roots)}) is not None

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Container
+from contextlib import suppress
 from typing import NamedTuple
 
 from chatbot.errors import ChatError
@@ -43,7 +45,7 @@ class Store(Tree):
         self._path = path
         self._max_bytes = max_bytes
         self._page_size: int = self._value("PRAGMA page_size")
-        self._room = 0
+        self._bytes_left = 0  # that may be written before the database is measured again
         self._touched: dict[str, int] = {}  # marks that could not be written
         self.sessions: int = self._one("count_sessions")[0]
         """How many sessions are stored, expired ones not yet swept among them."""
@@ -90,21 +92,19 @@ class Store(Tree):
         Asked before something new is begun and not when it is stored: a reply that was admitted is
         never lost to the limit, which is passed by no more than the replies that are running.
         """
-        if self._room > 0:
+        if self._bytes_left > 0:
             return
-        self._room = self._max_bytes - self.used_bytes
-        if self._room <= 0 and self.has_removals:
-            try:
+        self._bytes_left = self._max_bytes - self.used_bytes
+        if self._bytes_left <= 0 and self.has_removals:
+            with suppress(Locked):
                 self.remove_piece()
-            except Locked:
-                pass
-            self._room = self._max_bytes - self.used_bytes
-        if self._room <= 0:
+            self._bytes_left = self._max_bytes - self.used_bytes
+        if self._bytes_left <= 0:
             raise ChatError("storage_full", "The database is full.", retry_after="60")
 
     def _fill(self, chars: int) -> None:
-        """Deducts from the room what a write of so much text takes at most, with a new page at each place."""
-        self._room -= 32 * self._page_size + 4 * chars
+        """Deducts what a write of so much text takes at most, with a new page at each place."""
+        self._bytes_left -= 32 * self._page_size + 4 * chars
 
     # Sessions
 
@@ -199,18 +199,29 @@ class Store(Tree):
 
     def _session_is_gone(self, session_id: str, done: bool) -> None:
         self.sessions -= 1
+        self._gone[session_id] = None
         if done:
             self._forget(session_id, None)
-        else:
-            self._gone_sessions[session_id] = None
 
     # Turns: see tree.py
 
-    def add_turn(self, turn: Turn, *, current: bool | str = True) -> int:
-        """Stores a turn (see tree.py), and deducts what it takes from the room that there is."""
-        seq = super().add_turn(turn, current=current)
+    def add_turn(self, turn: Turn, *, if_at_parent: bool = False) -> int:
+        """Stores a turn, and that the session was used and is at it now; returns its number.
+
+        With `if_at_parent` the session moves only if it is at the turn's parent. What the turn was accepted
+        as in the background is done. Raises ChatError if the session or the turn's parent is gone.
+        """
         self._fill(len(turn.input) + len(turn.output or "") + len(turn.reasoning or "") + 1024)
-        return seq
+        try:
+            return self._insert(turn, if_at_parent)
+        except ChatError as error:
+            if error.code != "storage_full" or not self.has_removals:
+                raise
+            self.remove_piece()  # what is gone may be all that it needs
+        except sqlite3.IntegrityError:
+            if not self._free_key(turn.idempotency_key):
+                raise
+        return self._insert(turn, if_at_parent)
 
     # Responses that were accepted before they ran
 

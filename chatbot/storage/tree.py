@@ -6,7 +6,6 @@ enough, and the newest turn below another is a leaf. Turns that are gone are not
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -112,43 +111,20 @@ class Tree(Removals):
 
     # Writing
 
-    def add_turn(self, turn: Turn, *, current: bool | str = True) -> int:
-        """Stores a turn, and that the session was used and is at it now; returns its number.
-
-        With `current="if_parent"` the session moves only if it is at the turn's parent, with False it stays.
-        What it was accepted as in the background is done. Raises ChatError if the session or the turn that it
-        follows is gone.
-        """
-        try:
-            return self._store(turn, current)
-        except ChatError as error:
-            if error.code != "storage_full" or not self.has_removals:
-                raise
-            self.remove_piece()  # what is gone may be all that it needs
-        except sqlite3.IntegrityError:
-            if self._one("get_session", (turn.session_id,)) is None:
-                raise _no_session() from None
-            if not self._free_key(turn.idempotency_key):
-                raise
-        return self._store(turn, current)
-
-    def _store(self, turn: Turn, current: bool | str) -> int:
+    def _insert(self, turn: Turn, if_at_parent: bool) -> int:
         with self._transaction:
             session_id, parent = turn.session_id, turn.parent
+            if self._one("get_session", (session_id,)) is None:
+                raise ChatError(
+                    "session_not_found", "There is no such session, or it has expired.", "session_id"
+                )
             if parent is not None and (
                 self._one("session_of_turn", (parent,)) != (session_id,) or self._is_gone(session_id, parent)
             ):
                 raise ChatError("message_not_found", "The message that this one follows is gone.")
             self._run("add_turn", (turn.input.count("\n") + 1, *turn[1:]))
             seq = self._cursor.lastrowid or 0
-            if current is True:
-                changed = self._run("go_on", (seq, turn.replied_at, session_id))
-            else:
-                at = parent if current else -1
-                values = {"session_id": session_id, "parent": at, "seq": seq, "now": turn.replied_at}
-                changed = self._run("go_on_from", values)
-            if not changed:
-                raise _no_session()
+            self._run("go_on", (not if_at_parent, parent, seq, turn.replied_at, session_id))
             if turn.response_id:
                 self._run("drop_background", (turn.response_id,))
         return seq
@@ -178,7 +154,7 @@ class Tree(Removals):
             if not done:
                 self._run("mark_turn", (turn.seq, session_id))
         if not done:
-            self._gone_turns.setdefault(session_id, set()).add(turn.seq)
+            self._turn_is_gone(session_id, turn.seq)
         return messages
 
     def _rewind_all(self, session_id: str) -> int:
@@ -189,8 +165,8 @@ class Tree(Removals):
                 self._run("mark_turn", (root, session_id))
             self._run("set_current", (None, session_id))
             messages += self._run("drop_prompt", (session_id,))
-        if roots:
-            self._gone_turns.setdefault(session_id, set()).update(roots)
+        for root in roots:
+            self._turn_is_gone(session_id, root)
         return messages
 
     def set_input(self, seq: int, messages: str) -> None:
@@ -219,7 +195,3 @@ class Tree(Removals):
             self._run("adopt", values)
             self._run("leave", values)
             self._run("drop_turn", (seq,))
-
-
-def _no_session() -> ChatError:
-    return ChatError("session_not_found", "There is no such session, or it has expired.", "session_id")

@@ -60,12 +60,12 @@ def test_a_stored_turn_is_where_the_session_is_and_a_use_of_it(store: Store) -> 
     here = a_session(store)
     first = store.add_turn(a_turn(here, replied_at=50))
     assert store.session(here) == (here, 0, 50, "{}", first)
-    store.add_turn(a_turn(here, first, replied_at=60), current=False)
+    store.add_turn(a_turn(here, None, replied_at=60), if_at_parent=True)
     assert store.session(here) == (here, 0, 60, "{}", first)
-    second = store.add_turn(a_turn(here, first, replied_at=40), current="if_parent")
+    second = store.add_turn(a_turn(here, first, replied_at=40), if_at_parent=True)
     assert store.session(here) == (here, 0, 60, "{}", second)
-    store.add_turn(a_turn(here, first), current="if_parent")
-    store.add_turn(a_turn(here, None), current="if_parent")
+    store.add_turn(a_turn(here, first), if_at_parent=True)
+    store.add_turn(a_turn(here, None), if_at_parent=True)
     assert current(store, here) == second
 
 
