@@ -146,7 +146,7 @@ async def test_a_page_of_the_servers_name_is_let_in(front: Front) -> None:
 
 
 async def test_a_request_that_is_too_large_is_refused_by_the_server_itself(front: Front) -> None:
-    body = io.BytesIO(b" " * 1_100_000)
+    body = io.BytesIO(b" " * 8_500_000)
     async with front.running.http.post(front.running.url + "/api/chat", data=body) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (413, "request_too_large")
 
