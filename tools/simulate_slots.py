@@ -1,8 +1,8 @@
 """How uneven do processes get that share 256 slots of session ids? python3 tools/simulate_slots.py [--seed 1]
 
 Sessions begin at random times and fall into a slot at random, as their ids do. How long one is busy follows
-a Pareto distribution: most are short, a few last very long. Each process has an equal range, or nearly. Printed is
-the load of the busiest process divided by the mean: the median and the worst moment of a day. The last column
+a Pareto distribution: most are short, a few last very long. Each process has an equal range, or nearly.
+Printed is the load of the busiest process divided by the mean: the median and the worst moment of a day. The last column
 is the worst moment if each new session went where the least is running.
 """
 
@@ -68,7 +68,9 @@ def main() -> None:
             median, worst = unevenness(loads(day, processes))
             _, best = unevenness(loads(day, processes, least=True)) if processes <= 32 else (0.0, 0.0)
             shown = f"{best:.2f}" if best else ""
-            print(f"| {processes} | {SLOTS / processes:.3g} | {each} | {median:.2f} | {worst:.2f} | {shown} |")
+            print(
+                f"| {processes} | {SLOTS / processes:.3g} | {each} | {median:.2f} | {worst:.2f} | {shown} |"
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A conversation's cases as real servers answered them, byte for byte (tests/wire), for one tiny model at each."""
+"""A conversation's cases as real servers with one tiny model answered them, byte for byte (tests/wire)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.llm.asking import hear, opened
 from tests.tools.scripted_llm import ScriptedLLM, capture
 
 ALL = ("llama-server", "mlx-lm", "transformers", "litellm")
-PARSING = ("llama-server", "litellm")  # the others know the calls of other templates than this model's
+PARSING = ("llama-server", "mlx-lm", "litellm")  # transformers left this model's calls in the text
 
 SAID = [
     ("stream", ALL[1:], "Hello there my friend!!", "stop"),
@@ -17,7 +17,7 @@ SAID = [
     ("emoji", ALL, "😀 안녕", "stop"),  # one character, four tokens
     ("reasoning", ALL, "[Hm wonder…]Yes, I do now", "stop"),
     ("tool_call", PARSING, '<weather>{"city": "Seoul"}', "tool_calls"),
-    ("tool_result", ("litellm",), "Hello there my friend!!", "stop"),
+    ("tool_result", ("mlx-lm", "litellm"), "Hello there my friend!!", "stop"),
 ]
 FAILED = [
     ("empty", server, "empty", "llm_error", 'a reply without text (finish_reason "stop")') for server in ALL
