@@ -2,8 +2,8 @@
 
 Sessions begin at random times and fall into a slot at random, as their ids do. How long one is busy follows
 a Pareto distribution: most are short, a few last very long. Each process has an equal range, or nearly.
-Printed is the load of the busiest process divided by the mean: the median and the worst moment of a day. The last column
-is the worst moment if each new session went where the least is running.
+Printed is the load of the busiest process divided by the mean: the median and the worst moment of a day.
+The last column is the worst moment if each new session went where the least is running.
 """
 
 from __future__ import annotations
