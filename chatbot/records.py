@@ -43,7 +43,7 @@ class Piece(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """The LLM's piece of a stream: `data` is its JSON on one line, as it is passed on, b"" if it is not."""
+    """The LLM's piece of a stream: `data` is its JSON on one line, as it is passed on."""
 
     data: bytes
     pieces: tuple[Piece, ...] = ()

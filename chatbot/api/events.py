@@ -9,7 +9,7 @@ from chatbot.chat.reply_source import ReplySource
 from chatbot.errors import ChatError
 from chatbot.records import CALL, REASONING, REFUSAL, TEXT, Chunk, Piece, dumps
 
-PIECE = 16 * 1024
+CATCH_UP_CHARS = 16 * 1024
 """The most characters of one event of what was missed."""
 
 MAX_CATCH_UP_BYTES = 64 * 1024
@@ -23,10 +23,6 @@ _FIELDS = {TEXT: "content", REASONING: "reasoning_content", REFUSAL: "refusal"}
 class Events:
     """An `Encoder`: the LLM's own chunks while they come; for what was missed ours, made from the log."""
 
-    keep_alive = b": keep-alive\n"
-    """A comment with no blank line after it: after an `id:` line a blank one would dispatch an event, empty
-    for clients that forget to drop it (the OpenAI Python library does)."""
-
     def opening(self) -> bytes:
         """Nothing stands before the reply's own events."""
         return b""
@@ -38,7 +34,7 @@ class Events:
     def catch_up(self, source: ReplySource, start: int) -> tuple[bytes, int]:
         """The events of some of what follows offset `start`, and the offset after them."""
         events = bytearray()
-        for piece in source.log.read(start, PIECE):
+        for piece in source.log.read(start, CATCH_UP_CHARS):
             start += piece.length
             events += _event(start, _chunk(source, [_choice(_delta(piece))]))
             if len(events) > MAX_CATCH_UP_BYTES:

@@ -30,9 +30,7 @@ from chatbot.storage.store import Store
 from chatbot.web.answers import json_response
 from chatbot.web.backpressure import MAX_UNSENT, PiecesResponse
 from chatbot.web.logs import REPLY, SESSION_ID
-from chatbot.web.streaming import StreamListener, until_ended
-
-Answer = web.StreamResponse
+from chatbot.web.streaming import StreamListener, stream, until_ended
 
 
 @dataclass(eq=False, kw_only=True)
@@ -66,7 +64,7 @@ class Api:
 
     # Sessions
 
-    async def create_session(self, request: web.Request) -> Answer:
+    async def create_session(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /api/sessions": a new conversation."""
         body = await requests.read_object(request, schemas.NEW_SESSION)
         metadata = requests.metadata_text(body.get("metadata", {}))
@@ -75,11 +73,11 @@ class Api:
         location = {"Location": f"/api/sessions/{session.session_id}"}
         return json_response(responses.session_object(session, self.sessions.timeout_ms), 201, location)
 
-    async def get_session(self, request: web.Request) -> Answer:
+    async def get_session(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /api/sessions/{session_id}": the session, its length, its running reply."""
         return self._session_answer(self._open(request))
 
-    async def patch_session(self, request: web.Request) -> Answer:
+    async def patch_session(self, request: web.Request) -> web.StreamResponse:
         """Handle "PATCH /api/sessions/{session_id}": metadata, branch, system prompt."""
         changes = await requests.read_object(request, schemas.CHANGES)
         if not changes:
@@ -99,20 +97,20 @@ class Api:
         if metadata is not None:
             self.store.set_metadata(session_id, metadata)
 
-    async def delete_session(self, request: web.Request) -> Answer:
+    async def delete_session(self, request: web.Request) -> web.StreamResponse:
         """Handle "DELETE /api/sessions/{session_id}": stops running replies, deletes the conversation."""
         session_id = self._open(request).session_id
         await when_unlocked(lambda: self.sessions.delete(session_id))
         return web.Response(status=204)
 
-    async def get_context(self, request: web.Request) -> Answer:
+    async def get_context(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /api/sessions/{session_id}/context": what the next question would be sent, and why."""
         session = self._open(request)
         return json_response(
             await explain(session, config=self.config, store=self.store, limits=self.limits, llm=self.llm)
         )
 
-    def _session_answer(self, session: Session) -> Answer:
+    def _session_answer(self, session: Session) -> web.StreamResponse:
         session_id = session.session_id
         reply = self.registry.running(session_id)
         value = responses.session_object(session, self.sessions.timeout_ms)
@@ -122,7 +120,7 @@ class Api:
 
     # History
 
-    async def list_messages(self, request: web.Request) -> Answer:
+    async def list_messages(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /api/sessions/{session_id}/messages": one page of history, oldest first."""
         limit, before, after = requests.read_page(request)
         omit = requests.read_omit(request)
@@ -131,7 +129,7 @@ class Api:
         page = read_page(self.store, session, limit, before=before, after=after, size_of=size_of)
         return _written(self._messages.page(session.session_id, page, omit=omit))
 
-    async def get_message(self, request: web.Request) -> Answer:
+    async def get_message(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /api/sessions/{session_id}/messages/{message_id}": one message."""
         omit = requests.read_omit(request)
         session_id, message_id = self._open(request).session_id, request.match_info["message_id"]
@@ -143,7 +141,7 @@ class Api:
             ref = Ref(turn.seq, place)
         return _written(self._messages.message(session_id, ref, omit=omit))
 
-    async def rewind(self, request: web.Request) -> Answer:
+    async def rewind(self, request: web.Request) -> web.StreamResponse:
         """Handle "DELETE /api/sessions/{session_id}/messages/{message_id}": its turn and all after it go."""
         session_id, message_id = self._open(request).session_id, request.match_info["message_id"]
         deleted = await when_unlocked(lambda: self.sessions.rewind(session_id, message_id))
@@ -151,7 +149,7 @@ class Api:
 
     # Chat
 
-    async def chat(self, request: web.Request) -> Answer:
+    async def chat(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /api/chat": the reply in one piece."""
         asked = await requests.read_chat(request)
         source, headers = self._ask(request, asked)
@@ -160,20 +158,20 @@ class Api:
             headers["X-Context-Messages"] = str(source.context_messages)
         return self._reply_answer(source, headers)
 
-    async def chat_stream(self, request: web.Request) -> Answer:
+    async def chat_stream(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /api/chat/stream": the reply as server-sent events while it is written."""
         after = requests.read_offset(request)
         asked = await requests.read_chat(request)
         source, headers = self._ask(request, asked, after)
         return await self._stream(request, source, after, headers)
 
-    async def resume(self, request: web.Request) -> Answer:
+    async def resume(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /api/sessions/{session_id}/messages/{message_id}/stream": a reply from a place on."""
         after = requests.read_offset(request)
         source = self._find(request)
         return await self._stream(request, source, after, {})
 
-    async def cancel(self, request: web.Request) -> Answer:
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /api/sessions/{session_id}/messages/{message_id}/cancel": stops a reply right here."""
         source = self._find(request)
         source.stop()
@@ -226,21 +224,18 @@ class Api:
 
     async def _stream(
         self, request: web.Request, source: ReplySource, after: int, headers: dict[str, str]
-    ) -> Answer:
+    ) -> web.StreamResponse:
         """Sends a reply from character `after` on; an error before its first event is a status."""
-        listener = StreamListener(source, after, Events(), self.config.stream_heartbeat_seconds)
-        source.join(listener)
-        try:
-            await listener.begin()
+
+        def all_headers() -> dict[str, str]:
             if source.error and not source.length:
                 raise source.error
-            response = web.StreamResponse(headers=headers | _stream_headers(source))
-            await listener.run(request, response)
-        finally:
-            source.leave(listener)
-        return response
+            return headers | _stream_headers(source)
 
-    def _reply_answer(self, source: ReplySource, headers: dict[str, str]) -> Answer:
+        listener = StreamListener(source, after, Events(), self.config.stream_heartbeat_seconds)
+        return await stream(request, source, listener, all_headers)
+
+    def _reply_answer(self, source: ReplySource, headers: dict[str, str]) -> web.StreamResponse:
         """A reply that has ended, as a message."""
         if source.error:
             raise source.error
@@ -252,7 +247,7 @@ class Api:
 
     # What describes it
 
-    async def get_openapi(self, request: web.Request) -> Answer:
+    async def get_openapi(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /api/openapi.json": all of this."""
         document, etag = openapi.document()
         headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache"}
@@ -261,7 +256,7 @@ class Api:
         return json_response(document, headers=headers)
 
 
-def _written(pieces: Iterator[bytes], headers: dict[str, str] | None = None) -> Answer:
+def _written(pieces: Iterator[bytes], headers: dict[str, str] | None = None) -> web.StreamResponse:
     """JSON that comes in pieces: in one if it is short, else no faster than it is read."""
     start = b""
     for piece in pieces:
@@ -275,9 +270,6 @@ def _written(pieces: Iterator[bytes], headers: dict[str, str] | None = None) -> 
 
 def _stream_headers(source: ReplySource) -> dict[str, str]:
     headers = {
-        "Content-Type": "text/event-stream; charset=utf-8",
-        "Cache-Control": "no-cache, no-transform",
-        "X-Accel-Buffering": "no",
         "X-Message-ID": source.message_id,
         "Content-Location": f"/api/sessions/{source.session_id}/messages/{source.message_id}/stream",
     }

@@ -49,8 +49,6 @@ class ResponseEncoder:
     It goes through the reply from its beginning, and leaves out what the client has. `offset` is where it is.
     """
 
-    keep_alive = b": keep-alive\n"  # with no empty line, which some clients read as the end of an event
-
     def __init__(self, record: ResponseRecord, source: ReplySource, after: int = -1) -> None:
         self.offset = 0
         self._record = record

@@ -20,15 +20,9 @@ from chatbot.records import Chunk, as_json, dumps
 from chatbot.storage.store import Store
 from chatbot.web import backpressure
 from chatbot.web.answers import json_response
-from chatbot.web.backpressure import EventWriter
+from chatbot.web.backpressure import EVENT_STREAM, EventWriter
 from chatbot.web.bodies import parse_json, read_body
 
-EVENT_STREAM = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-}
-KEEP_ALIVE = b": keep-alive\n"
 _SET_ONCE = ("role", "id", "type", "name")
 
 
@@ -82,7 +76,7 @@ class Relay:
         if asking.done():
             asking.result()
         response = web.StreamResponse(headers=EVENT_STREAM)
-        events = await backpressure.begin(request, response, filler=KEEP_ALIVE)
+        events = await backpressure.begin(request, response)
         beating = asyncio.create_task(self._beat(events))
         try:
             async for chunks in await asking:
@@ -91,7 +85,7 @@ class Relay:
                 ]
                 if sent:
                     events.send(b"".join(sent))
-                    await events.wait_for_room()
+                    await events.wait_until_sent()
             ending = b"data: [DONE]\n\n"
         except ChatError as error:
             ending = b"data: %b\n\n" % dumps(error.to_object())
@@ -103,7 +97,7 @@ class Relay:
     async def _beat(self, events: EventWriter) -> None:
         while True:
             await asyncio.sleep(self._heartbeat)
-            events.send(KEEP_ALIVE)
+            events.keep_alive()
 
     def _affinity(self, messages: list[Any]) -> str:
         """A key of the conversation: of what it began with, up to the first thing the user said."""

@@ -24,7 +24,7 @@ from chatbot.openai.conversations import Conversations, page_of, read_cursor
 from chatbot.openai.events import ResponseEncoder
 from chatbot.openai.identifiers import new_response_id
 from chatbot.openai.items import refuse, require_calls, said_items
-from chatbot.openai.relay import EVENT_STREAM, Relay
+from chatbot.openai.relay import Relay
 from chatbot.openai.requests import ResponseRequest, read_response_request
 from chatbot.openai.responses import FailedReply, ResponseRecord, settings_text
 from chatbot.records import Session, Turn
@@ -33,9 +33,7 @@ from chatbot.storage.store import Store
 from chatbot.web.answers import json_response
 from chatbot.web.bodies import parse_json, read_body
 from chatbot.web.logs import REPLY, SESSION_ID
-from chatbot.web.streaming import StreamListener, until_ended
-
-Answer = web.StreamResponse
+from chatbot.web.streaming import StreamListener, stream, until_ended
 
 
 class OpenAIDoor:
@@ -71,7 +69,7 @@ class OpenAIDoor:
 
     # Beginning one
 
-    async def create(self, request: web.Request) -> Answer:
+    async def create(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /v1/responses": says something and gets the response, whole, streamed, or later."""
         body = parse_json(await read_body(request))
         asked = read_response_request(body, self._conversations.find_item)
@@ -154,7 +152,7 @@ class OpenAIDoor:
         except ChatError as error:
             raise ChatError(error.code, error.message, param) from None
 
-    async def retrieve(self, request: web.Request) -> Answer:
+    async def retrieve(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /v1/responses/{response_id}": as far as it has come, or its events."""
         source, record = self._find(request.match_info["response_id"])
         request[SESSION_ID] = source.session_id
@@ -165,14 +163,14 @@ class OpenAIDoor:
             raise refuse("starting_after", "must be an integer")
         return await self._stream(request, record, source, int(after), {})
 
-    async def cancel(self, request: web.Request) -> Answer:
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /v1/responses/{response_id}/cancel": stops it right here, if it still runs."""
         source, record = self._find(request.match_info["response_id"])
         source.stop()
         await until_ended(source)
         return json_response(record.of_source(source))
 
-    async def delete(self, request: web.Request) -> Answer:
+    async def delete(self, request: web.Request) -> web.StreamResponse:
         """Handle "DELETE /v1/responses/{response_id}": it can be read no more.
 
         Nothing is missing from a conversation by that. Outside of one its turn goes too, if none follows it.
@@ -196,7 +194,7 @@ class OpenAIDoor:
         else:
             self._store.rewind(session_id, turn)
 
-    async def list_input(self, request: web.Request) -> Answer:
+    async def list_input(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /v1/responses/{response_id}/input_items": what was said to it."""
         is_newest_first, limit, after = read_cursor(request)
         source, _ = self._find(request.match_info["response_id"])
@@ -217,21 +215,17 @@ class OpenAIDoor:
         source: ReplySource,
         after: int,
         headers: dict[str, str],
-    ) -> Answer:
+    ) -> web.StreamResponse:
         """Sends the events behind number `after`; an error before the first of them is a status."""
         encoder = ResponseEncoder(record, source, after)
         listener = StreamListener(source, 0, encoder, self._config.stream_heartbeat_seconds)
-        source.join(listener)
-        try:
-            if not record.is_background:
-                await listener.begin()
-                if not source.length:
-                    _raise_failure(source)
-            response = web.StreamResponse(headers=EVENT_STREAM | headers)
-            await listener.run(request, response)
-        finally:
-            source.leave(listener)
-        return response
+
+        def all_headers() -> dict[str, str]:
+            if not record.is_background and not source.length:
+                _raise_failure(source)
+            return headers
+
+        return await stream(request, source, listener, all_headers, waits=not record.is_background)
 
 
 def _record_of(source: ReplySource) -> ResponseRecord:

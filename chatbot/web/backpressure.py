@@ -17,11 +17,25 @@ from aiohttp.http_writer import StreamWriter
 MAX_UNSENT = 64 * 1024
 """Bytes that may wait for one client beyond the kernel's own buffers."""
 
-PIECE = 32 * 1024
+PIECE_BYTES = 32 * 1024
 """About how many bytes of a long body are made and written at once."""
 
 STALL_SECONDS = 30.0
 """How long a client may read nothing of what waits for it."""
+
+EVENT_STREAM = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+"""The headers of every stream."""
+
+KEEP_ALIVE = b": keep-alive\n"
+"""What may stand between two events and means nothing.
+
+No blank line follows it: after an `id:` line that would dispatch an event, empty for clients that forget to
+drop it (the OpenAI Python library does).
+"""
 
 
 class PiecesResponse(web.StreamResponse):
@@ -53,15 +67,13 @@ class EventWriter:
     """Writes a stream whose headers were sent straight to the connection.
 
     What aiohttp does between StreamResponse.write and the transport would cost more than all that we do to a
-    token. Whatever is written is whole events. `filler` is what may stand between two of them and means
-    nothing: it is sent to find out whether a client that ended its half of the connection still listens.
+    token. Whatever is written is whole events.
     """
 
-    def __init__(self, request: web.Request, filler: bytes = b"") -> None:
+    def __init__(self, request: web.Request) -> None:
         self._transport = transport_of(request)
         self._writer = cast(StreamWriter, request.writer)
         self._chunked = self._writer.chunked  # HTTP/1.0 has no chunks
-        self._filler = filler
         request[EVENT_WRITER] = self
 
     @property
@@ -76,12 +88,11 @@ class EventWriter:
         self._writer.output_size += len(data)  # by which connection.py sees whether the client reads
         self._transport.write(data)
 
-    def probe(self) -> None:
-        """Sends the filler."""
-        if self._filler:
-            self.send(self._filler)
+    def keep_alive(self) -> None:
+        """Fills a silence; connection.py asks so whether a client that has ended its half still listens."""
+        self.send(KEEP_ALIVE)
 
-    async def wait_for_room(self) -> None:
+    async def wait_until_sent(self) -> None:
         """Waits, if much waits to be sent, until all of it was."""
         if self.unsent > MAX_UNSENT:
             await self._writer.drain()
@@ -98,15 +109,13 @@ def transport_of(request: web.BaseRequest) -> asyncio.Transport:
     return request.transport
 
 
-async def begin(
-    request: web.Request, response: web.StreamResponse, data: bytes = b"", *, filler: bytes = b""
-) -> EventWriter:
+async def begin(request: web.Request, response: web.StreamResponse, data: bytes = b"") -> EventWriter:
     """Sends the headers of a stream and its first events; finish() ends it."""
     transport_of(request)
     await response.prepare(request)
     writer = cast(StreamWriter, request.writer)
     writer.send_headers()
-    events = EventWriter(request, filler)
+    events = EventWriter(request)
     if data:
         events.send(data)
     return events
@@ -151,10 +160,10 @@ def _joined(pieces: Iterable[bytes]) -> Generator[bytes]:
     waiting: list[bytes] = []
     size = 0
     for piece in pieces:
-        for start in range(0, len(piece), PIECE):
-            waiting.append(piece[start : start + PIECE])
+        for start in range(0, len(piece), PIECE_BYTES):
+            waiting.append(piece[start : start + PIECE_BYTES])
             size += len(waiting[-1])
-            if size >= PIECE:
+            if size >= PIECE_BYTES:
                 data = b"".join(waiting)
                 waiting, size = [], 0
                 yield data

@@ -186,7 +186,7 @@ class Connection(web.RequestHandler):
         if request is None:
             return
         if writer := request.get(EVENT_WRITER):
-            writer.probe()
+            writer.keep_alive()
         elif request.version >= HttpVersion11 and not request.writer.output_size:
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         for seconds in PROBE_SECONDS:

@@ -5,6 +5,7 @@ A listener is in one of four states:
     HOLDING ──the headers are sent──> LIVE <──it has all that came── BEHIND ──but missed the finish──> ENDING
        └───────────────────────────────┴──too much waits to be sent────^
 
+Who has all that came begins HOLDING; who resumes with less, or after the finish, begins BEHIND.
 While it is LIVE each event is written where it comes from the LLM, and no task is woken for it. What it
 misses while it is BEHIND is read from the reply's log, no faster than the client reads. One who comes between
 the reply's finish and its end is not made live any more: its ending is made from what is stored.
@@ -13,7 +14,7 @@ the reply's finish and its end is not made live any more: its ending is made fro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -23,7 +24,7 @@ from chatbot.chat.reply_source import ReplySource
 from chatbot.errors import ChatError
 from chatbot.records import Chunk
 from chatbot.web import backpressure
-from chatbot.web.backpressure import MAX_UNSENT
+from chatbot.web.backpressure import EVENT_STREAM, KEEP_ALIVE, MAX_UNSENT
 
 MAX_UNSENT_SILENT = 16 * MAX_UNSENT
 """The same for chunks that add nothing to the log, such as the last ones: they are not found there."""
@@ -31,9 +32,6 @@ MAX_UNSENT_SILENT = 16 * MAX_UNSENT
 
 class Encoder(Protocol):
     """What bytes an event is, at the door by which a client came; each listener has its own."""
-
-    keep_alive: bytes
-    """What fills a silence and means nothing."""
 
     def opening(self) -> bytes:
         """What a stream begins with; b"" for nothing."""
@@ -74,7 +72,7 @@ class StreamListener:
         self._encoder = encoder
         self._heartbeat = heartbeat
         self._state = HOLDING if after == source.length and not source.finish_sent else BEHIND
-        self._sent = after
+        self._offset = after
         self._held: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self._asleep: asyncio.Future[None] | None = None
@@ -87,18 +85,14 @@ class StreamListener:
         if self._state is BEHIND or self._state is ENDING:
             return
         events: list[bytes] = []
-        unsent, keeps_up = self._unsent(), True
+        unsent, keeps_up = self._unsent_bytes(), True
         for chunk, offset in burst:
             keeps_up = unsent <= (MAX_UNSENT if chunk.pieces else MAX_UNSENT_SILENT)
             if not keeps_up:
                 break
-            if chunk.data:
-                events.append(self._encoder.live(chunk, offset))
-                unsent += len(events[-1])
-                self._sent = offset
-            elif chunk.pieces:  # not an event of its own, but found in the log
-                keeps_up = False
-                break
+            events.append(self._encoder.live(chunk, offset))
+            unsent += len(events[-1])
+            self._offset = offset
         if self._state is LIVE:
             self._send(events[0] if len(events) == 1 else b"".join(events))
         elif events:
@@ -113,7 +107,7 @@ class StreamListener:
         if self._asleep and not self._asleep.done():
             self._asleep.set_result(None)
 
-    def _unsent(self) -> int:
+    def _unsent_bytes(self) -> int:
         return self._events.unsent if self._state is LIVE else sum(map(len, self._held))
 
     # What the request does, in this order
@@ -141,17 +135,17 @@ class StreamListener:
 
     async def _send_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         first = self._encoder.opening() + b"".join(self._held)
-        self._events = await backpressure.begin(request, response, first, filler=self._encoder.keep_alive)
+        self._events = await backpressure.begin(request, response, first)
         self._held.clear()
         if self._state is HOLDING:
             self._state = LIVE
 
     async def _catch_up(self) -> None:
         """Sends what the client does not have, no faster than it reads."""
-        while self._sent < self._source.length:
-            await self._events.wait_for_room()
+        while self._offset < self._source.length:
+            await self._events.wait_until_sent()
             await asyncio.sleep(0)  # others have their turn
-            data, self._sent = self._encoder.catch_up(self._source, self._sent)
+            data, self._offset = self._encoder.catch_up(self._source, self._offset)
             self._send(data)
         # Nothing is awaited from here until it listens, so no event comes between.
 
@@ -161,7 +155,7 @@ class StreamListener:
             self._state = ENDING if self._source.finish_sent else LIVE
         while self._state is not BEHIND and not self._source.ended:
             if self._loop.time() >= self._wrote_at + self._heartbeat:
-                self._send(self._encoder.keep_alive)
+                self._send(KEEP_ALIVE)
             await self._sleep_until_due()
 
     def _ending(self) -> bytes:
@@ -169,7 +163,7 @@ class StreamListener:
         if source.error:
             return self._encoder.error(source.error)
         had_finish = self._state is LIVE and source.finish_sent
-        return self._encoder.ending(source, self._sent, live=had_finish)
+        return self._encoder.ending(source, self._offset, live=had_finish)
 
     def _send(self, data: bytes) -> None:
         if not data:  # not every chunk is an event at every door
@@ -187,8 +181,31 @@ class StreamListener:
             timer.cancel()
 
 
+async def stream(
+    request: web.Request,
+    source: ReplySource,
+    listener: StreamListener,
+    headers: Callable[[], Mapping[str, str]],
+    *,
+    waits: bool = True,
+) -> web.StreamResponse:
+    """Answers with a reply; nothing is awaited between finding it and this, or it may be stopped by then.
+
+    If the listener `waits` for the first event, an error that `headers` raises then is still a status.
+    """
+    source.join(listener)
+    try:
+        if waits:
+            await listener.begin()
+        response = web.StreamResponse(headers=EVENT_STREAM | dict(headers()))
+        await listener.run(request, response)
+    finally:
+        source.leave(listener)
+    return response
+
+
 async def until_ended(source: ReplySource) -> None:
-    """Listens to a reply until its end; it is joined before anything is awaited."""
+    """Listens to a reply until its end; as with stream(), nothing is awaited before."""
     if source.ended:
         return
     listener = EndListener()

@@ -59,7 +59,7 @@ class Writer:
         assert data, "nothing at all would end a chunked body"
         self.sent.append(data)
 
-    async def wait_for_room(self) -> None:
+    async def wait_until_sent(self) -> None:
         while self.unsent > MAX_UNSENT:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
@@ -69,7 +69,7 @@ def writer(monkeypatch: pytest.MonkeyPatch) -> Writer:
     """Stands in for the connection."""
     writer = Writer()
 
-    async def begin(request: Any, response: Any, data: bytes = b"", *, filler: bytes = b"") -> Writer:
+    async def begin(request: Any, response: Any, data: bytes = b"") -> Writer:
         writer.sent.append(b"HEADERS" + data)
         return writer
 
@@ -169,15 +169,16 @@ async def test_chunks_that_the_log_does_not_hold_are_bounded_too(writer: Writer)
     assert b"total_tokens" in writer.sent[-1]
 
 
-async def test_text_that_is_no_chunk_is_read_from_the_log(writer: Writer) -> None:
+async def test_long_text_is_read_from_the_log_in_pieces(writer: Writer) -> None:
     source = Source()
+    source.log.append((Piece(TEXT, "z" * 20_000),))
+    source.started = True
     task = listen(source)
-    source.say("z" * 20_000, b"")
-    source.say("", b"")
+    await turns()
     source.finish()
     await task
     assert writer.sent[0] == b"HEADERS"
-    assert [event.count(b"z") for event in writer.sent[1:-1]] == [16 * 1024, 20_000 - 16 * 1024]
+    assert [event.count(b"z") for event in writer.sent[1:-2]] == [16 * 1024, 20_000 - 16 * 1024]
 
 
 async def test_one_who_comes_between_the_finish_and_the_end_waits_for_the_end(

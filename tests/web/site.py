@@ -22,8 +22,6 @@ from chatbot.web.connection import Room
 from chatbot.web.logs import set_up
 from chatbot.web.middleware import Gate
 
-KEEP_ALIVE = b": keep-alive\n"
-
 
 class Site:
     """A running site; `wave` ends the silence of its streams and slow answers."""
@@ -90,7 +88,7 @@ class Site:
         """A stream: an event of `?size=` bytes, heartbeats each `?beat=` seconds, at the wave the end."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         held = b"data: " + b"x" * int(request.query.get("size", "1")) + b"\n\n"
-        events = await backpressure.begin(request, response, held, filler=KEEP_ALIVE)
+        events = await backpressure.begin(request, response, held)
         self._events = events
         self.begun.set()
         try:
@@ -98,8 +96,8 @@ class Site:
             while not self.wave.is_set():
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.wave.wait(), None if beat == math.inf else beat)
-                events.probe()
-            await events.wait_for_room()
+                events.keep_alive()
+            await events.wait_until_sent()
             await backpressure.finish(request, response, b"data: [DONE]\n\n")
         except asyncio.CancelledError:
             self.left += 1

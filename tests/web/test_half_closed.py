@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from chatbot.web.backpressure import KEEP_ALIVE
 from tests.tools.server import until
 from tests.web.client import Client
-from tests.web.site import KEEP_ALIVE, Site
+from tests.web.site import Site
 
 Make = Callable[[], Client]
 HEALTH = b"GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n"
