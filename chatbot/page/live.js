@@ -2,16 +2,19 @@
 
 import { page, make } from './dom.js';
 
-const SENTENCE = /[^]*?(?:[.!?…](?=\s)|[。！？]|\n\s*\n|다\.)/;
+const END = /[.!?…](?=\s)|[。！？\n]/;
+const LONG = 400;  // what has no end by then is read as it is
+
 const waiting = new WeakMap();
 let timer = null;
 const queue = [];
 
 export function sayAnswer(turn, text) {
 	let rest = (waiting.get(turn) ?? '') + text;
-	for (let match = SENTENCE.exec(rest); match; match = SENTENCE.exec(rest)) {
-		put(match[0]);
-		rest = rest.slice(match[0].length);
+	for (let match = END.exec(rest); match || rest.length > LONG; match = END.exec(rest)) {
+		const end = match ? match.index + 1 : rest.length;
+		put(rest.slice(0, end));
+		rest = rest.slice(end);
 	}
 	waiting.set(turn, rest);
 }

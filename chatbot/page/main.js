@@ -136,6 +136,7 @@ function start() {
 	};
 	document.onvisibilitychange = () => document.hidden || load(state.current);
 	route();
+	performance.mark('ready');
 }
 
 async function copyLink() {

@@ -168,7 +168,7 @@ async def test_settings_are_sent_from_the_next_question_on_and_what_differs_is_s
 
 
 async def test_a_default_holds_for_new_conversations_and_is_no_difference(reader, llm):
-    await set_fields(reader, "Use here and as the default", system="Speak Latin.", temperature="0.1")
+    await set_fields(reader, "Use as default", system="Speak Latin.", temperature="0.1")
     await reader.ask("salve")
     await reader.see_gone(reader.page.locator("#differs"))
     await reader.page.get_by_role("link", name="New conversation").click()
