@@ -27,7 +27,6 @@ _FAILED_FINISHES = re.compile(
     r"|cancel|interrupt|preempt",
     re.I,
 )
-_USUAL = {"role", "content"}
 _NAMES = {REASONING: "reasoning_content", TEXT: "content", REFUSAL: "refusal"}
 
 
@@ -36,17 +35,16 @@ class ChunkReader:
 
     `finish_reason` and `usage` (JSON text, as it is stored) are None until the LLM has said them; `is_done`
     is whether it said [DONE]. `is_doubtful`: this LLM says a finish_reason early, and only a proper end shows
-    that it means it. For a relay, `keep` is what is passed on as it came: "stream" all chunks, "whole" an
-    answer in one piece, too.
+    that it means it. With `is_relay` chunks are passed on as they came, whatever they hold.
     """
 
-    def __init__(self, *, keep: str = "", context_size: int | None = None) -> None:
+    def __init__(self, *, is_relay: bool = False, context_size: int | None = None) -> None:
         self.model = ""
         self.finish_reason: str | None = None
         self.usage: str | None = None
         self.is_done = False
         self.is_doubtful = False
-        self._keep = keep
+        self._is_relay = is_relay
         self._context_size = context_size
         self._spent: dict[str, Any] = {}
         self._has_begun = False
@@ -84,7 +82,7 @@ class ChunkReader:
             if len(lines) < 2 or not lines[0].startswith(b"{"):
                 raise _nonsense(data) from None
             chunks = [chunk for line in lines for chunk in self.read(line)]
-        if not self.finish_reason and not self._keep:
+        if not self.finish_reason and not self._is_relay:
             raise _nonsense(data)
         return chunks
 
@@ -101,13 +99,13 @@ class ChunkReader:
         if not self.model and isinstance(model := chunk.get("model"), str):
             self.model = valid(model[:256])
         finish = choice.get("finish_reason")
-        finish = (
-            valid(finish[:64]) if isinstance(finish, str) and finish.lower() not in ("null", "none") else None
-        )
+        if not isinstance(finish, str) or finish.lower() in ("null", "none"):
+            finish = None
+        finish = finish and valid(finish[:64])
         if finish and _FAILED_FINISHES.search(finish):
             raise errors.ours("finish", finish, errors.words_of(choice.get("error")) or "no reason given")
         pieces, is_ours = self._pieces(choice, bool(finish), chunk.get("object") == "chat.completion")
-        if self._keep == "whole" or ((self._keep or (is_ours and is_plain)) and not is_whole):
+        if (self._is_relay or (is_ours and is_plain)) and not is_whole:
             read = Chunk(one_line(data), pieces)
             if pieces and not finish:
                 self._fast.study(read)
@@ -137,7 +135,7 @@ class ChunkReader:
             self.is_doubtful = self.is_doubtful or not self._kinds
             self.finish_reason = finish
         self._kinds |= {piece.kind for piece in read.pieces}
-        if self._keep or not (self._held or finish):
+        if self._is_relay or not (self._held or finish):
             return [*out, read]
         if not self._held:
             self._held_object = chunk
@@ -163,7 +161,7 @@ class ChunkReader:
             if not self._has_begun and not self.is_done:
                 raise errors.empty_stream()
             raise errors.ours("cut" if is_cut else "early")
-        if not self._keep and not self._kinds & {TEXT, REFUSAL, CALL}:
+        if not self._is_relay and not self._kinds & {TEXT, REFUSAL, CALL}:
             if too_long.is_full(self._spent, self.finish_reason, self._context_size):
                 raise errors.full_context()
             if not self._kinds or not _CUT_FINISHES.search(self.finish_reason):
@@ -184,18 +182,6 @@ class ChunkReader:
     ) -> tuple[tuple[Piece, ...], bool]:
         """What a choice adds to the reply, and whether it stands there just as we would write it."""
         delta = choice.get("delta")
-        if (
-            isinstance(delta, dict)
-            and delta.keys() <= _USUAL
-            and "message" not in choice
-            and not self._halves
-        ):
-            content = delta.get("content") or ""
-            is_settled = self._tags.is_settled or (content == "" and not is_last)
-            if is_settled and isinstance(content, str) and content.isascii():
-                return (
-                    Piece(TEXT, content),
-                ) if content else (), True  # mostly; the rest would find the same
         is_message = not delta and isinstance(choice.get("message"), dict)
         if is_message:
             delta = choice["message"]

@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 import aiohttp
 
-from chatbot.config import Config
+from chatbot.config import SERVER_FIELDS, Config
 from chatbot.errors import ChatError
 from chatbot.llm import errors, models
 from chatbot.llm.chunks import ChunkReader
@@ -33,10 +33,6 @@ LIST_SECONDS = 2.0
 MAX_HEADER_BYTES = 32 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 
-OWNED = ("messages", "stream", "stream_options", "n")
-"""Fields of a request that are ours, whatever LLM_EXTRA_BODY says."""
-
-_MESSAGES = '"messages":'
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 
@@ -47,7 +43,7 @@ class LLM:
         self._endpoint = Endpoint(config)
         self.wants_affinity = self._endpoint.wants_affinity
         self._reports = Reports(self._endpoint.secrets)
-        self._extra_body = {k: v for k, v in config.llm_extra_body.items() if k not in OWNED}
+        self._extra_body = {k: v for k, v in config.llm_extra_body.items() if k not in SERVER_FIELDS}
         self._patience = config.llm_timeout_seconds
         self._configured_model = config.llm_model or str(self._extra_body.pop("model", "") or "")
         self._models: Models | None = None
@@ -91,42 +87,41 @@ class LLM:
         return await self._ask(f"[{','.join(messages)}]", chosen, affinity)
 
     async def relay(self, body: Mapping[str, Any], *, affinity: str | None = None) -> Answer:
-        """Asks with a client's own request body, streamed or whole as it says; chunks come as they were sent.
-
-        If `answer.is_whole`, its one chunk is the whole completion, or made of it if a stream was due.
-        """
+        """Asks for a stream with a client's own request body; its chunks are passed on as they come."""
         chosen = {name: value for name, value in body.items() if name not in ("messages", "stream")}
-        keep = "stream" if body.get("stream") else "whole"
-        return await self._ask(as_json(body.get("messages")), chosen, affinity, keep)
+        return await self._ask(as_json(body.get("messages")), chosen, affinity, is_relay=True)
 
-    async def _ask(self, said: str, chosen: dict[str, Any], affinity: str | None, keep: str = "") -> Answer:
+    async def _ask(
+        self, messages: str, chosen: dict[str, Any], affinity: str | None, *, is_relay: bool = False
+    ) -> Answer:
         """Asks under the watch of an IdleTimeout, which goes on over the answer."""
         body = (without_place(self._extra_body, affinity) if self._extra_body else {}) | chosen
         task = asyncio.current_task()
         assert task
         idle = IdleTimeout(self._patience, task.cancel)
         try:
-            response = await self._post(said, body, affinity, keep)
-            reader = ChunkReader(keep=keep, context_size=self.context_size(str(body["model"])))
-            return Answer(response, idle, self._patience, reader, self._reports.report, said)
+            response = await self._post(messages, body, affinity, is_relay=is_relay)
+            reader = ChunkReader(is_relay=is_relay, context_size=self.context_size(str(body["model"])))
+            return Answer(response, idle, self._patience, reader, self._reports.report, messages)
         except BaseException as error:
             idle.end()
             # Nobody else may have cancelled the task too; cf. asyncio.timeout.
             if idle.has_fired and isinstance(error, asyncio.CancelledError) and not task.uncancel():
                 error = errors.ours("timeout", f"{self._patience:g}")
-            raise self._reports.report(error, said) if isinstance(error, ChatError) else error from None
+            raise self._reports.report(error, messages) if isinstance(error, ChatError) else error from None
 
     async def _post(
-        self, said: str, body: dict[str, Any], affinity: str | None, keep: str
+        self, messages: str, body: dict[str, Any], affinity: str | None, *, is_relay: bool
     ) -> aiohttp.ClientResponse:
         """Asks until the LLM server refuses nothing that can be done without; body["model"] is set."""
         chose_model = "model" in body
         refused = ""
         while True:
             body["model"] = model = await self.model_for(body if chose_model else {})
-            sent = self._dialect.spoken(body, keep)
+            sent = self._dialect.spoken(body, is_relay=is_relay)
             fields = [f"{as_json(name)}:{as_json(value)}" for name, value in sent.items()]
-            data = f"{{{','.join([*fields, _MESSAGES + said])}}}".encode()
+            fields.append(f'"messages":{messages}')
+            data = f"{{{','.join(fields)}}}".encode()
             response = await self._request("POST", self._endpoint.chat_url, affinity, data)
             if response.status == 200:
                 return self._accept(response)
@@ -245,7 +240,9 @@ class LLM:
     def _unreachable(self, error: Exception) -> ChatError:
         """What it means that no answer began."""
         error.__traceback__ = None
-        log.warning("llm: cannot connect: %s", self._reports.mask(str(error)))
+        # Other errors may quote the bytes that came.
+        reason = self._reports.mask(str(error)) if isinstance(error, OSError) else type(error).__name__
+        log.warning("llm: cannot connect: %s", reason)
         if getattr(error, "errno", None) in _NO_FILES:
             return errors.ours("files")
         if isinstance(error, aiohttp.ClientSSLError):

@@ -22,6 +22,9 @@ REASONING_FIELDS = (
 OUR_FIELDS = frozenset({*REASONING_FIELDS, "content", "refusal", "tool_calls", "function_call"})
 
 _THOUGHTS = ("thinking", "reasoning", "thought", "reasoning.text", "reasoning.summary", "redacted_thinking")
+_TEXT_FIELDS = (
+    *("text", "output_text", "thinking", "reasoning", "refusal", "content", "parts", "summary", "value"),
+)
 _MAX_DEPTH = 16
 
 
@@ -38,18 +41,7 @@ def parts(value: Any, kind: str = TEXT, depth: int = 0) -> list[tuple[str, str]]
         kind = REASONING
     elif named == "refusal":
         kind = REFUSAL
-    names = (
-        "text",
-        "output_text",
-        "thinking",
-        "reasoning",
-        "refusal",
-        "content",
-        "parts",
-        "summary",
-        "value",
-    )
-    for name in names:
+    for name in _TEXT_FIELDS:
         if inner := value.get(name):
             other = {"thinking": REASONING, "reasoning": REASONING, "refusal": REFUSAL}.get(name, kind)
             return parts(inner, other, depth + 1)

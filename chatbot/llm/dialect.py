@@ -22,15 +22,15 @@ class Dialect:
     def __init__(self) -> None:
         self._refused: set[str] = set()
 
-    def spoken(self, fields: Mapping[str, Any], keep: str) -> dict[str, Any]:
-        """The fields of a request as this LLM server takes them; `keep` is what a relay keeps as it came."""
+    def spoken(self, fields: Mapping[str, Any], *, is_relay: bool) -> dict[str, Any]:
+        """The fields of a request as this LLM server takes them; a relay's client says if it wants usage."""
         body = dict(fields)
         for name, other in _LIMITS.items():
             if name in self._refused and name in body and other not in body:
                 body[other] = body.pop(name)
-        if not keep:
+        if not is_relay:
             body["stream_options"] = {"include_usage": True}
-        body["stream"] = keep != "whole" and "stream" not in self._refused
+        body["stream"] = "stream" not in self._refused
         if not body["stream"] or "stream_options" in self._refused:
             body.pop("stream_options", None)
         return body

@@ -158,11 +158,8 @@ def failure_in(value: Any) -> Failure | None:
         inner = value.get(name)
         if not error and isinstance(inner, dict) and inner.get(field):
             error = inner
-    is_bare = (
-        not first
-        and not value.get("usage")
-        and (value.keys() & _BARE or isinstance(value.get("status"), dict))
-    )
+    has_words = value.keys() & _BARE or isinstance(value.get("status"), dict)
+    is_bare = has_words and not first and not value.get("usage")
     if not error and (value.get("object") == "error" or is_bare) and words_of(value):
         error = {key: inner for key, inner in value.items() if key not in ("choices", "model")}
     if not error:
@@ -182,17 +179,8 @@ _WORD_NAMES = (
     *("status_msg", "status", "description", "reason", "title", "raw"),
 )
 _CODE_NAMES = (
-    *(
-        "code",
-        "type",
-        "status",
-        "status_code",
-        "error_code",
-        "error_type",
-        "param",
-        "statusCode",
-        "http_code",
-    ),
+    *("code", "type", "status", "status_code", "error_code", "error_type", "param", "statusCode"),
+    "http_code",
 )
 
 

@@ -26,10 +26,10 @@ class Reports:
         """The text without secrets."""
         return self._secrets.sub("***", text) if self._secrets else text
 
-    def report(self, error: ChatError, said: str | None) -> ChatError:
-        """Masks the error's message, and logs it without what was `said` (if that is known)."""
+    def report(self, error: ChatError, messages: str | None) -> ChatError:
+        """Masks the error's message, and logs it without what it quotes of `messages`, if they are known."""
         error.message = self.mask(error.message)
-        reason = "in the middle of an answer" if said is None else without(error.message, said)
+        reason = "in the middle of an answer" if messages is None else without(error.message, messages)
         log.warning("llm: %s: %s", error.kind, reason)
         return error
 
@@ -43,14 +43,14 @@ _PLAIN = (
 )
 
 
-def without(words: str, said: str) -> str:
-    """The words, cut, without what they quote: none that stands in `said`, or three plain ones in a row."""
+def without(words: str, messages: str) -> str:
+    """The words, cut, without what they quote: none that `messages` have, or three plain ones in a row."""
     tokens = words[: 4 * MAX_REASON_CHARS].split()
     shown = list(tokens)
     for at, token in enumerate(tokens):
         core = token.strip(".,;:!?()[]{}<>'\"`“”‘’")
-        if core and f" {core.lower()} " not in _PLAIN and core in said:
+        if core and f" {core.lower()} " not in _PLAIN and core in messages:
             shown[at] = "…"
-        if at + 3 <= len(tokens) and " ".join(tokens[at : at + 3]) in said:
+        if at + 3 <= len(tokens) and " ".join(tokens[at : at + 3]) in messages:
             shown[at : at + 3] = ["…"] * 3
     return " ".join(shown)[:MAX_REASON_CHARS].encode("utf-8", "replace").decode()

@@ -37,7 +37,6 @@ class Answer:
     """An answer that has begun: `async for chunks in answer`, then close() it.
 
     The loop ends when the answer is complete, and raises ChatError if it is not, after all that came before.
-    `is_whole` is whether it came in one piece (known with the first chunks).
     """
 
     def __init__(
@@ -47,9 +46,9 @@ class Answer:
         patience: float,
         reader: ChunkReader,
         report: Callable[[ChatError, str | None], ChatError],
-        said: str,
+        messages: str,
     ) -> None:
-        self.is_whole = False
+        self._is_whole = False  # whether it comes in one piece
         self._response = response
         self._content = response.content
         self._idle = idle
@@ -57,9 +56,7 @@ class Answer:
         self._loop = asyncio.get_running_loop()
         self._reader = reader
         self._report = report
-        self._said: str | None = (
-            said  # until an answer comes: the conversation may be long, and so may the answer
-        )
+        self._messages: str | None = messages  # until an answer comes: both may be long
         self._head = bytearray()  # until it is known what comes, and all of what comes in one piece
         self._decoder: Decoder | None = None  # of a stream
         self._burst = b""  # what of a burst has not been read yet
@@ -98,9 +95,9 @@ class Answer:
                 await self._read_on()
             except ChatError as error:
                 self._has_ended = True
-                self._failure = without_frames(self._report(error, self._said))
+                self._failure = without_frames(self._report(error, self._messages))
             if self._chunks:
-                self._said = None
+                self._messages = None
                 return self._chunks
         if self._failure:
             failure, self._failure = self._failure, None
@@ -155,14 +152,14 @@ class Answer:
         """Finds out whether it is a stream or one piece, by what comes: Content-Types lie."""
         self._idle.heard_at = self._loop.time()
         self._head += data
-        if not self.is_whole:
+        if not self._is_whole:
             head = bytes(self._head).lstrip(b"\xef\xbb\xbf \t\r\n")  # blank lines, a BOM
             self._head = bytearray(head)
             if head.startswith(_STREAM_BEGINS):
                 self._decoder = Decoder()
                 self._take(head, self._decoder)
                 return
-            self.is_whole = not any(begin.startswith(head) for begin in _STREAM_BEGINS)
+            self._is_whole = not any(begin.startswith(head) for begin in _STREAM_BEGINS)
         if len(self._head) > MAX_WHOLE_BYTES:
             raise errors.ours("large", "an answer of over 8 MiB")
 
@@ -206,7 +203,6 @@ class Answer:
         elif self._head:
             if is_cut:
                 raise errors.ours("cut")
-            self.is_whole = True
             self._chunks += reader.read_whole(bytes(self._head))
         self._complete(is_cut=is_cut)
 
