@@ -19,7 +19,7 @@ from chatbot.openai.routes import OpenAIDoor
 from chatbot.records import as_json
 from chatbot.storage.store import Store
 from chatbot.web.access import Access
-from chatbot.web.connection import Room
+from chatbot.web.connection import Connections
 from chatbot.web.health import Health
 from chatbot.web.metrics import Metrics
 from chatbot.web.middleware import Gate
@@ -34,7 +34,11 @@ FAILED_RESPONSE_SECONDS = 3600
 
 
 def create_app(
-    config: Config, store: Store, *, now: Callable[[], float] = time.time, room: Room | None = None
+    config: Config,
+    store: Store,
+    *,
+    now: Callable[[], float] = time.time,
+    connections: Connections | None = None,
 ) -> web.Application:
     """The application over an open `store`, which it closes; `now` is the wall clock in seconds."""
     app = web.Application(client_max_size=config.max_request_bytes)
@@ -54,7 +58,7 @@ def create_app(
         ).add_routes(app.router)
         OpenAIDoor(config, store, registry, sessions, llm, now).add_routes(app.router)
         Health(store=store, registry=registry, llm=llm).add_routes(app.router)
-        watch_parts(metrics, store, registry, sessions, room or Room())
+        watch_parts(metrics, store, registry, sessions, connections or Connections())
         store.fail_all_background(as_json(shutting_down().to_object()["error"]), int(now() * 1000))
         tasks = [
             asyncio.create_task(forever)
@@ -85,17 +89,17 @@ def create_app(
 
 
 def watch_parts(
-    metrics: Metrics, store: Store, registry: ReplyRegistry, sessions: Sessions, room: Room
+    metrics: Metrics, store: Store, registry: ReplyRegistry, sessions: Sessions, connections: Connections
 ) -> None:
     """Shows in the metrics what the parts hold."""
     for name, wants, read in (
         ("chatbot_replies_running", "Replies that run.", lambda: len(registry)),
         ("chatbot_listeners", "Clients that wait for a reply.", lambda: sum(r.listeners for r in registry)),
-        ("chatbot_connections", "Open connections of clients.", lambda: room.open),
-        ("chatbot_connections_limit", "Connections that are served at most.", lambda: room.limit),
-        ("chatbot_connections_refused_total", "Connections above the limit.", lambda: room.refused),
-        ("chatbot_clients_stalled", "Clients that do not read what waits for them.", lambda: room.stalled),
-        ("chatbot_clients_dropped_total", "Clients that read nothing for 30 s.", lambda: room.dropped),
+        ("chatbot_connections", "Open connections of clients.", lambda: connections.open),
+        ("chatbot_connections_limit", "Connections that are served at most.", lambda: connections.limit),
+        ("chatbot_connections_refused_total", "Connections above the limit.", lambda: connections.refused),
+        ("chatbot_clients_stalled", "Clients that do not read what is sent.", lambda: connections.stalled),
+        ("chatbot_clients_dropped_total", "Clients that read nothing for 30 s.", lambda: connections.dropped),
         ("chatbot_sessions", "Sessions that are kept.", lambda: store.sessions),
         ("chatbot_sessions_expired_total", "Sessions deleted for being idle.", lambda: sessions.expired),
         ("chatbot_database_free_bytes", "What the limit and the disk leave.", lambda: store.free_bytes),

@@ -14,7 +14,7 @@ from chatbot.app import REGISTRY, create_app
 from chatbot.config import Config
 from chatbot.storage.store import Store
 from chatbot.web.accept import Acceptor
-from chatbot.web.connection import Room
+from chatbot.web.connection import Connections
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +26,18 @@ class Server:
     """
 
     def __init__(
-        self, config: Config, *, now: Callable[[], float] = time.time, room: Room | None = None
+        self, config: Config, *, now: Callable[[], float] = time.time, connections: Connections | None = None
     ) -> None:
         self._config = config
         self._now = now
-        self._room = room or Room()
+        self._connections = connections or Connections()
         self.port = config.port
 
     async def start(self) -> None:
         """Opens the database and listens."""
         config = self._config
         store = Store(config.database_url, config.max_database_mb * 1024 * 1024, config.database_sync)
-        self.app = create_app(config, store, now=self._now, room=self._room)
+        self.app = create_app(config, store, now=self._now, connections=self._connections)
         self._runner = web.AppRunner(
             self.app,
             handler_cancellation=True,  # a client that leaves ends its handler, in tests and out
@@ -50,7 +50,7 @@ class Server:
             raise
         server = self._runner.server
         assert server is not None
-        self._acceptor = Acceptor(server, self._room)
+        self._acceptor = Acceptor(server, self._connections)
         try:
             self.port = await self._acceptor.listen(config.host, config.port)
         except BaseException:
@@ -72,7 +72,7 @@ async def serve(config: Config, *, llm: str = "") -> None:
     stop, hurry = asyncio.Event(), asyncio.Event()
     process.on_stop_signal(lambda: (hurry if stop.is_set() else stop).set())
     limit = process.connection_limit(process.raise_file_limit())
-    server = Server(config, room=Room(limit, process.SURPLUS))
+    server = Server(config, connections=Connections(limit, process.SURPLUS))
     await server.start()
     process.tune_memory()
     is_file = config.database_url != ":memory:"

@@ -124,9 +124,7 @@ class ChatRequest(NamedTuple):
 
 async def read_chat(request: web.Request) -> ChatRequest:
     """Reads the body and the headers of a chat request."""
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
-        raise refused("Idempotency-Key must be 1 to 255 printable ASCII characters.", "Idempotency-Key")
+    key = bodies.read_idempotency_key(request)
     body = await read_object(request, schemas.CHAT)
     named = body.pop("session_id", None)
     session_id = request.headers.get("X-Session-ID") or named

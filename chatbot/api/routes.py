@@ -185,8 +185,8 @@ class Api:
     ) -> tuple[ReplySource, dict[str, str]]:
         """The reply to a chat request, begun or met again, and the headers that say so.
 
-        One that goes on `after` some characters is only met: a reply that failed left no characters.
-        The caller joins the reply before it awaits anything.
+        A client that has `after` characters of the reply wants that one: a new reply would have other text.
+        Nothing is awaited before the reply has a listener: without one it may be stopped.
         """
         session = self.sessions.open_to_ask(asked.session_id)
         request[SESSION_ID] = session.session_id

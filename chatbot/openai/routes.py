@@ -31,7 +31,7 @@ from chatbot.records import Session, Turn
 from chatbot.storage.database import when_unlocked
 from chatbot.storage.store import Store
 from chatbot.web.answers import json_response
-from chatbot.web.bodies import parse_json, read_body
+from chatbot.web.bodies import parse_json, read_body, read_idempotency_key
 from chatbot.web.logs import REPLY, SESSION_ID
 from chatbot.web.streaming import StreamListener, stream, until_ended
 
@@ -88,7 +88,7 @@ class OpenAIDoor:
     ) -> tuple[ReplySource, dict[str, str]]:
         """The reply to a request, begun or met again, and the headers that say so.
 
-        The caller joins it before it awaits anything.
+        Nothing is awaited before it has a listener: without one it may be stopped.
         """
         settings = {"model": self._config.llm_model} | asked.settings
         session_id, parent = self._place(asked)
@@ -138,7 +138,8 @@ class OpenAIDoor:
         """A response by its id, whatever became of it."""
         if reply := self._registry.by_response(response_id):
             return reply, _record_of(reply)
-        if turn := self._store.turn_by_response(response_id):
+        turn = self._store.turn_by_response(response_id)
+        if turn and turn.output is not None:  # its items may be deleted one by one
             self._open(turn.session_id, param)
             source = self._registry.find(turn.session_id, turn.turn_id)
             return source, _record_of(source)
@@ -244,11 +245,9 @@ def _raise_failure(source: ReplySource) -> None:
 
 def _idempotency(request: web.Request, session_id: str, body: dict[str, Any]) -> tuple[str, str]:
     """The hashes of an idempotency key in its scope and of the request; "", "" without a key."""
-    key = request.headers.get("Idempotency-Key")
+    key = read_idempotency_key(request)
     if key is None:
         return "", ""
-    if not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
-        raise refuse("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
     scope = session_id or request.headers.get("Authorization")
     if not scope:
         raise refuse("Idempotency-Key", "needs a conversation or an API key to which it belongs")

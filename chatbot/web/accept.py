@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from chatbot.web.connection import Connection, Refusal, Room
+from chatbot.web.connection import Connection, Connections, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +22,11 @@ WARN_SECONDS = 60.0
 
 
 class Acceptor:
-    """Gives each connection that comes to `server`, within the limits of `room`."""
+    """Gives each connection that comes to `server`, within the limits of `connections`."""
 
-    def __init__(self, server: web.Server, room: Room) -> None:
+    def __init__(self, server: web.Server, connections: Connections) -> None:
         self._server = server
-        self._room = room
+        self._connections = connections
         self._loop = asyncio.get_running_loop()
         self._warned = -WARN_SECONDS
         self._listeners: list[asyncio.Server] = []
@@ -48,13 +48,13 @@ class Acceptor:
         self._loop.set_exception_handler(None)
 
     def _accept(self) -> asyncio.Protocol:
-        room = self._room
-        if room.is_full:
-            room.refused += 1
-            self._warn(f"{room.open} connections are open: no more are served")
-            if room.open >= room.limit + room.surplus:
+        connections = self._connections
+        if connections.is_full:
+            connections.refused += 1
+            self._warn(f"{connections.open} connections are open: no more are served")
+            if connections.open >= connections.limit + connections.surplus:
                 return Refusal()
-        return Connection(self._server, self._loop, room)
+        return Connection(self._server, self._loop, connections)
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Says in one line a minute that there are no files; asyncio tries again each second."""

@@ -1,4 +1,4 @@
-"""Reads the bodies of requests within bounds of size, time and memory, and the JSON in them."""
+"""Reads the bodies of requests within bounds of size, time and memory, the JSON in them, and their keys."""
 
 from __future__ import annotations
 
@@ -112,6 +112,15 @@ def _require_room(size: int) -> None:
 
 def _too_large(limit: int) -> ChatError:
     return ChatError("request_too_large", f"The body exceeds {limit} bytes.")
+
+
+def read_idempotency_key(request: web.Request) -> str | None:
+    """The Idempotency-Key of a request, if it has one."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
+        message = "Idempotency-Key must be 1 to 255 printable ASCII characters."
+        raise ChatError("invalid_request", message, "Idempotency-Key")
+    return key
 
 
 # JSON

@@ -48,8 +48,8 @@ OPTIONS: dict[str, Any] = {
 
 
 @dataclass
-class Room:
-    """How many connections there are and may be: `limit` are served, `surplus` more told so."""
+class Connections:
+    """How many connections there are and may be: `limit` are served, `surplus` more are refused in words."""
 
     limit: int = 1_000_000
     surplus: int = 0
@@ -68,9 +68,8 @@ class Connection(web.RequestHandler):
     """One client's connection; tells even what is no HTTP in the shape of our errors."""
 
     __slots__ = (
+        "_connections",
         "_half_closed",
-        "_looked_at",
-        "_room",
         "_sent",
         "_since",
         "_stall_timer",
@@ -78,14 +77,16 @@ class Connection(web.RequestHandler):
         "is_surplus",
     )
 
-    def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop, room: Room) -> None:
+    def __init__(
+        self, manager: web.Server, loop: asyncio.AbstractEventLoop, connections: Connections
+    ) -> None:
         super().__init__(manager, loop=loop, **OPTIONS)
         self._strict = StrictParser(self._parser)
         self._parser = cast(Any, self._strict)
         self._max_msg_queue_size = MAX_WAITING
         self._msg_queue_resume_size = MAX_WAITING // 2
-        self._room = room
-        self.is_surplus = room.is_full
+        self._connections = connections
+        self.is_surplus = connections.is_full
         self._half_closed = False
         self._stall_timer: asyncio.TimerHandle | None = None
         self._sent = 0  # at the last look
@@ -96,7 +97,7 @@ class Connection(web.RequestHandler):
 
         It would take megabytes, and say that there is room only when a third of them was read.
         """
-        self._room.open += 1
+        self._connections.open += 1
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux, macOS
             with suppress(OSError):  # it may have been reset already
                 connection = transport.get_extra_info("socket")
@@ -109,9 +110,9 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Lets go of all that is large: what is left of it may wait for the garbage collector."""
-        self._room.open -= 1
+        self._connections.open -= 1
         if self._paused:
-            self._room.stalled -= 1
+            self._connections.stalled -= 1
         if self._stall_timer:
             self._stall_timer.cancel()
         super().connection_lost(exc)
@@ -124,14 +125,14 @@ class Connection(web.RequestHandler):
     def pause_writing(self) -> None:
         """Begins to watch whether the client reads: something could not be sent at once."""
         super().pause_writing()
-        self._room.stalled += 1
+        self._connections.stalled += 1
         self._sent, self._since = self._count_sent(), self._loop.time()
         if not self._stall_timer:
             self._stall_timer = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def resume_writing(self) -> None:
         """Everything was sent. The timer notices, for this may happen often."""
-        self._room.stalled -= 1
+        self._connections.stalled -= 1
         super().resume_writing()
 
     def _count_sent(self) -> int:
@@ -149,14 +150,14 @@ class Connection(web.RequestHandler):
             self._sent, self._since = sent, self._loop.time()
         elif self._loop.time() - self._since >= STALL_SECONDS:
             # If this process was stopped, the client may have read all it could: send first, then judge.
-            # Of two turns of the event loop the first at least has asked which sockets have room.
+            # Of two turns of the event loop the first at least has asked which sockets can take more.
             self._loop.call_soon(self._loop.call_soon, self._drop_if_stalled)
             return
         self._stall_timer = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def _drop_if_stalled(self) -> None:
         if self._paused and self.transport is not None and self._count_sent() == self._sent:
-            self._room.dropped += 1
+            self._connections.dropped += 1
             self.transport.abort()
         else:
             self._look()
@@ -168,7 +169,8 @@ class Connection(web.RequestHandler):
 
         A client that left looks the same at first: after a moment it is asked.
         """
-        is_busy = self._request_count > 0 and self._waiter is None  # it may be between two tasks
+        # It waits for a request unless it serves one, or was woken for one that it has not taken yet.
+        is_busy = self._request_count > 0 and self._waiter is None
         if self.transport is None or not (is_busy or self._messages):
             return False
         self._half_closed = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import mimetypes
 from hashlib import sha256
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -61,7 +60,7 @@ class File:
             smaller = gzip.compress(body, 9, mtime=0)
             self.gzipped = smaller if len(smaller) < len(body) else None
         self._etag = sha256(body).hexdigest()[:32]
-        self._type = CONTENT_TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+        self._type = CONTENT_TYPES.get(suffix, "application/octet-stream")
 
     def answer(self, request: web.Request, cache_control: str) -> web.Response:
         """The file, or 304 if the request names its ETag."""

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from chatbot.web.connection import Room
+from chatbot.web.connection import Connections
 from tests.tools.processes import ROOT, Process
 from tests.web.client import Client
 from tests.web.site import Site
@@ -18,7 +18,7 @@ from tests.web.site import Site
 
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
-    site = Site(Room())
+    site = Site(Connections())
     await site.start()
     yield site
     await site.stop()

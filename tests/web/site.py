@@ -18,7 +18,7 @@ from chatbot.web.access import Access
 from chatbot.web.answers import json_response
 from chatbot.web.backpressure import PiecesResponse
 from chatbot.web.bodies import parse_json, read_body
-from chatbot.web.connection import Room
+from chatbot.web.connection import Connections
 from chatbot.web.logs import set_up
 from chatbot.web.middleware import Gate
 
@@ -26,8 +26,8 @@ from chatbot.web.middleware import Gate
 class Site:
     """A running site; `wave` ends the silence of its streams and slow answers."""
 
-    def __init__(self, room: Room, *, max_size: int = 8 * 2**20) -> None:
-        self.room = room
+    def __init__(self, connections: Connections, *, max_size: int = 8 * 2**20) -> None:
+        self.connections = connections
         self.wave = asyncio.Event()
         self.begun = asyncio.Event()
         self.left = 0
@@ -50,7 +50,7 @@ class Site:
         self._runner = web.AppRunner(self.app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         assert self._runner.server
-        self._acceptor = Acceptor(self._runner.server, self.room)
+        self._acceptor = Acceptor(self._runner.server, self.connections)
         self.port = await self._acceptor.listen("127.0.0.1", 0)
         return self.port
 
@@ -128,8 +128,8 @@ async def main() -> None:
         bodies.BODY_SECONDS = connection.STALL_SECONDS = float(patience)
         bodies.LOOK_SECONDS = connection.LOOK_SECONDS = float(patience) / 10
     process.on_stop_signal(asyncio.current_task().cancel)  # type: ignore[union-attr]
-    room = Room(process.connection_limit(process.raise_file_limit()), process.SURPLUS)
-    site = Site(room)
+    connections = Connections(process.connection_limit(process.raise_file_limit()), process.SURPLUS)
+    site = Site(connections)
     port = await site.start()
     process.tune_memory()
     print(f"listening on http://127.0.0.1:{port}", file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ async def test_what_was_asked_is_answered_and_the_connection_closed(site: Site, 
     one = client()
     await one.send(HEALTH * 3, end=True)
     assert (await one.rest()).count(b'{"status":"ok"}') == 3
-    await until(lambda: site.room.open == 0)
+    await until(lambda: site.connections.open == 0)
 
 
 async def test_a_long_answer_is_sent_whole(site: Site, client: Make) -> None:
@@ -58,7 +58,7 @@ async def test_one_who_has_gone_is_noticed(site: Site, client: Make, path: str, 
         await one.read_until(b"data: x\n\n")
     one.leave(reset=reset)
     await until(lambda: site.left == 1)
-    await until(lambda: site.room.open == 0)
+    await until(lambda: site.connections.open == 0)
 
 
 @pytest.mark.parametrize(
@@ -75,4 +75,4 @@ async def test_half_a_request_is_not_waited_for(site: Site, client: Make, data: 
     one = client()
     await one.send(data, end=True)
     assert b" 200 " not in await one.rest()
-    await until(lambda: site.room.open == 0)
+    await until(lambda: site.connections.open == 0)

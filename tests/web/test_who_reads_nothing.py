@@ -18,7 +18,7 @@ BIG = 4_000_000
 
 async def stalled(site: Site, clock: Clock, seconds: float) -> None:
     """Waits until a client is stalled, and so many seconds more."""
-    await until(lambda: site.room.stalled == 1)
+    await until(lambda: site.connections.stalled == 1)
     for _ in range(50):
         await asyncio.sleep(0)
     for _ in range(int(seconds)):
@@ -33,10 +33,10 @@ async def test_who_reads_nothing_is_dropped_after_thirty_seconds(
 ) -> None:
     await client().get(path)
     await stalled(site, clock, 29)
-    assert (site.room.open, site.room.dropped) == (1, 0)
+    assert (site.connections.open, site.connections.dropped) == (1, 0)
     await stalled(site, clock, 7)
-    await until(lambda: site.room.open == 0)
-    assert (site.room.dropped, site.room.stalled) == (1, 0)
+    await until(lambda: site.connections.open == 0)
+    assert (site.connections.dropped, site.connections.stalled) == (1, 0)
 
 
 async def test_a_stream_that_is_silent_drops_nobody_who_has_read_it_all(
@@ -78,14 +78,14 @@ async def test_one_who_reads_what_comes_more_slowly_than_it_comes_is_not_dropped
         clock.advance(10)
         for _ in range(20):
             await asyncio.sleep(0)
-    assert (site.room.open, site.room.dropped) == (1, 0)
+    assert (site.connections.open, site.connections.dropped) == (1, 0)
 
 
 async def test_pieces_are_made_no_faster_than_they_are_read(site: Site, client: Make) -> None:
     one = client()
     await one.get("/pieces?mb=24", version=b"1.0")
     await one.read()
-    await until(lambda: site.room.stalled == 1)
+    await until(lambda: site.connections.stalled == 1)
     for _ in range(1000):
         await asyncio.sleep(0)
     assert site.made < 8 * 2**20, f"{site.made} bytes were made for one who read nothing"
