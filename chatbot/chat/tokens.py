@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from chatbot.records import Turn
 
 LEAST_RATE, _MOST_RATE = 1 / 16, 4
-"""Tokens per unit of length that a tokenizer may make: a count beyond is of something else, of the uncached say."""
+"""Tokens per unit of length that tokenizers make: a count beyond is of something else, as of the uncached."""
 
 _RATE = 0.4  # where nothing was counted: rather many
 _TEMPLATE = 32  # tokens that a chat template may put before all messages
@@ -84,7 +84,7 @@ def measure(
     if anchor is None:
         return [before.high + tokens.high for tokens in kept]
 
-    # What the LLM counted less what is dropped; or a head that is rather high and what is kept, if it was counted.
+    # What was counted less what is dropped; or a rather high head and what is kept, if that was counted.
     whole = anchor.tokens + sum(step.high for step in steps[anchor.place :]) + new.high
     first = next(place for place, turn in enumerate(turns) if turn.seq >= (began or 0))
     totals, gone = [whole] * (first + 1), questions[first].low
@@ -157,7 +157,7 @@ def _between(counts: Sequence[_Count], lengths: Sequence[Lengths], place: int) -
 
 
 class _Anchor(NamedTuple):
-    """The place of the newest turn whose prompt tells what the whole context measured; its tokens and its length."""
+    """The newest turn whose prompt tells what the context measured: its place, tokens and length."""
 
     place: int
     tokens: int
@@ -167,16 +167,17 @@ class _Anchor(NamedTuple):
 def _anchor(
     counts: Sequence[_Count], lengths: Sequence[Lengths], head: int, began: int | None
 ) -> _Anchor | None:
-    anchor, most, length = None, 0, head
+    anchor, length = _Anchor(-1, 0, 0), head
     for place, (count, each) in enumerate(zip(counts, lengths, strict=True)):
         if began is None or count.seq < began:
             continue
         length += each.said
-        prompt = count.prompt if count.began == began else None
-        if prompt is not None and prompt >= max(most, length * LEAST_RATE):
-            anchor, most = _Anchor(place, prompt, length), prompt
+        if count.prompt is not None and count.began == began:
+            grown = length - anchor.length
+            if anchor.tokens + grown * LEAST_RATE <= count.prompt:
+                anchor = _Anchor(place, count.prompt, length)
         length += each.answer
-    return anchor
+    return anchor if anchor.place >= 0 else None
 
 
 def _rate(lengths: Sequence[Lengths], between: Sequence[int | None], anchor: _Anchor | None) -> float:

@@ -41,7 +41,7 @@ def make_turn(seq: int, said: Sequence[str], output: str | None, **values: Any) 
 
 
 class Conversation:
-    """Turns by their seq. `contexts` has what was sent for each; `read` counts the turns that were read for it.
+    """Turns by their seq. `contexts` has what was sent for each; `read` counts the turns that were read.
 
     With `reports` the LLM's usage is stored.
     """

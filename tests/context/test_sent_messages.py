@@ -1,4 +1,4 @@
-"""What the LLM is sent of a turn: its messages byte for byte, and of tool calls those that it won't refuse."""
+"""What the LLM is sent of a turn: its messages byte for byte, and the tool calls that it won't refuse."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ def by_length(message: str) -> int:
 class PrefixLLM:
     """Keeps the work that it did on the last prompt, as far as the next one begins the same.
 
-    It refuses more than `takes` tokens or `takes_messages`, and says that it takes `named` tokens. `prompts`
-    has the tokens of each prompt that it answered, `anew` those that were not kept; `asks` counts also what
-    it refused.
+    It refuses more than `takes` tokens or `takes_messages`, and says that it takes `named` tokens. With
+    `hides_kept` its usage has only what was not kept. `prompts` has the tokens of each prompt that it
+    answered, `anew` those that were not kept; `asks` counts also what it refused.
     """
 
     def __init__(
@@ -28,9 +28,11 @@ class PrefixLLM:
         takes: int | None = None,
         takes_messages: int | None = None,
         named: int | None = None,
+        hides_kept: bool = False,
     ) -> None:
         self.count = count
         self.takes, self.takes_messages, self.named = takes, takes_messages, named
+        self.hides_kept = hides_kept
         self.asks = 0
         self.prompts: list[int] = []
         self.anew: list[int] = []
@@ -50,4 +52,6 @@ class PrefixLLM:
         self.counts.append(len(messages))
         self.anew.append(sum(map(self.count, messages[same:])))
         self._kept = [*messages, answer]
+        if self.hides_kept:
+            tokens = self.anew[-1]
         return {"prompt_tokens": tokens, "completion_tokens": self.count(answer)}

@@ -1,0 +1,147 @@
+"""A context stays within its tokens by the LLM's own counts, whatever the language and the tokenizer."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from zlib import crc32
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatbot.chat.context import WHOLE, Context
+from chatbot.chat.limits import ContextLimits
+from chatbot.chat.tokens import length_of
+from tests.context.conversation import Conversation, assistant, user
+from tests.tools.prefix_llm import PrefixLLM
+
+CONVERSATIONS = int(os.environ.get("CONVERSATIONS", "60"))
+"""How many conversations are tried; 1000 by the long run."""
+
+LANGUAGES = ["some words of it ", "가나다 라마바사 ", "ሀለሐ መሠረሰ ", "กขค งจฉช ", "слово за слово ", "😀😃 "]
+
+
+def tokenizer(characters: float) -> Callable[[str], int]:
+    """So many characters a token, up to twice as many from one text to another, and four for each message."""
+
+    def count(message: str) -> int:
+        text = json.loads(message)["content"]
+        return int(len(text) / characters / (1 + crc32(text.encode()) / 2**32)) + 4
+
+    return count
+
+
+def new_tokens(talked: Conversation, said: str) -> int:
+    """What a question is estimated to measure: it is what sending it adds."""
+    alone = [talked.limits, talked.limits]
+    talked.limits = ContextLimits(1)
+    estimate = talked.next(said).tokens - talked.next().tokens
+    talked.limits = alone[0]
+    return estimate
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> tuple[float, int, str, list[tuple[str, str]]]:
+    """Characters a token, the tokens allowed, a prompt, and questions with answers, short and long ones."""
+    characters = draw(st.sampled_from([0.5, 1, 2, 4]))
+    allowed = draw(st.sampled_from([500, 1000, 4000]))
+    languages = st.sampled_from([draw(st.sampled_from(LANGUAGES))] if draw(st.booleans()) else LANGUAGES)
+    sizes = st.sampled_from([0.005, 0.01, 0.02, 0.05, 0.1])
+
+    def text(number: int) -> str:
+        size = int(draw(sizes) * allowed * characters)
+        return f"{number}{draw(languages) * size}"[: max(size, 2)]
+
+    turns = [(text(2 * number), text(2 * number + 1)) for number in range(draw(st.integers(20, 60)))]
+    return characters, allowed, draw(st.sampled_from(["", "Be kind. " * 5])), turns
+
+
+def is_half_used(context: Context, tokens: int, allowed: int, above: int) -> bool:
+    """Half of what is allowed is used, but for the error of the estimates, or a turn more had no room."""
+    return context.reason == WHOLE or tokens >= allowed * 0.42 or tokens + above > allowed * 0.9
+
+
+@settings(max_examples=CONVERSATIONS, deadline=None)
+@given(conversations())
+def test_the_limit_holds_and_at_least_half_of_it_is_used(
+    drawn: tuple[float, int, str, list[tuple[str, str]]],
+) -> None:
+    characters, allowed, prompt, turns = drawn
+    llm = PrefixLLM(tokenizer(characters))
+    talked = Conversation(llm, ContextLimits(10_000, allowed), prompt)
+    for question, answer in turns:
+        said, path = user(question), list(talked.path())
+        new = new_tokens(talked, said)
+        context = talked.ask(said, output=assistant(answer))
+        tokens, sent = llm.prompts[-1], len(context.turns)
+        over = tokens - llm.count(said) + new  # had the estimate of what is new been right
+        assert not sent or min(tokens, over) <= allowed * 1.02, (tokens, over, context.reason)
+        above = path[sent : sent + 1]
+        room = sum(llm.count(text) for turn in above for text in (turn.input, turn.output or ""))
+        assert is_half_used(context, tokens, allowed, room), (tokens, context.tokens)
+
+
+def test_reasoning_is_not_taken_for_what_is_sent_back() -> None:
+    """Neither when its tokens are counted apart, nor when they are among the answer's."""
+    for details in ({"completion_tokens_details": {"reasoning_tokens": 5000}}, {}):
+        talked = Conversation(PrefixLLM(), ContextLimits(1000, 2000))
+        for number in range(30):
+            usage = {"completion_tokens": 5050} | details
+            answer, thought = assistant(f"A{number}" + " word" * 40), "hm " * 5000
+            talked.ask(user(f"Q{number}"), output=answer, usage=usage, reasoning=thought)
+        assert max(talked.llm.prompts) <= 2000
+        assert sum(talked.llm.prompts[20:]) >= 0.65 * 2000 * 10
+
+
+def test_without_counts_the_length_decides_rather_carefully() -> None:
+    talked = Conversation(PrefixLLM(), ContextLimits(1000, 2000), reports=False)
+    talked.talk(60, 30)
+    assert max(talked.llm.prompts) <= 2000
+    assert sum(talked.llm.prompts[20:]) >= 0.35 * 2000 * 40
+
+
+def test_counts_of_what_was_not_cached_are_not_believed() -> None:
+    """Some servers leave out of prompt_tokens what their cache had."""
+    talked = Conversation(PrefixLLM(hides_kept=True), ContextLimits(1000, 2000))
+    talked.talk(60, 30)
+    assert max(talked.llm.prompts) <= 2000
+    assert sum(talked.llm.prompts[20:]) >= 0.5 * 2000 * 40
+
+
+def test_a_question_alone_may_be_over_the_limit() -> None:
+    talked = Conversation(PrefixLLM(), ContextLimits(1000, 1000))
+    talked.talk(5)
+    context = talked.ask(user("word " * 2000), output=assistant("Long."))
+    assert (context.count, context.reason) == (1, "max_context_tokens")
+    talked.talk(1)
+    assert (talked.contexts[-1].count, llm_tokens(talked) < 1000) == (1, True), "the next one goes without it"
+
+
+def llm_tokens(talked: Conversation) -> int:
+    return talked.llm.prompts[-1]
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
+def test_pictures_do_not_count_by_their_characters(kind: str) -> None:
+    data = "A" * 1_000_000
+    value = {
+        "image_url": {"url": f"data:image/png;base64,{data}"},
+        "input_audio": {"data": data, "format": "wav"},
+        "file": {"file_data": f"data:application/pdf;base64,{data}"},
+    }[kind]
+    part = {"type": kind, kind: value}
+    assert length_of(user([{"type": "text", "text": "What is this?"}, part])) < 5000
+    assert length_of(user([part, part])) > 7000
+    assert length_of(user(json.dumps([part]))) > 1_000_000, "in a text it is text"
+
+
+def test_how_much_was_measured_is_known_where_it_was() -> None:
+    talked = Conversation(PrefixLLM(), ContextLimits(10))
+    talked.talk(5)
+    measured = talked.llm.prompts[-1] + talked.llm.count(talked.turns[5].output or "")
+    assert talked.next().measured is None, "another step: it was not sent from there yet"
+    talked.current = 4
+    measured = talked.llm.prompts[3] + talked.llm.count(talked.turns[4].output or "")
+    assert talked.next().measured == measured
