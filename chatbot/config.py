@@ -94,11 +94,9 @@ def _database(text: str) -> str:
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise ValueError
-
     try:
-        value = json.loads(text, parse_constant=refuse)
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # 1e999, half a surrogate pair
     except RecursionError:
         raise ValueError from None
     if not isinstance(value, dict):

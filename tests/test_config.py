@@ -122,6 +122,8 @@ def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
         ("LLM_HEADERS", '{"Host": "h"}'),
         ("LLM_EXTRA_BODY", "{"),
         ("LLM_EXTRA_BODY", '{"a": NaN}'),
+        ("LLM_EXTRA_BODY", '{"a": 1e999}'),
+        ("LLM_EXTRA_BODY", '{"a": "\\ud800"}'),
         ("LLM_EXTRA_BODY", '{"messages": []}'),
         ("LLM_EXTRA_BODY", "[" * 100_000),
         ("MAX_CONTEXT_TOKENS", "-1"),

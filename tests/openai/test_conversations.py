@@ -65,7 +65,7 @@ async def test_pages_follow_each_other_in_both_orders(door: Door):
 @pytest.mark.parametrize("said", ["hello", "think", "weather", "weather in two"])
 async def test_items_are_deleted_from_the_newest_on(door: Door, said: str):
     _, conversation = await door.call("POST", "/conversations", {"items": [{"role": "user", "content": "a"}]})
-    await door.respond(said, conversation=conversation["id"], tools=[TOOL])
+    response = await door.respond(said, conversation=conversation["id"], tools=[TOOL])
     path = f"/conversations/{conversation['id']}/items"
     first, question, *answers = await items(door, conversation["id"])
     assert (await door.call("DELETE", f"{path}/{question['id']}"))[1]["error"]["param"] == "item_id"
@@ -75,6 +75,8 @@ async def test_items_are_deleted_from_the_newest_on(door: Door, said: str):
         assert status == 200
         assert (await door.call("GET", f"{path}/{left[-1]['id']}"))[0] == 404
     assert [item["id"] for item in left] == [first["id"], question["id"]], kinds
+    status, refused = await door.call("GET", f"/responses/{response['id']}")
+    assert (status, refused["error"]["param"]) == (404, "response_id")
     await door.call("DELETE", f"{path}/{question['id']}")
     await door.call("DELETE", f"{path}/{first['id']}")
     assert await items(door, conversation["id"]) == []
