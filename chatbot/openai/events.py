@@ -26,20 +26,10 @@ CATCH_UP_CHARS = 16 * 1024
 
 _NAMES = {
     # of each kind: its events, the field that holds the text at last, its part's events, the part's number
-    TEXT: ("response.output_text", "text", "response.content_part", "content_index"),
-    REFUSAL: ("response.refusal", "refusal", "response.content_part", "content_index"),
-    REASONING: (
-        "response.reasoning_summary_text",
-        "text",
-        "response.reasoning_summary_part",
-        "summary_index",
-    ),
-    CALL: ("response.function_call_arguments", "arguments", "", ""),
-}
-_ENDS = {
-    "completed": "response.completed",
-    "cancelled": "response.completed",
-    "incomplete": "response.incomplete",
+    TEXT: ("output_text", "text", "content_part", "content_index"),
+    REFUSAL: ("refusal", "refusal", "content_part", "content_index"),
+    REASONING: ("reasoning_summary_text", "text", "reasoning_summary_part", "summary_index"),
+    CALL: ("function_call_arguments", "arguments", "", ""),
 }
 
 
@@ -96,7 +86,8 @@ class ResponseEncoder:
         for item in self._outline.items:
             is_cut = finish_reason in CUT and item is self._outline.current
             self._close(item, "incomplete" if is_cut else "completed")
-        self._event(_ENDS[status_of(finish_reason)], self.offset, response=self._record.of_source(source))
+        name = "incomplete" if status_of(finish_reason) == "incomplete" else "completed"
+        self._event(name, self.offset, response=self._record.of_source(source))
         return self._taken()
 
     def error(self, error: ChatError) -> bytes:
@@ -105,8 +96,7 @@ class ResponseEncoder:
         if source.turn:  # the server shuts down, and what came was stored
             return self.ending(source, self.offset, live=False)
         response = self._record.failed(source, error)
-        type_ = "response.failed" if response["error"] else "response.completed"
-        self._event(type_, self.offset, response=response)
+        self._event("failed" if response["error"] else "completed", self.offset, response=response)
         return self._taken()
 
     # The events
@@ -118,10 +108,11 @@ class ResponseEncoder:
         names = ("created", "queued", "in_progress") if record.is_background else ("created", "in_progress")
         for name in names:
             response = record.to_object("in_progress" if name == "in_progress" else status, model=model)
-            self._event(f"response.{name}", 0, response=response)
+            self._event(name, 0, response=response)
 
-    def _event(self, type_: str, end: int, **fields: Any) -> None:
+    def _event(self, name: str, end: int, /, **fields: Any) -> None:
         """An event without characters at the place `end`, unless the client has it."""
+        type_ = f"response.{name}"
         number = end + self._bare
         self._bare += 1
         if number > self._after:
@@ -151,14 +142,13 @@ class ResponseEncoder:
         """What lies between characters of one kind and of another, which begin here."""
         self._leave()
         log, outline = self._source.log, self._outline
-        before, item = outline.current, outline.find(kind, call)
+        before, item = outline.current, outline.find(kind, call, head)
         if before and item is not before and (not before.head or _is_json(before.parts[0].text(log))):
             self._close(before, "completed")
         self.offset += head is not None
-        if item is None:
-            item = outline.add(kind, call, head)
+        if not item.parts:
             added = item.to_object("in_progress", log)
-            self._event("response.output_item.added", self.offset, output_index=item.index, item=added)
+            self._event("output_item.added", self.offset, output_index=item.index, item=added)
         outline.current = item
         if not item.parts or item.parts[-1].kind != kind:
             if item.parts:
@@ -171,7 +161,7 @@ class ResponseEncoder:
         self._prepare_deltas(item)
 
     def _prepare_deltas(self, item: Item) -> None:
-        type_ = f"{_NAMES[self._kind][0]}.delta"
+        type_ = f"response.{_NAMES[self._kind][0]}.delta"
         fields = as_json(self._at(item) | ({"logprobs": []} if self._kind == TEXT else {}))
         self._head = f'event: {type_}\ndata: {{"type":"{type_}","sequence_number":'
         self._tail = f',{fields[1:-1]},"delta":'
@@ -204,7 +194,7 @@ class ResponseEncoder:
             item.is_done = True
             self._close_part(item)
             done = item.to_object(status, self._source.log)
-            self._event("response.output_item.done", self.offset, output_index=item.index, item=done)
+            self._event("output_item.done", self.offset, output_index=item.index, item=done)
 
 
 def _joined(pieces: Iterable[Piece]) -> list[Piece]:

@@ -21,13 +21,7 @@ FindItem = Callable[[str, str], dict[str, Any]]
 """Finds an item by its id alone; the other text names the field that has it."""
 
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
-_TEXTS = {
-    "input_text": "text",
-    "output_text": "text",
-    "text": "text",
-    "summary_text": "text",
-    "refusal": "refusal",
-}
+_TEXTS = {f"{kind}text": "text" for kind in ("input_", "output_", "summary_", "")} | {"refusal": "refusal"}
 
 
 def refuse(param: str, message: str) -> ChatError:

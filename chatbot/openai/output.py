@@ -63,16 +63,12 @@ class Outline:
         self._message_id = message_id
         self._calls: dict[int, Item] = {}
 
-    def find(self, kind: str, call: int) -> Item | None:
-        """The item with which such characters go on; None if they begin one."""
-        if kind == CALL:
-            return self._calls.get(call)
-        type_ = "reasoning" if kind == REASONING else "message"
-        return self.current if self.current and self.current.type == type_ else None
-
-    def add(self, kind: str, call: int, head: CallHead | None) -> Item:
-        """A new item."""
+    def find(self, kind: str, call: int, head: CallHead | None) -> Item:
+        """The item to which such characters belong: one that goes on, or a new one without parts."""
         type_ = {CALL: "function_call", REASONING: "reasoning"}.get(kind, "message")
+        known = self._calls.get(call) if kind == CALL else self.current
+        if known and known.type == type_:
+            return known
         place = len(self.items)
         item = Item(type_, item_id(_PREFIXES[type_], self._message_id, FIRST_OUTPUT + place), place, head)
         self.items.append(item)
@@ -95,7 +91,7 @@ def items_of(log: ReplyLog, message_id: str, finish_reason: str | None) -> list[
     outline = Outline(message_id)
     ends = [run.start for run in log.runs[1:]] + [log.length]
     for run, end in zip(log.runs, ends, strict=False):
-        item = outline.current = outline.find(run.kind, run.call) or outline.add(run.kind, run.call, run.head)
+        item = outline.current = outline.find(run.kind, run.call, run.head)
         if not item.parts or item.parts[-1].kind != run.kind:
             item.parts.append(Part(run.kind))
         item.parts[-1].spans.append((run.start, end))

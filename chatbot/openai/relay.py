@@ -55,9 +55,7 @@ class Relay:
         options = body.get("stream_options") or {}
         if not isinstance(options, dict):
             raise refuse("stream_options", "must be an object")
-        asking = asyncio.create_task(
-            self._llm.relay(body | {"stream": True}, affinity=self._affinity(messages))
-        )
+        asking = asyncio.create_task(self._llm.relay(body, affinity=self._affinity(messages)))
         try:
             if body.get("stream"):
                 return await self._stream(request, asking, wants_usage=bool(options.get("include_usage")))
@@ -80,11 +78,9 @@ class Relay:
         beating = asyncio.create_task(self._beat(events))
         try:
             async for chunks in await asking:
-                sent = [
-                    b"data: %b\n\n" % chunk.data for chunk in chunks if wants_usage or not _is_usage(chunk)
-                ]
+                sent = [chunk.data for chunk in chunks if wants_usage or not _is_usage(chunk)]
                 if sent:
-                    events.send(b"".join(sent))
+                    events.send(b"".join(b"data: %b\n\n" % data for data in sent))
                     await events.wait_until_sent()
             ending = b"data: [DONE]\n\n"
         except ChatError as error:

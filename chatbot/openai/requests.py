@@ -126,9 +126,9 @@ def _read_tools(given: Mapping[str, Any], settings: dict[str, Any], options: dic
     if tools:  # LLM servers refuse the others without tools
         names = ("name", *_FUNCTION)
         options["tools"] = [{"type": "function", "function": _only(tool, names)} for tool in tools]
-        options |= _only(given, ("parallel_tool_calls",)) | (
-            {"tool_choice": choice} if choice != "auto" else {}
-        )
+        options |= _only(given, ("parallel_tool_calls",))
+        if choice != "auto":
+            options["tool_choice"] = choice
 
 
 def _read_text(text: Mapping[str, Any], settings: dict[str, Any], options: dict[str, Any]) -> None:

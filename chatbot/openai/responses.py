@@ -134,12 +134,11 @@ def usage_object(text: str) -> dict[str, Any] | None:
         return count if isinstance(count, int) else 0
 
     cached = {name: detail("prompt_tokens_details", name) for name in ("cached_tokens", "cache_write_tokens")}
+    reasoning = detail("completion_tokens_details", "reasoning_tokens")
     return {
         "input_tokens": sent,
         "input_tokens_details": cached,
         "output_tokens": said,
-        "output_tokens_details": {
-            "reasoning_tokens": detail("completion_tokens_details", "reasoning_tokens")
-        },
+        "output_tokens_details": {"reasoning_tokens": reasoning},
         "total_tokens": sent + said,
     }
