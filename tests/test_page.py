@@ -80,7 +80,7 @@ async def test_the_policy_lets_nothing_in_that_is_not_the_pages_own(client):
         response, _ = await get(client, path)
         policy = response.headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'none'; ")
-        assert "unsafe" not in policy and "http" not in policy and "*" not in policy
+        assert not re.search(r"unsafe|http|\*", policy)
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert response.headers["Referrer-Policy"] == "no-referrer"
 
@@ -109,7 +109,8 @@ async def test_all_of_it_together_is_small_over_the_wire(client):
 
 def test_what_is_others_is_exactly_what_they_published():
     packages = json.loads((PAGE / "vendor" / "vendor.json").read_text())
-    listed = {name: file["sha256"] for package in packages.values() for name, file in package["files"].items()}
+    files = [item for package in packages.values() for item in package["files"].items()]
+    listed = {name: file["sha256"] for name, file in files}
     there = {
         str(path.relative_to(PAGE / "vendor")): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in (PAGE / "vendor").rglob("*")
@@ -120,7 +121,7 @@ def test_what_is_others_is_exactly_what_they_published():
 
 
 def test_no_text_is_ever_made_into_markup():
-    forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|srcdoc"
+    forbidden = r"(?:inner|outer)HTML|insertAdjacentHTML|document\.write|\beval\(|Function\(|DOMParser|srcdoc"
     found = {path.name: re.findall(forbidden, path.read_text()) for path in OWN}
     assert not any(found.values()), found
     html = (PAGE / "index.html").read_text()

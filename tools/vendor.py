@@ -1,7 +1,8 @@
 """Fetches what the page has of others again, by npm, and compares: python3 tools/vendor.py [--write]
 
-chatbot/page/vendor/vendor.json names each package with its exact version, and each file with its SHA-256. Without
---write nothing is changed, and the exit code is 1 if a file differs. With it, files and checksums are written anew.
+chatbot/page/vendor/vendor.json names each package with its exact version, and each file with its SHA-256.
+Without --write nothing is changed, and the exit code is 1 if a file differs. With it, files and checksums are
+written anew.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from functools import cached_property
 from hashlib import sha256
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -52,20 +53,22 @@ class File:
     """A file of the page, compressed once, and sent only to who has not seen it yet."""
 
     def __init__(self, name: str, body: bytes) -> None:
-        suffix = name[name.rfind(".") :]
+        self._suffix = name[name.rfind(".") :]
         self.body = body
-        self.gzipped: bytes | None = None
-        if suffix not in COMPRESSED:
-            # mtime=0: the same file makes the same bytes, which proxies may compare.
-            smaller = gzip.compress(body, 9, mtime=0)
-            self.gzipped = smaller if len(smaller) < len(body) else None
         self._etag = sha256(body).hexdigest()[:32]
-        self._type = CONTENT_TYPES.get(suffix, "application/octet-stream")
+        self._type = CONTENT_TYPES.get(self._suffix, "application/octet-stream")
+
+    @cached_property
+    def gzipped(self) -> bytes | None:
+        """The file compressed when it is first asked for, so that no start waits; None if that is no shorter."""
+        # mtime=0: the same file makes the same bytes, which proxies may compare.
+        smaller = self.body if self._suffix in COMPRESSED else gzip.compress(self.body, 9, mtime=0)
+        return smaller if len(smaller) < len(self.body) else None
 
     def answer(self, request: web.Request, cache_control: str) -> web.Response:
         """The file, or 304 if the request names its ETag."""
         # The two encodings are two representations, and a strong ETag is of one.
-        zipped = self.gzipped is not None and _accepts_gzip(request.headers.get("Accept-Encoding", ""))
+        zipped = _accepts_gzip(request.headers.get("Accept-Encoding", "")) and self.gzipped is not None
         etag = f"{self._etag}-gzip" if zipped else self._etag
         headers = SAFE | {"ETag": f'"{etag}"', "Cache-Control": cache_control, "Vary": "Accept-Encoding"}
         if any(seen.value in (etag, "*") for seen in request.if_none_match or ()):

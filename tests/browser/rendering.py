@@ -76,10 +76,10 @@ TIMES = f"""async ([text, size]) => {{ {LOAD}
 
 # What is in a document that has no business there, once all of these texts were written into it.
 FOREIGN = f"""async (texts) => {{ {LOAD}
-  const tags = new Set(('A BLOCKQUOTE BR BUTTON CODE DEL DIV EM H1 H2 H3 H4 H5 H6 HR IMG INPUT LI OL P PRE SPAN STRONG '
-    + 'svg path TABLE TBODY TD TH THEAD TR UL').split(' '));
-  const names = new Set(('align alt aria-hidden aria-label checked class d dir disabled href rel role src start tabindex '
-    + 'target title type viewBox').split(' '));
+  const tags = new Set(('A BLOCKQUOTE BR BUTTON CODE DEL DIV EM H1 H2 H3 H4 H5 H6 HR IMG INPUT LI OL '
+    + 'P PRE SPAN STRONG svg path TABLE TBODY TD TH THEAD TR UL').split(' '));
+  const names = new Set(('align alt aria-hidden aria-label checked class d dir disabled href rel role src '
+    + 'start tabindex target title type viewBox').split(' '));
   const schemes = new Set(['http:', 'https:', 'mailto:', 'tel:', 'ftp:', 'xmpp:']);
   const root = document.querySelector('#scroller').firstChild;
   const found = [];
@@ -93,7 +93,8 @@ FOREIGN = f"""async (texts) => {{ {LOAD}
       for (const {{ name }} of node.attributes) if (!names.has(name)) found.push([text, name]);
       if (node.nodeName === 'A' && !schemes.has(node.protocol)) found.push([text, node.href]);
       if (node.nodeName === 'A' && node.rel !== 'noopener noreferrer') found.push([text, 'rel']);
-      if (node.nodeName === 'IMG' && !/^data:image\\/(?:png|gif|jpeg|webp);/i.test(node.src)) found.push([text, node.src]);
+      const here = /^data:image\\/(?:png|gif|jpeg|webp);/i;
+      if (node.nodeName === 'IMG' && !here.test(node.src)) found.push([text, node.src]);
     }}
     box.remove();
   }}

@@ -1,4 +1,4 @@
-"""Whatever a model, a person or a file says is text: it runs nothing, fetches nothing, and looks like nothing else."""
+"""Whatever a model, a person or a file says is text: it runs nothing, fetches nothing, is nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from itertools import product
 from tests.browser.rendering import FOREIGN
 
 # Every way to write an address that a browser might run, in every way to write a link.
-SCHEMES = ["javascript:", "vbscript:", "data:text/html,", "data:image/svg+xml,", "file:///", "blob:", "filesystem:", "view-source:"]
+SCHEMES = ["javascript:", "vbscript:", "data:text/html,", "data:image/svg+xml,", "file:///", "blob:"]
+SCHEMES += ["filesystem:", "view-source:"]
 DISGUISES = [
     lambda scheme: scheme,
     lambda scheme: scheme.upper().title(),
@@ -122,9 +123,9 @@ async def test_formulas_carry_neither_links_nor_styles(reader, llm):
     llm.answers("formulas").say("\n\n".join(f"$${one}$$" for one in tex), "\n\n$x$").finish()
     await reader.ask("formulas")
     await reader.see(reader.answers.locator(".katex").first)
-    found = "[...document.querySelectorAll('.text .formula :is(a, img, script)')].map((node) => node.outerHTML)"
-    assert await reader.page.evaluate(found) == []
-    fixed = "[...document.querySelectorAll('.formula *')].some((node) => getComputedStyle(node).position === 'fixed')"
+    assert await reader.page.locator(".formula :is(a, img, script)").count() == 0
+    nodes = "[...document.querySelectorAll('.formula *')]"
+    fixed = f"{nodes}.some((node) => getComputedStyle(node).position === 'fixed')"
     assert not await reader.page.evaluate(fixed)
 
 
@@ -135,8 +136,8 @@ async def test_every_field_that_others_fill_is_text(open_page, llm, server):
     bad = f"<img src=x onerror={CODE}><script>{CODE}</script>"
     call = {"index": 0, "id": bad, "type": "function", "function": {"name": bad, "arguments": bad}}
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-    answer = llm.answers(bad).delta(reasoning_content=bad).say(bad).delta(refusal=bad).delta(tool_calls=[call])
-    answer.finish("tool_calls", usage)
+    answer = llm.answers(bad).delta(reasoning_content=bad).say(bad).delta(refusal=bad)
+    answer.delta(tool_calls=[call]).finish("tool_calls", usage)
     await reader.ask(bad)
     words = f"no <b onclick={CODE}>such</b> thing"
     llm.answers("refuse").refuse(400, words)
@@ -162,9 +163,10 @@ async def test_every_field_that_others_fill_is_text(open_page, llm, server):
 
 async def test_an_import_brings_in_text_and_nothing_else(reader, server):
     bad = f"<img src=x onerror={CODE}>"
+    url = {"url": "https://a.example/x.png"}
     messages = [
         {"role": "system", "content": bad},
-        {"role": "user", "content": [{"type": "text", "text": bad}, {"type": "image_url", "image_url": {"url": "https://a.example/x.png"}}]},
+        {"role": "user", "content": [{"type": "text", "text": bad}, {"type": "image_url", "image_url": url}]},
         {"role": "assistant", "content": f"[x](javascript:{CODE}) {bad}"},
     ]
     talk = {"title": bad, "metadata": {"title": bad, "settings": {"model": bad}}, "messages": messages}

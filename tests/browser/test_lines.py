@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 TEXT = "Zwölf 한국어 👩‍👩‍👧 and 😀 then "
@@ -142,15 +140,6 @@ async def test_two_tabs_show_the_same_answer_as_it_comes(reader, llm):
     assert llm.times_asked("for both") == 2
 
 
-async def test_a_title_changed_in_one_tab_changes_in_the_other(reader):
-    await reader.ask("old title")
-    other = await reader.another_tab(reader.page.url)
-    await other.see(other.done, count=1)
-    await other.rename("new title")
-    await reader.see(reader.listed, "new title")
-    await reader.see(reader.page.locator("h1"), "new title")
-
-
 async def test_an_answer_goes_on_while_another_conversation_is_looked_at(reader, llm):
     answer = llm.answers("in the background").say("Beginning, ")
     await reader.send("in the background")
@@ -194,7 +183,8 @@ async def test_a_page_opened_while_the_server_is_away_finds_it_by_itself(open_pa
     reader.expects("ERR_")
     await reader.ask("still here")
     await reader.page.get_by_role("link", name="New conversation").click()
-    await reader.in_module("state.js", "({ talks }) => talks.clear()")  # as after a refresh, which needs the server
+    # As after a refresh, which needs the server.
+    await reader.in_module("state.js", "({ talks }) => talks.clear()")
     await line.close()
     await reader.listed.click()
     await reader.see_part(reader.failure, "The server cannot be reached. Trying again…")
@@ -263,37 +253,6 @@ async def test_an_answer_that_a_crash_took_along_can_be_asked_for_again(open_pag
     await reader.press("Try again")
     await reader.see(reader.answers, ["You said: crash in the middle"])
     assert len(await server.history(reader.session())) == 2
-
-
-async def test_a_conversation_that_another_client_is_using_is_shown_and_the_message_given_back(
-    reader, server, llm
-):
-    reader.expects("409")
-    await reader.ask("hello there")
-    answer = llm.answers("from elsewhere").say("Busy ")
-    other = asyncio.create_task(
-        server.call("POST", "/chat/stream", {"session_id": reader.session(), "message": "from elsewhere"})
-    )
-    await answer.asked.wait()
-    await reader.send("me too")
-    await reader.see(reader.questions, ["hello there", "from elsewhere"])
-    await reader.see_part(reader.hint, "An answer is already being written here.")
-    await reader.see_value(reader.box, "me too")
-    answer.say("no more").finish()
-    await reader.see(reader.answers.last, "Busy no more")
-    await reader.see(reader.done, count=2)
-    await other
-    await reader.box.press("Enter")
-    await reader.see(reader.answers.last, "You said: me too")
-
-
-async def test_a_conversation_deleted_elsewhere_is_said_to_be_gone(reader, server, llm):
-    llm.answers("delete from elsewhere").say("Hm")
-    await reader.send("delete from elsewhere")
-    await reader.see(reader.answers, "Hm")
-    assert (await server.call("DELETE", f"/sessions/{reader.session()}"))[0] == 204
-    await reader.see_part(reader.failure, "The server no longer has this conversation")
-    await reader.see_value(reader.box, "delete from elsewhere")
 
 
 async def test_a_silent_line_is_given_up_and_taken_up_again(reader, llm):

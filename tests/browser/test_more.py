@@ -21,8 +21,8 @@ def png(width: int, height: int) -> bytes:
         return pack(">I", len(data)) + kind + data + pack(">I", zlib.crc32(kind + data))
 
     rows = b"".join(b"\0" + bytes((x * y + x) % 256 for x in range(width * 3)) for y in range(height))
-    head = pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(rows, 1)) + part(b"IEND", b"")
+    head = part(b"IHDR", pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + part(b"IDAT", zlib.compress(rows, 1)) + part(b"IEND", b"")
 
 
 async def test_thoughts_are_seen_while_they_are_thought_and_folded_when_the_answer_begins(reader, llm):
@@ -74,10 +74,11 @@ async def test_what_an_answer_cost_is_there_for_who_looks(reader, llm):
     usage = {"prompt_tokens": 2000, "completion_tokens": 30, "prompt_tokens_details": {"cached_tokens": 1500}}
     llm.answers("cost?").say("Little.").finish("stop", usage | {"total_tokens": 2030})
     await reader.ask("cost?")
+    shown = ("Modelm", "Tokens read2,000", "of them cached1,500 (75 %)", "Tokens written30", "First token")
     for _ in range(2):
         await reader.press("About this answer")
         facts = reader.page.locator(".facts")
-        for words in ("Modelm", "Tokens read2,000", "of them cached1,500 (75 %)", "Tokens written30", "First token"):
+        for words in shown:
             await reader.see_part(facts, words)
         await reader.refresh()
 
@@ -119,7 +120,8 @@ async def test_a_picture_can_be_pasted_and_dropped(reader):
       const transfer = new DataTransfer();
       transfer.items.add(new File([Uint8Array.from(data)], 'a.png', { type: 'image/png' }));
       const options = { bubbles: true, cancelable: true, clipboardData: transfer, dataTransfer: transfer };
-      document.querySelector(target).dispatchEvent(kind === 'paste' ? new ClipboardEvent(kind, options) : new DragEvent(kind, options));
+      const Kind = kind === 'paste' ? ClipboardEvent : DragEvent;
+      document.querySelector(target).dispatchEvent(new Kind(kind, options));
     }"""
     data = list(png(20, 20))
     await reader.page.evaluate(script, ["paste", "#message", data])
@@ -193,7 +195,8 @@ async def test_what_is_exported_can_be_imported_elsewhere(reader, open_page, llm
     async with reader.page.expect_download() as download:
         await reader.choose("Export as Markdown")
     text = (await (await download.value).path()).read_text()
-    assert "# tell me" in text and "## You\n\nand more\n\n## Assistant\n\nYou said: and more" in text
+    assert text.startswith("# tell me")
+    assert "## You\n\nand more\n\n## Assistant\n\nYou said: and more" in text
     other = await open_page()
     await other.page.locator("#backup").set_input_files(
         {"name": "x.json", "mimeType": "application/json", "buffer": path.read_bytes()}
@@ -207,7 +210,8 @@ async def test_what_is_exported_can_be_imported_elsewhere(reader, open_page, llm
     await other.press("Previous version", other.turns.first)
     await other.see(other.answers, ["Told.", "You said: and more"])
     await other.ask("go on")
-    assert [message["content"] for message in llm.asked[-1]][-3:] == ["and more", "You said: and more", "go on"]
+    asked = [message["content"] for message in llm.asked[-1]]
+    assert asked[-3:] == ["and more", "You said: and more", "go on"]
 
 
 async def test_a_file_that_holds_no_conversations_is_said_to(reader):
@@ -215,7 +219,7 @@ async def test_a_file_that_holds_no_conversations_is_said_to(reader):
         await reader.page.locator("#backup").set_input_files(
             {"name": "x.json", "mimeType": "application/json", "buffer": body}
         )
-        await reader.see(reader.page.locator(".toast").last, "This file holds no conversations that were exported here.")
+        await reader.see_part(reader.page.locator(".toast").last, "This file holds no conversations")
 
 
 async def test_the_list_is_searched_by_title_and_by_what_was_read(reader):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.browser.test_access import RICH
 
+
 async def test_everything_can_be_done_with_the_keyboard_alone(reader, llm):
     keyboard = reader.page.keyboard
 

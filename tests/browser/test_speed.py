@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-TABLE = "| name | value | what it is |\n|---|--:|---|\n" + "| alpha | 12345 | a row of a table, with `code` |\n" * 12
-PROSE = "A line of **text** with `code`, a [link](https://a.example/b) and some more words, as models write.\n\n"
+TABLE = "| name | value | what it is |\n|---|--:|---|\n" + "| alpha | 123 | a row with `code` |\n" * 12
+PROSE = "A line of **text** with `code`, a [link](https://a.example/b) and more words, as models write.\n\n"
 CODE = "```py\n" + "    return value[0] + other * 42  # the answer\n" * 30 + "```\n\n"
-ITEMS = "".join(f"{number}. an item with **bold** text\n   - and one below it\n" for number in range(1, 12)) + "\n"
+ITEMS = (
+    "".join(f"{number}. an item with **bold** text\n   - and one below\n" for number in range(1, 12)) + "\n"
+)
 LONG = {
     "paragraphs": PROSE * 1000,
     "everything": (PROSE * 3 + CODE + TABLE + "\n" + ITEMS + "The sum is $a_1 + a_2$.\n\n") * 34,
@@ -56,7 +58,8 @@ async def test_what_is_above_the_reader_stands_still_while_an_answer_comes(reade
     await reader.page.locator("#scroller").hover()
     await reader.page.mouse.wheel(0, -1500)
     await reader.page.wait_for_timeout(700)  # the colours of the code are there
-    top = "() => [...document.querySelectorAll('.text > *')].find((node) => node.getBoundingClientRect().top > 60)"
+    blocks = "[...document.querySelectorAll('.text > *')]"
+    top = f"() => {blocks}.find((node) => node.getBoundingClientRect().top > 60)"
     mark = await reader.page.evaluate_handle(top)
     before = await mark.evaluate("node => node.getBoundingClientRect().top")
     answer.say(LONG["everything"][20_000:40_000]).finish()

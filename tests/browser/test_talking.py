@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 STOP = "Stop the answer"
@@ -20,87 +18,6 @@ async def test_an_answer_appears_as_it_comes(reader, llm):
     assert await reader.done.count() == 0
     answer.finish()
     await reader.see(reader.done, count=1)
-
-
-async def test_a_conversation_is_listed_under_its_first_words_and_found_again(reader, server):
-    await reader.ask("What is the\n tallest   mountain?")
-    await reader.see(reader.listed, "What is the tallest mountain?")
-    _, session = await server.call("GET", f"/sessions/{reader.session()}")
-    assert session["metadata"] == {"title": "What is the tallest mountain?"}
-    stored = json.loads(await reader.page.evaluate("localStorage.getItem('talks')"))
-    assert [entry["id"] for entry in stored] == [reader.session()]
-    await reader.page.goto("about:blank")
-    await reader.page.goto(reader.url)
-    await reader.see(reader.questions, count=0)
-    await reader.listed.click()
-    await reader.see(reader.answers, "You said: What is the\n tallest   mountain?")
-
-
-async def test_several_conversations_are_kept_apart_and_the_last_used_comes_first(reader):
-    await reader.ask("first")
-    await reader.page.get_by_role("link", name="New conversation").click()
-    await reader.see(reader.turns, count=0)
-    await reader.ask("second")
-    await reader.see(reader.listed, ["second", "first"])
-    await reader.listed.last.click()
-    await reader.see(reader.questions, "first")
-    await reader.ask("more")
-    await reader.see(reader.listed, ["first", "second"])
-    await reader.page.go_back()
-    await reader.see(reader.questions, "second")
-
-
-async def test_renaming_changes_the_title_everywhere_and_keeps_other_metadata(reader, server):
-    await reader.ask("a name to change")
-    path = f"/sessions/{reader.session()}"
-    await server.call("PATCH", path, {"metadata": {"title": "a name to change", "colour": "red"}})
-    await reader.rename("A better name")
-    await reader.see(reader.listed, "A better name")
-    await reader.see(reader.page.locator("h1"), "A better name")
-    _, session = await server.call("GET", path)
-    assert session["metadata"] == {"title": "A better name", "colour": "red"}
-    await reader.rename("never", "Escape")
-    await reader.see(reader.listed, "A better name")
-
-
-async def test_a_deleted_conversation_can_be_brought_back_and_is_gone_on_the_server_after_a_while(reader, server):
-    await reader.ask("to be deleted")
-    session = reader.session()
-    await reader.choose("Delete")
-    await reader.see(reader.listed, count=0)
-    await reader.see(reader.turns, count=0)
-    await reader.press("Undo")
-    await reader.see(reader.answers, "You said: to be deleted")
-    await reader.see(reader.listed, "to be deleted")
-    assert (await server.call("GET", f"/sessions/{session}"))[0] == 200
-    await reader.page.clock.install()
-    await reader.choose("Delete", "Menu of “to be deleted”")
-    await reader.see(reader.listed, count=0)
-    async with reader.page.expect_response(lambda response: response.request.method == "DELETE"):
-        await reader.page.clock.run_for(10_000)
-    assert (await server.call("GET", f"/sessions/{session}"))[0] == 404
-
-
-async def test_what_was_deleted_when_the_page_was_left_is_deleted_when_it_is_opened(reader, server):
-    await reader.ask("deleted in haste")
-    session = reader.session()
-    await reader.choose("Delete")
-    await reader.see(reader.listed, count=0)
-    async with reader.page.expect_response(lambda response: response.request.method == "DELETE"):
-        await reader.refresh()
-    assert (await server.call("GET", f"/sessions/{session}"))[0] == 404
-    await reader.see(reader.listed, count=0)
-
-
-async def test_deleting_a_conversation_that_is_being_answered_stops_the_answer(reader, llm):
-    answer = llm.answers("delete me meanwhile").say("Some")
-    await reader.send("delete me meanwhile")
-    await reader.see(reader.answers, "Some")
-    await reader.choose("Delete")
-    await reader.see(reader.turns, count=0)
-    await reader.refresh()
-    await answer.left.wait()
-    await reader.see(reader.page.get_by_role("button", name="Send"))
 
 
 async def test_stopping_keeps_what_was_written(reader, llm, server):
@@ -149,70 +66,6 @@ async def test_an_answer_cut_by_the_length_limit_says_so(reader, llm):
     await reader.see(reader.done.locator(".note"), "Cut off at the length limit")
 
 
-async def test_answering_again_makes_a_version_and_loses_nothing(reader, llm, server):
-    llm.answers("roll a die").say("Four").finish()
-    await reader.ask("roll a die")
-    await reader.ask("thanks")
-    llm.answers("roll a die").say("Six").finish()
-    first = reader.turns.first
-    await first.hover()
-    await reader.press("Answer again", first)
-    await reader.see(reader.answers, ["Six"])
-    await reader.see(first.locator(".reply .versions span"), "2/2")
-    assert await server.history(reader.session()) == [("user", "roll a die"), ("assistant", "Six")]
-    await reader.press("Previous version", first)
-    await reader.see(reader.answers, ["Four", "You said: thanks"])
-    await reader.see(first.locator(".reply .versions span"), "1/2")
-    await reader.refresh()
-    await reader.see(reader.answers, ["Four", "You said: thanks"])
-    await reader.press("Next version", first)
-    await reader.see(reader.answers, ["Six"])
-
-
-async def test_an_answer_that_fails_when_asked_again_leaves_everything_as_it_was(reader, llm, server):
-    reader.expects("429")
-    await reader.ask("keep me")
-    await reader.ask("and me")
-    llm.answers("keep me").refuse(429, "slow down")
-    await reader.turns.first.hover()
-    await reader.press("Answer again", reader.turns.first)
-    await reader.see_part(reader.failure, "Too many requests.")
-    await reader.press("Back to the previous answer")
-    await reader.see(reader.answers, ["You said: keep me", "You said: and me"])
-    assert len(await server.history(reader.session())) == 4
-
-
-async def test_editing_goes_on_from_the_edited_message_and_keeps_the_other(reader, server):
-    for text in ("one", "two", "three"):
-        await reader.ask(text)
-    await reader.type("a draft that must survive")
-    await reader.turns.nth(1).hover()
-    await reader.press("Edit", reader.turns.nth(1))
-    await reader.see_value(reader.box, "two")
-    await reader.see_part(reader.hint, "Editing an earlier message.")
-    await reader.send("two, but better")
-    await reader.see(reader.answers, ["You said: one", "You said: two, but better"])
-    await reader.see_value(reader.box, "a draft that must survive")
-    assert [text for role, text in await server.history(reader.session()) if role == "user"] == [
-        "one",
-        "two, but better",
-    ]
-    versions = reader.turns.nth(1).locator(".user .versions")
-    await reader.see(versions.locator("span"), "2/2")
-    await reader.press("Previous version", versions)
-    await reader.see(reader.questions, ["one", "two", "three"])
-
-
-async def test_escape_leaves_an_edit_and_changes_nothing(reader, server):
-    await reader.ask("stay")
-    await reader.press("Edit")
-    await reader.box.fill("go")
-    await reader.box.press("Escape")
-    await reader.see_value(reader.box, "")
-    await reader.see(reader.questions, "stay")
-    assert (await server.history(reader.session()))[0] == ("user", "stay")
-
-
 async def test_a_question_asked_while_an_answer_runs_waits_and_is_sent_when_it_ends(reader, llm):
     answer = llm.answers("first please").say("Well")
     await reader.send("first please")
@@ -244,17 +97,6 @@ async def test_a_question_that_waits_can_be_sent_now_changed_or_taken_back(reade
     await answer.left.wait()
     await reader.see(reader.answers, ["Once", "You said: three"])
     await reader.see_value(reader.box, "two")
-
-
-async def test_a_draft_survives_a_refresh_and_belongs_to_its_conversation(reader):
-    await reader.ask("drafts")
-    await reader.type("half a thought")
-    await reader.refresh()
-    await reader.see_value(reader.box, "half a thought")
-    await reader.page.get_by_role("link", name="New conversation").click()
-    await reader.see_value(reader.box, "")
-    await reader.listed.click()
-    await reader.see_value(reader.box, "half a thought")
 
 
 async def test_every_send_bears_a_key_of_its_own(reader, llm):

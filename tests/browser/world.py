@@ -121,7 +121,8 @@ class ScriptedLLM:
         await self._runner.cleanup()
 
     async def _models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in ("m", "large-model")]})
+        models = [{"id": name, "object": "model"} for name in ("m", "large-model")]
+        return web.json_response({"object": "list", "data": models})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

@@ -1,0 +1,97 @@
+"""The list of conversations: found again, renamed, deleted with a way back."""
+
+from __future__ import annotations
+
+import json
+
+
+async def test_a_conversation_is_listed_under_its_first_words_and_found_again(reader, server):
+    await reader.ask("What is the\n tallest   mountain?")
+    await reader.see(reader.listed, "What is the tallest mountain?")
+    _, session = await server.call("GET", f"/sessions/{reader.session()}")
+    assert session["metadata"] == {"title": "What is the tallest mountain?"}
+    stored = json.loads(await reader.page.evaluate("localStorage.getItem('talks')"))
+    assert [entry["id"] for entry in stored] == [reader.session()]
+    await reader.page.goto("about:blank")
+    await reader.page.goto(reader.url)
+    await reader.see(reader.questions, count=0)
+    await reader.listed.click()
+    await reader.see(reader.answers, "You said: What is the\n tallest   mountain?")
+
+
+async def test_several_conversations_are_kept_apart_and_the_last_used_comes_first(reader):
+    await reader.ask("first")
+    await reader.page.get_by_role("link", name="New conversation").click()
+    await reader.see(reader.turns, count=0)
+    await reader.ask("second")
+    await reader.see(reader.listed, ["second", "first"])
+    await reader.listed.last.click()
+    await reader.see(reader.questions, "first")
+    await reader.ask("more")
+    await reader.see(reader.listed, ["first", "second"])
+    await reader.page.go_back()
+    await reader.see(reader.questions, "second")
+
+
+async def test_renaming_changes_the_title_everywhere_and_keeps_other_metadata(reader, server):
+    await reader.ask("a name to change")
+    path = f"/sessions/{reader.session()}"
+    await server.call("PATCH", path, {"metadata": {"title": "a name to change", "colour": "red"}})
+    await reader.rename("A better name")
+    await reader.see(reader.listed, "A better name")
+    await reader.see(reader.page.locator("h1"), "A better name")
+    _, session = await server.call("GET", path)
+    assert session["metadata"] == {"title": "A better name", "colour": "red"}
+    await reader.rename("never", "Escape")
+    await reader.see(reader.listed, "A better name")
+
+
+async def test_a_deleted_conversation_can_be_brought_back_for_a_while(reader, server):
+    await reader.ask("to be deleted")
+    session = reader.session()
+    await reader.choose("Delete")
+    await reader.see(reader.listed, count=0)
+    await reader.see(reader.turns, count=0)
+    await reader.press("Undo")
+    await reader.see(reader.answers, "You said: to be deleted")
+    await reader.see(reader.listed, "to be deleted")
+    assert (await server.call("GET", f"/sessions/{session}"))[0] == 200
+    await reader.page.clock.install()
+    await reader.choose("Delete", "Menu of “to be deleted”")
+    await reader.see(reader.listed, count=0)
+    async with reader.page.expect_response(lambda response: response.request.method == "DELETE"):
+        await reader.page.clock.run_for(10_000)
+    assert (await server.call("GET", f"/sessions/{session}"))[0] == 404
+
+
+async def test_what_was_deleted_when_the_page_was_left_is_deleted_when_it_is_opened(reader, server):
+    await reader.ask("deleted in haste")
+    session = reader.session()
+    await reader.choose("Delete")
+    await reader.see(reader.listed, count=0)
+    async with reader.page.expect_response(lambda response: response.request.method == "DELETE"):
+        await reader.refresh()
+    assert (await server.call("GET", f"/sessions/{session}"))[0] == 404
+    await reader.see(reader.listed, count=0)
+
+
+async def test_deleting_a_conversation_that_is_being_answered_stops_the_answer(reader, llm):
+    answer = llm.answers("delete me meanwhile").say("Some")
+    await reader.send("delete me meanwhile")
+    await reader.see(reader.answers, "Some")
+    await reader.choose("Delete")
+    await reader.see(reader.turns, count=0)
+    await reader.refresh()
+    await answer.left.wait()
+    await reader.see(reader.page.get_by_role("button", name="Send"))
+
+
+async def test_a_draft_survives_a_refresh_and_belongs_to_its_conversation(reader):
+    await reader.ask("drafts")
+    await reader.type("half a thought")
+    await reader.refresh()
+    await reader.see_value(reader.box, "half a thought")
+    await reader.page.get_by_role("link", name="New conversation").click()
+    await reader.see_value(reader.box, "")
+    await reader.listed.click()
+    await reader.see_value(reader.box, "half a thought")
