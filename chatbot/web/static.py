@@ -60,7 +60,7 @@ class File:
 
     @cached_property
     def gzipped(self) -> bytes | None:
-        """The file compressed when it is first asked for, so that no start waits; None if that is no shorter."""
+        """The file compressed, when it is first asked for; None if that is no shorter."""
         # mtime=0: the same file makes the same bytes, which proxies may compare.
         smaller = self.body if self._suffix in COMPRESSED else gzip.compress(self.body, 9, mtime=0)
         return smaller if len(smaller) < len(self.body) else None
