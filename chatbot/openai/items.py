@@ -21,7 +21,7 @@ FindItem = Callable[[str, str], dict[str, Any]]
 """Finds an item by its id alone; the other text names the field that has it."""
 
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
-_TEXTS = {f"{kind}text": "text" for kind in ("input_", "output_", "summary_", "")} | {"refusal": "refusal"}
+_TEXTS = dict.fromkeys(("input_text", "output_text", "summary_text", "text"), "text") | {"refusal": "refusal"}
 
 
 def refuse(param: str, message: str) -> ChatError:
