@@ -1,56 +1,25 @@
-"""How much of a conversation the LLM is sent: the newest of it, no more than allowed, less when told so."""
+"""How much of a conversation the LLM is sent, over HTTP; tests/context/ holds the rule itself to its word."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from chatbot import context
-from tests.tools.server import Running, StartServer, text_of
 from tests.tools.scripted_llm import (
     DONE,
     END,
-    SSE_HEAD,
-    Close,
     ScriptedLLM,
     Step,
     answer,
     capture,
-    completion,
     delta,
     events,
     reply,
 )
-
-
-@given(st.integers(1, 2000))
-def test_as_many_whole_turns_go_along_as_there_is_room_for(limit: int) -> None:
-    sent = 2 * context.turns_within(limit) + 1
-    assert limit - 1 <= sent <= limit
-
-
-TRICKY = st.text(max_size=3) | st.sampled_from(['{"role":"user"', "[]", '"', "\\"])
-
-
-@given(TRICKY | st.none(), st.lists(st.tuples(TRICKY, TRICKY), max_size=4), TRICKY)
-def test_the_messages_are_the_prompt_the_turns_and_the_question(
-    prompt: str | None, turns: list[tuple[str, str]], question: str
-) -> None:
-    history = [
-        {"role": role, "content": content}
-        for turn in turns
-        for role, content in zip(("user", "assistant"), turn, strict=True)
-    ]
-    text = json.dumps(history, separators=(",", ":"))[1:-1]
-    assert context.count_turns(text) == len(turns)
-    expected = [{"role": "system", "content": prompt}] if prompt else []
-    expected += [*history, {"role": "user", "content": question}]
-    told = context.messages(json.dumps(prompt) if prompt else "", text, json.dumps(question))
-    assert json.loads(told) == expected
+from tests.tools.server import Running, StartServer, text_of
 
 
 def sent(llm: ScriptedLLM, number: int = -1) -> list[str]:
@@ -58,15 +27,37 @@ def sent(llm: ScriptedLLM, number: int = -1) -> list[str]:
     return [f"{message['role']}: {message['content']}" for message in llm.exchanges[number].body["messages"]]
 
 
-async def talk(server: Running, session: str, turns: int) -> None:
-    for number in range(1, turns + 1):
+def sent_bytes(llm: ScriptedLLM, number: int = -1) -> bytes:
+    """The messages of one request as they stood in it, without the bracket that closes them."""
+    raw = llm.exchanges[number].raw
+    begin = raw.index(b'"messages":') + len(b'"messages":')
+    _, end = json.JSONDecoder().raw_decode(raw[begin:].decode())
+    return raw[begin:][: len(raw[begin:].decode()[:end].encode()) - 1]
+
+
+async def talk(server: Running, session: str, turns: int, first: int = 1) -> None:
+    for number in range(first, first + turns):
         status, told, _ = await server.chat(session, f"Q{number}")
         assert status == 200, told
 
 
+async def ids(server: Running, session: str) -> list[str]:
+    _, told, _ = await server.call("GET", f"/api/sessions/{session}/messages")
+    return [message["message_id"] for message in told["messages"]]
+
+
+async def explained(server: Running, session: str) -> Any:
+    status, told, _ = await server.call("GET", f"/api/sessions/{session}/context")
+    assert status == 200, told
+    return told
+
+
+# What goes
+
+
 async def test_the_newest_messages_go_to_the_llm_in_order(start: StartServer, llm: ScriptedLLM) -> None:
     server = await start(max_context_messages=4)
-    llm.script = lambda body: answer(body=completion("A" + body["messages"][-1]["content"][1:]))
+    llm.script = lambda body: reply("A" + body["messages"][-1]["content"][1:])
     session = await server.session()
     await talk(server, session, 4)
     assert sent(llm, 0) == ["user: Q1"]
@@ -102,16 +93,92 @@ async def test_the_sessions_own_system_prompt_goes_before_the_configured_one(
 
 
 @pytest.mark.parametrize("how", ["chat", "stream"])
-async def test_how_many_messages_went_is_told(server: Running, how: str) -> None:
+async def test_how_many_messages_went_is_told(start: StartServer, how: str) -> None:
+    server = await start()
     session = await server.session(system_prompt="Be kind.")
-    for expected in ("1", "3", "5"):
+    for expected in (1, 3, 5, 7, 9, 5, 7):
         if how == "chat":
             _, _, headers = await server.chat(session)
         else:
             stream = await server.stream(session)
             headers = stream.headers
             await stream.rest()
-        assert headers["X-Context-Messages"] == expected, "the system prompt is not counted"
+        assert headers["X-Context-Messages"] == str(expected), "the system prompt is not counted"
+
+
+# The beginning stands still
+
+
+async def test_the_bytes_that_were_sent_are_sent_again(
+    start: StartServer, llm: ScriptedLLM, tmp_path: Any
+) -> None:
+    """Also after a restart, and for a branch."""
+    settings: dict[str, Any] = {"database_url": str(tmp_path / "chat.db"), "system_prompt": "Be kind."}
+    llm.script = lambda body: reply("한글 \\u00e9\u2028", str(len(llm.exchanges)), "😀")
+    server = await start(**settings)
+    session = await server.session()
+    await talk(server, session, 7)
+    await server.server.stop(asyncio.Event())
+    server.stopped = True
+    server = await start(**settings)
+    await talk(server, session, 1, first=8)
+    grown = [
+        number for number in range(1, 8) if sent_bytes(llm, number).startswith(sent_bytes(llm, number - 1))
+    ]
+    assert grown == [1, 2, 3, 4, 6, 7], "all but where the older half was dropped"
+
+    before = sent_bytes(llm, 6)
+    newest = (await ids(server, session))[-1]
+    asked = {"session_id": session, "message": "Q8 again", "replace": newest}
+    status, told, _ = await server.call("POST", "/api/chat", asked)
+    assert status == 200, told
+    assert sent_bytes(llm).startswith(before), "a branch begins where its trunk did"
+    assert sent(llm)[-1] == "user: Q8 again"
+
+
+async def test_another_system_prompt_is_sent_with_as_much_as_fits(
+    start: StartServer, llm: ScriptedLLM
+) -> None:
+    server = await start()
+    session = await server.session(system_prompt="Be kind.")
+    await talk(server, session, 6)
+    status, _, _ = await server.call("PATCH", f"/api/sessions/{session}", {"system_prompt": "Be brief."})
+    assert status == 200
+    status, _, headers = await server.chat(session, "Q7")
+    assert headers["X-Context-Messages"] == "9"
+    assert sent(llm)[0] == "system: Be brief."
+
+
+async def test_a_limit_of_tokens_holds_by_the_llms_own_counts(start: StartServer, llm: ScriptedLLM) -> None:
+    def script(body: Any) -> list[Step]:
+        prompt = sum(4 + len(message["content"]) // 3 for message in body["messages"])
+        counts = {"prompt_tokens": prompt, "completion_tokens": 104}
+        chunk = {"id": "c1", "choices": [], "usage": counts}
+        told = b"data: " + json.dumps(chunk).encode() + b"\n\n"
+        return [*events(delta("A" * 300, finish="stop"), told, DONE), END]
+
+    llm.script = script
+    server = await start(max_context_messages=1000, max_context_tokens=1000)
+    session = await server.session()
+    prompts = []
+    for _ in range(30):
+        _, told, _ = await server.chat(session, "Q" * 100)
+        prompts.append(told["token_usage"]["prompt_tokens"])
+    assert max(prompts) <= 1000
+    assert sum(prompts[10:]) / 20 >= 650
+    assert (await explained(server, session))["reason"] == "max_context_tokens"
+
+
+async def test_what_the_list_of_models_says_is_a_limit(start: StartServer, llm: ScriptedLLM) -> None:
+    listed = {"id": "found", "object": "model", "max_model_len": 1000}
+    llm.models = answer(body={"object": "list", "data": [listed]})
+    llm.script = lambda body: reply("word " * 100)
+    server = await start(llm_model="", max_context_messages=1000)
+    session = await server.session()
+    await talk(server, session, 20)
+    assert max(len(sent(llm, number)) for number in range(20)) < 15
+    told = await explained(server, session)
+    assert (told["reason"], told["max_tokens"]) == ("llm_context_size", 875)
 
 
 # When the LLM says that it is too long
@@ -119,21 +186,16 @@ async def test_how_many_messages_went_is_told(server: Running, how: str) -> None
 PROSE = answer(
     "400 Bad Request", {"object": "error", "message": "This model's maximum context length is 512 tokens."}
 )
-WAYS: dict[str, tuple[bool, list[Step]]] = {
-    # how it is said: (whether in a stream, the answer)
-    "llama-server": (False, capture("llama-server", "too_long")),
-    "llama-server, asked for a stream": (True, capture("llama-server", "too_long_stream")),
-    "llama-cpp-python": (False, capture("llama-cpp-python", "too_long")),
-    "llama-cpp-python, asked for a stream, says nothing at all": (
-        True,
-        capture("llama-cpp-python", "too_long_stream"),
-    ),
-    "vLLM": (False, PROSE),
-    "vLLM, asked for a stream": (True, PROSE),
-    "in a frame": (
-        True,
-        [*events(b'data: {"error": {"message": "m", "code": "context_length_exceeded"}}\n\n', DONE), END],
-    ),
+SILENT = "llama-cpp-python, says nothing at all"
+WAYS: dict[str, list[Step]] = {
+    "llama-server": capture("llama-server", "too_long_stream"),
+    "llama-cpp-python, in one piece": capture("llama-cpp-python", "too_long"),
+    SILENT: capture("llama-cpp-python", "too_long_stream"),
+    "vLLM": PROSE,
+    "in an event": [
+        *events(b'data: {"error": {"message": "m", "code": "context_length_exceeded"}}\n\n', DONE),
+        END,
+    ],
 }
 
 
@@ -141,54 +203,53 @@ WAYS: dict[str, tuple[bool, list[Step]]] = {
 async def test_a_context_that_is_too_long_is_halved_until_it_fits(
     server: Running, llm: ScriptedLLM, way: str
 ) -> None:
-    stream_wanted, too_long = WAYS[way]
     session = await server.session(system_prompt="Be kind.")
     await talk(server, session, 4)
-    before = len(llm.exchanges)
-    llm.play(too_long, too_long)
-    if stream_wanted:
-        stream = await server.stream(session, "Q5")
-        assert stream.status == 200
-        headers = stream.headers
-        assert text_of(await stream.rest()) == "Hello there."
-    else:
-        status, told, headers = await server.chat(session, "Q5")
-        assert (status, told["content"]) == (200, "Hello there.")
-    windows = [sent(llm, number) for number in range(before, len(llm.exchanges))]
+    refusals = 1 if way == SILENT else 2  # what may have been something else is tried once more
+    llm.play(*[WAYS[way]] * refusals)
+    stream = await server.stream(session, "Q5")
+    assert stream.status == 200
+    assert text_of(await stream.rest()) == "Hello there."
     a = "assistant: Hello there."
-    assert windows == [
+    assert [sent(llm, number) for number in range(4, len(llm.exchanges))] == [
         ["system: Be kind.", "user: Q1", a, "user: Q2", a, "user: Q3", a, "user: Q4", a, "user: Q5"],
         ["system: Be kind.", "user: Q3", a, "user: Q4", a, "user: Q5"],
         ["system: Be kind.", "user: Q4", a, "user: Q5"],
-    ]
-    assert headers["X-Context-Messages"] == "3", "what was told is not what the answer was given to"
-    assert len(await server.history(session)) == 11, "what the LLM is not sent is not forgotten"
+    ][: refusals + 1]
+    assert stream.headers["X-Context-Messages"] == str(7 - 2 * refusals), "of what was answered"
+    assert len(await server.history(session)) == 11, "what is not sent is not forgotten"
 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_message_that_alone_is_too_long_is_refused(
     server: Running, llm: ScriptedLLM, way: str
 ) -> None:
-    stream_wanted, too_long = WAYS[way]
     session = await server.session()
     await talk(server, session, 2)
-    before = len(llm.exchanges)
-    llm.play(*[too_long] * 3)
-    path = "/api/chat/stream" if stream_wanted else "/api/chat"
-    status, told, _ = await server.call("POST", path, {"session_id": session, "message": "Q3"})
-    assert len(llm.exchanges) - before == 3, "5 messages, then 3, then the new one alone"
-    assert sent(llm) == ["user: Q3"]
-    if way.endswith("nothing at all"):  # nothing was said of a length, after all
+    llm.play(*[WAYS[way]] * 3)
+    status, told, _ = await server.chat(session, "Q3")
+    if way == SILENT:  # nothing was said of a length, after all
         assert (status, told["error"]["code"]) == (502, "llm_error"), told
     else:
-        assert (status, told["error"]["code"], told["error"]["param"]) == (
-            400,
-            "context_too_long",
-            "message",
-        ), told
+        assert len(llm.exchanges) == 5, "5 messages, then 3, then the new one alone"
+        assert sent(llm) == ["user: Q3"]
+        assert (status, told["error"]["code"]) == (400, "context_too_long"), told
+        assert told["error"]["param"] == "message"
     assert len(await server.history(session)) == 4
+    llm.play(reply("ok"), reply("ok"))
     status, _, _ = await server.chat(session, "Q3")
     assert status == 200, "the next turn works"
+
+
+async def test_what_was_refused_is_not_asked_for_again(start: StartServer, llm: ScriptedLLM) -> None:
+    """An LLM that takes 11 messages, and names a number that is none of them."""
+    llm.script = lambda body: reply("Hello there.") if len(body["messages"]) <= 11 else PROSE
+    server = await start(max_context_messages=40)
+    for _ in range(3):
+        session = await server.session()
+        await talk(server, session, 20, first=10)
+    assert len(llm.exchanges) <= 62, "once a question"
+    assert (await explained(server, session))["reason"] == "llm_refused"
 
 
 async def test_a_stream_that_had_begun_is_not_begun_again(server: Running, llm: ScriptedLLM) -> None:
@@ -210,22 +271,28 @@ async def test_another_error_is_not_tried_with_less(server: Running, llm: Script
     failures: list[list[Step]] = [
         answer("500 Oops", b"<html>"),
         answer("400 Bad Request", {"error": {"message": "bad temperature"}}),
-        [*events(b": only a comment\n\n"), END],
-        [SSE_HEAD, Close],
+        answer("429 Slow down", {"error": {"message": "rate limit"}}),
     ]
-    for number, failure in enumerate(failures):
+    for failure in failures:
+        before = len(llm.exchanges)
         llm.play(failure)
         stream = await server.stream(session, "Q3")
-        assert stream.status in (400, 502)
-        assert len(llm.exchanges) == 3 + number
+        assert stream.status in (400, 429, 502)
+        assert all(len(sent(llm, number)) == 5 for number in range(before, len(llm.exchanges)))
 
 
-async def test_the_next_turn_is_sent_as_much_as_ever(server: Running, llm: ScriptedLLM) -> None:
+# How it is explained
+
+
+async def test_the_context_of_the_next_question_is_explained(start: StartServer, llm: ScriptedLLM) -> None:
+    server = await start(system_prompt="Be secret.")
     session = await server.session()
-    await talk(server, session, 2)
-    llm.play(PROSE)
-    await server.chat(session, "Q3")
-    llm.play(reply("ok"))
-    headers: Any = (stream := await server.stream(session, "Q4")).headers
-    await stream.rest()
-    assert headers["X-Context-Messages"] == "7"
+    told = await explained(server, session)
+    assert (told["messages"], told["first_message_id"], told["reason"]) == ([], None, "whole_conversation")
+    await talk(server, session, 6)
+    told = await explained(server, session)
+    await talk(server, session, 1, first=7)
+    assert [f"{message['role']}: {message['content']}" for message in told["messages"]] == sent(llm)[1:-1]
+    assert told["first_message_id"] == (await ids(server, session))[6]
+    assert (told["reason"], told["system_prompt"]) == ("max_context_messages", "operator")
+    assert "secret" not in json.dumps(told)

@@ -28,7 +28,7 @@ async def explain(
         model = ""
     prompt = store.prompt(session.session_id)
     system = prompt.content if prompt else config.system_prompt
-    head = Head.of(model, {}, [system_message(system)] if system else [])
+    head = Head.of(model, None, [system_message(system)] if system else [])
     budget = limits.budget(model, {}, llm.context_size(model))
     path = store.path_up(session.session_id, session.current)
     context = plan(path, [], head, budget, send_reasoning=config.send_reasoning)

@@ -43,18 +43,25 @@ WHOLE = "whole_conversation"
 
 
 class Head(NamedTuple):
-    """What stands before the turns: system messages (JSON). `key` is a hash by which it is known again."""
+    """What stands before the turns: system messages (JSON). `key` is a hash by which it is known again.
+
+    One whose tools aren't known has half of a key.
+    """
 
     messages: tuple[str, ...]
     key: str
     length: int
 
     @classmethod
-    def of(cls, model: str, fields: Mapping[str, Any], messages: Iterable[str]) -> Head:
-        """The head of a request: the tools among its `fields` stand before the turns, too."""
-        messages, tools = tuple(messages), as_json(fields["tools"]) if fields.get("tools") else ""
-        key = hashlib.sha256(as_json([model, tools, messages]).encode()).hexdigest()[:16]
+    def of(cls, model: str, fields: Mapping[str, Any] | None, messages: Iterable[str]) -> Head:
+        """The head of a request: the tools among its `fields` stand before the turns, too (None: not known)."""
+        messages, tools = tuple(messages), as_json(fields["tools"]) if fields and fields.get("tools") else ""
+        key = _short_hash(as_json([model, *messages])) + (_short_hash(tools) if fields is not None else "")
         return cls(messages, key, sum(map(tokens.length_of, messages)) + tokens.length_of(tools))
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def system_message(content: str) -> str:
@@ -227,7 +234,7 @@ def _read(
         if not is_known and turn.context_key:
             is_known = True
             key, _, why = turn.context_key.partition(":")
-            if key == head.key:
+            if key.startswith(head.key):
                 began, reason = turn.seq if turn.context_start is None else turn.context_start, why
         turns.append(turn)
         count += len(turn.messages) + (turn.output is not None)

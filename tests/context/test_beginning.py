@@ -97,6 +97,16 @@ def test_another_model_or_other_tools_are_another_head(change: str) -> None:
     assert Head.of("m", {"temperature": 0}, head.messages).key == head.key, "options change no prompt"
 
 
+def test_where_tools_are_not_known_the_beginning_is_that_of_the_last_question() -> None:
+    talked = conversation(10)
+    talked.fields = {"tools": [{"type": "function", "function": {"name": "find"}}]}
+    talked.talk(6)
+    unknown = plan(talked.path(), [], Head.of("m", None, []), Budget(10))
+    assert unknown.messages == talked.next(user("Q7")).messages[:-1]
+    assert len(unknown.turns) == 3
+    assert plan(talked.path(), [], Head.of("n", None, []), Budget(10)).count == 8, "another model"
+
+
 def test_why_it_begins_there_is_known_after_the_step_too() -> None:
     talked = conversation(10)
     talked.talk(7)

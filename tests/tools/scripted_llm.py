@@ -51,6 +51,7 @@ class Exchange:
     path: str
     headers: dict[str, str]
     body: Any
+    raw: bytes = b""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -181,7 +182,7 @@ class ScriptedLLM:
         if method == "GET":
             self.model_requests += 1
             return await self._play(self.models, reader, writer, asyncio.Event())
-        exchange = Exchange(path, headers, json.loads(body))
+        exchange = Exchange(path, headers, json.loads(body), body)
         steps: Iterable[Step]
         if self._scripts:
             steps = self._scripts.pop(0)
