@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
@@ -34,11 +33,7 @@ FAILED_RESPONSE_SECONDS = 3600
 
 
 def create_app(
-    config: Config,
-    store: Store,
-    *,
-    now: Callable[[], float] = time.time,
-    connections: Connections | None = None,
+    config: Config, store: Store, *, now: Callable[[], float], connections: Connections
 ) -> web.Application:
     """The application over an open `store`, which it closes; `now` is the wall clock in seconds."""
     app = web.Application(client_max_size=config.max_request_bytes)
@@ -58,7 +53,7 @@ def create_app(
         ).add_routes(app.router)
         OpenAIDoor(config, store, registry, sessions, llm, now).add_routes(app.router)
         Health(store=store, registry=registry, llm=llm).add_routes(app.router)
-        watch_parts(metrics, store, registry, sessions, connections or Connections())
+        watch_parts(metrics, store, registry, sessions, connections)
         store.fail_all_background(as_json(shutting_down().to_object()["error"]), int(now() * 1000))
         tasks = [
             asyncio.create_task(forever)

@@ -58,7 +58,7 @@ class Api:
 
     def _open(self, request: web.Request) -> Session:
         """The session that the path names, kept alive by the request."""
-        session = self.sessions.open(request.match_info["session_id"])
+        session = self.sessions.use(request.match_info["session_id"])
         request[SESSION_ID] = session.session_id
         return session
 
@@ -188,11 +188,11 @@ class Api:
         A client that has `after` characters of the reply wants that one: a new reply would have other text.
         Nothing is awaited before the reply has a listener: without one it may be stopped.
         """
-        session = self.sessions.open_to_ask(asked.session_id)
+        session = self.sessions.find_for_question(asked.session_id)
         request[SESSION_ID] = session.session_id
         try:
             if known := self.registry.known(asked.key, asked.request_hash):
-                self.sessions.open(session.session_id)
+                self.sessions.use(session.session_id)
                 request[REPLY] = known
                 return known, {"Idempotent-Replayed": "true"}
             if after:
@@ -200,7 +200,7 @@ class Api:
             self.registry.admit(session.session_id)
             parent, said = self._question(session, asked)
         except ChatError:
-            self.sessions.open(session.session_id)  # no reply's end will mark it as used
+            self.sessions.use(session.session_id)  # no reply's end will mark it as used
             raise
         question = Question(session.session_id, parent, said, asked.options, asked.key, asked.request_hash)
         request[REPLY] = reply = self.registry.start(question)

@@ -63,7 +63,7 @@ class Asking:
         self._llm = llm
         self._limits = limits
         self._answer: Answer | None = None
-        self._context: Context | None = None  # until the first chunk
+        self._context: Context | None = None  # None again once the answer has begun: it may be long
         self._context_start: int | None = None
         self._context_key: str | None = None
         self._tokens = 0  # that the context was estimated to measure
@@ -131,7 +131,7 @@ class Asking:
         )
         try:
             async for chunks in answer:
-                self._context = None  # it may be long, and the reply run for long
+                self._context = None
                 if not take(chunks):
                     break
         finally:

@@ -54,19 +54,19 @@ class Sessions:
         self._store.add_session(session_id, now, metadata, prompt)
         return Session(session_id, now, now, metadata)
 
-    def open(self, session_id: str) -> Session:
+    def use(self, session_id: str) -> Session:
         """Finds a session and marks it as accessed; raises ChatError("session_not_found")."""
-        return self._open(session_id, 0)
+        return self._find(session_id, unmarked_ms=0)
 
-    def open_to_ask(self, session_id: str) -> Session:
+    def find_for_question(self, session_id: str) -> Session:
         """Finds a session that is to be given a reply, whose end will mark it as accessed.
 
         It is marked now only if it was not for long: should the process die, or the disk be full in the end,
         it does not expire while it is in use. Raises ChatError("session_not_found").
         """
-        return self._open(session_id, self.timeout_ms // 100)
+        return self._find(session_id, unmarked_ms=self.timeout_ms // 100)
 
-    def _open(self, session_id: str, unmarked: int) -> Session:
+    def _find(self, session_id: str, *, unmarked_ms: int) -> Session:
         now = self._now()
         session = self._store.session(session_id)
         if not session or (
@@ -75,7 +75,7 @@ class Sessions:
             # Never was, deleted and expired are one answer: it says nothing about other people's sessions.
             message = "There is no such session, or it has expired."
             raise ChatError("session_not_found", message, "session_id")
-        if session.last_accessed <= now - unmarked:
+        if session.last_accessed <= now - unmarked_ms:
             try:
                 self._store.touch(session_id, now)
             except ChatError:  # a full disk must not stop reading

@@ -50,7 +50,7 @@ class Conversations:
         router.add_delete(conversation + "/items/{item_id}", self.delete_item)
 
     def _open(self, request: web.Request) -> Session:
-        session = self._sessions.open(read_conversation(request.match_info["conversation_id"]))
+        session = self._sessions.use(read_conversation(request.match_info["conversation_id"]))
         request[SESSION_ID] = session.session_id
         return session
 
@@ -143,7 +143,7 @@ class Conversations:
         """An item and its turn, of one session or of any that is alive: such an id is as good as a secret."""
         turn_id = turn_of(item_id)
         turn = self._store.turn_by_id(turn_id) if turn_id else None
-        if turn and session_id in (None, turn.session_id) and self._sessions.open(turn.session_id):
+        if turn and session_id in (None, turn.session_id) and self._sessions.use(turn.session_id):
             for item in items_of_turn(turn):
                 if item["id"] == item_id:
                     return turn, item

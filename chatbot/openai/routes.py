@@ -149,7 +149,7 @@ class OpenAIDoor:
 
     def _open(self, session_id: str, param: str) -> Session:
         try:
-            return self._sessions.open_to_ask(session_id)
+            return self._sessions.find_for_question(session_id)
         except ChatError as error:
             raise ChatError(error.code, error.message, param) from None
 

@@ -15,7 +15,7 @@ HOUR = 3600.0
 
 def is_alive(room: Room, session_id: str) -> bool:
     try:
-        return bool(room.sessions.open(session_id))
+        return bool(room.sessions.use(session_id))
     except ChatError as error:
         return (error.code, error.param) != ("session_not_found", "session_id")
 
@@ -50,9 +50,10 @@ async def test_asking_does_not_write_each_time_that_a_session_is_used(room: Room
     session_id = room.session()
     marked = room.at(session_id).last_accessed
     await room.clock.advance(0.009 * 24 * HOUR)
-    assert room.sessions.open_to_ask(session_id).last_accessed == marked
+    assert room.sessions.find_for_question(session_id).last_accessed == marked
     await room.clock.advance(0.002 * 24 * HOUR)
-    assert room.sessions.open_to_ask(session_id).last_accessed == room.at(session_id).last_accessed > marked
+    found = room.sessions.find_for_question(session_id)
+    assert found.last_accessed == room.at(session_id).last_accessed > marked
 
 
 async def test_new_ids_are_drawn_from_the_range(start_room: StartRoom) -> None:
