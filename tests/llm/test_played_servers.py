@@ -8,16 +8,17 @@ from chatbot.errors import TooLong
 from tests.llm.asking import hear, opened
 from tests.tools.scripted_llm import ScriptedLLM, capture
 
-ALL = ("llama-server", "mlx-lm", "transformers", "litellm")
-PARSING = ("llama-server", "mlx-lm", "litellm")  # transformers left this model's calls in the text
+ALL = ("llama-server", "mlx-lm", "transformers", "litellm", "vllm")
+PARSING = ("llama-server", "mlx-lm", "litellm", "vllm")  # transformers left this model's calls in the text
 
 SAID = [
     ("stream", ALL[1:], "Hello there my friend!!", "stop"),
     ("length", ALL[1:], "Hello there my", "length"),
     ("emoji", ALL, "😀 안녕", "stop"),  # one character, four tokens
     ("reasoning", ALL, "[Hm wonder…]Yes, I do now", "stop"),
+    ("reasoning_apart", ("vllm",), "[<think>Hm wonder…]Yes, I do now", "stop"),  # its parser left the tag
     ("tool_call", PARSING, '<weather>{"city": "Seoul"}', "tool_calls"),
-    ("tool_result", ("mlx-lm", "litellm"), "Hello there my friend!!", "stop"),
+    ("tool_result", ("mlx-lm", "litellm", "vllm"), "Hello there my friend!!", "stop"),
 ]
 FAILED = [
     ("empty", server, "empty", "llm_error", 'a reply without text (finish_reason "stop")') for server in ALL
@@ -33,6 +34,8 @@ FAILED += [
     ("wrong_model", "transformers", "rejected", "llm_rejected", "requested 'no-such-model'. (400)"),
     ("wrong_model", "mlx-lm", "rejected", "llm_rejected", "Cannot find an appropriate cached snapshot"),
     ("wrong_model", "litellm", "model", "llm_rejected", "Invalid model name passed in model=no-such-model"),
+    ("bad_option", "vllm", "rejected", "llm_rejected", "Input should be a valid number"),
+    ("wrong_model", "vllm", "model", "llm_rejected", "The model `no-such-model` does not exist"),
     ("loading", "llama-server", "loading", "llm_unavailable", "Loading model (503)"),
 ]
 
@@ -63,12 +66,13 @@ async def test_why_a_real_server_failed_is_told(
     assert words in heard.failed.message
 
 
-async def test_litellm_passes_too_long_on_with_its_limit(llm: ScriptedLLM) -> None:
-    llm.play(capture("litellm", "too_long"))
+@pytest.mark.parametrize(("server", "limit"), [("litellm", 16384), ("vllm", 8192)])
+async def test_too_long_is_known_with_its_limit(llm: ScriptedLLM, server: str, limit: int) -> None:
+    llm.play(capture(server, "too_long"))
     async with opened(llm) as way:
         heard = await hear(way)
     assert isinstance(heard.failed, TooLong)
-    assert heard.failed.limit == 16384
+    assert heard.failed.limit == limit
 
 
 async def test_an_empty_list_of_models_needs_a_name_and_nothing_more(llm: ScriptedLLM) -> None:
