@@ -182,6 +182,9 @@ SELECT seq, turn_id, finish_reason, input FROM turns
 WHERE session_id = ? AND parent IS ? AND NOT EXISTS (SELECT 1 FROM removals WHERE root = seq) ORDER BY seq;
 -- name: two_children: Whether more than one turn follows a turn (or did until lately).
 SELECT count(*) FROM (SELECT 1 FROM turns WHERE session_id = ? AND parent IS ? LIMIT 2);
+-- name: branching: Turns from :first to :last that more than one turn follows (or did until lately).
+SELECT parent FROM turns WHERE session_id = :session_id AND parent BETWEEN :first AND :last
+GROUP BY parent HAVING count(*) > 1;
 -- name: below: A turn and all that follows: how many turns, messages, the newest, and whether :current is among them.
 WITH RECURSIVE below(seq, messages) AS (
     SELECT seq, said + (finish_reason IS NOT NULL) FROM turns WHERE seq = :seq

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import groupby
 
-from chatbot.api.responses import message_object, prompt_object
+from chatbot.api.responses import message_object, plain_message, prompt_object
 from chatbot.chat.history import PROMPT, Page, Ref
-from chatbot.records import dumps
+from chatbot.records import Turn, dumps
 from chatbot.storage.store import Store
 
 MAX_PIECE = 256 * 1024
@@ -23,12 +23,14 @@ class MessageWriter:
         self._last: tuple[object, bytes] = (None, b"")
 
     def page(self, session_id: str, page: Page, *, omit: bool) -> Iterator[bytes]:
-        """A page; each turn is read when it is written, and what was deleted by then is left out."""
+        """A page; a turn that is long is read when it is written, and left out if it was deleted by then."""
         yield b'{"messages":['
         comma = b""
+        parents = [turn.parent for turn in page.turns.values() if turn.parent is not None]
+        branching = self._store.branching(session_id, min(parents), max(parents)) if parents else set()
         for seq, group in groupby(page.refs, lambda ref: ref.seq):
             refs = list(group)
-            objects = self._objects(session_id, seq, refs, omit)
+            objects = self._objects(session_id, seq, refs, omit, page.turns.get(seq), branching)
             if sum(map(len, objects)) <= MAX_PIECE:
                 if objects:
                     yield comma + b",".join(objects)
@@ -59,15 +61,26 @@ class MessageWriter:
             if piece:
                 yield piece
 
-    def _objects(self, session_id: str, seq: int, refs: Sequence[Ref], omit: bool) -> list[bytes]:
+    def _objects(
+        self,
+        session_id: str,
+        seq: int,
+        refs: Sequence[Ref],
+        omit: bool,
+        turn: Turn | None = None,
+        branching: Container[int] = (),
+    ) -> list[bytes]:
+        """The messages of a turn, which may have been read, with what is `branching` around it."""
         if seq == PROMPT.seq:
             prompt = self._store.prompt(session_id)
             return [dumps(prompt_object(prompt))] if prompt else []
-        turn = self._store.turn(seq)
+        is_alone = turn is not None and turn.parent is not None and turn.parent not in branching
+        turn = turn or self._store.turn(seq)
         if turn is None:
             return []
-        said = turn.messages
-        there = (
-            place for _, place in refs if (said[place - 1] != "null" if place else turn.output is not None)
-        )
-        return [dumps(message_object(self._store, turn, place, omit=omit)) for place in there]
+        said, found = turn.messages, []
+        for place in (place for _, place in refs):
+            if said[place - 1] != "null" if place else turn.output is not None:
+                plain = plain_message(turn, place) if is_alone else None
+                found.append(plain or dumps(message_object(self._store, turn, place, omit=omit)))
+        return found

@@ -76,6 +76,26 @@ def message_object(store: Store, turn: Turn, place: int, *, omit: bool = False) 
     return result
 
 
+def plain_message(turn: Turn, place: int) -> bytes | None:
+    """The same as JSON, without parsing it, if it's text alone; of a message that is the only version."""
+    text = turn.messages[place - 1] if place else turn.output or ""
+    # `","` stands between two strings and in none: in an object of two texts once.
+    if text.count('","') != 1 or '","content":"' not in text or (turn.layout and not place):
+        return None
+    at, usage, finish, more = turn.asked_at, "null", "null", ""
+    if not place:
+        at, usage, finish = turn.replied_at, turn.token_usage or "null", as_json(turn.finish_reason)
+        named = (
+            ("reasoning", turn.reasoning),
+            ("model", turn.model),
+            ("first_token_ms", turn.first_token_ms),
+        )
+        more = "".join(f',"{name}":{as_json(value)}' for name, value in named if value is not None)
+    own = message_id(turn.turn_id, place)
+    end = f'"created_at":"{rfc3339(at)}","token_usage":{usage},"finish_reason":{finish}{more}}}'
+    return f'{{"message_id":"{own}",{text[1:-1]},{end}'.encode()
+
+
 def _message(message_id: str, message: dict[str, Any], created_at: int) -> dict[str, Any]:
     result = {
         "message_id": message_id,

@@ -12,6 +12,9 @@ from chatbot.records import Session, Turn
 from chatbot.storage.store import Store
 from chatbot.storage.tree import Version
 
+SHORT_CHARS = 64 * 1024
+"""What of a page may be held while a client reads it."""
+
 PAGE_CHARS = 4 * 1024 * 1024
 """A page ends early before it is longer than this, or more than eight times as much was read for it."""
 
@@ -28,14 +31,18 @@ class Ref(NamedTuple):
 
 PROMPT = Ref(0, 0)
 
-_Sized = tuple[Ref, int]  # a message, and how long it is
+_Sized = tuple[Ref, int, Turn | None]  # a message, how long it is, and its turn
 
 
 class Page(NamedTuple):
-    """Some messages that follow one another, oldest first, and whether there are more in that direction."""
+    """Some messages that follow one another, oldest first, and whether there are more in that direction.
+
+    `turns` are those that are short together, so that they need not be read again.
+    """
 
     refs: list[Ref]
     has_more: bool
+    turns: dict[int, Turn]
 
 
 class Versions(NamedTuple):
@@ -76,24 +83,29 @@ def read_page(
     if after is not None:
         walk = _forwards(store, session, after, size_of)
     refs: list[Ref] = []
-    size, has_more = 0, False
-    for ref, length in walk:
+    turns: dict[int, Turn] = {}
+    size, held, has_more = 0, 0, False
+    for ref, length, turn in walk:
         size += length
         if has_more := bool(refs) and (len(refs) == limit or size > PAGE_CHARS):
             break
         refs.append(ref)
-    return Page(refs if after is not None else refs[::-1], has_more)
+        if turn and turn.seq not in turns and held <= SHORT_CHARS:
+            held += len(turn.input) + len(turn.output or "") + len(turn.reasoning or "")
+            if held <= SHORT_CHARS:
+                turns[turn.seq] = turn
+    return Page(refs if after is not None else refs[::-1], has_more, turns)
 
 
 def _of_turn(turn: Turn, size_of: Callable[[str], int]) -> list[_Sized]:
     """The messages of a turn, in order."""
-    found = [
-        (Ref(turn.seq, place), max(size_of(said), len(said) // 8))
+    found: list[_Sized] = [
+        (Ref(turn.seq, place), max(size_of(said), len(said) // 8), turn)
         for place, said in enumerate(turn.messages, 1)
         if said != DELETED
     ]
     if turn.output is not None:
-        found.append((Ref(turn.seq, 0), len(turn.output) + len(turn.reasoning or "")))
+        found.append((Ref(turn.seq, 0), len(turn.output) + len(turn.reasoning or ""), turn))
     return found
 
 
@@ -112,7 +124,7 @@ def _backwards(
     for turn in store.path_up(session_id, seq):
         yield from reversed(_of_turn(turn, size_of))
     if prompt:
-        yield PROMPT, len(prompt.content)
+        yield PROMPT, len(prompt.content), None
 
 
 def _forwards(store: Store, session: Session, after: str, size_of: Callable[[str], int]) -> Iterator[_Sized]:
@@ -121,7 +133,7 @@ def _forwards(store: Store, session: Session, after: str, size_of: Callable[[str
     if after == START or (prompt and after == prompt.message_id):
         path = store.path(session_id, session.current)
         if prompt and after == START:
-            yield PROMPT, len(prompt.content)
+            yield PROMPT, len(prompt.content), None
     else:
         turn, place = find_message(store, session_id, after, "after")
         path = store.path(session_id, session.current, above=turn.seq - 1)

@@ -88,6 +88,11 @@ class Tree(Removals):
         """Whether more than one turn follows a turn; True may also be said of what was so until lately."""
         return bool(self._one("two_children", (session_id, parent))[0] > 1)
 
+    def branching(self, session_id: str, first: int, last: int) -> set[int]:
+        """The same of all turns from one number to another, with one statement."""
+        values = {"session_id": session_id, "first": first, "last": last}
+        return {row[0] for row in self._all("branching", values)}
+
     def newest_below(self, seq: int) -> int:
         """The newest turn among a turn and all that follow from it: the end of its newest branch."""
         row = self._one("session_of_turn", (seq,))

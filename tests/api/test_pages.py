@@ -7,7 +7,9 @@ import json
 import pytest
 
 from chatbot.api.pages import MAX_PIECE, MessageWriter
+from chatbot.api.responses import message_object, plain_message
 from chatbot.chat.history import Ref
+from chatbot.records import dumps
 from tests.tools.scripted_llm import ScriptedLLM, answer, completion
 from tests.tools.server import Running
 
@@ -18,6 +20,21 @@ async def long_message(server: Running, llm: ScriptedLLM, letter: str) -> tuple[
     await server.chat(session)
     [(seq,)] = server.sql("SELECT max(seq) FROM turns")
     return session, Ref(seq, 0)
+
+
+@pytest.mark.parametrize("said", ['"quoted" \\ \x00 \u2028', "한국어 😀", '","content":"'])
+async def test_text_that_is_not_parsed_is_written_as_it_would_be_if_it_were(
+    server: Running, llm: ScriptedLLM, said: str
+) -> None:
+    session = await server.session()
+    for _ in range(2):
+        llm.play(answer(body=completion(said)))
+        await server.chat(session, said)
+    [(seq,)] = server.sql("SELECT max(seq) FROM turns")
+    turn = server.store.turn(seq)
+    assert turn
+    for place in (0, 1):
+        assert plain_message(turn, place) == dumps(message_object(server.store, turn, place))
 
 
 async def test_two_who_read_long_messages_by_turns_are_sent_each_their_own(

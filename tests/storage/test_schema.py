@@ -79,6 +79,7 @@ def test_the_schema_refuses_metadata_that_is_no_object(store: Store, metadata: s
         ("is_gone", "INTEGER PRIMARY KEY (rowid=?)"),
         ("children", "turns_by_parent (session_id=? AND parent=?)"),
         ("two_children", "COVERING INDEX turns_by_parent (session_id=? AND parent=?)"),
+        ("branching", "COVERING INDEX turns_by_parent (session_id=? AND parent>? AND parent<?)"),
         ("below", "turns_by_parent (session_id=? AND parent=?)"),
         ("a_child", "COVERING INDEX turns_by_parent (session_id=? AND parent=?)"),
         ("some_turns", "COVERING INDEX turns_by_parent (session_id=?)"),
