@@ -39,23 +39,16 @@ drop it (the OpenAI Python library does).
 
 
 class PiecesResponse(web.StreamResponse):
-    """An answer whose body is made piece by piece while the client reads it; middleware.py sends it.
+    """A JSON answer whose body is made piece by piece while the client reads it; middleware.py sends it.
 
     The pieces may be of any size. They are asked for when they are needed, so what they read must still be
     there then; an error that they raise cuts the answer off.
     """
 
-    def __init__(
-        self,
-        pieces: Iterable[bytes],
-        *,
-        status: int = 200,
-        headers: Mapping[str, str] | None = None,
-        content_type: str = "application/json",
-    ) -> None:
-        super().__init__(status=status, headers=headers)
-        self.content_type = content_type
-        self._pieces: Iterable[bytes] = pieces
+    def __init__(self, pieces: Iterable[bytes], headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(headers=headers)
+        self.content_type = "application/json"
+        self._pieces = pieces
 
     def take_pieces(self) -> Iterable[bytes]:
         """The pieces, which the answer no longer holds then."""

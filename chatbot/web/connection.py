@@ -212,15 +212,14 @@ class Connection(web.RequestHandler):
         """Answers a request that never reached the application; the connection is closed after it."""
         if isinstance(exc, ConnectionError):
             raise exc  # the client has gone: nobody to answer, nothing to log
-        if isinstance(exc, LineTooLong):
-            error = ChatError("headers_too_large", f"The headers exceed {MAX_HEAD} bytes.")
-        elif isinstance(exc, HttpProcessingError):
+        error = ChatError("internal_error", "Internal error.")
+        if isinstance(exc, HttpProcessingError):
             error = ChatError("invalid_request", "The request is not valid HTTP.")
+            if isinstance(exc, LineTooLong):
+                error = ChatError("headers_too_large", f"The headers exceed {MAX_HEAD} bytes.")
+            access_log.info("- - %d bad HTTP: %s", error.status, type(exc).__name__)
         else:
             log.error("a request crashed", exc_info=exc)
-            error = ChatError("internal_error", "Internal error.")
-        if isinstance(exc, HttpProcessingError):
-            access_log.info("- - %d bad HTTP: %s", error.status, type(exc).__name__)
         if request.writer.output_size > 0:
             raise ConnectionResetError("the answer had begun")
         response = error_response(error, {"X-Request-ID": request_id(request)})
