@@ -60,12 +60,10 @@ def without_place(fields: Mapping[str, Any], affinity: str | None) -> dict[str, 
             return without_place(value, affinity)
         return [filled(item) for item in value] if isinstance(value, list | tuple) else value
 
-    is_left_out = [name for name, value in fields.items() if isinstance(value, str) and PLACE in value]
-    return {
-        name: filled(value)
-        for name, value in fields.items()
-        if affinity is not None or name not in is_left_out
-    }
+    def wants_key(value: Any) -> bool:
+        return isinstance(value, str) and PLACE in value
+
+    return {k: filled(v) for k, v in fields.items() if affinity is not None or not wants_key(v)}
 
 
 def _proxy(url: URL) -> URL | None:

@@ -166,13 +166,11 @@ def failure_in(value: Any) -> Failure | None:
         return None
     codes, words = _codes(error), words_of(error)
     found = re.search(r"\b[45]\d\d\b", codes)
-    blames_us = re.search(
-        r"bad_?request|invalid_?(request|parameter|argument)|validation|unprocessable", codes, re.I
-    )
-    number = int(found[0]) if found else 400 if blames_us else 500
+    number = int(found[0]) if found else 400 if _BLAMES_US.search(codes) else 500
     return Failure(0, number, codes, words, retry_after=_retry_after({}, words))
 
 
+_BLAMES_US = re.compile(r"bad_?request|invalid_?(request|parameter|argument)|validation|unprocessable", re.I)
 _BARE = {"message", "detail", "errors", "msg", "error_msg", "error_message", "error_code", "errorMessage"}
 _WORD_NAMES = (
     *("message", "msg", "detail", "details", "error", "errors", "error_message", "error_msg", "errorMessage"),

@@ -55,9 +55,8 @@ def read(data: bytes) -> Models:
 
 def _can_chat(name: str, entry: dict[str, Any]) -> bool:
     for field in ("type", "task", "model_type", "mode", "pipeline_tag", "modality"):
-        if isinstance(kind := entry.get(field), str) and _NO_CHAT_TYPES.search(
-            kind.partition("->")[2] or kind
-        ):
+        kind = entry.get(field)
+        if isinstance(kind, str) and _NO_CHAT_TYPES.search(kind.partition("->")[2] or kind):
             return "text-to-text" in kind
     can = entry.get("capabilities")
     if isinstance(can, dict) and isinstance(can.get("completion_chat"), bool):  # Mistral
