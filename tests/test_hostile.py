@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from chatbot.process import raise_file_limit
-from tests.tools.server import Clock, Log, Running, StartServer, text_of, until
 from tests.tools.scripted_llm import Gate, ScriptedLLM, answer, completion, delta, events, reply
+from tests.tools.server import Clock, Log, Running, StartServer, text_of, until
 from tests.tools.sockets import Socket, get, post
 
 

@@ -168,7 +168,8 @@ def test_a_directory_is_no_file_of_settings(tmp_path: Path) -> None:
 def test_certificates_are_found_by_what_dotenv_says(tmp_path: Path) -> None:
     """aiohttp reads them when it is imported, which must not be before .env was read."""
     (tmp_path / ".env").write_text(f"SSL_CERT_FILE={tmp_path}/none.pem\n")
-    script = "import sys; from chatbot.__main__ import _load_dotenv; _load_dotenv(); assert 'aiohttp' not in sys.modules"
+    script = "import sys; from chatbot.__main__ import _load_dotenv; _load_dotenv();"
+    script += " assert 'aiohttp' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", script], env=ENV, check=False).returncode == 0
 
 

@@ -85,7 +85,7 @@ def specification() -> list[tuple[str, str, str]]:
 
 
 # What is not as the specification has it. HTML stays text; an address opens nothing but http, https, mailto,
-# tel, ftp and xmpp; addresses are linked in all texts; linkify has its own idea of where an address ends.
+# tel, ftp and xmpp; addresses are linked in all texts; linkify sees the end of an address elsewhere.
 OTHER = {"HTML blocks", "Raw HTML", "Disallowed Raw HTML (extension)"}
 NOT_SUPPORTED = {
     *(170, 288, 289, 317, 327, 354, 441, 484, 485, 486, 500, 503, 532, 544, 589),

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
-from chatbot.chat.reply_registry import ReplyRegistry
-from chatbot.chat.sessions import Sessions
 
 from chatbot import app
+from chatbot.chat.reply_registry import ReplyRegistry
+from chatbot.chat.sessions import Sessions
 from chatbot.config import Config
 from chatbot.server import Server
 from chatbot.storage.store import Store
