@@ -129,6 +129,21 @@ def test_no_text_is_ever_made_into_markup():
     assert re.findall(r"(?:src|href)=[\"']?(?:https?:)?//", html) == []
 
 
+def imports(path: Path) -> set[Path]:
+    """All that a script imports at once, and what those import."""
+    found = {path}
+    for name in re.findall(r"^import [^;]*?from '([^']+)'", path.read_text(), re.MULTILINE):
+        other = (path.parent / name).resolve()
+        found |= {other} if other in found else imports(other)
+    return found
+
+
+def test_all_that_the_page_needs_at_first_is_asked_for_at_once():
+    html = (PAGE / "index.html").read_text()
+    named = {PAGE / name for name in re.findall(r"rel=\"modulepreload\" href=\"page/([^\"]+)", html)}
+    assert named == imports(PAGE / "main.js") - {PAGE / "main.js"}
+
+
 def test_the_scripts_are_short_enough_to_be_read():
     assert max(len(path.read_text().splitlines()) for path in OWN) <= 300
 

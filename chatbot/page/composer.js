@@ -9,6 +9,7 @@ import { on, state, tell } from './state.js';
 import { t } from './words.js';
 
 const { message, tray } = page;
+let typed = message.value;
 let files = [];  // parts attached to what is in the box
 
 const keyOf = (talk) => `draft ${talk.id}`;
@@ -30,6 +31,9 @@ export function hint(word = 'keysHint') {
 
 async function showDraft(talk) {
 	if (talk !== state.current || state.editing) return;
+	// What was typed before this script was there is a draft too.
+	if (typed) draft(talk.id, [draft(talk.id), typed].filter(Boolean).join('\n'));
+	typed = '';
 	setText(draft(talk.id));
 	const found = await parts(keyOf(talk));
 	if (talk === state.current && !state.editing) setFiles(found);
