@@ -12,7 +12,7 @@ ITEMS = (
 )
 LONG = {
     "paragraphs": PROSE * 1000,
-    "everything": (PROSE * 3 + CODE + TABLE + "\n" + ITEMS + "The sum is $a_1 + a_2$.\n\n") * 34,
+    "everything": (PROSE * 3 + CODE + TABLE + "\n" + ITEMS + "The sum is $a_1 + a_2$.\n\n") * 38,
     "one line": "word and **bold** " * 5600,
     "one list": "- an item of a list that goes on for ever\n" * 2400,
     "one table": "| a | b |\n|---|---|\n" + "| one of two | and the other |\n" * 3300,
