@@ -296,3 +296,33 @@ async def test_the_context_of_the_next_question_is_explained(start: StartServer,
     assert told["first_message_id"] == (await ids(server, session))[6]
     assert (told["reason"], told["system_prompt"]) == ("max_context_messages", "operator")
     assert "secret" not in json.dumps(told)
+
+
+# By what the LLM's machines are told which conversation it is
+
+
+async def test_a_conversation_has_one_key_for_life_which_is_not_its_id(
+    start: StartServer, llm: ScriptedLLM, tmp_path: Any
+) -> None:
+    settings: dict[str, Any] = {
+        "database_url": str(tmp_path / "chat.db"),
+        "llm_headers": {"x-session-affinity": "{session}"},
+        "llm_extra_body": {"prompt_cache_key": "chat-{session}"},
+    }
+    server = await start(**settings)
+    session, other = await server.session(), await server.session()
+    await talk(server, session, 2)
+    await talk(server, other, 1)
+    await server.server.stop(asyncio.Event())
+    server.stopped = True
+    server = await start(**settings)
+    newest = (await ids(server, session))[-1]
+    asked = {"session_id": session, "message": "again", "replace": newest}
+    assert (await server.call("POST", "/api/chat", asked))[0] == 200
+    keys = [exchange.headers["x-session-affinity"] for exchange in llm.exchanges]
+    assert keys[0] == keys[1] == keys[3] != keys[2], "after a restart and on a branch too"
+    assert [exchange.body["prompt_cache_key"] for exchange in llm.exchanges] == [
+        f"chat-{key}" for key in keys
+    ]
+    assert session not in keys[0]
+    assert session.replace("-", "") not in keys[0]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from chatbot.records import Turn
@@ -72,14 +71,14 @@ def measure(
         answer = answers[place]
         if tokens is not None:
             questions[place + 1] = _Range(tokens - answer.high, tokens - answer.low, answer.is_counted)
-        steps.append(answer + questions[place + 1] if tokens is None else _Range(tokens, tokens))
+        steps.append(answer.plus(questions[place + 1]) if tokens is None else _Range(tokens, tokens))
     steps += answers[-1:]
     before, new = _estimate(head, rate), _estimate(said, rate)
 
     rest, up = _Range(new.high, new.high), []
     for question, step in reversed([*zip(questions, steps, strict=True)]):
-        rest += step
-        up.append(rest + question)
+        rest = rest.plus(step)
+        up.append(rest.plus(question))
     kept = [*reversed(up), _Range(new.high, new.high)]
     if anchor is None:
         return [before.high + tokens.high for tokens in kept]
@@ -104,15 +103,15 @@ def counted(turn: Turn) -> int | None:
     return count.prompt and count.prompt + (count.answer or 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
+class _Range(NamedTuple):
     """A number of tokens: half of an estimate, and a little more than it. `is_counted`: it is no estimate."""
 
     low: int
     high: int
     is_counted: bool = True
 
-    def __add__(self, other: _Range) -> _Range:
+    def plus(self, other: _Range) -> _Range:
+        """Both together."""
         return _Range(self.low + other.low, self.high + other.high, self.is_counted and other.is_counted)
 
 
