@@ -54,7 +54,7 @@ class Head(NamedTuple):
 
     @classmethod
     def of(cls, model: str, fields: Mapping[str, Any] | None, messages: Iterable[str]) -> Head:
-        """The head of a request: its tools stand before the turns, too. Without `fields` they are not known."""
+        """The head of a request; its tools stand before the turns, too. Without `fields` none are known."""
         messages, tools = tuple(messages), as_json(fields["tools"]) if fields and fields.get("tools") else ""
         key = _short_hash(as_json([model, *messages])) + (_short_hash(tools) if fields is not None else "")
         return cls(messages, key, sum(map(tokens.length_of, messages)) + tokens.length_of(tools))

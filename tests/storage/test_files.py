@@ -124,10 +124,9 @@ def test_a_missing_permission_is_named_and_whose_it_is(path: Path, name: str, mo
     file.chmod(mode)
     script = f"""
 import os, sys
-from chatbot.storage.store import Store
-Store()  # all that Python loads for it may be closed to others
+from chatbot.storage.lock import FileLock  # what a Store does first; other files may be closed
 os.setuid({NOBODY})
-Store(sys.argv[1])
+FileLock(sys.argv[1])
 """
     refused = run(script, str(path))
     assert refused.stderr.splitlines()[-1].startswith(
