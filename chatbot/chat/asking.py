@@ -5,21 +5,19 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from chatbot.chat.context import Context, Head, plan, shrink, system_message
-from chatbot.chat.limits import ContextLimits
+from chatbot.chat.limits import Budget, ContextLimits
 from chatbot.chat.reply_log import Columns
 from chatbot.config import Config
 from chatbot.errors import TooLong
 from chatbot.llm.client import LLM
-from chatbot.llm.response import Answer
-from chatbot.records import Chunk, Turn
+from chatbot.llm.response import Answer, Take
+from chatbot.records import Turn
 from chatbot.storage.store import Store
-
-Take = Callable[[list[Chunk]], bool]
 
 
 @dataclass(slots=True)
@@ -66,7 +64,7 @@ class Asking:
         self._context: Context | None = None  # None again once the answer has begun: it may be long
         self._context_start: int | None = None
         self._context_key: str | None = None
-        self._tokens = 0  # that the context was estimated to measure
+        self._tokens = 0  # that the context was estimated to measure, where tokens are limited
 
     @property
     def model(self) -> str:
@@ -91,7 +89,8 @@ class Asking:
         fields = self.question.options
         self._model = asked = await self._llm.model_for(fields)
         listed = self._llm.context_size(asked)
-        self._prepare(self._plan(asked, listed))
+        budget = self._limits.budget(asked, fields, listed)
+        self._prepare(self._plan(asked, budget), budget)
         has_guessed = False
         while True:
             try:
@@ -100,14 +99,15 @@ class Asking:
                 if self._context is None or (has_guessed and not error.is_certain):
                     raise
                 has_guessed = not error.is_certain
-                self._limits.refused(asked, fields, self.context_messages, self._tokens, error)
-                self._prepare(shrink(self._context, self._limits.budget(asked, fields, listed), error))
+                self._limits.refused(asked, fields, self.context_messages, self._context.tokens, error)
+                budget = self._limits.budget(asked, fields, listed)
+                self._prepare(shrink(self._context, budget, error), budget)
             else:
                 counted = json.loads(self.usage or "{}").get("prompt_tokens")
                 tokens = counted if isinstance(counted, int) else self._tokens
                 return self._limits.answered(asked, self.context_messages, tokens)
 
-    def _plan(self, model: str, listed: int | None) -> Context:
+    def _plan(self, model: str, budget: Budget) -> Context:
         question, session_id, fields = self.question, self.question.session_id, self.question.options
         prompt = self._store.prompt(session_id) if session_id else None
         system = [text for text in (prompt and prompt.content, question.instructions) if text]
@@ -116,12 +116,12 @@ class Asking:
         # In one message: the templates of many models refuse a second one.
         head = Head.of(model, fields, [system_message("\n\n".join(system))] if system else [])
         path = self._store.path_up(session_id, question.parent)
-        budget = self._limits.budget(model, fields, listed)
         return plan(path, question.input, head, budget, send_reasoning=self._config.send_reasoning)
 
-    def _prepare(self, context: Context) -> None:
+    def _prepare(self, context: Context, budget: Budget) -> None:
         self._context = context
-        self.context_messages, self._tokens = context.count, context.tokens
+        self.context_messages = context.count
+        self._tokens = 0 if budget.tokens is None else context.tokens
         self._context_start, self._context_key = context.start, context.key
 
     async def _pass_on(self, take: Take) -> None:
@@ -131,9 +131,11 @@ class Asking:
         )
         try:
             async for chunks in answer:
-                self._context = None
                 if not take(chunks):
                     break
+                if self._context:
+                    self._context = None
+                    answer.tap(take)
         finally:
             answer.close()
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -69,7 +70,8 @@ def system_message(content: str) -> str:
     return as_json({"role": "system", "content": content})
 
 
-class _Material(NamedTuple):
+@dataclass
+class _Material:
     """What a context is chosen from: turns, oldest first, what is sent of each and, last, what is newly said.
 
     `starts` are the places at which it may begin; `counts` and `totals` say how many messages and tokens it
@@ -82,10 +84,23 @@ class _Material(NamedTuple):
     sent: Sequence[Sequence[str]]
     starts: Sequence[int]
     counts: Sequence[int]
-    totals: Sequence[int]
     is_whole: bool
     began: int | None
     reason: str
+    send_reasoning: bool
+
+    @cached_property
+    def totals(self) -> list[int]:
+        """How many tokens it has from each place on; measured only where tokens are limited."""
+        lengths = [_lengths(turn, messages) for turn, messages in zip(self.turns, self.sent, strict=False)]
+        return tokens.measure(
+            self.turns,
+            lengths,
+            head=self.head.length,
+            said=sum(map(tokens.length_of, self.sent[-1])),
+            began=self.began,
+            send_reasoning=self.send_reasoning,
+        )
 
     def excess(self, start: int, budget: Budget) -> str | None:
         """The word for the limit that a context from there would exceed."""
@@ -100,18 +115,21 @@ class _Material(NamedTuple):
 class Context:
     """What is sent; made by plan() and shrink().
 
-    `messages` are JSON texts, the head's first; `count` is how many there are besides the head's. `tokens` is
-    about how many they all measure. `reason` says why it begins there; `key` is what the turn keeps as its
-    context_key.
+    `messages` are JSON texts, the head's first; `count` is how many there are besides the head's. `reason`
+    says why it begins there; `key` is what the turn keeps as its context_key.
     """
 
     messages: list[str]
     count: int
-    tokens: int
     reason: str
     key: str
     _place: int
     _material: _Material
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens all messages measure."""
+        return self._material.totals[self._place]
 
     @property
     def turns(self) -> Sequence[Turn]:
@@ -199,7 +217,7 @@ def _step(material: _Material, begin: int, wanted: int, budget: Budget) -> int:
 def _context(material: _Material, begin: int, reason: str) -> Context:
     sent = [message for messages in material.sent[begin:] for message in messages]
     messages, key = [*material.head.messages, *sent], f"{material.head.key}:{reason}"
-    return Context(messages, len(sent), material.totals[begin], reason, key, begin, material)
+    return Context(messages, len(sent), reason, key, begin, material)
 
 
 def _material(
@@ -208,16 +226,11 @@ def _material(
     is_round = bool(said) and not may_open(said[0])  # what is said belongs to the round above it
     turns, began, reason, is_whole = _read(path, is_round, head, budget)
     sent = sent_of(turns, said, send_reasoning=send_reasoning)
-    lengths = [_lengths(turn, messages) for turn, messages in zip(turns, sent, strict=False)]
-    new = sum(map(tokens.length_of, sent[-1]))
-    totals = tokens.measure(
-        turns, lengths, head=head.length, said=new, began=began, send_reasoning=send_reasoning
-    )
     counts = [*accumulate((len(messages) for messages in reversed(sent)), initial=0 if said else 1)]
     starts = [place for place, turn in enumerate(turns) if opens(turn) or (place == 0 and is_whole)]
     later = [place for place in starts if began is None or turns[place].seq >= began] or starts[-1:]
     starts = later if is_round and later else [*later, len(turns)]
-    return _Material(head, turns, sent, starts, counts[:0:-1], totals, is_whole, began, reason)
+    return _Material(head, turns, sent, starts, counts[:0:-1], is_whole, began, reason, send_reasoning)
 
 
 def _read(
@@ -238,9 +251,11 @@ def _read(
                 began, reason = turn.seq if turn.context_start is None else turn.context_start, why
         turns.append(turn)
         count += len(turn.messages) + (turn.output is not None)
-        length += tokens.length_of(turn.input) + tokens.length_of(turn.output or "")
+        is_enough = count >= budget.messages
+        if budget.tokens is not None:
+            length += tokens.length_of(turn.input) + tokens.length_of(turn.output or "")
+            is_enough = is_enough or length * tokens.LEAST_RATE > budget.tokens
         is_round = is_round and not opens(turn)
-        is_enough = count >= budget.messages or length * tokens.LEAST_RATE > (budget.tokens or length)
         if not is_round and (is_enough if began is None else turn.seq < began):
             return turns[::-1], began, reason, False
     return turns[::-1], began, reason, True

@@ -61,15 +61,14 @@ class ReplyLog:
         """
         before, fits = self.length, True
         for kind, text, call, head in pieces:
-            size = len(text) if text.isascii() else len(text.encode())
-            if head is not None:
-                size += _size_of(head)
+            head_size = 0 if head is None else _size_of(head)
+            size = head_size + (len(text) if text.isascii() else len(text.encode()))
             if self.size + size > self._max_bytes:
                 fits = False
-                room = self._max_bytes - self.size - (_size_of(head) if head else 0)
-                text = text.encode()[: max(room, 0)].decode("utf-8", "ignore")
-                size = len(text.encode()) + (_size_of(head) if head else 0)
-                if room < 0 or not size:
+                left = self._max_bytes - self.size - head_size
+                text = text.encode()[: max(left, 0)].decode("utf-8", "ignore")
+                size = head_size + len(text.encode())
+                if left < 0 or not size:
                     break
             if head is not None or ((kind != self._kind or call != self._call) and text):
                 self.runs.append(Run(self.length, kind, call, head))

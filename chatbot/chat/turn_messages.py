@@ -31,7 +31,10 @@ def role_of(message: str) -> str:
 
 def opens(turn: Turn) -> bool:
     """Whether a context may begin with the turn: not with an answer, nor with a tool's output."""
-    return next((may_open(message) for message in turn.messages if message != DELETED), False)
+    for message in turn.messages:
+        if message != DELETED:
+            return may_open(message)
+    return False
 
 
 def may_open(message: str) -> bool:

@@ -56,10 +56,8 @@ class ChunkReader:
         self._halves: dict[str, str] = {}  # by kind, first halves of surrogate pairs
         self._came_as_delta = False
         self._fast = FastPath()
-
-    def recognise(self, data: bytes) -> Chunk | None:
+        self.recognise = self._fast.recognise
         """Reads the data of one event if it is plain text like the last; None if it must be read()."""
-        return self._fast.recognise(data) if not self._held and not self._halves else None
 
     def read(self, data: bytes) -> list[Chunk]:
         """Reads the data of one event. Raises ChatError when the LLM reports an error or it is no chunk."""
@@ -139,6 +137,7 @@ class ChunkReader:
             return [*out, read]
         if not self._held:
             self._held_object = chunk
+        self._fast.forget()
         if len(self._held) < MAX_HELD:
             self._held.append(read)
         return out
@@ -193,21 +192,29 @@ class ChunkReader:
             found = []  # MiniMax repeats the whole at the end
         self._came_as_delta = self._came_as_delta or bool(found and not is_message)
         thoughts, field = reasoning_in(delta)
-        said = {REASONING: thoughts, TEXT: "", REFUSAL: ""}
+        texts = {REASONING: thoughts, TEXT: "", REFUSAL: ""}
         for kind, text in (*found, *parts(delta.get("refusal"), REFUSAL)):
-            said[kind] += text
-        said = {kind: self._whole(kind, text, is_last) for kind, text in said.items()}
-        thoughts, text = self._tags.feed(said[TEXT])
+            texts[kind] += text
+        for kind, text in texts.items():
+            texts[kind] = self._whole(kind, text, is_last)
+        thoughts, texts[TEXT] = self._tags.feed(texts[TEXT])
+        texts[REASONING] += thoughts
         if is_last:
-            more = self._tags.flush()
-            thoughts, text = thoughts + more[0], text + more[1]
-        said[REASONING], said[TEXT] = said[REASONING] + thoughts, text
+            thoughts, text = self._tags.flush()
+            texts[REASONING] += thoughts
+            texts[TEXT] += text
         calls, is_ours = self._calls.read(delta)
-        calls = [call._replace(text=self._whole(f"call {call.call}", call.text, is_last)) for call in calls]
         is_ours = is_ours and not is_message and field in ("", "reasoning_content")
-        is_ours = is_ours and all((delta.get(_NAMES[kind]) or "") == text for kind, text in said.items())
-        pieces = [*(Piece(kind, text) for kind, text in said.items()), *calls]
-        return tuple(piece for piece in pieces if piece.length), is_ours
+        pieces = []
+        for kind, text in texts.items():
+            is_ours = is_ours and (delta.get(_NAMES[kind]) or "") == text
+            if text:
+                pieces.append(Piece(kind, text))
+        for call in calls:
+            piece = call._replace(text=self._whole(f"call {call.call}", call.text, is_last))
+            if piece.length:
+                pieces.append(piece)
+        return tuple(pieces), is_ours
 
     def _whole(self, kind: str, text: str, is_last: bool) -> str:
         """`text` with a surrogate pair joined that began in the chunk before; a lone half is replaced.
@@ -219,6 +226,7 @@ class ChunkReader:
         text = self._halves.pop(kind, "") + text
         if not is_last and text and "\ud800" <= text[-1] <= "\udbff":
             text, self._halves[kind] = text[:-1], text[-1]
+            self._fast.forget()
         return valid(text)
 
 

@@ -50,6 +50,8 @@ def parts(value: Any, kind: str = TEXT, depth: int = 0) -> list[tuple[str, str]]
 
 def reasoning_in(delta: dict[str, Any]) -> tuple[str, str]:
     """The reasoning in a delta and the field that it stands in: the first of its names that holds any."""
+    if delta.keys().isdisjoint(REASONING_FIELDS):
+        return "", ""
     for name in REASONING_FIELDS:
         if value := delta.get(name):
             found = parts(value, REASONING)

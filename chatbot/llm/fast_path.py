@@ -9,20 +9,27 @@ parsed; one that has the same bytes around a plain string differs in that string
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from chatbot.records import REASONING, TEXT, Chunk, Piece
 
 _FIELDS = {TEXT: "content", REASONING: "reasoning_content"}
+
+_new: Any = tuple.__new__
 
 
 class FastPath:
     """What was learned of one stream."""
 
     def __init__(self) -> None:
-        self._before, self._after, self._least = b"\0", b"\0", 2
+        self.forget()
         self._kind = TEXT
         self._credit = 3  # a stream whose chunks are never alike is not studied for long
         self._has_spoken = False  # nor before its first word is on its way
+
+    def forget(self) -> None:
+        """Recognises nothing until it learns again: what comes next must be read with what came before."""
+        self._before, self._after, self._least = b"\0", b"\0", 2
 
     def recognise(self, data: bytes) -> Chunk | None:
         """Reads a chunk like the one that was learned; None for any other. It has no line end in it."""
@@ -38,7 +45,11 @@ class FastPath:
         if not text.isprintable():  # control characters are no JSON
             return None
         self._credit += 1
-        return Chunk(data, (Piece(self._kind, text),) if text else ())
+        if not text:
+            return Chunk(data)
+        # The same as Chunk(data, (Piece(self._kind, text),)), without two calls.
+        chunk: Chunk = _new(Chunk, (data, (_new(Piece, (self._kind, text, 0, None)),)))
+        return chunk
 
     def study(self, chunk: Chunk) -> None:
         """Learns from a chunk that was parsed and is passed on as it came, if it is one of plain text."""

@@ -13,6 +13,7 @@ from chatbot.llm import errors
 from chatbot.llm.chunks import ChunkReader
 from chatbot.llm.idle_timeout import IdleTimeout
 from chatbot.llm.sse_decoder import Decoder, TooLarge
+from chatbot.llm.tap import Tap
 from chatbot.records import Chunk
 
 SHORT_WAIT_SECONDS = 5.0
@@ -29,6 +30,9 @@ MAX_WHOLE_BYTES = 8 * 1024 * 1024
 
 BROKEN = (aiohttp.ClientError, HttpProcessingError, RuntimeError)
 """What reading from a broken connection raises; the last after bad chunks."""
+
+Take = Callable[[list[Chunk]], bool]
+"""Takes chunks; says False when it wants no more."""
 
 _STREAM_BEGINS = (b"data", b"event", b"id:", b"retry", b"error:", b":")
 
@@ -62,13 +66,28 @@ class Answer:
         self._burst = b""  # what of a burst has not been read yet
         self._chunks: list[Chunk] = []  # what is handed over next
         self._has_ended = self._is_complete = False
-        self._failure: ChatError | None = None
+        self._failure: Exception | None = None
         connection = response.connection  # None if the whole answer came with its head
         protocol = None if connection is None else connection.protocol
         self._closed = None if protocol is None else protocol.closed
         if self._closed:
             self._closed.add_done_callback(self._lost)
+        self._tap: Tap | None = None
+        self._tapped_take: Take | None = None
+        self._waiter: asyncio.Future[None] | None = None  # of who waits for more of what is tapped
         idle.set(patience, self._give_up)
+
+    def tap(self, take: Take) -> None:
+        """From now on chunks go to `take` where they arrive, and the loop over the answer gets few or none.
+
+        If `take` says False, the answer ends.
+        """
+        connection = self._response.connection
+        transport = connection.transport if connection else None
+        if transport and not self._content.is_eof():
+            self._tapped_take = take
+            self._tap = Tap(transport, self._arrived)
+            self._content.on_eof(self._tap.remove)  # it is in the pool again, for another answer's tap
 
     @property
     def model(self) -> str:
@@ -90,15 +109,20 @@ class Answer:
 
     async def __anext__(self) -> list[Chunk]:
         while not self._has_ended:
-            self._chunks = []
             try:
-                await self._read_on()
-            except ChatError as error:
-                self._has_ended = True
-                self._failure = without_frames(self._report(error, self._messages))
-            if self._chunks:
-                self._messages = None
-                return self._chunks
+                # All that has come at once: what a broken connection still holds is lost.
+                data = self._burst or await self._more()
+                is_cut = False
+            except BROKEN as error:
+                error.__traceback__ = None  # aiohttp keeps it, and its frames would keep the reply
+                data, is_cut = b"", True
+            if self._has_ended:
+                break
+            chunks = self._read(data, is_cut=is_cut)
+            if self._burst:
+                await asyncio.sleep(0)
+            if chunks:
+                return chunks
         if self._failure:
             failure, self._failure = self._failure, None
             raise failure
@@ -107,6 +131,9 @@ class Answer:
     def close(self) -> None:
         """Lets go of the LLM: at once if the answer is not complete, so that it stops working."""
         self._idle.end()
+        if self._tap:
+            self._tap.remove()
+        self._tapped_take = None
         if self._closed:
             self._closed.remove_done_callback(self._lost)
             self._closed.remove_done_callback(_seen)
@@ -119,34 +146,74 @@ class Answer:
         else:
             self._response.close()
 
-    async def _read_on(self) -> None:
-        """Takes what comes next. Raises ChatError."""
+    async def _more(self) -> bytes:
+        """What has come, as soon as something has; b"" at the end. Raises what is in BROKEN."""
+        if not self._tapped_take:
+            return await self._content.readany()
+        while not (data := self._burst or self._content.read_nowait()):
+            if self._has_ended or self._content.is_eof():
+                break
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return data
+
+    def _arrived(self) -> None:
+        """Something came over the tapped connection, or it is lost: reads it, or wakes who waits for it."""
+        if self._waiter is None or self._waiter.done() or not self._tapped_take:
+            return  # the task will look for itself
         try:
-            # All that has come at once: what a broken connection still holds is lost.
-            data = self._burst or await self._content.readany()
-        except BROKEN as error:
-            error.__traceback__ = None  # aiohttp keeps it, and its frames would keep the reply
-            self._end(is_cut=True)
+            data = self._content.read_nowait()
+        except BROKEN:
+            self._wake()  # who meets it too
             return
-        if not data:
-            self._end(is_cut=False)
-            return
-        data, self._burst = data[:SLICE_BYTES], data[SLICE_BYTES:]
-        if self._decoder:
-            self._take(data, self._decoder)
-        else:
-            self._begin(data)
-        if self._burst:
-            await asyncio.sleep(0)
+        try:
+            if data and (chunks := self._read(data)) and not self._tapped_take(chunks):
+                self._has_ended = True
+        except Exception as error:
+            self._failure, self._has_ended = error, True
+        if self._has_ended or self._burst or self._content.is_eof():
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _read(self, data: bytes, *, is_cut: bool = False) -> list[Chunk]:
+        """The chunks in what came, b"" at the end; only a part of it is read if it is long.
+
+        A failure is kept, to be raised when they were handed over.
+        """
+        self._chunks = []
+        self._burst = b""
+        if len(data) > SLICE_BYTES:
+            data, self._burst = data[:SLICE_BYTES], data[SLICE_BYTES:]
+        try:
+            if self._decoder and data:
+                self._take(data, self._decoder)
+            elif data:
+                self._begin(data)
+            else:
+                self._end(is_cut=is_cut)
+        except ChatError as error:
+            self._has_ended = True
+            self._failure = without_frames(self._report(error, self._messages))
+        if self._chunks:
+            self._messages = None
+        return self._chunks
 
     def _give_up(self) -> None:
         self._content.set_exception(aiohttp.ClientConnectionError("idle"))
         self._response.close()
+        self._wake()
 
     def _lost(self, closed: asyncio.Future[None]) -> None:
         _seen(closed)  # after bad chunks aiohttp forgets to tell whoever reads
         if not self._content.is_eof() and not self._content.exception():
             self._content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
+            self._wake()
 
     def _begin(self, data: bytes) -> None:
         """Finds out whether it is a stream or one piece, by what comes: Content-Types lie."""

@@ -73,7 +73,7 @@ class StreamListener:
         self._heartbeat = heartbeat
         self._state = HOLDING if after == source.length and not source.finish_sent else BEHIND
         self._offset = after
-        self._held: list[bytes] = []
+        self._held = b""
         self._loop = asyncio.get_running_loop()
         self._asleep: asyncio.Future[None] | None = None
         self._wrote_at = self._loop.time()
@@ -82,33 +82,28 @@ class StreamListener:
 
     def push(self, burst: Sequence[tuple[Chunk, int]]) -> None:
         """Sends the next events at once, if the client keeps up."""
-        if self._state is BEHIND or self._state is ENDING:
+        state = self._state
+        if state is BEHIND or state is ENDING:
             return
-        events: list[bytes] = []
-        unsent, keeps_up = self._unsent_bytes(), True
+        unsent = self._events.unsent if state is LIVE else len(self._held)
+        data = b""
         for chunk, offset in burst:
-            keeps_up = unsent <= (MAX_UNSENT if chunk.pieces else MAX_UNSENT_SILENT)
-            if not keeps_up:
+            if unsent + len(data) > (MAX_UNSENT if chunk.pieces else MAX_UNSENT_SILENT):
+                self._state = BEHIND
                 break
-            events.append(self._encoder.live(chunk, offset))
-            unsent += len(events[-1])
+            data += self._encoder.live(chunk, offset)
             self._offset = offset
-        if self._state is LIVE:
-            self._send(events[0] if len(events) == 1 else b"".join(events))
-        elif events:
-            self._held += events
-            self.wake()
-        if not keeps_up:
-            self._state = BEHIND
+        if state is LIVE:
+            self._send(data)
+        else:
+            self._held += data
+        if self._state is not LIVE:
             self.wake()
 
     def wake(self) -> None:
         """Notices that something has begun, is due or has ended."""
         if self._asleep and not self._asleep.done():
             self._asleep.set_result(None)
-
-    def _unsent_bytes(self) -> int:
-        return self._events.unsent if self._state is LIVE else sum(map(len, self._held))
 
     # What the request does, in this order
 
@@ -134,9 +129,9 @@ class StreamListener:
         await backpressure.finish(request, response, ending)
 
     async def _send_headers(self, request: web.Request, response: web.StreamResponse) -> None:
-        first = self._encoder.opening() + b"".join(self._held)
+        first = self._encoder.opening() + self._held
         self._events = await backpressure.begin(request, response, first)
-        self._held.clear()
+        self._held = b""
         if self._state is HOLDING:
             self._state = LIVE
 

@@ -69,6 +69,9 @@ class FakeAnswer:
             self.finish_reason, self.usage = self._ending
         return step
 
+    def tap(self, take: object) -> None:
+        """All of it comes through the loop."""
+
     def close(self) -> None:
         self.closed = True
 

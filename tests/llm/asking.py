@@ -37,6 +37,11 @@ class Heard:
     error: ChatError | None = None
     answer: Answer | None = None
 
+    def take(self, chunks: list[Chunk]) -> bool:
+        """Takes what comes over the tapped connection."""
+        self.chunks += chunks
+        return True
+
     @property
     def said(self) -> str:
         """All that was said: `[reasoning]text{refusal}`, of a call `<name>arguments`."""
@@ -80,6 +85,8 @@ async def hear(
     try:
         heard.answer = await llm.ask(messages, fields, affinity=affinity)
         async for chunks in heard.answer:
+            if not heard.chunks:
+                heard.answer.tap(heard.take)
             heard.chunks += chunks
     except ChatError as error:
         heard.error = error
