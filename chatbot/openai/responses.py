@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from chatbot.chat.reply import Reply
 from chatbot.chat.reply_log import ReplyLog
 from chatbot.chat.reply_source import ReplySource
 from chatbot.errors import ChatError
@@ -34,55 +35,70 @@ _ERRORS = {
 }
 
 
-class ResponseRecord:
-    """What is kept of a response besides its turn: how it was asked."""
+class Response:
+    """A reply as this API has it; `settings` says how it was asked, `said` are the messages."""
 
-    def __init__(self, response_id: str, session_id: str, created_at: int, text: str) -> None:
-        self.response_id = response_id
-        self.session_id = session_id
-        self.created_at = created_at
-        self.settings: dict[str, Any] = json.loads(text)
+    def __init__(
+        self, source: ReplySource, response_id: str | None, settings: str | None, said: Sequence[str] = ()
+    ) -> None:
+        self.source = source
+        self.id = response_id or ""
+        self.said = said
+        self.settings: dict[str, Any] = json.loads(settings or "{}")
         self.is_background = bool(self.settings.get("background"))
         self.has_conversation = bool(self.settings.get("conversation"))
 
-    def to_object(self, status: str, model: str = "", **became: Any) -> dict[str, Any]:
-        """The response object; `became` are the fields that are known only when it ends."""
-        settings = {name: self.settings.get(name, value) for name, value in SETTINGS.items()}
-        known = {
-            "id": self.response_id,
-            "object": "response",
-            "created_at": self.created_at // 1000,
-            "status": status,
-            "model": model or self.settings.get("model") or "",
-            "conversation": {"id": f"conv_{self.session_id}"} if self.has_conversation else None,
-        }
-        return settings | known | _PENDING | became
+    @classmethod
+    def of(cls, source: ReplySource) -> Response:
+        """The response that a reply is, which runs or was stored."""
+        if isinstance(source, Reply):
+            asked = source.question
+            return cls(source, asked.response_id, asked.response, asked.input)
+        turn = source.turn
+        assert turn, "a reply that has ended and is found has a turn"
+        return cls(source, turn.response_id, turn.response, turn.messages)
 
-    def of_source(self, source: ReplySource) -> dict[str, Any]:
-        """The response that a reply is, or has become."""
-        turn, model = source.turn, source.model
+    def to_object(self) -> dict[str, Any]:
+        """The response object, as far as the reply has come."""
+        source, turn = self.source, self.source.turn
         if turn and turn.finish_reason:
-            status, reason = status_of(turn.finish_reason), CUT.get(turn.finish_reason)
-            return self.to_object(
+            status, reason = CUT.get(turn.finish_reason, ("completed", None))
+            return self._with_output(
                 status,
-                model,
-                output=items_of(source.log, source.message_id, turn.finish_reason),
+                turn.finish_reason,
                 usage=usage_object(source.usage or "{}"),
                 incomplete_details={"reason": reason} if reason else None,
                 completed_at=turn.replied_at // 1000 if status == "completed" else None,
             )
         if source.error:
-            return self.failed(source, source.error)
-        status = "in_progress" if source.context_messages else "queued"  # queued: the LLM was not asked yet
-        return self.to_object(status, model, output=items_of(source.log, source.message_id, None))
+            return self.failed(source.error)
+        # It is queued as long as the LLM was not asked.
+        return self._with_output("in_progress" if source.context_messages else "queued", None)
 
-    def failed(self, source: ReplySource, error: ChatError) -> dict[str, Any]:
+    def failed(self, error: ChatError) -> dict[str, Any]:
         """The response of which nothing was stored: it failed, or was cancelled before its first word."""
-        output = items_of(source.log, source.message_id, "cancelled")
         if error.code == "reply_cancelled":
-            return self.to_object("cancelled", source.model, output=output)
+            return self._with_output("cancelled", "cancelled")
         shown = {"code": _ERRORS.get(error.code, "server_error"), "message": error.message}
-        return self.to_object("failed", source.model, output=output, error=shown)
+        return self._with_output("failed", "cancelled", error=shown)
+
+    def without_output(self, status: str) -> dict[str, Any]:
+        """The response object at its beginning, with the model that was asked for."""
+        settings = {name: self.settings.get(name, value) for name, value in SETTINGS.items()}
+        known = {
+            "id": self.id,
+            "object": "response",
+            "created_at": self.source.created_at // 1000,
+            "status": status,
+            "model": self.settings.get("model") or "",
+            "conversation": {"id": f"conv_{self.source.session_id}"} if self.has_conversation else None,
+        }
+        return settings | known | _PENDING
+
+    def _with_output(self, status: str, finish_reason: str | None, **became: Any) -> dict[str, Any]:
+        begun, source = self.without_output(status), self.source
+        output = items_of(source.log, source.message_id, finish_reason)
+        return begun | {"model": source.model or begun["model"], "output": output} | became
 
 
 class FailedReply:
@@ -114,27 +130,22 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     return as_json({name: value for name, value in settings.items() if value != SETTINGS.get(name)})
 
 
-def status_of(finish_reason: str) -> str:
-    """How a response ended whose answer was stored."""
-    if finish_reason == "cancelled":
-        return "cancelled"
-    return "incomplete" if finish_reason in CUT else "completed"
-
-
 def usage_object(text: str) -> dict[str, Any] | None:
     """The LLM's usage in this API's words; None if it does not count the prompt and the answer."""
-    usage = json.loads(text)
-    sent, said = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not isinstance(sent, int) or not isinstance(said, int):
+
+    def count(*names: str) -> int | None:
+        value = json.loads(text)
+        for name in names:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value if isinstance(value, int) else None
+
+    sent, said = count("prompt_tokens"), count("completion_tokens")
+    if sent is None or said is None:
         return None
-
-    def detail(group: str, name: str) -> int:
-        details = usage.get(group)
-        count = details.get(name) if isinstance(details, dict) else None
-        return count if isinstance(count, int) else 0
-
-    cached = {name: detail("prompt_tokens_details", name) for name in ("cached_tokens", "cache_write_tokens")}
-    reasoning = detail("completion_tokens_details", "reasoning_tokens")
+    cached = {
+        name: count("prompt_tokens_details", name) or 0 for name in ("cached_tokens", "cache_write_tokens")
+    }
+    reasoning = count("completion_tokens_details", "reasoning_tokens") or 0
     return {
         "input_tokens": sent,
         "input_tokens_details": cached,

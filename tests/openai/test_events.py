@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chatbot.openai.events import ResponseEncoder
 from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead, Chunk, Piece
-from tests.openai.replies import Source, call, parse, play, reasoning, record, refusal, replay, text
+from tests.openai.replies import Source, call, parse, play, reasoning, refusal, replay, response, text
 
 ALL_KINDS = [
     [],
@@ -115,7 +115,7 @@ def test_a_running_reply_can_be_gone_on_with_at_every_place():
             source.log.append(pieces)
         seen = [event for event in whole if event["sequence_number"] < 20]
         after = seen[-1]["sequence_number"] if joined > 3 else 1
-        encoder = ResponseEncoder(record(), source, after)
+        encoder = ResponseEncoder(response(source), after)
         data, offset = encoder.opening(), 0
         while offset < source.length:
             more, offset = encoder.catch_up(source, offset)
