@@ -86,7 +86,8 @@ class Conversations:
         """Handle "POST /v1/conversations/{conversation_id}/items": adds them, and asks nothing."""
         messages = messages_of((await read_object(request)).get("items"), "items", self.find_item)
         turn_id = await when_unlocked(lambda: self._add(self._open(request), messages))
-        return json_response(list_of(said_items(messages, turn_id)))
+        items = said_items(messages, turn_id)
+        return json_response(page_of(items, len(items)))
 
     def _add(self, session: Session, messages: tuple[str, ...]) -> str:
         """Stores messages as a turn that has no answer; returns its id."""
@@ -97,8 +98,8 @@ class Conversations:
         if self.registry.running(session.session_id):
             raise ChatError("conversation_locked", "A response is being written in this conversation.")
         self.store.require_space()
-        known = (0, session.session_id, session.current, turn_id, now, now, None, 0)
-        self.store.add_turn(Turn._make((*known, *[None] * 9, "\n".join(messages), *[None] * 4)))
+        said = "\n".join(messages)
+        self.store.add_turn(Turn(0, session.session_id, session.current, turn_id, now, now, input=said))
         return turn_id
 
     async def list_items(self, request: web.Request) -> web.Response:
@@ -182,15 +183,11 @@ def read_cursor(request: web.Request) -> tuple[bool, int, str]:
     return order == "desc", int(limit), request.query.get("after", "")
 
 
-def page_of(items: Iterable[dict[str, Any]], limit: int, after: str) -> dict[str, Any]:
+def page_of(items: Iterable[dict[str, Any]], limit: int, after: str = "") -> dict[str, Any]:
     """A page of items that come in order: those behind the one with the id `after`, if it is given."""
     if after:
         items = islice(dropwhile(lambda item: item["id"] != after, items), 1, None)
     found = list(islice(items, limit + 1))
-    return list_of(found[:limit], has_more=len(found) > limit)
-
-
-def list_of(items: list[dict[str, Any]], *, has_more: bool = False) -> dict[str, Any]:
-    """A list object."""
-    first, last = (items[0]["id"], items[-1]["id"]) if items else ("", "")
-    return {"object": "list", "data": items, "first_id": first, "last_id": last, "has_more": has_more}
+    page, has_more = found[:limit], len(found) > limit
+    first, last = (page[0]["id"], page[-1]["id"]) if page else ("", "")
+    return {"object": "list", "data": page, "first_id": first, "last_id": last, "has_more": has_more}

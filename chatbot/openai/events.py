@@ -19,7 +19,7 @@ from chatbot.chat.reply_source import ReplySource
 from chatbot.errors import ChatError
 from chatbot.openai.output import CUT, KINDS, Item, Outline, part_object
 from chatbot.openai.responses import Response
-from chatbot.records import CALL, TEXT, Chunk, as_json
+from chatbot.records import CALL, Chunk, as_json
 
 CATCH_UP_CHARS = 16 * 1024
 """How many characters are caught up at once, unless a chunk is longer."""
@@ -83,7 +83,7 @@ class ResponseEncoder:
 
     def error(self, error: ChatError) -> bytes:
         """What ends the stream of a reply that failed, or was cancelled before its first word."""
-        if self._source.turn:  # the server shuts down, and what came was stored
+        if self._source.error and self._source.finish_reason:  # what came was stored at shutdown
             return self.ending(self._source, self.offset, live=False)
         return self._end(self._response.failed(error))
 
@@ -141,7 +141,7 @@ class ResponseEncoder:
         if kind.part_events:
             self._event(f"{kind.part_events}.added", **at, part=part_object(run.kind, ""))
         type_ = f"response.{kind.events}.delta"
-        fields = as_json(at | ({"logprobs": []} if run.kind == TEXT else {}))
+        fields = as_json(at | (kind.more or {}))
         self._head = f'event: {type_}\ndata: {{"type":"{type_}","sequence_number":'
         self._tail = f',{fields[1:-1]},"delta":'
 
@@ -154,10 +154,8 @@ class ResponseEncoder:
         """What ends the newest part of an item; all items that are not done but calls are the current one."""
         kind = CALL if item.head else self._kind
         names, at, text = KINDS[kind], self._at(item), item.text(self._source.log)
-        more: dict[str, Any] = {"name": item.head.name} if item.head else {}
-        if kind == TEXT:
-            more["logprobs"] = []
-        self._event(f"{names.events}.done", **at, **more, **{names.field: text})
+        name = {"name": item.head.name} if item.head else {}
+        self._event(f"{names.events}.done", **at, **name, **(names.more or {}), **{names.field: text})
         if names.part_events:
             self._event(f"{names.part_events}.done", **at, part=part_object(kind, text))
 

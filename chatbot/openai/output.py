@@ -30,10 +30,11 @@ class Kind(NamedTuple):
     events: str
     part_events: str = ""
     part_index: str = ""
+    more: dict[str, Any] | None = None  # what its events have besides
 
 
 KINDS = {
-    TEXT: Kind("message", "text", "output_text", "content_part", "content_index"),
+    TEXT: Kind("message", "text", "output_text", "content_part", "content_index", {"logprobs": []}),
     REFUSAL: Kind("message", "refusal", "refusal", "content_part", "content_index"),
     REASONING: Kind("reasoning", "text", "reasoning_summary_text", "reasoning_summary_part", "summary_index"),
     CALL: Kind("function_call", "arguments", "function_call_arguments"),

@@ -23,7 +23,7 @@ from chatbot.web.answers import json_response
 from chatbot.web.backpressure import EVENT_STREAM, EventWriter
 from chatbot.web.bodies import read_object
 
-_SET_ONCE = ("role", "id", "type", "name")
+_SET_ONCE = ("role", "id", "type", "name", "finish_reason")
 
 
 @dataclass(eq=False)
@@ -53,7 +53,10 @@ class Relay:
         if not isinstance(messages, list) or not messages:
             raise refuse("messages", "must be a list that says something")
         options = require(body.get("stream_options") or {}, dict, "stream_options")
-        affinity = affinity_of(self.store.affinity_key, _beginning(messages))
+        # A conversation is known by what it began with, up to the first thing that the user said.
+        users = (n for n, m in enumerate(messages) if isinstance(m, dict) and m.get("role") == "user")
+        begin = as_json(messages[: next(users, len(messages)) + 1])
+        affinity = affinity_of(self.store.affinity_key, begin)
         asking = asyncio.create_task(self.llm.relay(body, affinity=affinity))
         try:
             if body.get("stream"):
@@ -95,12 +98,6 @@ class Relay:
             events.keep_alive()
 
 
-def _beginning(messages: list[Any]) -> str:
-    """What a conversation is known by: all up to the first thing that the user said."""
-    users = (n for n, m in enumerate(messages) if isinstance(m, dict) and m.get("role") == "user")
-    return as_json(messages[: next(users, len(messages)) + 1])
-
-
 def collect(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The chunks of a stream as one chat completion, whatever fields they have."""
     whole: dict[str, Any] = {}
@@ -108,15 +105,12 @@ def collect(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
     for chunk in chunks:
         for choice in chunk.get("choices") or ():
             number = choice.get("index") or 0
-            message = {"role": "assistant", "content": None}
-            known = choices.setdefault(number, {"index": number, "message": message, "finish_reason": None})
-            _merge(known["message"], choice.pop("delta", None) or {})
-            reason = choice.pop("finish_reason", None) or known["finish_reason"]
-            _merge(known, choice)
-            known["finish_reason"] = reason
+            begun = {"index": number, "delta": {"role": "assistant", "content": None}, "finish_reason": None}
+            _merge(choices.setdefault(number, begun), choice)
         whole |= {name: value for name, value in chunk.items() if value is not None}
     for choice in choices.values():
-        for call in choice["message"].get("tool_calls") or ():
+        choice["message"] = message = choice.pop("delta")
+        for call in message.get("tool_calls") or ():
             call.pop("index", None)
     return whole | {"object": "chat.completion", "choices": [choices[number] for number in sorted(choices)]}
 
@@ -124,21 +118,21 @@ def collect(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
 def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:
     """Adds a piece to what came before: texts go on, lists grow, and items with an index go on."""
     for name, value in part.items():
-        known = whole.get(name)
-        if known in (None, ""):
-            whole[name] = value
-        elif isinstance(known, str) and isinstance(value, str):
-            whole[name] = known if name in _SET_ONCE else known + value
-        elif isinstance(known, dict) and isinstance(value, dict):
-            _merge(known, value)
-        elif isinstance(known, list) and isinstance(value, list):
-            for item in value:
-                index = item.get("index") if isinstance(item, dict) else None
-                same = next((k for k in known if index is not None and k.get("index") == index), None)
-                if same is None:
-                    known.append(item)
-                else:
-                    _merge(same, item)
+        match whole.get(name), value:
+            case None | "", _:
+                whole[name] = value
+            case str(text), str() if name not in _SET_ONCE:
+                whole[name] = text + value
+            case dict(known), dict():
+                _merge(known, value)
+            case list(known), list():
+                for item in value:
+                    index = item.get("index") if isinstance(item, dict) else None
+                    same = next((k for k in known if index is not None and k.get("index") == index), None)
+                    if same is None:
+                        known.append(item)
+                    else:
+                        _merge(same, item)
 
 
 def _is_usage(chunk: Chunk) -> bool:

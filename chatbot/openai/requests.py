@@ -29,7 +29,6 @@ class ResponseRequest:
 
     input: tuple[str, ...]
     session_id: str | None
-    previous: str | None
     settings: dict[str, Any]
     options: dict[str, Any]
     is_streamed: bool
@@ -54,8 +53,7 @@ def read_response_request(body: Mapping[str, Any], find_item: FindItem) -> Respo
     if not said:
         raise refuse("input", "says nothing")
     settings["conversation"] = session_id is not None
-    previous = given.get("previous_response_id")
-    return ResponseRequest(said, session_id, previous, settings, options, given.get("stream", False))
+    return ResponseRequest(said, session_id, settings, options, given.get("stream", False))
 
 
 def _check(given: Mapping[str, Any]) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from typing import Any
 
+from chatbot.chat.asking import Question
 from chatbot.chat.reply import Reply
-from chatbot.chat.reply_log import ReplyLog
 from chatbot.chat.reply_source import ReplySource
+from chatbot.chat.stored_reply import StoredReply, StoredTurns
+from chatbot.chat.turn_messages import DELETED
 from chatbot.errors import ChatError
 from chatbot.openai.output import CUT, items_of
-from chatbot.records import Turn, as_json
+from chatbot.records import Turn
 from chatbot.storage.store import Background
 
 SETTINGS: dict[str, Any] = {
@@ -36,27 +37,15 @@ _ERRORS = {
 
 
 class Response:
-    """A reply as this API has it; `settings` says how it was asked, `said` are the messages."""
+    """A reply as this API has it; `settings` says how it was asked, `said` what it answers."""
 
-    def __init__(
-        self, source: ReplySource, response_id: str | None, settings: str | None, said: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, source: ReplySource, asked: Question | Turn) -> None:
         self.source = source
-        self.id = response_id or ""
-        self.said = said
-        self.settings: dict[str, Any] = json.loads(settings or "{}")
+        self.id = asked.response_id or ""
+        self.said = asked.input if isinstance(asked, Question) else asked.messages
+        self.settings: dict[str, Any] = json.loads(asked.response or "{}")
         self.is_background = bool(self.settings.get("background"))
         self.has_conversation = bool(self.settings.get("conversation"))
-
-    @classmethod
-    def of(cls, source: ReplySource) -> Response:
-        """The response that a reply is, which runs or was stored."""
-        if isinstance(source, Reply):
-            asked = source.question
-            return cls(source, asked.response_id, asked.response, asked.input)
-        turn = source.turn
-        assert turn, "a reply that has ended and is found has a turn"
-        return cls(source, turn.response_id, turn.response, turn.messages)
 
     def to_object(self) -> dict[str, Any]:
         """The response object, as far as the reply has come."""
@@ -80,6 +69,8 @@ class Response:
         if error.code == "reply_cancelled":
             return self._with_output("cancelled", "cancelled")
         shown = {"code": _ERRORS.get(error.code, "server_error"), "message": error.message}
+        if not self.source.error:  # it was stored, but deleted meanwhile
+            return self.without_output("failed") | {"error": shown}
         return self._with_output("failed", "cancelled", error=shown)
 
     def without_output(self, status: str) -> dict[str, Any]:
@@ -101,33 +92,21 @@ class Response:
         return begun | {"model": source.model or begun["model"], "output": output} | became
 
 
-class FailedReply:
-    """A response that was accepted in the background and came to nothing, as a `ReplySource`."""
-
-    started = finish_sent = ended = True
-    message_id = model = ""
-    context_messages = length = 0
-    finish_reason: str | None = None
-    usage: str | None = None
-    turn: Turn | None = None
-    first_token_ms: int | None = None
-
-    def __init__(self, row: Background) -> None:
-        self.session_id = row.session_id
-        self.created_at = row.created_at
-        error = json.loads(row.error or '{"code":"internal_error","message":"It was lost."}')
-        self.error: ChatError | None = ChatError(error["code"], error["message"])
-        self.log = ReplyLog()
-
-    def join(self, *_: object) -> None:
-        """Nothing will come, and nothing goes on."""
-
-    leave = stop = join
+def response_of(source: ReplySource) -> Response:
+    """The response that a reply is, which runs or has ended."""
+    asked = source.question if isinstance(source, Reply) else source.turn
+    assert asked, "a reply that has ended and is found has a turn"
+    return Response(source, asked)
 
 
-def settings_text(settings: Mapping[str, Any]) -> str:
-    """The settings as they are kept: JSON of those that are not as they are for everybody."""
-    return as_json({name: value for name, value in settings.items() if value != SETTINGS.get(name)})
+def failed_response(row: Background) -> Response:
+    """A response that was accepted in the background and came to nothing: a turn without an answer."""
+    turn = Turn(0, row.session_id, None, "", row.created_at, row.created_at, input=DELETED)
+    turn = turn._replace(response_id=row.response_id, response=row.response)
+    reply = StoredReply(turn, StoredTurns(lambda _: turn))
+    error = json.loads(row.error or '{"code":"internal_error","message":"It was lost."}')
+    reply.error = ChatError(error["code"], error["message"])
+    return Response(reply, turn)
 
 
 def usage_object(text: str) -> dict[str, Any] | None:

@@ -24,8 +24,8 @@ from chatbot.openai.identifiers import new_response_id
 from chatbot.openai.items import refuse, require_calls, said_items
 from chatbot.openai.relay import Relay
 from chatbot.openai.requests import ResponseRequest, read_response_request
-from chatbot.openai.responses import FailedReply, Response, settings_text
-from chatbot.records import Session, Turn
+from chatbot.openai.responses import SETTINGS, Response, failed_response, response_of
+from chatbot.records import Session, Turn, as_json
 from chatbot.storage.database import when_unlocked
 from chatbot.storage.store import Store
 from chatbot.web.answers import json_response
@@ -67,7 +67,7 @@ class OpenAIDoor:
         asked = read_response_request(body, self._conversations.find_item)
         source, headers = await when_unlocked(lambda: self._begin(request, asked, body))
         request[REPLY] = source
-        response = Response.of(source)
+        response = response_of(source)
         if asked.is_streamed:
             return await self._stream(request, response, -1, headers)
         if not response.is_background:
@@ -101,7 +101,8 @@ class OpenAIDoor:
         if stored and not session_id:
             request[SESSION_ID] = session_id = self.sessions.create("{}").session_id
         response_id = new_response_id(session_id or new_session_id(*self.config.session_id_range))
-        text = settings_text(settings)
+        # Only what is not as it is for everybody is kept.
+        text = as_json({name: value for name, value in settings.items() if value != SETTINGS.get(name)})
         if is_background := settings.get("background", False):
             self.store.add_background(response_id, session_id, int(self.clock() * 1000), text)
         question = Question(session_id, parent, asked.input, asked.options, key, request_hash)
@@ -114,11 +115,12 @@ class OpenAIDoor:
         """The session and the turn that a question follows; "" for one that has no session yet."""
         if asked.session_id:
             return asked.session_id, self._open(asked.session_id, "conversation").current
-        if asked.previous is None:
+        previous = asked.settings.get("previous_response_id")
+        if previous is None:
             return "", None
-        if turn := self.store.turn_by_response(asked.previous):
+        if turn := self.store.turn_by_response(previous):
             return self._open(turn.session_id, "previous_response_id").session_id, turn.seq
-        self._find(asked.previous, "previous_response_id")
+        self._find(previous, "previous_response_id")
         raise refuse("previous_response_id", "names a response that has not ended, or came to nothing")
 
     # Reading one
@@ -126,13 +128,13 @@ class OpenAIDoor:
     def _find(self, response_id: str, param: str = "response_id") -> Response:
         """A response by its id, whatever became of it."""
         if reply := self.registry.by_response(response_id):
-            return Response.of(reply)
+            return response_of(reply)
         turn = self.store.turn_by_response(response_id)
         if turn and turn.output is not None:  # its items may be deleted one by one
             self._open(turn.session_id, param)
-            return Response.of(self.registry.find(turn.session_id, turn.turn_id))
+            return response_of(self.registry.find(turn.session_id, turn.turn_id))
         if row := self.store.background(response_id):
-            return Response(FailedReply(row), response_id, row.response)
+            return failed_response(row)
         raise ChatError("not_found", "There is no such response.", param)
 
     def _open(self, session_id: str, param: str) -> Session:
@@ -173,7 +175,7 @@ class OpenAIDoor:
 
     def _forget(self, response: Response, turn: Turn | None) -> None:
         self.store.drop_background(response.id)
-        if turn is None:
+        if turn is None or not turn.seq:
             return
         running = self.registry.replies_in(turn.session_id)
         is_followed = any(reply.question.parent == turn.seq for reply in running)
@@ -207,5 +209,5 @@ class OpenAIDoor:
 
 def _raise_failure(source: ReplySource) -> None:
     """Raises what a reply failed of, if nothing of it was stored; one that was cancelled did not fail."""
-    if source.error and not source.turn and source.error.code != "reply_cancelled":
+    if source.error and not source.finish_reason and source.error.code != "reply_cancelled":
         raise source.error

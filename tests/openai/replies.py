@@ -59,19 +59,23 @@ class Source:
     def end(self, finish_reason: str) -> None:
         self.ended, self.finish_reason = True, finish_reason
         columns = self.log.to_columns()
-        turn = Turn(*[None] * len(Turn._fields))  # type: ignore[arg-type]
-        self.turn = turn._replace(
-            finish_reason=finish_reason,
+        self.turn = Turn(
+            seq=0,
+            session_id=SESSION,
+            parent=None,
             turn_id=MESSAGE,
             asked_at=self.created_at,
             replied_at=self.created_at + 1500,
+            finish_reason=finish_reason,
             input='{"role":"user","content":"Hi"}',
             **columns._asdict(),
         )
 
 
 def response(source: Source, **settings: Any) -> Response:
-    return Response(source, RESPONSE, json.dumps(settings))
+    at = source.created_at
+    asked = Turn(0, SESSION, None, MESSAGE, at, at, response_id=RESPONSE, response=json.dumps(settings))
+    return Response(source, asked)
 
 
 def parse(data: bytes) -> list[dict[str, Any]]:
