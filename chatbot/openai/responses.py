@@ -37,12 +37,11 @@ _ERRORS = {
 
 
 class Response:
-    """A reply as this API has it; `settings` says how it was asked, `said` what it answers."""
+    """A reply as this API has it; `settings` says how it was asked."""
 
     def __init__(self, source: ReplySource, asked: Question | Turn) -> None:
         self.source = source
         self.id = asked.response_id or ""
-        self.said = asked.input if isinstance(asked, Question) else asked.messages
         self.settings: dict[str, Any] = json.loads(asked.response or "{}")
         self.is_background = bool(self.settings.get("background"))
         self.has_conversation = bool(self.settings.get("conversation"))
@@ -92,11 +91,11 @@ class Response:
         return begun | {"model": source.model or begun["model"], "output": output} | became
 
 
-def response_of(source: ReplySource) -> Response:
-    """The response that a reply is, which runs or has ended."""
+def asked_of(source: ReplySource) -> Question | Turn:
+    """What has the question of a reply: its turn, of one that may still run the question itself."""
     asked = source.question if isinstance(source, Reply) else source.turn
     assert asked, "a reply that has ended and is found has a turn"
-    return Response(source, asked)
+    return asked
 
 
 def failed_response(row: Background) -> Response:

@@ -24,7 +24,7 @@ from chatbot.openai.identifiers import new_response_id
 from chatbot.openai.items import refuse, require_calls, said_items
 from chatbot.openai.relay import Relay
 from chatbot.openai.requests import ResponseRequest, read_response_request
-from chatbot.openai.responses import SETTINGS, Response, failed_response, response_of
+from chatbot.openai.responses import SETTINGS, Response, asked_of, failed_response
 from chatbot.records import Session, Turn, as_json
 from chatbot.storage.database import when_unlocked
 from chatbot.storage.store import Store
@@ -67,7 +67,7 @@ class OpenAIDoor:
         asked = read_response_request(body, self._conversations.find_item)
         source, headers = await when_unlocked(lambda: self._begin(request, asked, body))
         request[REPLY] = source
-        response = response_of(source)
+        response = Response(source, asked_of(source))
         if asked.is_streamed:
             return await self._stream(request, response, -1, headers)
         if not response.is_background:
@@ -128,11 +128,11 @@ class OpenAIDoor:
     def _find(self, response_id: str, param: str = "response_id") -> Response:
         """A response by its id, whatever became of it."""
         if reply := self.registry.by_response(response_id):
-            return response_of(reply)
+            return Response(reply, reply.question)
         turn = self.store.turn_by_response(response_id)
         if turn and turn.output is not None:  # its items may be deleted one by one
             self._open(turn.session_id, param)
-            return response_of(self.registry.find(turn.session_id, turn.turn_id))
+            return Response(self.registry.find(turn.session_id, turn.turn_id), turn)
         if row := self.store.background(response_id):
             return failed_response(row)
         raise ChatError("not_found", "There is no such response.", param)
@@ -188,7 +188,9 @@ class OpenAIDoor:
         """Handle "GET /v1/responses/{response_id}/input_items": what was said to it."""
         is_newest_first, limit, after = read_cursor(request)
         response = self._find(request.match_info["response_id"])
-        items = said_items(response.said, response.source.message_id)[:: -1 if is_newest_first else 1]
+        asked = asked_of(response.source)
+        said = asked.input if isinstance(asked, Question) else asked.messages
+        items = said_items(said, response.source.message_id)[:: -1 if is_newest_first else 1]
         return json_response(page_of(items, limit, after))
 
     async def _stream(
