@@ -36,18 +36,6 @@ class Conversations:
     sessions: Sessions
     clock: Callable[[], float]
 
-    def add_routes(self, router: web.UrlDispatcher) -> None:
-        """Registers the routes of conversations."""
-        conversation = "/v1/conversations/{conversation_id}"
-        router.add_post("/v1/conversations", self.create)
-        router.add_get(conversation, self.retrieve)
-        router.add_post(conversation, self.update)
-        router.add_delete(conversation, self.delete)
-        router.add_post(conversation + "/items", self.add_items)
-        router.add_get(conversation + "/items", self.list_items)
-        router.add_get(conversation + "/items/{item_id}", self.retrieve_item)
-        router.add_delete(conversation + "/items/{item_id}", self.delete_item)
-
     def _open(self, request: web.Request) -> Session:
         session = self.sessions.use(read_conversation(request.match_info["conversation_id"]))
         request[SESSION_ID] = session.session_id

@@ -17,12 +17,20 @@ from typing import Any
 from chatbot.chat.reply_log import Run
 from chatbot.chat.reply_source import ReplySource
 from chatbot.errors import ChatError
-from chatbot.openai.output import CUT, KINDS, Item, Outline, part_object
+from chatbot.openai.output import CUT, Item, Outline, part_object
 from chatbot.openai.responses import Response
-from chatbot.records import CALL, Chunk, as_json
+from chatbot.records import CALL, REASONING, REFUSAL, TEXT, Chunk, as_json
 
 CATCH_UP_CHARS = 16 * 1024
 """How many characters are caught up at once, unless a chunk is longer."""
+
+_NAMES: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    # of each kind: its events, what they have besides, the field that has the whole text, its part's events
+    TEXT: ("output_text", {"logprobs": []}, "text", "content_part"),
+    REFUSAL: ("refusal", {}, "refusal", "content_part"),
+    REASONING: ("reasoning_summary_text", {}, "text", "reasoning_summary_part"),
+    CALL: ("function_call_arguments", {}, "arguments", ""),
+}
 
 
 class ResponseEncoder:
@@ -137,27 +145,28 @@ class ResponseEncoder:
         item.runs.append(self._runs)
         self._runs += 1
         self._kind, self._call = run.kind, run.call
-        kind, at = KINDS[run.kind], self._at(item)
-        if kind.part_events:
-            self._event(f"{kind.part_events}.added", **at, part=part_object(run.kind, ""))
-        type_ = f"response.{kind.events}.delta"
-        fields = as_json(at | (kind.more or {}))
+        at = self._at(item)
+        events, more, _, part_events = _NAMES[run.kind]
+        if part_events:
+            self._event(f"{part_events}.added", **at, part=part_object(run.kind, ""))
+        type_, fields = f"response.{events}.delta", as_json(at | more)
         self._head = f'event: {type_}\ndata: {{"type":"{type_}","sequence_number":'
         self._tail = f',{fields[1:-1]},"delta":'
 
     def _at(self, item: Item) -> dict[str, Any]:
         """Which item and part of it an event speaks of."""
         at: dict[str, Any] = {"item_id": item.id, "output_index": item.index}
-        return at if item.head else at | {KINDS[self._kind].part_index: len(item.runs) - 1}
+        index = "summary_index" if item.type == "reasoning" else "content_index"
+        return at if item.head else at | {index: len(item.runs) - 1}
 
     def _close_part(self, item: Item) -> None:
         """What ends the newest part of an item; all items that are not done but calls are the current one."""
-        kind = CALL if item.head else self._kind
-        names, at, text = KINDS[kind], self._at(item), item.text(self._source.log)
+        kind, at, text = CALL if item.head else self._kind, self._at(item), item.text(self._source.log)
+        events, more, field, part_events = _NAMES[kind]
         name = {"name": item.head.name} if item.head else {}
-        self._event(f"{names.events}.done", **at, **name, **(names.more or {}), **{names.field: text})
-        if names.part_events:
-            self._event(f"{names.part_events}.done", **at, part=part_object(kind, text))
+        self._event(f"{events}.done", **at, **name, **more, **{field: text})
+        if part_events:
+            self._event(f"{part_events}.done", **at, part=part_object(kind, text))
 
     def _close(self, item: Item, status: str) -> None:
         if not item.is_done:

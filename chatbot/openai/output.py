@@ -7,7 +7,7 @@ it. A call goes on wherever its arguments do. Nothing is copied: an item knows w
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from chatbot.chat.reply_log import ReplyLog, Run
 from chatbot.openai.identifiers import FIRST_OUTPUT, item_id
@@ -22,23 +22,7 @@ CUT = {
 """The answers that were cut; all others are completed."""
 
 
-class Kind(NamedTuple):
-    """What this API calls characters of one kind: a part of an item, unless `part_events` is ""."""
-
-    item_type: str
-    field: str  # that holds the text
-    events: str
-    part_events: str = ""
-    part_index: str = ""
-    more: dict[str, Any] | None = None  # what its events have besides
-
-
-KINDS = {
-    TEXT: Kind("message", "text", "output_text", "content_part", "content_index", {"logprobs": []}),
-    REFUSAL: Kind("message", "refusal", "refusal", "content_part", "content_index"),
-    REASONING: Kind("reasoning", "text", "reasoning_summary_text", "reasoning_summary_part", "summary_index"),
-    CALL: Kind("function_call", "arguments", "function_call_arguments"),
-}
+_ITEM_TYPES = {TEXT: "message", REFUSAL: "message", REASONING: "reasoning", CALL: "function_call"}
 
 
 @dataclass(slots=True)
@@ -78,7 +62,7 @@ class Outline:
 
     def turn_to(self, run: Run) -> Item:
         """Makes the item current to which a run belongs: one that goes on, or a new one without runs."""
-        type_ = KINDS[run.kind].item_type
+        type_ = _ITEM_TYPES[run.kind]
         item = self._calls.get(run.call) if run.kind == CALL else self.current
         if not item or item.type != type_:
             place = len(self.items)

@@ -34,11 +34,6 @@ class Relay:
     store: Store
     llm: LLM
 
-    def add_routes(self, router: web.UrlDispatcher) -> None:
-        """Registers the routes."""
-        router.add_get("/v1/models", self.models)
-        router.add_post("/v1/chat/completions", self.complete)
-
     async def models(self, request: web.Request) -> web.Response:
         """Handle "GET /v1/models": the LLM's own list."""
         return json_response(await self.llm.models())

@@ -120,14 +120,13 @@ def usage_object(text: str) -> dict[str, Any] | None:
     sent, said = count("prompt_tokens"), count("completion_tokens")
     if sent is None or said is None:
         return None
-    cached = {
-        name: count("prompt_tokens_details", name) or 0 for name in ("cached_tokens", "cache_write_tokens")
-    }
-    reasoning = count("completion_tokens_details", "reasoning_tokens") or 0
+    kinds = ("cached_tokens", "cache_write_tokens")
     return {
         "input_tokens": sent,
-        "input_tokens_details": cached,
+        "input_tokens_details": {kind: count("prompt_tokens_details", kind) or 0 for kind in kinds},
         "output_tokens": said,
-        "output_tokens_details": {"reasoning_tokens": reasoning},
+        "output_tokens_details": {
+            "reasoning_tokens": count("completion_tokens_details", "reasoning_tokens") or 0
+        },
         "total_tokens": sent + said,
     }

@@ -50,14 +50,24 @@ class OpenAIDoor:
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Registers everything under /v1."""
+        relay, conversations = Relay(self.config, self.store, self.llm), self._conversations
+        router.add_get("/v1/models", relay.models)
+        router.add_post("/v1/chat/completions", relay.complete)
         response = "/v1/responses/{response_id}"
         router.add_post("/v1/responses", self.create)
         router.add_get(response, self.retrieve, allow_head=False)
         router.add_delete(response, self.delete)
-        router.add_post(response + "/cancel", self.cancel)
-        router.add_get(response + "/input_items", self.list_input)
-        self._conversations.add_routes(router)
-        Relay(self.config, self.store, self.llm).add_routes(router)
+        router.add_post(f"{response}/cancel", self.cancel)
+        router.add_get(f"{response}/input_items", self.list_input)
+        conversation = "/v1/conversations/{conversation_id}"
+        router.add_post("/v1/conversations", conversations.create)
+        router.add_get(conversation, conversations.retrieve)
+        router.add_post(conversation, conversations.update)
+        router.add_delete(conversation, conversations.delete)
+        router.add_post(f"{conversation}/items", conversations.add_items)
+        router.add_get(f"{conversation}/items", conversations.list_items)
+        router.add_get(f"{conversation}/items/{{item_id}}", conversations.retrieve_item)
+        router.add_delete(f"{conversation}/items/{{item_id}}", conversations.delete_item)
 
     # Beginning one
 
