@@ -51,5 +51,5 @@ def turn_and_place(message_id: str) -> tuple[str, int] | None:
 
 
 def affinity_of(key: bytes, conversation: str) -> str:
-    """By what LLM servers know a conversation; what it is made of is not theirs to know."""
+    """The 32 hex digits by which LLM servers know a conversation: its id or text is not theirs to know."""
     return hmac.digest(key, conversation.encode(), hashlib.sha256).hex()[:32]

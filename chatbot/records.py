@@ -71,7 +71,7 @@ class Prompt(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A row of the table `turns`, whose columns schema.sql explains."""
+    """A row of the table `turns`, whose columns schema.sql explains; by default one without an answer."""
 
     seq: int
     session_id: str

@@ -126,9 +126,7 @@ class Conversations:
             items = items_of_message(line, turn.turn_id, place)
             others = [item for item in items if item["id"] != item_id]
             message = line if others == items else "".join(messages_of(others, "item_id", self.find_item))
-            left.append(
-                message or DELETED
-            )  # which keeps the places of the others, by which their ids are made
+            left.append(message or DELETED)  # the ids of the others are made of their places
         if all(message == DELETED for message in left):
             return self.sessions.splice_out(session_id, turn.seq, turn.parent)
         return self.store.set_input(turn.seq, "\n".join(left))

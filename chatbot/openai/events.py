@@ -132,7 +132,7 @@ class ResponseEncoder:
                 self._events.append(self._delta(piece.text))
 
     def _begin(self, run: Run) -> None:
-        """The events between the characters of two runs, of which this is the second."""
+        """The events that lie before the characters of a run."""
         log, before, item = self._source.log, self._outline.current, self._outline.turn_to(run)
         if before and item is not before and (not before.head or _is_json(before.text(log))):
             self._close(before, "completed")
@@ -160,7 +160,7 @@ class ResponseEncoder:
         return at if item.head else at | {index: len(item.runs) - 1}
 
     def _close_part(self, item: Item) -> None:
-        """What ends the newest part of an item; all items that are not done but calls are the current one."""
+        """The events that end the newest part of an item: of a call, or of the one with the newest run."""
         kind, at, text = CALL if item.head else self._kind, self._at(item), item.text(self._source.log)
         events, more, field, part_events = _NAMES[kind]
         name = {"name": item.head.name} if item.head else {}

@@ -31,9 +31,6 @@ _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "develop
 _TEXTS = dict.fromkeys(("input_text", "output_text", "summary_text", "text"), "text") | {"refusal": "refusal"}
 
 
-# Fields
-
-
 def refuse(param: str, message: str) -> ChatError:
     """What a client is sent whose request is wrong at a place."""
     return ChatError("invalid_request", f"{param} {message}.", param)

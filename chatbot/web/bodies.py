@@ -117,7 +117,10 @@ def _too_large(limit: int) -> ChatError:
 
 
 def read_idempotency_key(request: web.Request, scope: str, body: dict[str, Any]) -> tuple[str, str]:
-    """The hashes of the request's Idempotency-Key in its scope, and of its body; "", "" if it has no key."""
+    """The hashes of the Idempotency-Key in its scope, and of the body; "", "" without a key.
+
+    Raises ChatError("invalid_request").
+    """
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return "", ""
@@ -128,9 +131,6 @@ def read_idempotency_key(request: web.Request, scope: str, body: dict[str, Any])
     return key_hash(scope, key), hashlib.sha256(canonical).hexdigest()
 
 
-# JSON
-
-
 async def read_object(request: web.Request) -> dict[str, Any]:
     """Reads a body that is a JSON object. Raises what read_body() and parse_json() do."""
     value = parse_json(await read_body(request))
@@ -138,6 +138,8 @@ async def read_object(request: web.Request) -> dict[str, Any]:
         raise ChatError("invalid_request", "The body must be a JSON object.")
     return value
 
+
+# JSON
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
