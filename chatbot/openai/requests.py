@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from chatbot.chat.asking import Question
 from chatbot.errors import ChatError
 from chatbot.openai.identifiers import session_of
 from chatbot.openai.items import FindItem, messages_of, only, refuse, require
@@ -23,19 +23,11 @@ _NOT_SERVED = ("prompt", "context_management", "moderation", "top_logprobs")
 _FUNCTION = {"description": None, "parameters": None, "strict": None}
 
 
-@dataclass(slots=True)
-class ResponseRequest:
-    """A request; `settings` is what the response repeats of it, `options` what the LLM is sent."""
+def read_question(body: Mapping[str, Any], find_item: FindItem) -> tuple[Question, dict[str, Any]]:
+    """What is asked, not yet at its place, and the settings: what the response repeats of the request.
 
-    input: tuple[str, ...]
-    session_id: str | None
-    settings: dict[str, Any]
-    options: dict[str, Any]
-    is_streamed: bool
-
-
-def read_response_request(body: Mapping[str, Any], find_item: FindItem) -> ResponseRequest:
-    """What is asked; raises ChatError that names the field at fault, or the one that is not served."""
+    Raises ChatError that names the field at fault, or the one that is not served.
+    """
     given = {name: value for name, value in body.items() if value is not None}
     _check(given)
     settings, options = only(given, *SETTINGS, "model"), only(given, *_PASSED_ON)
@@ -53,7 +45,10 @@ def read_response_request(body: Mapping[str, Any], find_item: FindItem) -> Respo
     if not said:
         raise refuse("input", "says nothing")
     settings["conversation"] = session_id is not None
-    return ResponseRequest(said, session_id, settings, options, given.get("stream", False))
+    question = Question(session_id or "", None, said, options, occupies=session_id is not None)
+    question.stored, question.detached = given.get("store", True), given.get("background", False)
+    question.instructions = given.get("instructions")
+    return question, settings
 
 
 def _check(given: Mapping[str, Any]) -> None:

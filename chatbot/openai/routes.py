@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiohttp import web
@@ -23,7 +23,7 @@ from chatbot.openai.events import ResponseEncoder
 from chatbot.openai.identifiers import new_response_id
 from chatbot.openai.items import refuse, require_calls, said_items
 from chatbot.openai.relay import Relay
-from chatbot.openai.requests import ResponseRequest, read_response_request
+from chatbot.openai.requests import read_question
 from chatbot.openai.responses import SETTINGS, Response, asked_of, failed_response
 from chatbot.records import Session, Turn, as_json
 from chatbot.storage.database import when_unlocked
@@ -74,11 +74,11 @@ class OpenAIDoor:
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /v1/responses": says something and gets the response, whole, streamed, or later."""
         body = await read_object(request)
-        asked = read_response_request(body, self._conversations.find_item)
-        source, headers = await when_unlocked(lambda: self._begin(request, asked, body))
+        asked, settings = read_question(body, self._conversations.find_item)
+        source, headers = await when_unlocked(lambda: self._begin(request, asked, settings, body))
         request[REPLY] = source
         response = Response(source, asked_of(source))
-        if asked.is_streamed:
+        if body.get("stream"):
             return await self._stream(request, response, -1, headers)
         if not response.is_background:
             await until_ended(source)
@@ -86,14 +86,13 @@ class OpenAIDoor:
         return json_response(response.to_object(), headers=headers)
 
     def _begin(
-        self, request: web.Request, asked: ResponseRequest, body: dict[str, Any]
+        self, request: web.Request, asked: Question, settings: dict[str, Any], body: dict[str, Any]
     ) -> tuple[ReplySource, dict[str, str]]:
         """The reply to a request, begun or met again, and the headers that say so.
 
         Nothing is awaited before it has a listener: without one it may be stopped.
         """
-        settings = {"model": self.config.llm_model} | asked.settings
-        session_id, parent = self._place(asked)
+        session_id, parent = self._place(asked, settings.get("previous_response_id"))
         request[SESSION_ID] = session_id
         scope = session_id or request.headers.get("Authorization", "")
         said = {name: value for name, value in body.items() if name != "stream"}
@@ -103,29 +102,26 @@ class OpenAIDoor:
         if known := self.registry.known(key, request_hash):
             return known, {"Idempotent-Replayed": "true"}
         require_calls(asked.input, self.store.path_up(session_id, parent))
-        occupies, stored = asked.session_id is not None, settings.get("store", True)
-        if occupies and self.registry.running(session_id):
+        if asked.occupies and self.registry.running(session_id):
             message = "Another response is being written in this conversation."
             raise ChatError("conversation_locked", message, "conversation")
         self.registry.admit(session_id, occupies=False)
-        if stored and not session_id:
+        if asked.stored and not session_id:
             request[SESSION_ID] = session_id = self.sessions.create("{}").session_id
         response_id = new_response_id(session_id or new_session_id(*self.config.session_id_range))
         # Only what is not as it is for everybody is kept.
+        settings = {"model": self.config.llm_model} | settings
         text = as_json({name: value for name, value in settings.items() if value != SETTINGS.get(name)})
-        if is_background := settings.get("background", False):
+        if asked.detached:
             self.store.add_background(response_id, session_id, int(self.clock() * 1000), text)
-        question = Question(session_id, parent, asked.input, asked.options, key, request_hash)
-        question.occupies, question.stored, question.detached = occupies, stored, is_background
-        question.instructions = settings.get("instructions")
+        question = replace(asked, session_id=session_id, parent=parent, key=key, request_hash=request_hash)
         question.response_id, question.response = response_id, text
         return self.registry.start(question), {}
 
-    def _place(self, asked: ResponseRequest) -> tuple[str, int | None]:
+    def _place(self, asked: Question, previous: str | None) -> tuple[str, int | None]:
         """The session and the turn that a question follows; "" for one that has no session yet."""
         if asked.session_id:
             return asked.session_id, self._open(asked.session_id, "conversation").current
-        previous = asked.settings.get("previous_response_id")
         if previous is None:
             return "", None
         if turn := self.store.turn_by_response(previous):
