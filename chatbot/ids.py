@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import re
 import uuid
@@ -46,3 +48,8 @@ def turn_and_place(message_id: str) -> tuple[str, int] | None:
     if not _UUID.fullmatch(message_id):
         return None
     return f"{message_id[:-3]}000", int(message_id[-3:], 16)
+
+
+def affinity_of(key: bytes, conversation: str) -> str:
+    """The 32 hex digits by which LLM servers know a conversation: its id or text is not theirs to know."""
+    return hmac.digest(key, conversation.encode(), hashlib.sha256).hex()[:32]

@@ -71,7 +71,7 @@ class Prompt(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A row of the table `turns`, whose columns schema.sql explains."""
+    """A row of the table `turns`, whose columns schema.sql explains; by default one without an answer."""
 
     seq: int
     session_id: str
@@ -79,22 +79,22 @@ class Turn(NamedTuple):
     turn_id: str
     asked_at: int
     replied_at: int
-    finish_reason: str | None
-    calls: int
-    context_start: int | None
-    context_key: str | None
-    model: str | None
-    first_token_ms: int | None
-    token_usage: str | None
-    idempotency_key: str | None
-    request_hash: str | None
-    response_id: str | None
-    response: str | None
-    input: str
-    output: str | None
-    reasoning: str | None
-    layout: str | None
-    chunk_ends: bytes | None
+    finish_reason: str | None = None
+    calls: int = 0
+    context_start: int | None = None
+    context_key: str | None = None
+    model: str | None = None
+    first_token_ms: int | None = None
+    token_usage: str | None = None
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+    response_id: str | None = None
+    response: str | None = None
+    input: str = ""
+    output: str | None = None
+    reasoning: str | None = None
+    layout: str | None = None
+    chunk_ends: bytes | None = None
 
     @property
     def messages(self) -> list[str]:

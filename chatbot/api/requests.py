@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from typing import Any, NamedTuple
 
@@ -11,7 +9,6 @@ from aiohttp import web
 
 from chatbot.api import schemas
 from chatbot.api.schemas import Schema
-from chatbot.chat.reply_registry import key_hash
 from chatbot.config import SERVER_FIELDS
 from chatbot.errors import ChatError
 from chatbot.records import as_json
@@ -87,9 +84,7 @@ async def read_object(request: web.Request, schema: Schema) -> dict[str, Any]:
 
     Raises ChatError: invalid_json, invalid_request with the field's name.
     """
-    value = bodies.parse_json(await bodies.read_body(request))
-    if not isinstance(value, dict):
-        raise refused("The body must be a JSON object.", None)
+    value = await bodies.read_object(request)
     for name, item in value.items():
         if name not in schema["properties"]:
             raise refused(f"There is no field {_shown(name)!r}.", _shown(name))
@@ -124,7 +119,6 @@ class ChatRequest(NamedTuple):
 
 async def read_chat(request: web.Request) -> ChatRequest:
     """Reads the body and the headers of a chat request."""
-    key = bodies.read_idempotency_key(request)
     body = await read_object(request, schemas.CHAT)
     named = body.pop("session_id", None)
     session_id = request.headers.get("X-Session-ID") or named
@@ -132,7 +126,7 @@ async def read_chat(request: web.Request) -> ChatRequest:
         raise refused("session_id is missing.", "session_id")
     if named not in (None, session_id):
         raise refused("session_id and the header X-Session-ID differ.", "session_id")
-    canonical = json.dumps(body, sort_keys=True).encode()
+    key, request_hash = bodies.read_idempotency_key(request, session_id, body)
     message, outputs, replace = (body.pop(name, None) for name in ("message", "tool_outputs", "replace"))
     if message is not None and outputs is not None:
         raise refused("message and tool_outputs exclude each other.", "tool_outputs")
@@ -144,8 +138,8 @@ async def read_chat(request: web.Request) -> ChatRequest:
         None if outputs is None else [(one["tool_call_id"], one["output"]) for one in outputs],
         replace,
         _options(body),
-        key_hash(session_id, key) if key else "",
-        hashlib.sha256(canonical).hexdigest() if key else "",
+        key,
+        request_hash,
     )
 
 

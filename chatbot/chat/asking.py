@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from chatbot.chat.limits import Budget, ContextLimits
 from chatbot.chat.reply_log import Columns
 from chatbot.config import Config
 from chatbot.errors import TooLong
+from chatbot.ids import affinity_of
 from chatbot.llm.client import LLM
 from chatbot.llm.response import Answer, Take
 from chatbot.records import Turn
@@ -176,4 +175,4 @@ class Asking:
         session_id = self.question.session_id
         if not session_id or not self._llm.wants_affinity:
             return None
-        return hmac.digest(self._store.affinity_key, session_id.encode(), hashlib.sha256).hex()[:32]
+        return affinity_of(self._store.affinity_key, session_id)

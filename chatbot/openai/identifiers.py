@@ -14,6 +14,7 @@ import uuid
 FIRST_OUTPUT = 0x800
 """The place of the first item of an answer."""
 
+_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
 _CONVERSATION = re.compile(r"conv_([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _ITEM = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{29})[0-9a-f]{3}(?:[0-9a-f]{2})?")
 
@@ -29,9 +30,9 @@ def new_response_id(session_id: str) -> str:
     return f"resp_{session_id[:2]}{secrets.token_hex(16)}"
 
 
-def item_id(prefix: str, turn_id: str, place: int, call: int = 0) -> str:
+def item_id(type_: str, turn_id: str, place: int, call: int = 0) -> str:
     """The id of an item of a turn; `call` counts the calls of one message that was said."""
-    return f"{prefix}_{turn_id.replace('-', '')[:-3]}{place:03x}" + (f"{call:02x}" if call else "")
+    return f"{_PREFIXES[type_]}_{turn_id.replace('-', '')[:-3]}{place:03x}" + (f"{call:02x}" if call else "")
 
 
 def turn_of(item: str) -> str | None:

@@ -6,20 +6,27 @@ What is said is a turn's lines, a message each. The calls of one assistant's mes
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from chatbot.chat.reply_log import ReplyLog
-from chatbot.chat.turn_messages import DELETED, role_of, sent_of
+from chatbot.chat.turn_messages import role_of, sent_of
 from chatbot.errors import ChatError
 from chatbot.ids import MAX_INPUT_MESSAGES
 from chatbot.openai.identifiers import item_id
-from chatbot.openai.output import items_of
-from chatbot.records import Turn, as_json
+from chatbot.openai.output import items_of, part_object
+from chatbot.records import TEXT, Turn, as_json
 
 FindItem = Callable[[str, str], dict[str, Any]]
 """Finds an item by its id alone; the other text names the field that has it."""
 
+T = TypeVar("T")
+
+_WORDS: Mapping[type, str] = {
+    bool: "true or false", int: "an integer", float: "a number", str: "a string",
+    dict: "an object", list: "a list",
+}  # fmt: skip
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _TEXTS = dict.fromkeys(("input_text", "output_text", "summary_text", "text"), "text") | {"refusal": "refusal"}
 
@@ -27,6 +34,18 @@ _TEXTS = dict.fromkeys(("input_text", "output_text", "summary_text", "text"), "t
 def refuse(param: str, message: str) -> ChatError:
     """What a client is sent whose request is wrong at a place."""
     return ChatError("invalid_request", f"{param} {message}.", param)
+
+
+def require(value: Any, type_: type[T], param: str) -> T:
+    """The value, if it is of one of JSON's types; raises ChatError that names the field if it is not."""
+    if type(value) is type_ or (type_ is float and type(value) is int):
+        return cast(T, value)
+    raise refuse(param, f"must be {_WORDS[type_]}")
+
+
+def only(value: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Those fields alone, if they are there."""
+    return {name: value[name] for name in names if value.get(name) is not None}
 
 
 # From items to messages
@@ -48,32 +67,31 @@ def messages_of(value: object, param: str, find_item: FindItem) -> tuple[str, ..
 
 def require_calls(messages: Sequence[str], before: Iterable[Turn]) -> None:
     """Refuses a tool's output that the LLM would not be sent: one without a call just before it."""
+    outputs = Counter(message for message in messages if role_of(message) == "tool")
+    if not outputs:
+        return
     turns: list[Turn] = []
     for turn in before:
         turns.insert(0, turn)
         if turn.output is not None:
             break
-    sent = sent_of(turns, messages)[-1]
-    for message in messages:
-        if message in sent:
-            sent.remove(message)
-        elif role_of(message) == "tool":
-            call = json.loads(message)["tool_call_id"]
-            words = f"has an output of the call {call!r}, which was not made just before, was cut or has one"
-            raise refuse("input", words)
+    for message in outputs - Counter(sent_of(turns, messages)[-1]):
+        call = json.loads(message)["tool_call_id"]
+        words = f"has an output of the call {call!r}, which was not made just before, was cut or has one"
+        raise refuse("input", words)
 
 
-def _add_item(messages: list[dict[str, Any]], item: object, param: str, find_item: FindItem) -> None:
-    if not isinstance(item, dict):
-        raise refuse(param, "must be an object")
-    type_ = item.get("type") or ("message" if "role" in item else "item_reference")
+def _add_item(messages: list[dict[str, Any]], item: Any, param: str, find_item: FindItem) -> None:
+    type_ = require(item, dict, param).get("type") or ("message" if "role" in item else "item_reference")
     last = messages[-1] if messages else {}
-    may_go_on = last.get("role") == "assistant"
+
+    def text(name: str) -> str:
+        return require(item.get(name), str, f"{param}.{name}")
+
     if type_ == "item_reference":
-        found = find_item(_text(item, "id", param), f"{param}.id")
-        _add_item(messages, found, param, find_item)
+        _add_item(messages, find_item(text("id"), f"{param}.id"), param, find_item)
     elif type_ == "message":
-        role = _ROLES.get(_text(item, "role", param))
+        role = _ROLES.get(text("role"))
         if not role:
             raise refuse(f"{param}.role", f"must be one of {', '.join(_ROLES)}")
         content = _content(item.get("content"), f"{param}.content")
@@ -84,24 +102,16 @@ def _add_item(messages: list[dict[str, Any]], item: object, param: str, find_ite
         else:
             messages.append({"role": role, "content": content})
     elif type_ == "function_call":
-        function = {"name": _text(item, "name", param), "arguments": _text(item, "arguments", param)}
-        call = {"id": _text(item, "call_id", param), "type": "function", "function": function}
-        if not may_go_on:
+        function = {"name": text("name"), "arguments": text("arguments")}
+        call = {"id": text("call_id"), "type": "function", "function": function}
+        if last.get("role") != "assistant":
             messages.append(last := {"role": "assistant", "content": None})
         last.setdefault("tool_calls", []).append(call)
     elif type_ == "function_call_output":
         output = _content(item.get("output"), f"{param}.output")
-        call_id = _text(item, "call_id", param)
-        messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
+        messages.append({"role": "tool", "tool_call_id": text("call_id"), "content": output})
     elif type_ != "reasoning":  # which is never sent back
         raise refuse(f"{param}.type", f"is {type_!r}, which is not served")
-
-
-def _text(item: Mapping[str, Any], name: str, param: str) -> str:
-    value = item.get(name)
-    if not isinstance(value, str):
-        raise refuse(f"{param}.{name}", "must be a string")
-    return value
 
 
 def _content(value: object, param: str) -> Any:
@@ -114,95 +124,59 @@ def _content(value: object, param: str) -> Any:
     return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
 
 
-def _part(part: object, param: str) -> dict[str, Any]:
-    if not isinstance(part, dict):
-        raise refuse(param, "must be an object")
-    type_ = part.get("type")
+def _part(part: Any, param: str) -> dict[str, Any]:
+    type_ = require(part, dict, param).get("type")
+
+    def text(name: str) -> str:
+        return require(part.get(name), str, f"{param}.{name}")
+
     if name := _TEXTS.get(str(type_)):
-        return {"type": "text", "text": _text(part, name, param)}
+        return {"type": "text", "text": text(name)}
     if type_ == "input_image" and not part.get("file_id"):
-        url = {"url": _text(part, "image_url", param)}
-        return {"type": "image_url", "image_url": url | _given(part, "detail")}
+        return {"type": "image_url", "image_url": {"url": text("image_url")} | only(part, "detail")}
     if type_ == "input_file" and not part.get("file_id") and not part.get("file_url"):
-        data = {"file_data": _text(part, "file_data", param)}
-        return {"type": "file", "file": _given(part, "filename") | data}
+        return {"type": "file", "file": only(part, "filename") | {"file_data": text("file_data")}}
     if type_ == "input_audio" and isinstance(part.get("input_audio"), dict):
         return {"type": "input_audio", "input_audio": part["input_audio"]}
     name = next((f".{name}" for name in ("file_id", "file_url") if part.get(name)), ".type")
     raise refuse(param + name, "is not served")
 
 
-def _given(part: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: part[name] for name in names if part.get(name) is not None}
-
-
 # From messages to items
-
-
-def items_of_turn(turn: Turn) -> list[dict[str, Any]]:
-    """All items of a turn, in their order."""
-    items = said_items(turn.messages, turn.turn_id)
-    if turn.output is not None:
-        items += items_of(ReplyLog.from_turn(turn), turn.turn_id, turn.finish_reason)
-    return items
 
 
 def said_items(messages: Iterable[str], turn_id: str) -> list[dict[str, Any]]:
     """The items that were said in a turn, in its messages."""
-    items: list[dict[str, Any]] = []
-    for place, line in enumerate(messages, 1):
-        if message := json.loads(line):
-            items += _items_of_message(message, turn_id, place)
-    return items
+    return [item for place, line in enumerate(messages, 1) for item in items_of_message(line, turn_id, place)]
 
 
-def without_item(turn: Turn, item: str) -> list[str]:
-    """The messages of a turn without one of its items; DELETED stands for one of which nothing is left."""
-    messages = []
-    for place, line in enumerate(turn.messages, 1):
-        message = json.loads(line)
-        ids = [known["id"] for known in _items_of_message(message, turn.turn_id, place)] if message else []
-        if item in ids:
-            has_content = message.get("content") is not None
-            if ids.index(item) == 0 and has_content:
-                message["content"] = None
-            else:
-                del message["tool_calls"][ids.index(item) - has_content]
-            line = as_json(message) if message.get("content") or message.get("tool_calls") else DELETED
-        messages.append(line)
-    return messages
+def answer_items(turn: Turn) -> list[dict[str, Any]]:
+    """The items that were answered in a turn, none if it has no answer."""
+    return items_of(ReplyLog.from_turn(turn), turn.turn_id, turn.finish_reason or "")
 
 
-def answer_without(message: dict[str, Any], item: Mapping[str, Any]) -> str:
-    """An answer without one of its items, as a message; "" if nothing is left of it."""
-    calls = [call for call in message.pop("tool_calls", ()) if call["id"] != item.get("call_id")]
-    if item["type"] == "message":
-        message["content"] = None
-    if calls:
-        message["tool_calls"] = calls
-    return as_json(message) if calls or message["content"] else ""
+def items_of_message(line: str, turn_id: str, place: int) -> list[dict[str, Any]]:
+    """The items of a message (JSON) at its place in a turn, none of one that was deleted."""
+    message = json.loads(line)
+    if not message:
+        return []
 
+    def item(type_: str, call: int = 0, **fields: Any) -> dict[str, Any]:
+        id_ = item_id(type_, turn_id, place, call)
+        return {"id": id_, "type": type_, "status": "completed"} | fields
 
-def _items_of_message(message: Mapping[str, Any], turn_id: str, place: int) -> list[dict[str, Any]]:
-    role, content = message["role"], message.get("content")
-    done: dict[str, Any] = {"status": "completed"}
+    role, content, items = message["role"], message.get("content"), []
     if role == "tool":
-        output = content if isinstance(content, str) else _parts(content, "input_text")
-        known = {"id": item_id("fco", turn_id, place), "type": "function_call_output", "output": output}
-        return [done | known | {"call_id": message["tool_call_id"]}]
-    items = []
+        output = content if isinstance(content, str) else _parts(content, role)
+        return [item("function_call_output", call_id=message["tool_call_id"], output=output)]
     if content is not None:
-        parts = _parts(content, "output_text" if role == "assistant" else "input_text")
-        known = {"id": item_id("msg", turn_id, place), "type": "message", "role": role, "content": parts}
-        items.append(done | known)
+        items.append(item("message", role=role, content=_parts(content, role)))
     for number, call in enumerate(message.get("tool_calls") or ()):
-        known = {"id": item_id("fc", turn_id, place, number), "type": "function_call", "call_id": call["id"]}
-        items.append(done | known | call["function"])
+        items.append(item("function_call", number, call_id=call["id"], **call["function"]))
     return items
 
 
-def _parts(content: Any, text_type: str) -> list[dict[str, Any]]:
-    more: dict[str, Any] = {"annotations": [], "logprobs": []} if text_type == "output_text" else {}
+def _parts(content: Any, role: str) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     given: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
     for part in given:
@@ -212,8 +186,10 @@ def _parts(content: Any, text_type: str) -> list[dict[str, Any]]:
             parts.append({"type": "input_image", "image_url": image["url"], "detail": detail})
         elif part["type"] == "file":
             parts.append({"type": "input_file"} | part["file"])
-        elif part["type"] == "text":
-            parts.append({"type": text_type, "text": part["text"]} | more)
-        else:
+        elif part["type"] != "text":
             parts.append(part)
+        elif role == "assistant":
+            parts.append(part_object(TEXT, part["text"]))
+        else:
+            parts.append({"type": "input_text", "text": part["text"]})
     return parts

@@ -3,59 +3,56 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
 from chatbot.config import Config
 from chatbot.errors import ChatError
+from chatbot.ids import affinity_of
 from chatbot.llm.client import LLM
 from chatbot.llm.response import Answer
-from chatbot.openai.items import refuse
+from chatbot.openai.items import refuse, require
 from chatbot.records import Chunk, as_json, dumps
 from chatbot.storage.store import Store
 from chatbot.web import backpressure
 from chatbot.web.answers import json_response
 from chatbot.web.backpressure import EVENT_STREAM, EventWriter
-from chatbot.web.bodies import parse_json, read_body
+from chatbot.web.bodies import read_object
 
-_SET_ONCE = ("role", "id", "type", "name")
+_SET_ONCE = ("role", "id", "type", "name", "finish_reason")
 
 
+@dataclass(eq=False)
 class Relay:
     """Passes on what clients ask who keep their conversations themselves; nothing is stored."""
 
-    def __init__(self, config: Config, store: Store, llm: LLM) -> None:
-        self._heartbeat = config.stream_heartbeat_seconds
-        self._affinity_key = store.affinity_key
-        self._llm = llm
-
-    def add_routes(self, router: web.UrlDispatcher) -> None:
-        """Registers the routes."""
-        router.add_get("/v1/models", self.models)
-        router.add_post("/v1/chat/completions", self.complete)
+    config: Config
+    store: Store
+    llm: LLM
 
     async def models(self, request: web.Request) -> web.Response:
         """Handle "GET /v1/models": the LLM's own list."""
-        return json_response(await self._llm.models())
+        return json_response(await self.llm.models())
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /v1/chat/completions": the LLM's answer, streamed or whole.
 
         One that is to be whole is asked as a stream too: only that can be watched, and stopped.
         """
-        body = parse_json(await read_body(request))
-        messages = body.get("messages") if isinstance(body, dict) else None
+        body = await read_object(request)
+        messages = body.get("messages")
         if not isinstance(messages, list) or not messages:
             raise refuse("messages", "must be a list that says something")
-        options = body.get("stream_options") or {}
-        if not isinstance(options, dict):
-            raise refuse("stream_options", "must be an object")
-        asking = asyncio.create_task(self._llm.relay(body, affinity=self._affinity(messages)))
+        options = require(body.get("stream_options") or {}, dict, "stream_options")
+        # A conversation is known by what it began with, up to the first thing that the user said.
+        users = (n for n, m in enumerate(messages) if isinstance(m, dict) and m.get("role") == "user")
+        begin = as_json(messages[: next(users, len(messages)) + 1])
+        affinity = affinity_of(self.store.affinity_key, begin)
+        asking = asyncio.create_task(self.llm.relay(body, affinity=affinity))
         try:
             if body.get("stream"):
                 return await self._stream(request, asking, wants_usage=bool(options.get("include_usage")))
@@ -70,7 +67,7 @@ class Relay:
         self, request: web.Request, asking: asyncio.Task[Answer], *, wants_usage: bool
     ) -> web.StreamResponse:
         """Before the first chunk an error is a status, if it comes within a heartbeat."""
-        await asyncio.wait((asking,), timeout=self._heartbeat)
+        await asyncio.wait((asking,), timeout=self.config.stream_heartbeat_seconds)
         if asking.done():
             asking.result()
         response = web.StreamResponse(headers=EVENT_STREAM)
@@ -92,14 +89,8 @@ class Relay:
 
     async def _beat(self, events: EventWriter) -> None:
         while True:
-            await asyncio.sleep(self._heartbeat)
+            await asyncio.sleep(self.config.stream_heartbeat_seconds)
             events.keep_alive()
-
-    def _affinity(self, messages: list[Any]) -> str:
-        """A key of the conversation: of what it began with, up to the first thing the user said."""
-        users = (n for n, m in enumerate(messages) if isinstance(m, dict) and m.get("role") == "user")
-        begin = as_json(messages[: next(users, len(messages)) + 1])
-        return hmac.digest(self._affinity_key, begin.encode(), hashlib.sha256).hex()[:32]
 
 
 def collect(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -109,15 +100,12 @@ def collect(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
     for chunk in chunks:
         for choice in chunk.get("choices") or ():
             number = choice.get("index") or 0
-            message = {"role": "assistant", "content": None}
-            known = choices.setdefault(number, {"index": number, "message": message, "finish_reason": None})
-            _merge(known["message"], choice.pop("delta", None) or {})
-            reason = choice.pop("finish_reason", None) or known["finish_reason"]
-            _merge(known, choice)
-            known["finish_reason"] = reason
+            begun = {"index": number, "delta": {"role": "assistant", "content": None}, "finish_reason": None}
+            _merge(choices.setdefault(number, begun), choice)
         whole |= {name: value for name, value in chunk.items() if value is not None}
     for choice in choices.values():
-        for call in choice["message"].get("tool_calls") or ():
+        choice["message"] = message = choice.pop("delta")
+        for call in message.get("tool_calls") or ():
             call.pop("index", None)
     return whole | {"object": "chat.completion", "choices": [choices[number] for number in sorted(choices)]}
 
@@ -125,21 +113,21 @@ def collect(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
 def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:
     """Adds a piece to what came before: texts go on, lists grow, and items with an index go on."""
     for name, value in part.items():
-        known = whole.get(name)
-        if known in (None, ""):
-            whole[name] = value
-        elif isinstance(known, str) and isinstance(value, str):
-            whole[name] = known if name in _SET_ONCE else known + value
-        elif isinstance(known, dict) and isinstance(value, dict):
-            _merge(known, value)
-        elif isinstance(known, list) and isinstance(value, list):
-            for item in value:
-                index = item.get("index") if isinstance(item, dict) else None
-                same = next((k for k in known if index is not None and k.get("index") == index), None)
-                if same is None:
-                    known.append(item)
-                else:
-                    _merge(same, item)
+        match whole.get(name), value:
+            case None | "", _:
+                whole[name] = value
+            case str(text), str() if name not in _SET_ONCE:
+                whole[name] = text + value
+            case dict(known), dict():
+                _merge(known, value)
+            case list(known), list():
+                for item in value:
+                    index = item.get("index") if isinstance(item, dict) else None
+                    same = next((k for k in known if index is not None and k.get("index") == index), None)
+                    if same is None:
+                        known.append(item)
+                    else:
+                        _merge(same, item)
 
 
 def _is_usage(chunk: Chunk) -> bool:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from chatbot.chat.asking import Question
 from chatbot.errors import ChatError
 from chatbot.openai.identifiers import session_of
-from chatbot.openai.items import FindItem, messages_of, refuse
+from chatbot.openai.items import FindItem, messages_of, only, refuse, require
 from chatbot.openai.responses import SETTINGS
 from chatbot.records import as_json
 
-_WORDS: Mapping[type, str] = {
-    bool: "true or false", int: "an integer", float: "a number", str: "a string",
-    dict: "an object", list: "a list",
-}  # fmt: skip
 _TYPES: Mapping[str, type] = {
     name: str if value is None else type(value) for name, value in SETTINGS.items() if name != "tool_choice"
 } | {"max_output_tokens": int, "max_tool_calls": int, "model": str, "stream": bool, "include": list}
@@ -27,25 +23,14 @@ _NOT_SERVED = ("prompt", "context_management", "moderation", "top_logprobs")
 _FUNCTION = {"description": None, "parameters": None, "strict": None}
 
 
-@dataclass(slots=True)
-class ResponseRequest:
-    """A request; `settings` is what the response repeats of it, `options` what the LLM is sent."""
+def read_question(body: Mapping[str, Any], find_item: FindItem) -> tuple[Question, dict[str, Any]]:
+    """What is asked, not yet at its place, and the settings: what the response repeats of the request.
 
-    input: tuple[str, ...]
-    session_id: str | None
-    previous: str | None
-    settings: dict[str, Any]
-    options: dict[str, Any]
-    is_streamed: bool
-
-
-def read_response_request(body: object, find_item: FindItem) -> ResponseRequest:
-    """What is asked; raises ChatError that names the field at fault, or the one that is not served."""
-    if not isinstance(body, dict):
-        raise ChatError("invalid_request", "The body must be a JSON object.")
+    Raises ChatError that names the field at fault, or the one that is not served.
+    """
     given = {name: value for name, value in body.items() if value is not None}
     _check(given)
-    settings, options = _only(given, (*SETTINGS, "model")), _only(given, _PASSED_ON)
+    settings, options = only(given, *SETTINGS, "model"), only(given, *_PASSED_ON)
     _read_tools(given, settings, options)
     _read_text(given.get("text", {}), settings, options)
     if effort := given.get("reasoning", {}).get("effort"):
@@ -60,17 +45,17 @@ def read_response_request(body: object, find_item: FindItem) -> ResponseRequest:
     if not said:
         raise refuse("input", "says nothing")
     settings["conversation"] = session_id is not None
-    previous = given.get("previous_response_id")
-    return ResponseRequest(said, session_id, previous, settings, options, given.get("stream", False))
+    question = Question(session_id or "", None, said, options, occupies=session_id is not None)
+    question.stored, question.detached = given.get("store", True), given.get("background", False)
+    question.instructions = given.get("instructions")
+    return question, settings
 
 
 def _check(given: Mapping[str, Any]) -> None:
     """Refuses fields of a wrong type, what is not served, and what excludes each other."""
     for name, value in given.items():
-        type_ = _TYPES.get(name, object)
-        is_number = type_ is float and type(value) is int
-        if type_ is not object and type(value) is not type_ and not is_number:
-            raise refuse(name, f"must be {_WORDS[type_]}")
+        if name in _TYPES:
+            require(value, _TYPES[name], name)
     for name in _NOT_SERVED:
         if given.get(name):
             raise refuse(name, "is not served")
@@ -109,13 +94,10 @@ def _read_tools(given: Mapping[str, Any], settings: dict[str, Any], options: dic
     for number, tool in enumerate(tools):
         if not isinstance(tool, dict) or tool.get("type") != "function":
             raise refuse(f"tools[{number}].type", "must be function; no other tools are served")
-        if not isinstance(tool.get("name"), str):
-            raise refuse(f"tools[{number}].name", "must be a string")
+        require(tool.get("name"), str, f"tools[{number}].name")
     settings["tools"] = [_FUNCTION | tool for tool in tools]
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
-        listed = choice.get("tools")
-        if not isinstance(listed, list):
-            raise refuse("tool_choice.tools", "must be a list")
+        listed = require(choice.get("tools"), list, "tool_choice.tools")
         allowed = [tool.get("name") for tool in listed if isinstance(tool, dict)]
         tools = [tool for tool in tools if tool["name"] in allowed]
         choice = choice.get("mode", "auto")
@@ -124,9 +106,9 @@ def _read_tools(given: Mapping[str, Any], settings: dict[str, Any], options: dic
     elif choice not in ("auto", "none", "required"):
         raise refuse("tool_choice", "must be auto, none, required, or an object for functions")
     if tools:  # LLM servers refuse the others without tools
-        names = ("name", *_FUNCTION)
-        options["tools"] = [{"type": "function", "function": _only(tool, names)} for tool in tools]
-        options |= _only(given, ("parallel_tool_calls",))
+        functions = [only(tool, "name", *_FUNCTION) for tool in tools]
+        options["tools"] = [{"type": "function", "function": function} for function in functions]
+        options |= only(given, "parallel_tool_calls")
         if choice != "auto":
             options["tool_choice"] = choice
 
@@ -137,14 +119,10 @@ def _read_text(text: Mapping[str, Any], settings: dict[str, Any], options: dict[
     if type_ not in ("text", "json_object", "json_schema"):
         raise refuse("text.format.type", "must be text, json_schema or json_object")
     if type_ == "json_schema":
-        schema = _only(format_, ("name", "description", "schema", "strict"))
+        schema = only(format_, "name", "description", "schema", "strict")
         options["response_format"] = {"type": "json_schema", "json_schema": schema}
         format_ = {"description": None, "strict": False} | format_
     elif type_ == "json_object":
         options["response_format"] = {"type": "json_object"}
-    options |= _only(text, ("verbosity",))
+    options |= only(text, "verbosity")
     settings["text"] = {"format": format_, "verbosity": text.get("verbosity") or "medium"}
-
-
-def _only(value: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value[name] for name in names if value.get(name) is not None}

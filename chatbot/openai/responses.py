@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
-from chatbot.chat.reply_log import ReplyLog
+from chatbot.chat.asking import Question
+from chatbot.chat.reply import Reply
 from chatbot.chat.reply_source import ReplySource
+from chatbot.chat.stored_reply import StoredReply, StoredTurns
+from chatbot.chat.turn_messages import DELETED
 from chatbot.errors import ChatError
 from chatbot.openai.output import CUT, items_of
-from chatbot.records import Turn, as_json
+from chatbot.records import Turn
 from chatbot.storage.store import Background
 
 SETTINGS: dict[str, Any] = {
@@ -34,111 +36,97 @@ _ERRORS = {
 }
 
 
-class ResponseRecord:
-    """What is kept of a response besides its turn: how it was asked."""
+class Response:
+    """A reply as this API has it; `settings` says how it was asked."""
 
-    def __init__(self, response_id: str, session_id: str, created_at: int, text: str) -> None:
-        self.response_id = response_id
-        self.session_id = session_id
-        self.created_at = created_at
-        self.settings: dict[str, Any] = json.loads(text)
+    def __init__(self, source: ReplySource, asked: Question | Turn) -> None:
+        self.source = source
+        self.id = asked.response_id or ""
+        self.settings: dict[str, Any] = json.loads(asked.response or "{}")
         self.is_background = bool(self.settings.get("background"))
         self.has_conversation = bool(self.settings.get("conversation"))
 
-    def to_object(self, status: str, model: str = "", **became: Any) -> dict[str, Any]:
-        """The response object; `became` are the fields that are known only when it ends."""
-        settings = {name: self.settings.get(name, value) for name, value in SETTINGS.items()}
-        known = {
-            "id": self.response_id,
-            "object": "response",
-            "created_at": self.created_at // 1000,
-            "status": status,
-            "model": model or self.settings.get("model") or "",
-            "conversation": {"id": f"conv_{self.session_id}"} if self.has_conversation else None,
-        }
-        return settings | known | _PENDING | became
-
-    def of_source(self, source: ReplySource) -> dict[str, Any]:
-        """The response that a reply is, or has become."""
-        turn, model = source.turn, source.model
+    def to_object(self) -> dict[str, Any]:
+        """The response object, as far as the reply has come."""
+        source, turn = self.source, self.source.turn
         if turn and turn.finish_reason:
-            status, reason = status_of(turn.finish_reason), CUT.get(turn.finish_reason)
-            return self.to_object(
+            status, reason = CUT.get(turn.finish_reason, ("completed", None))
+            return self._with_output(
                 status,
-                model,
-                output=items_of(source.log, source.message_id, turn.finish_reason),
+                turn.finish_reason,
                 usage=usage_object(source.usage or "{}"),
                 incomplete_details={"reason": reason} if reason else None,
                 completed_at=turn.replied_at // 1000 if status == "completed" else None,
             )
         if source.error:
-            return self.failed(source, source.error)
-        status = "in_progress" if source.context_messages else "queued"  # queued: the LLM was not asked yet
-        return self.to_object(status, model, output=items_of(source.log, source.message_id, None))
+            return self.failed(source.error)
+        # It is queued as long as the LLM was not asked.
+        return self._with_output("in_progress" if source.context_messages else "queued", None)
 
-    def failed(self, source: ReplySource, error: ChatError) -> dict[str, Any]:
+    def failed(self, error: ChatError) -> dict[str, Any]:
         """The response of which nothing was stored: it failed, or was cancelled before its first word."""
-        output = items_of(source.log, source.message_id, "cancelled")
         if error.code == "reply_cancelled":
-            return self.to_object("cancelled", source.model, output=output)
+            return self._with_output("cancelled", "cancelled")
         shown = {"code": _ERRORS.get(error.code, "server_error"), "message": error.message}
-        return self.to_object("failed", source.model, output=output, error=shown)
+        if not self.source.error:  # it was stored, but deleted meanwhile
+            return self.without_output("failed") | {"error": shown}
+        return self._with_output("failed", "cancelled", error=shown)
+
+    def without_output(self, status: str) -> dict[str, Any]:
+        """The response object at its beginning, with the model that was asked for."""
+        settings = {name: self.settings.get(name, value) for name, value in SETTINGS.items()}
+        known = {
+            "id": self.id,
+            "object": "response",
+            "created_at": self.source.created_at // 1000,
+            "status": status,
+            "model": self.settings.get("model") or "",
+            "conversation": {"id": f"conv_{self.source.session_id}"} if self.has_conversation else None,
+        }
+        return settings | known | _PENDING
+
+    def _with_output(self, status: str, finish_reason: str | None, **became: Any) -> dict[str, Any]:
+        begun, source = self.without_output(status), self.source
+        output = items_of(source.log, source.message_id, finish_reason)
+        return begun | {"model": source.model or begun["model"], "output": output} | became
 
 
-class FailedReply:
-    """A response that was accepted in the background and came to nothing, as a `ReplySource`."""
-
-    started = finish_sent = ended = True
-    message_id = model = ""
-    context_messages = length = 0
-    finish_reason: str | None = None
-    usage: str | None = None
-    turn: Turn | None = None
-    first_token_ms: int | None = None
-
-    def __init__(self, row: Background) -> None:
-        self.session_id = row.session_id
-        self.created_at = row.created_at
-        error = json.loads(row.error or '{"code":"internal_error","message":"It was lost."}')
-        self.error: ChatError | None = ChatError(error["code"], error["message"])
-        self.log = ReplyLog()
-
-    def join(self, *_: object) -> None:
-        """Nothing will come, and nothing goes on."""
-
-    leave = stop = join
+def asked_of(source: ReplySource) -> Question | Turn:
+    """What has the question of a reply: its turn, of one that may still run the question itself."""
+    asked = source.question if isinstance(source, Reply) else source.turn
+    assert asked, "a reply that has ended and is found has a turn"
+    return asked
 
 
-def settings_text(settings: Mapping[str, Any]) -> str:
-    """The settings as they are kept: JSON of those that are not as they are for everybody."""
-    return as_json({name: value for name, value in settings.items() if value != SETTINGS.get(name)})
-
-
-def status_of(finish_reason: str) -> str:
-    """How a response ended whose answer was stored."""
-    if finish_reason == "cancelled":
-        return "cancelled"
-    return "incomplete" if finish_reason in CUT else "completed"
+def failed_response(row: Background) -> Response:
+    """A response that was accepted in the background and came to nothing: a turn without an answer."""
+    turn = Turn(0, row.session_id, None, "", row.created_at, row.created_at, input=DELETED)
+    turn = turn._replace(response_id=row.response_id, response=row.response)
+    reply = StoredReply(turn, StoredTurns(lambda _: turn))
+    error = json.loads(row.error or '{"code":"internal_error","message":"It was lost."}')
+    reply.error = ChatError(error["code"], error["message"])
+    return Response(reply, turn)
 
 
 def usage_object(text: str) -> dict[str, Any] | None:
     """The LLM's usage in this API's words; None if it does not count the prompt and the answer."""
-    usage = json.loads(text)
-    sent, said = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not isinstance(sent, int) or not isinstance(said, int):
+
+    def count(*names: str) -> int | None:
+        value = json.loads(text)
+        for name in names:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value if isinstance(value, int) else None
+
+    sent, said = count("prompt_tokens"), count("completion_tokens")
+    if sent is None or said is None:
         return None
-
-    def detail(group: str, name: str) -> int:
-        details = usage.get(group)
-        count = details.get(name) if isinstance(details, dict) else None
-        return count if isinstance(count, int) else 0
-
-    cached = {name: detail("prompt_tokens_details", name) for name in ("cached_tokens", "cache_write_tokens")}
-    reasoning = detail("completion_tokens_details", "reasoning_tokens")
+    kinds = ("cached_tokens", "cache_write_tokens")
     return {
         "input_tokens": sent,
-        "input_tokens_details": cached,
+        "input_tokens_details": {kind: count("prompt_tokens_details", kind) or 0 for kind in kinds},
         "output_tokens": said,
-        "output_tokens_details": {"reasoning_tokens": reasoning},
+        "output_tokens_details": {
+            "reasoning_tokens": count("completion_tokens_details", "reasoning_tokens") or 0
+        },
         "total_tokens": sent + said,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import math
 import re
@@ -11,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from chatbot.chat.reply_registry import key_hash
 from chatbot.errors import ChatError
 
 BODY_SECONDS = 30.0
@@ -114,13 +116,27 @@ def _too_large(limit: int) -> ChatError:
     return ChatError("request_too_large", f"The body exceeds {limit} bytes.")
 
 
-def read_idempotency_key(request: web.Request) -> str | None:
-    """The Idempotency-Key of a request, if it has one."""
+def read_idempotency_key(request: web.Request, scope: str, body: dict[str, Any]) -> tuple[str, str]:
+    """The hashes of the Idempotency-Key in its scope, and of the body; "", "" without a key.
+
+    Raises ChatError("invalid_request").
+    """
     key = request.headers.get("Idempotency-Key")
-    if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
+    if key is None:
+        return "", ""
+    if not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
         message = "Idempotency-Key must be 1 to 255 printable ASCII characters."
         raise ChatError("invalid_request", message, "Idempotency-Key")
-    return key
+    canonical = json.dumps(body, sort_keys=True).encode()
+    return key_hash(scope, key), hashlib.sha256(canonical).hexdigest()
+
+
+async def read_object(request: web.Request) -> dict[str, Any]:
+    """Reads a body that is a JSON object. Raises what read_body() and parse_json() do."""
+    value = parse_json(await read_body(request))
+    if not isinstance(value, dict):
+        raise ChatError("invalid_request", "The body must be a JSON object.")
+    return value
 
 
 # JSON

@@ -9,7 +9,7 @@ from typing import Any
 from chatbot.chat.reply_log import ReplyLog
 from chatbot.errors import ChatError
 from chatbot.openai.events import ResponseEncoder
-from chatbot.openai.responses import ResponseRecord
+from chatbot.openai.responses import Response
 from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead, Chunk, Piece, Turn
 
 SESSION = "1b4e28ba-2fa1-4d2e-883f-0016d3cca427"
@@ -59,19 +59,23 @@ class Source:
     def end(self, finish_reason: str) -> None:
         self.ended, self.finish_reason = True, finish_reason
         columns = self.log.to_columns()
-        turn = Turn(*[None] * len(Turn._fields))  # type: ignore[arg-type]
-        self.turn = turn._replace(
-            finish_reason=finish_reason,
+        self.turn = Turn(
+            seq=0,
+            session_id=SESSION,
+            parent=None,
             turn_id=MESSAGE,
             asked_at=self.created_at,
             replied_at=self.created_at + 1500,
+            finish_reason=finish_reason,
             input='{"role":"user","content":"Hi"}',
             **columns._asdict(),
         )
 
 
-def record(**settings: Any) -> ResponseRecord:
-    return ResponseRecord(RESPONSE, SESSION, 1_700_000_000_000, json.dumps(settings))
+def response(source: Source, **settings: Any) -> Response:
+    at = source.created_at
+    asked = Turn(0, SESSION, None, MESSAGE, at, at, response_id=RESPONSE, response=json.dumps(settings))
+    return Response(source, asked)
 
 
 def parse(data: bytes) -> list[dict[str, Any]]:
@@ -88,7 +92,7 @@ def parse(data: bytes) -> list[dict[str, Any]]:
 def play(chunks: list[list[Piece]], finish: str = "stop", **settings: Any) -> tuple[list[Any], Source]:
     """The events that a client is sent live, and the reply."""
     source = Source()
-    encoder = ResponseEncoder(record(**settings), source)
+    encoder = ResponseEncoder(response(source, **settings))
     data = encoder.opening()
     for pieces in chunks:
         source.log.append(pieces)
@@ -101,7 +105,7 @@ def replay(source: Source, after: int = -1, **settings: Any) -> list[Any]:
     """The events that a client is sent who has those up to number `after`, from the stored reply."""
     assert source.turn
     source.log = ReplyLog.from_turn(source.turn)
-    encoder = ResponseEncoder(record(**settings), source, after)
+    encoder = ResponseEncoder(response(source, **settings), after)
     data, offset = encoder.opening(), 0
     while offset < source.length:
         more, offset = encoder.catch_up(source, offset)

@@ -54,6 +54,24 @@ async def test_one_that_failed_can_be_read_and_streamed_for_an_hour(door: Door, 
     assert (await door.call("GET", path))[0] == 404
 
 
+async def test_what_was_said_can_be_listed_for_as_long_as_it_is_known(door: Door, llm: ScriptedLLM):
+    async def said(response: Any) -> list[str]:
+        status, page = await door.call("GET", f"/responses/{response['id']}/input_items")
+        assert status == 200, page
+        return [item["content"][0]["text"] for item in page["data"]]
+
+    gate = Gate()
+    llm.play(reply("Hel", gate, "lo"))
+    response = await door.respond("Hi", background=True)
+    assert await said(response) == ["Hi"]
+    gate.open()
+    await door.server.ended()
+    assert await said(response) == ["Hi"]
+    failed = await door.respond("break", background=True)
+    await door.server.ended()
+    assert await said(failed) == []
+
+
 async def test_it_goes_on_without_listeners(door: Door, llm: ScriptedLLM, clock: Clock):
     gate = Gate()
     llm.play(reply("Hel", gate, "lo"))

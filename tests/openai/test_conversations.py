@@ -103,6 +103,17 @@ async def test_an_item_is_deleted_whole_or_not_at_all(door: Door, monkeypatch: p
     assert left == [one["type"] for one in before[:-1]]
 
 
+async def test_of_several_messages_of_an_answer_the_newest_is_deleted_alone(door: Door, llm: ScriptedLLM):
+    chunks = [delta("One."), delta(reasoning_content="Hm"), delta("Two."), delta(finish="stop")]
+    llm.play([*events(*chunks, DONE), END])
+    _, conversation = await door.call("POST", "/conversations")
+    await door.respond("Hi", conversation=conversation["id"])
+    newest = (await items(door, conversation["id"]))[-1]
+    assert (await door.call("DELETE", f"/conversations/{conversation['id']}/items/{newest['id']}"))[0] == 200
+    left = [one["content"][0]["text"] for one in await items(door, conversation["id"])]
+    assert left == ["Hi", "One."]
+
+
 @pytest.mark.parametrize("limit", ["0000000011", "0" * 8 + "1" * 4400, "101", "\u0663", "-1", ""])
 async def test_a_limit_is_a_number_up_to_a_hundred(door: Door, limit: str):
     _, conversation = await door.call("POST", "/conversations")

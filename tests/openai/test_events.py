@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatbot.chat.stored_reply import StoredReply, StoredTurns
+from chatbot.errors import ChatError
 from chatbot.openai.events import ResponseEncoder
+from chatbot.openai.responses import Response
 from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead, Chunk, Piece
-from tests.openai.replies import Source, call, parse, play, reasoning, record, refusal, replay, text
+from tests.openai.replies import Source, call, parse, play, reasoning, refusal, replay, response, text
 
 ALL_KINDS = [
     [],
@@ -115,7 +118,7 @@ def test_a_running_reply_can_be_gone_on_with_at_every_place():
             source.log.append(pieces)
         seen = [event for event in whole if event["sequence_number"] < 20]
         after = seen[-1]["sequence_number"] if joined > 3 else 1
-        encoder = ResponseEncoder(record(), source, after)
+        encoder = ResponseEncoder(response(source), after)
         data, offset = encoder.opening(), 0
         while offset < source.length:
             more, offset = encoder.catch_up(source, offset)
@@ -126,6 +129,15 @@ def test_a_running_reply_can_be_gone_on_with_at_every_place():
         source.end("stop")
         events = parse(data + encoder.ending(source, source.length, live=True))
         assert events == [event for event in whole if event["sequence_number"] > after], joined
+
+
+def test_a_reply_that_is_deleted_while_it_is_sent_again_ends_with_response_failed():
+    _, source = play(ALL_KINDS)
+    assert source.turn
+    deleted = StoredReply(source.turn, StoredTurns(lambda _: None))
+    error = ChatError("message_not_found", "The message was deleted.")
+    (*_, last) = parse(ResponseEncoder(Response(deleted, source.turn)).error(error))
+    assert (last["type"], last["response"]["output"]) == ("response.failed", [])
 
 
 @st.composite

@@ -9,7 +9,7 @@ import pytest
 
 from chatbot.errors import ChatError
 from chatbot.openai.items import messages_of, require_calls, said_items
-from chatbot.openai.requests import read_response_request
+from chatbot.openai.requests import read_question
 from tests.openai.door import Door
 from tests.tools.scripted_llm import DONE, END, ScriptedLLM, delta, events
 
@@ -67,7 +67,7 @@ def _said(part: dict[str, Any]) -> dict[str, Any]:
 )  # fmt: skip
 def test_what_is_not_served_is_refused_by_name(param: str, body: dict[str, Any]):
     with pytest.raises(ChatError) as refused:
-        read_response_request({"input": "Hi"} | body, _no_item)
+        read_question({"input": "Hi"} | body, _no_item)
     assert refused.value.param == param
     assert refused.value.status in (400, 404)
 

@@ -8,7 +8,7 @@ import pytest
 
 from chatbot.errors import ChatError
 from chatbot.openai.events import ResponseEncoder
-from tests.openai.replies import MESSAGE, Source, parse, play, record, text
+from tests.openai.replies import MESSAGE, Source, parse, play, response, text
 from tests.openai.test_events import ALL_KINDS
 
 pytest.importorskip("openai", reason="the extra `clients` is not installed")
@@ -59,7 +59,7 @@ def test_every_event_is_one_of_openai_python(asked: dict[str, Any], finish: str)
 def test_a_failed_response_is_one_of_openai_python(code: str):
     source = Source(ended=True, error=ChatError(code, "It did not work."))
     source.log.append([text("Hel")])
-    event = parse(ResponseEncoder(record(), source).error(source.error))[-1]
+    event = parse(ResponseEncoder(response(source)).error(source.error))[-1]
     pydantic.TypeAdapter(ResponseStreamEvent).validate_python(event, strict=True)
     Response.model_validate(event["response"], strict=True)
     assert event["response"]["output"][0]["content"][0]["text"] == "Hel"
@@ -70,7 +70,7 @@ def test_a_failed_response_is_one_of_openai_python(code: str):
 
 def test_a_response_that_waits_is_one_of_openai_python():
     source = Source(context_messages=0)
-    response = record(background=True).of_source(source)
-    Response.model_validate(response, strict=True)
-    assert response["status"] == "queued"
-    assert MESSAGE not in str(response)
+    queued = response(source, background=True).to_object()
+    Response.model_validate(queued, strict=True)
+    assert queued["status"] == "queued"
+    assert MESSAGE not in str(queued)
