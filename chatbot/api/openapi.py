@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from hashlib import sha256
 from typing import Any, NamedTuple
 
 from chatbot import __version__
@@ -11,6 +10,7 @@ from chatbot.api import schemas
 from chatbot.api.schemas import COUNT, FROM_ONE, ID, MESSAGE_ID, NULL, SESSION_ID, STRING, Schema, any_of, ref
 from chatbot.errors import ERRORS
 from chatbot.records import dumps
+from chatbot.web.static import File
 
 Object = dict[str, Any]
 
@@ -202,8 +202,8 @@ def _body(schema: Schema) -> Schema:
 
 
 @cache
-def document() -> tuple[bytes, str]:
-    """The document as JSON, and its ETag."""
+def document() -> File:
+    """The document as JSON, the same for everybody."""
     paths: dict[str, Object] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
@@ -227,5 +227,4 @@ def document() -> tuple[bytes, str]:
     }
     about = {"title": "chatbot", "version": __version__, "description": _DESCRIPTION}
     head = {"openapi": "3.1.0", "info": about, "security": [{"key": []}]}
-    data = dumps(head | {"paths": paths, "components": components})
-    return data, sha256(data).hexdigest()[:32]
+    return File("openapi.json", dumps(head | {"paths": paths, "components": components}))
