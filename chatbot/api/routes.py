@@ -28,7 +28,7 @@ from chatbot.records import Session
 from chatbot.storage.database import when_unlocked
 from chatbot.storage.store import Store
 from chatbot.web.answers import json_response
-from chatbot.web.backpressure import MAX_UNSENT, PiecesResponse
+from chatbot.web.backpressure import MAX_UNSENT, Pieces
 from chatbot.web.logs import REPLY, SESSION_ID
 from chatbot.web.streaming import StreamListener, stream, until_ended
 
@@ -258,7 +258,7 @@ def _written(pieces: Iterator[bytes], headers: dict[str, str] | None = None) -> 
     for piece in pieces:
         start += piece
         if len(start) > MAX_UNSENT:
-            return PiecesResponse(chain((start,), pieces), headers=headers)
+            return web.Response(body=Pieces(chain((start,), pieces)), headers=headers)
     if not start:
         raise not_found("message_id")  # it was deleted in this moment
     return json_response(start, headers=headers)

@@ -7,12 +7,14 @@ transport (`drain`) means waiting until the client has been sent everything.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from typing import cast
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_writer import StreamWriter
+from aiohttp.payload import Payload
 
 MAX_UNSENT = 64 * 1024
 """Bytes that may wait for one client beyond the kernel's own buffers."""
@@ -38,22 +40,30 @@ drop it (the OpenAI Python library does).
 """
 
 
-class PiecesResponse(web.StreamResponse):
-    """A JSON answer whose body is made piece by piece while the client reads it; middleware.py sends it.
+class Pieces(Payload):
+    """A body that is made piece by piece while the client reads it; `size` in bytes, if that is known.
 
-    The pieces may be of any size. They are asked for when they are needed, so what they read must still be
+    The pieces may be long or short. They are asked for when they are needed, so what they read must still be
     there then; an error that they raise cuts the answer off.
     """
 
-    def __init__(self, pieces: Iterable[bytes], headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(headers=headers)
-        self.content_type = "application/json"
-        self._pieces = pieces
+    _value: Iterable[bytes]
 
-    def take_pieces(self) -> Iterable[bytes]:
-        """The pieces, which the answer no longer holds then."""
-        pieces, self._pieces = self._pieces, ()
-        return pieces
+    def __init__(self, pieces: Iterable[bytes], size: int | None = None) -> None:
+        super().__init__(pieces, content_type="application/json")
+        self._size = size
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Sends the pieces; aiohttp calls it."""
+        pieces, self._value = self._value, ()  # the answer, which may live on, holds them no more
+        with closing(_joined(pieces)) as joined:
+            for piece in joined:
+                await writer.write(piece)
+                await writer.drain()
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Not to be called: the pieces can be made only once."""
+        raise TypeError("these pieces are for one client")
 
 
 class EventWriter:
@@ -114,38 +124,23 @@ async def begin(request: web.Request, response: web.StreamResponse, data: bytes 
     return events
 
 
-async def write(request: web.Request, data: bytes) -> None:
-    """Sends a piece of an answer whose headers were sent, and waits until nothing waits unsent."""
-    await request.writer.write(data)
-    if transport_of(request).get_write_buffer_size():
-        await request.writer.drain()
-
-
 async def finish(request: web.Request, response: web.StreamResponse, data: bytes = b"") -> None:
     """Sends what is still to be sent of an answer, all of it or the end of a stream, and waits until it is.
 
     Raises ConnectionResetError when the client has gone.
     """
     transport_of(request)
-    with closing(_body_of(response)) as pieces:
-        await response.prepare(request)
-        if request.method != "HEAD":
-            for piece in pieces:
-                await write(request, piece)
+    if isinstance(response, web.Response):
+        _cut(response)
+    await response.prepare(request)
     await response.write_eof(data)  # which waits until the last byte was sent
 
 
-def _body_of(response: web.StreamResponse) -> Generator[bytes]:
-    """The pieces of a body that is long or not yet made; from now on the answer itself does not hold it."""
-    if isinstance(response, PiecesResponse):
-        return _joined(response.take_pieces())
-    if isinstance(response, web.Response) and isinstance(response.body, bytes):
-        body = response.body
-        if len(body) > MAX_UNSENT and not response.prepared:
-            response.headers["Content-Length"] = str(len(body))
-            response.body = None
-            return _joined((body,))
-    return _joined(())
+def _cut(response: web.Response) -> None:
+    """Has a long body sent in pieces."""
+    body = response.body
+    if isinstance(body, bytes) and len(body) > MAX_UNSENT:
+        response.body = Pieces((body,), len(body))
 
 
 def _joined(pieces: Iterable[bytes]) -> Generator[bytes]:
