@@ -18,6 +18,7 @@ from chatbot.web.answers import error_response, http_error
 from chatbot.web.backpressure import EVENT_WRITER, MAX_UNSENT, STALL_SECONDS
 from chatbot.web.logs import access_log, request_id
 from chatbot.web.parser import MAX_HEAD, StrictParser
+from chatbot.web.patience import Patience
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +71,8 @@ class Connection(web.RequestHandler):
     __slots__ = (
         "_connections",
         "_half_closed",
+        "_patience",
         "_sent",
-        "_since",
         "_stall_timer",
         "_strict",
         "is_surplus",
@@ -90,7 +91,6 @@ class Connection(web.RequestHandler):
         self._half_closed = False
         self._stall_timer: asyncio.TimerHandle | None = None
         self._sent = 0  # at the last look
-        self._since = 0.0  # when that was first so
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bounds what the kernel holds unsent for a client, so that a slow reader is seen to read.
@@ -126,7 +126,7 @@ class Connection(web.RequestHandler):
         """Begins to watch whether the client reads: something could not be sent at once."""
         super().pause_writing()
         self._connections.stalled += 1
-        self._sent, self._since = self._count_sent(), self._loop.time()
+        self._sent, self._patience = self._count_sent(), Patience(STALL_SECONDS, LOOK_SECONDS)
         if not self._stall_timer:
             self._stall_timer = self._loop.call_later(LOOK_SECONDS, self._look)
 
@@ -147,20 +147,12 @@ class Connection(web.RequestHandler):
         if not self._paused or self.transport is None:
             return
         if (sent := self._count_sent()) != self._sent:
-            self._sent, self._since = sent, self._loop.time()
-        elif self._loop.time() - self._since >= STALL_SECONDS:
-            # If this process was stopped, the client may have read all it could: send first, then judge.
-            # Of two turns of the event loop the first at least has asked which sockets can take more.
-            self._loop.call_soon(self._loop.call_soon, self._drop_if_stalled)
-            return
-        self._stall_timer = self._loop.call_later(LOOK_SECONDS, self._look)
-
-    def _drop_if_stalled(self) -> None:
-        if self._paused and self.transport is not None and self._count_sent() == self._sent:
+            self._sent, self._patience = sent, Patience(STALL_SECONDS, LOOK_SECONDS)
+        elif self._patience.left() <= 0:
             self._connections.dropped += 1
             self.transport.abort()
-        else:
-            self._look()
+            return
+        self._stall_timer = self._loop.call_later(LOOK_SECONDS, self._look)
 
     # Clients that have said all they will say
 
