@@ -85,12 +85,12 @@ def plain_message(turn: Turn, place: int) -> bytes | None:
     at, usage, finish, more = turn.asked_at, "null", "null", ""
     if not place:
         at, usage, finish = turn.replied_at, turn.token_usage or "null", as_json(turn.finish_reason)
-        named = (
-            ("reasoning", turn.reasoning),
-            ("model", turn.model),
-            ("first_token_ms", turn.first_token_ms),
-        )
-        more = "".join(f',"{name}":{as_json(value)}' for name, value in named if value is not None)
+        if turn.reasoning is not None:
+            more = f',"reasoning":{as_json(turn.reasoning)}'
+        if turn.model is not None:
+            more += f',"model":{as_json(turn.model)}'
+        if turn.first_token_ms is not None:
+            more += f',"first_token_ms":{turn.first_token_ms}'
     own = message_id(turn.turn_id, place)
     end = f'"created_at":"{rfc3339(at)}","token_usage":{usage},"finish_reason":{finish}{more}}}'
     return f'{{"message_id":"{own}",{text[1:-1]},{end}'.encode()
