@@ -230,7 +230,14 @@ class Api:
         def all_headers() -> dict[str, str]:
             if source.error and not source.length:
                 raise source.error
-            return headers | _stream_headers(source)
+            about = headers | {
+                "X-Message-ID": source.message_id,
+                "Content-Location": f"/api/sessions/{source.session_id}/messages/{source.message_id}/stream",
+            }
+            # Before it has begun it may have to be asked with less.
+            if source.context_messages and (source.started or source.ended):
+                about["X-Context-Messages"] = str(source.context_messages)
+            return about
 
         listener = StreamListener(source, after, Events(), self.config.stream_heartbeat_seconds)
         return await stream(request, source, listener, all_headers)
@@ -262,14 +269,3 @@ def _written(pieces: Iterator[bytes], headers: dict[str, str] | None = None) -> 
     if not start:
         raise not_found("message_id")  # it was deleted in this moment
     return json_response(start, headers=headers)
-
-
-def _stream_headers(source: ReplySource) -> dict[str, str]:
-    headers = {
-        "X-Message-ID": source.message_id,
-        "Content-Location": f"/api/sessions/{source.session_id}/messages/{source.message_id}/stream",
-    }
-    # Before it has begun it may have to be asked with less.
-    if source.context_messages and (source.started or source.ended):
-        headers["X-Context-Messages"] = str(source.context_messages)
-    return headers
