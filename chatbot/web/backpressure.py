@@ -73,8 +73,8 @@ class EventWriter:
     token. Whatever is written is whole events.
     """
 
-    def __init__(self, request: web.Request) -> None:
-        self._transport = transport_of(request)
+    def __init__(self, request: web.Request, transport: asyncio.Transport) -> None:
+        self._transport = transport
         self._writer = cast(StreamWriter, request.writer)
         self._chunked = self._writer.chunked  # HTTP/1.0 has no chunks
         request[EVENT_WRITER] = self
@@ -105,20 +105,15 @@ EVENT_WRITER = web.RequestKey("event_writer", EventWriter)
 """The writer of the stream that is the answer to a request."""
 
 
-def transport_of(request: web.BaseRequest) -> asyncio.Transport:
-    """The connection; raises ConnectionResetError if the client has already gone."""
+async def begin(request: web.Request, response: web.StreamResponse, data: bytes = b"") -> EventWriter:
+    """Sends the headers of a stream and its first events; finish() ends it.
+
+    Raises ConnectionResetError when the client has gone.
+    """
+    await response.prepare(request)
     if request.transport is None:
         raise ConnectionResetError("the client has gone")
-    return request.transport
-
-
-async def begin(request: web.Request, response: web.StreamResponse, data: bytes = b"") -> EventWriter:
-    """Sends the headers of a stream and its first events; finish() ends it."""
-    transport_of(request)
-    await response.prepare(request)
-    writer = cast(StreamWriter, request.writer)
-    writer.send_headers()
-    events = EventWriter(request)
+    events = EventWriter(request, request.transport)
     if data:
         events.send(data)
     return events
@@ -129,7 +124,6 @@ async def finish(request: web.Request, response: web.StreamResponse, data: bytes
 
     Raises ConnectionResetError when the client has gone.
     """
-    transport_of(request)
     if isinstance(response, web.Response):
         _cut(response)
     await response.prepare(request)
