@@ -211,21 +211,17 @@ async def until_ended(source: ReplySource) -> None:
     listener = EndListener()
     source.join(listener)
     try:
-        await listener.ended
+        await listener.wait()
     finally:
         source.leave(listener)
 
 
-class EndListener:
+class EndListener(asyncio.Event):
     """One who waits for the whole reply."""
-
-    def __init__(self) -> None:
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def push(self, burst: Sequence[tuple[Chunk, int]]) -> None:
         """Takes no notice: what comes is not the end."""
 
     def wake(self) -> None:
         """Notices that the reply has ended."""
-        if not self.ended.done():  # the client may have gone in the same turn of the loop
-            self.ended.set_result(None)
+        self.set()
