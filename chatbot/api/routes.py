@@ -175,7 +175,7 @@ class Api:
         """Handle "POST /api/sessions/{session_id}/messages/{message_id}/cancel": stops a reply right here."""
         source = self._find(request)
         source.stop()
-        await until_ended(source)
+        await until_ended(source)  # which it has, unless the database's file is locked
         if source.error and source.error.code == "reply_cancelled":
             return web.Response(status=204)
         return self._reply_answer(source, {})
