@@ -91,7 +91,7 @@ class Asking:
         fields = self.question.options
         self._model = asked = await self._llm.model_for(fields)
         listed = self._llm.context_size(asked)
-        self._prepare(self._plan(asked, listed))
+        self._prepare(self.plan(asked, listed, fields))
         has_guessed = False
         while True:
             try:
@@ -107,8 +107,12 @@ class Asking:
                 tokens = counted if isinstance(counted, int) else self._tokens
                 return self._limits.answered(asked, self.context_messages, tokens)
 
-    def _plan(self, model: str, listed: int | None) -> Context:
-        question, session_id, fields = self.question, self.question.session_id, self.question.options
+    def plan(self, model: str, listed: int | None, fields: Mapping[str, Any] | None) -> Context:
+        """What the question is asked with: of this model, which says that it takes so many tokens.
+
+        `fields` are those of the request; without them it is not known which tools go with it.
+        """
+        question, session_id = self.question, self.question.session_id
         prompt = self._store.prompt(session_id) if session_id else None
         system = [text for text in (prompt and prompt.content, question.instructions) if text]
         if not system and self._config.system_prompt:
@@ -116,7 +120,7 @@ class Asking:
         # In one message: the templates of many models refuse a second one.
         head = Head.of(model, fields, [system_message("\n\n".join(system))] if system else [])
         path = self._store.path_up(session_id, question.parent)
-        budget = self._limits.budget(model, fields, listed)
+        budget = self._limits.budget(model, fields or {}, listed)
         return plan(path, question.input, head, budget, send_reasoning=self._config.send_reasoning)
 
     def _prepare(self, context: Context) -> None:
