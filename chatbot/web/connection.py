@@ -201,7 +201,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answers a request that never reached the application; the connection is closed after it."""
+        """Answers what is no HTTP, or a request that crashed; the connection is closed after it."""
         if isinstance(exc, ConnectionError):
             raise exc  # the client has gone: nobody to answer, nothing to log
         error = ChatError("internal_error", "Internal error.")
@@ -211,7 +211,9 @@ class Connection(web.RequestHandler):
                 error = ChatError("headers_too_large", f"The headers exceed {MAX_HEAD} bytes.")
             access_log.info("- - %d bad HTTP: %s", error.status, type(exc).__name__)
         else:
-            log.error("a request crashed", exc_info=exc)
+            log.error(
+                "request %s crashed", request_id(request), exc_info=exc or True
+            )  # no exc: a TimeoutError
         if request.writer.output_size > 0:
             raise ConnectionResetError("the answer had begun")
         response = error_response(error, {"X-Request-ID": request_id(request)})
@@ -229,7 +231,7 @@ class Connection(web.RequestHandler):
         """Writes an answer, in our shape also one that aiohttp made before the middleware (Expect)."""
         if not resp.prepared and isinstance(resp, web.HTTPException) and isinstance(request, web.Request):
             access_log.info("- - %d %s", resp.status, type(resp).__name__)
-            resp = http_error(resp, request.client_max_size)
+            resp = http_error(resp)
         finished = await super().finish_response(request, resp, start_time)
         if self._half_closed:
             self._lingering_time = 0.0  # no more of a body will come
