@@ -137,17 +137,14 @@ def _cut(response: web.Response) -> None:
         response.body = Pieces((body,), len(body))
 
 
-def _joined(pieces: Iterable[bytes]) -> Generator[bytes]:
+def _joined(pieces: Iterable[bytes]) -> Generator[bytearray]:
     """The same bytes in pieces that are neither long nor very short."""
-    waiting: list[bytes] = []
-    size = 0
+    joined = bytearray()
     for piece in pieces:
         for start in range(0, len(piece), PIECE_BYTES):
-            waiting.append(piece[start : start + PIECE_BYTES])
-            size += len(waiting[-1])
-            if size >= PIECE_BYTES:
-                data = b"".join(waiting)
-                waiting, size = [], 0
-                yield data
-    if waiting:
-        yield b"".join(waiting)
+            joined += piece[start : start + PIECE_BYTES]
+            if len(joined) >= PIECE_BYTES:
+                yield joined
+                joined = bytearray()
+    if joined:
+        yield joined
