@@ -128,7 +128,7 @@ async def read_chat(request: web.Request) -> ChatRequest:
         raise refused("session_id is missing.", "session_id")
     if named not in (None, session_id):
         raise refused("session_id and the header X-Session-ID differ.", "session_id")
-    canonical = json.dumps(body, sort_keys=True).encode()
+    request_hash = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest() if key else ""
     message, outputs, replace = (body.pop(name, None) for name in ("message", "tool_outputs", "replace"))
     if message is not None and outputs is not None:
         raise refused("message and tool_outputs exclude each other.", "tool_outputs")
@@ -141,7 +141,7 @@ async def read_chat(request: web.Request) -> ChatRequest:
         replace,
         _options(body),
         key_hash(session_id, key) if key else "",
-        hashlib.sha256(canonical).hexdigest() if key else "",
+        request_hash,
     )
 
 

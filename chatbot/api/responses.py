@@ -9,8 +9,9 @@ from typing import Any
 
 from chatbot.chat.history import versions
 from chatbot.chat.reply import Reply
+from chatbot.chat.reply_log import ReplyLog
 from chatbot.ids import message_id
-from chatbot.records import Prompt, Session, Turn, as_json
+from chatbot.records import REFUSAL, TEXT, Prompt, Session, Turn, as_json
 from chatbot.storage.store import Store
 
 
@@ -80,7 +81,7 @@ def plain_message(turn: Turn, place: int) -> bytes | None:
     """The same as JSON, without parsing it, if it's text alone; of a message that is the only version."""
     text = turn.messages[place - 1] if place else turn.output or ""
     # `","` stands between two strings and in none: in an object of two texts once.
-    if text.count('","') != 1 or '","content":"' not in text or (turn.layout and not place):
+    if text.count('","') != 1 or '","content":"' not in text or (not place and _has_refusal(turn)):
         return None
     at, usage, finish, more = turn.asked_at, "null", "null", ""
     if not place:
@@ -94,6 +95,11 @@ def plain_message(turn: Turn, place: int) -> bytes | None:
     own = message_id(turn.turn_id, place)
     end = f'"created_at":"{rfc3339(at)}","token_usage":{usage},"finish_reason":{finish}{more}}}'
     return f'{{"message_id":"{own}",{text[1:-1]},{end}'.encode()
+
+
+def _has_refusal(turn: Turn) -> bool:
+    """Whether some of the reply's content is a refusal."""
+    return turn.layout is not None and '"x"' in turn.layout
 
 
 def _message(message_id: str, message: dict[str, Any], created_at: int) -> dict[str, Any]:
@@ -111,8 +117,12 @@ def _message(message_id: str, message: dict[str, Any], created_at: int) -> dict[
 def _reply(turn: Turn) -> dict[str, Any]:
     message = json.loads(turn.output or "{}")
     refusal = None
-    if turn.layout and (content := message["content"]):
-        message["content"], refusal = _apart(content, json.loads(turn.layout))
+    if _has_refusal(turn):
+        log = ReplyLog.from_turn(turn)
+        pieces = log.read(0, log.length)
+        message["content"], refusal = (
+            "".join(piece.text for piece in pieces if piece.kind == kind) or None for kind in (TEXT, REFUSAL)
+        )
     result = _message(turn.turn_id, message, turn.replied_at)
     result["token_usage"] = json.loads(turn.token_usage) if turn.token_usage else None
     result["finish_reason"] = turn.finish_reason
@@ -123,18 +133,6 @@ def _reply(turn: Turn) -> dict[str, Any]:
         "first_token_ms": turn.first_token_ms,
     }
     return result | {name: value for name, value in more.items() if value is not None}
-
-
-def _apart(content: str, layout: list[tuple[str, int]]) -> tuple[str | None, str | None]:
-    """What of a reply's content is text and what is a refusal."""
-    found: dict[str, list[str]] = {"t": [], "x": []}
-    start = 0
-    for kind, length in layout:
-        if kind in found:
-            found[kind].append(content[start : start + length])
-            start += length
-    text, refusal = ("".join(pieces) if pieces else None for pieces in found.values())
-    return text, refusal
 
 
 def without_parts(content: Any) -> Any:
