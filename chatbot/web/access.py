@@ -85,7 +85,8 @@ class Access:
         """Adds what lets the page of an allowed origin read an answer."""
         if not self._origins:
             return
-        response.headers["Vary"] = "Origin, Access-Control-Request-Headers"
+        vary = ["Origin", "Access-Control-Request-Headers", *response.headers.getall("Vary", ())]
+        response.headers["Vary"] = ", ".join(vary)
         origin = request.headers.get("Origin", "")
         if self._is_allowed(origin):
             response.headers["Access-Control-Allow-Origin"] = origin
