@@ -40,15 +40,15 @@ def session_object(session: Session, timeout_ms: int) -> dict[str, Any]:
 def active_object(store: Store, session: Session, reply: Reply) -> dict[str, Any]:
     """A reply that a session is being given.
 
-    `message` is what was said, without what parts hold; `replace` the reply in whose place it is asked for.
+    `message` is the question without what parts hold; `replace` the reply in whose place it is asked for.
     """
-    said = [json.loads(message) for message in reply.question.input]
+    last = json.loads(reply.question.input[-1])
     parent = reply.question.parent
     path = [] if parent == session.current else store.path(session.session_id, session.current, parent or 0)
     sibling = store.turn(path[0]) if path else None
     return {
         "message_id": reply.message_id,
-        "message": without_parts(said[-1]["content"]) if said[-1]["role"] == "user" else None,
+        "message": without_parts(last["content"]) if last["role"] == "user" else None,
         "started_at": rfc3339(reply.created_at),
         "replace": sibling.turn_id if sibling and sibling.parent == parent else None,
     }
