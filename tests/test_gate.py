@@ -197,6 +197,13 @@ async def test_an_answer_to_no_origin_is_not_taken_for_an_answer_to_any(start: S
     )
 
 
+async def test_a_file_of_the_page_is_not_taken_for_its_compressed_form(start: StartServer) -> None:
+    server = await start(allowed_origins=(ALLOWED,))
+    async with server.http.get(f"{server.url}/page/style.css") as response:
+        vary = response.headers["Vary"].split(", ")
+    assert {"Origin", "Accept-Encoding"} <= set(vary), "a cache could give it to who takes no gzip"
+
+
 async def test_a_stream_is_open_to_an_allowed_page_and_so_are_its_errors(
     start: StartServer, llm: ScriptedLLM
 ) -> None:

@@ -17,7 +17,7 @@ from chatbot.errors import ERRORS, ChatError
 from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, answer, completion, delta, events, reply
 from tests.tools.server import Clock, Running, StartServer, until
 
-DOC: dict[str, Any] = json.loads(document()[0])
+DOC: dict[str, Any] = json.loads(document().body)
 
 ELSEWHERE = re.compile(r"/v1/|/page/|/$|/docs")
 """What other documents describe, and what is for people."""

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cache
 from html import escape
 from importlib import resources
@@ -25,26 +25,22 @@ def _shown(text: str) -> str:
     return re.sub("`(.+?)`", r"<code>\1</code>", escape(text, quote=False))
 
 
-def _about(thing: Object) -> str:
-    return _shown(thing.get("description", ""))
-
-
-def _code(name: str) -> str:
-    return f"<code>{escape(name)}</code>"
-
-
-def _pre(text: str) -> str:
-    return f"<pre>{escape(text, quote=False)}</pre>"
+def _in(tag: str, text: str) -> str:
+    return f"<{tag}>{escape(text, quote=False)}</{tag}>"
 
 
 def _name(reference: Object) -> str:
     return str(reference["$ref"].rpartition("/")[2])
 
 
-def _table(heads: str, rows: Sequence[Sequence[str]]) -> str:
+def _table(heads: str, rows: Iterable[tuple[str, str, Object]]) -> str:
+    """In each row a name, a few words, and what the document says of it."""
+    lines = [
+        f"<tr><td>{name}</td><td>{words}</td><td>{_shown(thing.get('description', ''))}</td></tr>"
+        for name, words, thing in rows
+    ]
     titles = "".join(f"<th>{head}</th>" for head in heads.split("|"))
-    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><tr>{titles}</tr>{lines}</table>" if rows else ""
+    return f"<table><tr>{titles}</tr>{''.join(lines)}</table>" if lines else ""
 
 
 def _type(schema: Object) -> str:
@@ -52,9 +48,9 @@ def _type(schema: Object) -> str:
     if "$ref" in schema:
         return f'<a href="#{_name(schema)}">{_name(schema)}</a>'
     if values := schema.get("enum", [schema["const"]] if "const" in schema else []):
-        return " | ".join(_code(json.dumps(value)) for value in values)
-    if either := schema.get("anyOf") if "type" not in schema else None:
-        return " | ".join(dict.fromkeys(map(_type, either)))
+        return " | ".join(_in("code", json.dumps(value)) for value in values)
+    if "anyOf" in schema and "type" not in schema:
+        return " | ".join(dict.fromkeys(map(_type, schema["anyOf"])))
     if "items" in schema:
         return f"[{_type(schema['items'])}]"
     return str(schema.get("format") or schema.get("type", "any"))
@@ -62,14 +58,13 @@ def _type(schema: Object) -> str:
 
 def _curl(method: str, path: str, example: Any) -> str:
     """The call as it can be typed, with $URL, $S and $M as the page's beginning sets them."""
+    url = f"$URL{path}".replace("{session_id}", "$S").replace("{message_id}", "$M")
     words = ["curl -sN" if path.endswith("/stream") else "curl -s"]
-    if method != "GET" and (method != "POST" or example is None):
-        words.append(f"-X {method}")
-    words.append(f'"$URL{path}"'.replace("{session_id}", "$S").replace("{message_id}", "$M"))
+    words += [f'"{url}"'] if method == "GET" else [f'-X {method} "{url}"']
     if example is not None:
         body = json.dumps(example, ensure_ascii=False).replace(SESSION_ID, "'$S'")
         words.append(f"-d '{body}'")
-    return _pre(" ".join(words))
+    return _in("pre", " ".join(words))
 
 
 def _operation(method: str, path: str, operation: Object, korean: str, components: Object) -> str:
@@ -79,7 +74,7 @@ def _operation(method: str, path: str, operation: Object, korean: str, component
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         example = components["schemas"][_name(schema)]["examples"][0]
         body = f"<p>Body · 본문: {_type(schema)}</p>"
-    taken = [components["parameters"][_name(parameter)] for parameter in operation["parameters"]]
+    parameters = (components["parameters"][_name(parameter)] for parameter in operation["parameters"])
     answers = [
         (status, "".join(_type(one["schema"]) for one in answer.get("content", {}).values()), answer)
         for status, answer in operation["responses"].items()
@@ -88,53 +83,51 @@ def _operation(method: str, path: str, operation: Object, korean: str, component
         f'<h3 id="{name}"><code>{method} {path}</code></h3>',
         f'<h4>{_shown(operation["summary"])} · <span lang="ko">{korean}</span></h4>',
         _curl(method, path, example) + body,
-        _table("Parameter · 매개변수||", [(_code(p["name"]), p["in"], _about(p)) for p in taken]),
-        _table("Status · 상태|Content · 내용|", [(status, kind, _about(a)) for status, kind, a in answers]),
+        _table("Parameter · 매개변수||", [(_in("code", one["name"]), one["in"], one) for one in parameters]),
+        _table("Status · 상태|Content · 내용|", answers),
     ])  # fmt: skip
 
 
 def _schema(name: str, schema: Object) -> str:
     always = schema.get("required", ())
     rows = [
-        (_code(field) + "*" * (field in always), _type(one), _about(one))
+        (_in("code", field) + "*" * (field in always), _type(one), one)
         for field, one in schema.get("properties", {}).items()
     ]
-    examples = [_pre(json.dumps(example, ensure_ascii=False)) for example in schema.get("examples", ())]
-    table = _table("Field · 필드|Type · 형식|", rows)
-    return f'<h3 id="{name}">{name}</h3><p>{_about(schema)}</p>{table}{"".join(examples)}'
+    examples = [_in("pre", json.dumps(one, ensure_ascii=False)) for one in schema.get("examples", ())]
+    about = f'<h3 id="{name}">{name}</h3><p>{_shown(schema.get("description", ""))}</p>'
+    return about + _table("Field · 필드|Type · 형식|", rows) + "".join(examples)
 
 
 @cache
-def page() -> tuple[File, str]:
-    """The page, the same for everybody, and its Content-Security-Policy."""
-    document = json.loads(openapi.document()[0])
+def page() -> File:
+    """The page, the same for everybody."""
+    document = json.loads(openapi.document().body)
     info, components = document["info"], document["components"]
     calls = [
-        (method.upper(), path, call) for path, at in document["paths"].items() for method, call in at.items()
-    ]
-    links = [
-        f'<li><a href="#{call["operationId"]}"><code>{m} {path}</code></a></li>' for m, path, call in calls
+        (method.upper(), path, call)
+        for path, methods in document["paths"].items()
+        for method, call in methods.items()
     ]
     files = resources.files("chatbot.api")
     html = files.joinpath("docs.html").read_text("utf-8")
     korean = json.loads(files.joinpath("docs.ko.json").read_text("utf-8"))
-    for name, text in {
-        "version": info["version"],
-        "about": re.sub(r"\n(?=- |$)", "</p><p>", _about(info), flags=re.MULTILINE),
-        "links": "".join(links),
-        "calls": "".join(_operation(*call, korean[" ".join(call[:2])], components) for call in calls),
-        "schemas": "".join(_schema(*item) for item in components["schemas"].items()),
+    for name, texts in {
+        "version": [info["version"]],
+        "about": [re.sub(r"\n(?=- |$)", "</p><p>", _shown(info["description"]), flags=re.MULTILINE)],
+        "links": [
+            f'<li><a href="#{call["operationId"]}">{_in("code", f"{m} {p}")}</a></li>' for m, p, call in calls
+        ],
+        "calls": [_operation(m, p, call, korean[f"{m} {p}"], components) for m, p, call in calls],
+        "schemas": [_schema(*item) for item in components["schemas"].items()],
     }.items():
-        html = html.replace(f"{{{name}}}", text, 1)
+        html = html.replace(f"{{{name}}}", "".join(texts), 1)
     style = html.partition("<style>")[2].partition("</style>")[0]
     known = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    return File("docs.html", html.encode()), f"{policy}; style-src 'sha256-{known}'"
+    return File("docs.html", html.encode(), f"{policy}; style-src 'sha256-{known}'")
 
 
 async def docs(request: web.Request) -> web.StreamResponse:
     """Handle "GET /docs": the API for people."""
-    file, policy = page()
-    response = file.answer(request, "no-cache")
-    response.headers["Content-Security-Policy"] = policy
-    return response
+    return page().answer(request)

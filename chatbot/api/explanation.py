@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from chatbot.api.responses import without_parts
-from chatbot.chat.context import Head, plan, system_message
+from chatbot.chat.asking import Asking, Question
 from chatbot.chat.limits import ContextLimits
 from chatbot.config import Config
 from chatbot.errors import ChatError
@@ -26,18 +26,16 @@ async def explain(
         model = await llm.model_for({})
     except ChatError:  # what it takes is not known then
         model = ""
-    prompt = store.prompt(session.session_id)
-    system = prompt.content if prompt else config.system_prompt
-    head = Head.of(model, None, [system_message(system)] if system else [])
+    question = Question(session.session_id, session.current, (), {})
     budget = limits.budget(model, {}, llm.context_size(model))
-    path = store.path_up(session.session_id, session.current)
-    context = plan(path, [], head, budget, send_reasoning=config.send_reasoning)
+    context = Asking(question, config=config, store=store, llm=llm, limits=limits).plan(model, budget, None)
+    whose = "session" if store.prompt(session.session_id) else "operator" if config.system_prompt else None
     messages = [json.loads(message) for message in context.messages]
     for message in messages:
         message["content"] = without_parts(message.get("content"))
     return {
-        "messages": messages if prompt else messages[len(head.messages) :],
-        "system_prompt": "session" if prompt else "operator" if system else None,
+        "messages": messages[1:] if whose == "operator" else messages,
+        "system_prompt": whose,
         "first_message_id": context.first,
         "reason": context.reason,
         "model": model or None,

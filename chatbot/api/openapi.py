@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from hashlib import sha256
 from typing import Any, NamedTuple
 
 from chatbot import __version__
@@ -11,6 +10,7 @@ from chatbot.api import schemas
 from chatbot.api.schemas import COUNT, FROM_ONE, ID, MESSAGE_ID, NULL, SESSION_ID, STRING, Schema, any_of, ref
 from chatbot.errors import ERRORS
 from chatbot.records import dumps
+from chatbot.web.static import File
 
 Object = dict[str, Any]
 
@@ -84,9 +84,6 @@ OPERATIONS = (
     Operation("metrics", "get", "/metrics", "Figures for Prometheus", "Text"),
 )  # fmt: skip
 _MEDIA = {"Event": "text/event-stream", "Text": "text/plain"}
-_OR_ELSE = {"cancel": 204, "get_openapi": 304}
-"""What else is a success, with no body."""
-
 _PARAMETERS: dict[str, tuple[str, str, Schema, Any]] = {
     # name: where it stands, what it says, its schema, an example
     "session_id": ("path", "The session.", ID, SESSION_ID),
@@ -139,42 +136,43 @@ def _failure(status: int, codes: list[str]) -> Object:
     return _answer(", ".join(codes), headers, ref("schemas", "Error") | only)
 
 
+_NOTHING = _answer("Nothing is left to send.", (), None)
+_BESIDES: dict[str, dict[int, Object]] = {
+    "cancel": {204: _NOTHING},
+    "get_openapi": {304: _NOTHING},
+    "ready": {503: _answer("It would not.", (), any_of(ref("schemas", "Health"), ref("schemas", "Error")))},
+}
+"""What else an operation may be answered."""
+
+
 def _codes(operation: Operation) -> set[str]:
     """The codes of the errors that an operation may have."""
     codes = {"origin_not_allowed", "overloaded", "internal_error", *operation.errors}
-    if not operation.is_open:
-        codes.add("unauthorized")
-    if operation.body:
-        codes |= {"invalid_json", "request_too_large", "storage_full"}
-    if operation.body or {"Last-Event-ID", "parts"} & set(operation.parameters):
-        codes.add("invalid_request")
-    if "{session_id}" in operation.path:
-        codes.add("session_not_found")
-    if "{message_id}" in operation.path:
-        codes.add("message_not_found")
-    if operation.asks:
-        codes |= {"context_too_long", "reply_cancelled", "storage_full", "shutting_down"}
-        codes |= {code for code in ERRORS if code.startswith("llm_")}
+    for is_so, more in (
+        (not operation.is_open, "unauthorized"),
+        (operation.body, "invalid_json invalid_request request_too_large storage_full"),
+        ({"Last-Event-ID", "parts"} & {*operation.parameters}, "invalid_request"),
+        ("{session_id}" in operation.path, "session_not_found"),
+        ("{message_id}" in operation.path, "message_not_found"),
+        (operation.asks, "context_too_long reply_cancelled storage_full shutting_down"),
+        (operation.asks, " ".join(code for code in ERRORS if code.startswith("llm_"))),
+    ):
+        codes |= set(more.split()) if is_so else set()
     return codes
 
 
 def _operation(operation: Operation) -> Object:
     named = tuple(name for name in ("session_id", "message_id") if f"{{{name}}}" in operation.path)
-    about = ("X-Session-ID",) if named else ()
+    headers = (*(("X-Session-ID",) if named else ()), *operation.headers)
     schema = ref("schemas", operation.answer) if operation.answer else None
-    good = _answer(operation.summary, about + operation.headers, schema, _MEDIA.get(operation.answer, ""))
     by_status: dict[int, list[str]] = {}
     for code in sorted(_codes(operation)):
         by_status.setdefault(ERRORS[code][0], []).append(code)
-    responses = {operation.status: good} | {
-        status: _failure(status, by_status[status]) for status in by_status
-    }
-    if operation.id in _OR_ELSE:
-        responses[_OR_ELSE[operation.id]] = _answer("Nothing is left to send.", (), None)
-    if operation.id == "ready":
-        responses[503] = _answer(
-            "It would not.", (), any_of(ref("schemas", "Health"), ref("schemas", "Error"))
-        )
+    responses = {status: _failure(status, codes) for status, codes in by_status.items()}
+    responses[operation.status] = _answer(
+        operation.summary, headers, schema, _MEDIA.get(operation.answer, "")
+    )
+    responses |= _BESIDES.get(operation.id, {})
     parameters = (*named, *operation.parameters, "X-Request-ID")
     found: Object = {
         "operationId": operation.id,
@@ -202,8 +200,8 @@ def _body(schema: Schema) -> Schema:
 
 
 @cache
-def document() -> tuple[bytes, str]:
-    """The document as JSON, and its ETag."""
+def document() -> File:
+    """The document as JSON, the same for everybody."""
     paths: dict[str, Object] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
@@ -227,5 +225,4 @@ def document() -> tuple[bytes, str]:
     }
     about = {"title": "chatbot", "version": __version__, "description": _DESCRIPTION}
     head = {"openapi": "3.1.0", "info": about, "security": [{"key": []}]}
-    data = dumps(head | {"paths": paths, "components": components})
-    return data, sha256(data).hexdigest()[:32]
+    return File("openapi.json", dumps(head | {"paths": paths, "components": components}))

@@ -42,7 +42,7 @@ def flaw(value: Any, schema: Schema) -> str | None:
         return f".{missing[0]} is missing"
     fields = found.get("properties", {})
     if found.get("additionalProperties") is False and (unknown := set(value) - set(fields)):
-        return f" has no field {_shown(min(unknown))!r}"
+        return f" has no field {min(unknown)[:100]!r}"
     inner = [(f".{name}", value[name], one) for name, one in fields.items() if value.get(name) is not None]
     if "items" in found:
         inner = [(f"[{number}]", item, found["items"]) for number, item in enumerate(value)]
@@ -75,10 +75,6 @@ def _words(schema: Schema) -> str:
     return f"{words} that is not empty" if {"minLength", "minItems"} & set(schema) else words
 
 
-def _shown(name: str) -> str:
-    return name.encode("utf-8", "replace").decode()[:100]
-
-
 async def read_object(request: web.Request, schema: Schema) -> dict[str, Any]:
     """Reads the body as a JSON object that follows a schema, without its fields that are null.
 
@@ -87,7 +83,7 @@ async def read_object(request: web.Request, schema: Schema) -> dict[str, Any]:
     value = await bodies.read_object(request)
     for name, item in value.items():
         if name not in schema["properties"]:
-            raise refused(f"There is no field {_shown(name)!r}.", _shown(name))
+            raise refused(f"There is no field {name[:100]!r}.", name[:100])
         if item is not None and (wrong := flaw(item, schema["properties"][name])):
             raise refused(f"{name}{wrong}.", name)
     return {name: item for name, item in value.items() if item is not None}

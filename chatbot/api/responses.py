@@ -9,8 +9,9 @@ from typing import Any
 
 from chatbot.chat.history import versions
 from chatbot.chat.reply import Reply
+from chatbot.chat.reply_log import ReplyLog
 from chatbot.ids import message_id
-from chatbot.records import Prompt, Session, Turn, as_json
+from chatbot.records import REFUSAL, TEXT, Prompt, Session, Turn, as_json
 from chatbot.storage.store import Store
 
 
@@ -39,15 +40,15 @@ def session_object(session: Session, timeout_ms: int) -> dict[str, Any]:
 def active_object(store: Store, session: Session, reply: Reply) -> dict[str, Any]:
     """A reply that a session is being given.
 
-    `message` is what was said, without what parts hold; `replace` the reply in whose place it is asked for.
+    `message` is the question without what parts hold; `replace` the reply in whose place it is asked for.
     """
-    said = [json.loads(message) for message in reply.question.input]
+    last = json.loads(reply.question.input[-1])
     parent = reply.question.parent
     path = [] if parent == session.current else store.path(session.session_id, session.current, parent or 0)
     sibling = store.turn(path[0]) if path else None
     return {
         "message_id": reply.message_id,
-        "message": without_parts(said[-1]["content"]) if said[-1]["role"] == "user" else None,
+        "message": without_parts(last["content"]) if last["role"] == "user" else None,
         "started_at": rfc3339(reply.created_at),
         "replace": sibling.turn_id if sibling and sibling.parent == parent else None,
     }
@@ -80,20 +81,25 @@ def plain_message(turn: Turn, place: int) -> bytes | None:
     """The same as JSON, without parsing it, if it's text alone; of a message that is the only version."""
     text = turn.messages[place - 1] if place else turn.output or ""
     # `","` stands between two strings and in none: in an object of two texts once.
-    if text.count('","') != 1 or '","content":"' not in text or (turn.layout and not place):
+    if text.count('","') != 1 or '","content":"' not in text or (not place and _has_refusal(turn)):
         return None
     at, usage, finish, more = turn.asked_at, "null", "null", ""
     if not place:
         at, usage, finish = turn.replied_at, turn.token_usage or "null", as_json(turn.finish_reason)
-        named = (
-            ("reasoning", turn.reasoning),
-            ("model", turn.model),
-            ("first_token_ms", turn.first_token_ms),
-        )
-        more = "".join(f',"{name}":{as_json(value)}' for name, value in named if value is not None)
+        if turn.reasoning is not None:
+            more = f',"reasoning":{as_json(turn.reasoning)}'
+        if turn.model is not None:
+            more += f',"model":{as_json(turn.model)}'
+        if turn.first_token_ms is not None:
+            more += f',"first_token_ms":{turn.first_token_ms}'
     own = message_id(turn.turn_id, place)
     end = f'"created_at":"{rfc3339(at)}","token_usage":{usage},"finish_reason":{finish}{more}}}'
     return f'{{"message_id":"{own}",{text[1:-1]},{end}'.encode()
+
+
+def _has_refusal(turn: Turn) -> bool:
+    """Whether some of the reply's content is a refusal."""
+    return turn.layout is not None and '"x"' in turn.layout
 
 
 def _message(message_id: str, message: dict[str, Any], created_at: int) -> dict[str, Any]:
@@ -111,8 +117,12 @@ def _message(message_id: str, message: dict[str, Any], created_at: int) -> dict[
 def _reply(turn: Turn) -> dict[str, Any]:
     message = json.loads(turn.output or "{}")
     refusal = None
-    if turn.layout and (content := message["content"]):
-        message["content"], refusal = _apart(content, json.loads(turn.layout))
+    if _has_refusal(turn):
+        log = ReplyLog.from_turn(turn)
+        pieces = log.read(0, log.length)
+        message["content"], refusal = (
+            "".join(piece.text for piece in pieces if piece.kind == kind) or None for kind in (TEXT, REFUSAL)
+        )
     result = _message(turn.turn_id, message, turn.replied_at)
     result["token_usage"] = json.loads(turn.token_usage) if turn.token_usage else None
     result["finish_reason"] = turn.finish_reason
@@ -123,18 +133,6 @@ def _reply(turn: Turn) -> dict[str, Any]:
         "first_token_ms": turn.first_token_ms,
     }
     return result | {name: value for name, value in more.items() if value is not None}
-
-
-def _apart(content: str, layout: list[tuple[str, int]]) -> tuple[str | None, str | None]:
-    """What of a reply's content is text and what is a refusal."""
-    found: dict[str, list[str]] = {"t": [], "x": []}
-    start = 0
-    for kind, length in layout:
-        if kind in found:
-            found[kind].append(content[start : start + length])
-            start += length
-    text, refusal = ("".join(pieces) if pieces else None for pieces in found.values())
-    return text, refusal
 
 
 def without_parts(content: Any) -> Any:

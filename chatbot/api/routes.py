@@ -28,7 +28,7 @@ from chatbot.records import Session
 from chatbot.storage.database import when_unlocked
 from chatbot.storage.store import Store
 from chatbot.web.answers import json_response
-from chatbot.web.backpressure import MAX_UNSENT, PiecesResponse
+from chatbot.web.backpressure import MAX_UNSENT, Pieces
 from chatbot.web.logs import REPLY, SESSION_ID
 from chatbot.web.streaming import StreamListener, stream, until_ended
 
@@ -175,7 +175,7 @@ class Api:
         """Handle "POST /api/sessions/{session_id}/messages/{message_id}/cancel": stops a reply right here."""
         source = self._find(request)
         source.stop()
-        await until_ended(source)
+        await until_ended(source)  # which it has, unless the database's file is locked
         if source.error and source.error.code == "reply_cancelled":
             return web.Response(status=204)
         return self._reply_answer(source, {})
@@ -230,7 +230,14 @@ class Api:
         def all_headers() -> dict[str, str]:
             if source.error and not source.length:
                 raise source.error
-            return headers | _stream_headers(source)
+            about = headers | {
+                "X-Message-ID": source.message_id,
+                "Content-Location": f"/api/sessions/{source.session_id}/messages/{source.message_id}/stream",
+            }
+            # Before it has begun it may have to be asked with less.
+            if source.context_messages and (source.started or source.ended):
+                about["X-Context-Messages"] = str(source.context_messages)
+            return about
 
         listener = StreamListener(source, after, Events(), self.config.stream_heartbeat_seconds)
         return await stream(request, source, listener, all_headers)
@@ -249,11 +256,7 @@ class Api:
 
     async def get_openapi(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /api/openapi.json": all of this."""
-        document, etag = openapi.document()
-        headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache"}
-        if any(seen.value in (etag, "*") for seen in request.if_none_match or ()):
-            return web.Response(status=304, headers=headers)
-        return json_response(document, headers=headers)
+        return openapi.document().answer(request)
 
 
 def _written(pieces: Iterator[bytes], headers: dict[str, str] | None = None) -> web.StreamResponse:
@@ -262,18 +265,7 @@ def _written(pieces: Iterator[bytes], headers: dict[str, str] | None = None) -> 
     for piece in pieces:
         start += piece
         if len(start) > MAX_UNSENT:
-            return PiecesResponse(chain((start,), pieces), headers=headers)
+            return web.Response(body=Pieces(chain((start,), pieces)), headers=headers)
     if not start:
         raise not_found("message_id")  # it was deleted in this moment
     return json_response(start, headers=headers)
-
-
-def _stream_headers(source: ReplySource) -> dict[str, str]:
-    headers = {
-        "X-Message-ID": source.message_id,
-        "Content-Location": f"/api/sessions/{source.session_id}/messages/{source.message_id}/stream",
-    }
-    # Before it has begun it may have to be asked with less.
-    if source.context_messages and (source.started or source.ended):
-        headers["X-Context-Messages"] = str(source.context_messages)
-    return headers

@@ -37,6 +37,34 @@ NULL: Schema = {"type": "null"}
 ID: Schema = {"type": "string", "format": "uuid"}
 TIME: Schema = {"type": "string", "format": "date-time"}
 
+
+def ref(kind: str, name: str) -> Schema:
+    """A component of openapi.json."""
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+_KINDS = {"id": ID, "time": TIME, "count": COUNT, "from_one": FROM_ONE, "whole": WHOLE, "number": NUMBER}
+_KINDS |= {"text": STRING, "word": TEXT, "object": OBJECT, "bool": BOOLEAN, "null": NULL}
+
+
+def _shape(fields: str, **more: Any) -> Schema:
+    """An object, from words such as `content:text|Part[]|null`; one that ends in "?" may be absent."""
+    properties, required = {}, []
+    for field in fields.split():
+        name, _, kinds = field.partition(":")
+        if not kinds.endswith("?"):
+            required.append(name)
+        schemas = [_kind(kind) for kind in kinds.removesuffix("?").split("|")]
+        properties[name] = any_of(*schemas) if len(schemas) > 1 else schemas[0]
+    return object_of(properties, *required, **more)
+
+
+def _kind(kind: str) -> Schema:
+    if kind.endswith("[]"):
+        return list_of(_kind(kind[:-2]))
+    return _KINDS.get(kind) or ref("schemas", kind)
+
+
 # What clients send; null counts as absent.
 
 
@@ -58,20 +86,13 @@ PARTS = list_of(
     minItems=1,
     description="Content parts of the chat-completions API, which go to the LLM as they are.",
 )
-OPTIONS: dict[str, Schema] = {
-    # They go to the LLM as they are: it knows best which values it takes.
-    **dict.fromkeys(("model", "reasoning_effort", "verbosity"), TEXT),
-    **dict.fromkeys(("temperature", "top_p", "min_p"), NUMBER),
-    **dict.fromkeys(("presence_penalty", "frequency_penalty", "repetition_penalty"), NUMBER),
-    **dict.fromkeys(("max_tokens", "max_completion_tokens"), FROM_ONE),
-    **dict.fromkeys(("seed", "top_k"), WHOLE),
-    **dict.fromkeys(("response_format", "logit_bias"), OBJECT),
-    "stop": any_of(TEXT, list_of(TEXT)),
-    "tools": list_of(OBJECT),
-    "tool_choice": any_of(TEXT, OBJECT),
-    "parallel_tool_calls": BOOLEAN,
-    "user": STRING,
-}
+# They go to the LLM as they are: it knows best which values it takes.
+OPTIONS = _shape(
+    "model:word reasoning_effort:word verbosity:word user:text temperature:number top_p:number min_p:number "
+    "presence_penalty:number frequency_penalty:number repetition_penalty:number max_tokens:from_one "
+    "max_completion_tokens:from_one seed:whole top_k:whole response_format:object logit_bias:object "
+    "stop:word|word[] tools:object[] tool_choice:word|object parallel_tool_calls:bool"
+)["properties"]
 TOOL_OUTPUT = object_of(
     {"tool_call_id": TEXT, "output": any_of(STRING, PARTS)},
     *("tool_call_id", "output"),
@@ -132,33 +153,6 @@ CHANGES = object_of(
 )
 
 # What clients are sent.
-
-
-def ref(kind: str, name: str) -> Schema:
-    """A component of openapi.json."""
-    return {"$ref": f"#/components/{kind}/{name}"}
-
-
-_KINDS = {"id": ID, "time": TIME, "count": COUNT}
-_KINDS |= {"text": STRING, "object": OBJECT, "bool": BOOLEAN, "null": NULL}
-
-
-def _shape(fields: str, **more: Any) -> Schema:
-    """An object, from words such as `content:text|Part[]|null`; one that ends in "?" may be absent."""
-    properties, required = {}, []
-    for field in fields.split():
-        name, _, kinds = field.partition(":")
-        if not kinds.endswith("?"):
-            required.append(name)
-        schemas = [_kind(kind) for kind in kinds.removesuffix("?").split("|")]
-        properties[name] = any_of(*schemas) if len(schemas) > 1 else schemas[0]
-    return object_of(properties, *required, **more)
-
-
-def _kind(kind: str) -> Schema:
-    if kind.endswith("[]"):
-        return list_of(_kind(kind[:-2]))
-    return _KINDS.get(kind) or ref("schemas", kind)
 
 
 _SESSION = "session_id:id created_at:time last_accessed:time expires_at:time metadata:object"

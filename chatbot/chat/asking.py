@@ -89,7 +89,7 @@ class Asking:
         self._model = asked = await self._llm.model_for(fields)
         listed = self._llm.context_size(asked)
         budget = self._limits.budget(asked, fields, listed)
-        self._prepare(self._plan(asked, budget), budget)
+        self._prepare(self.plan(asked, budget, fields), budget)
         has_guessed = False
         while True:
             try:
@@ -106,8 +106,12 @@ class Asking:
                 tokens = counted if isinstance(counted, int) else self._tokens
                 return self._limits.answered(asked, self.context_messages, tokens)
 
-    def _plan(self, model: str, budget: Budget) -> Context:
-        question, session_id, fields = self.question, self.question.session_id, self.question.options
+    def plan(self, model: str, budget: Budget, fields: Mapping[str, Any] | None) -> Context:
+        """What the question is asked with, within `budget`.
+
+        `fields` are those of the request; without them it is not known which tools go with it.
+        """
+        question, session_id = self.question, self.question.session_id
         prompt = self._store.prompt(session_id) if session_id else None
         system = [text for text in (prompt and prompt.content, question.instructions) if text]
         if not system and self._config.system_prompt:

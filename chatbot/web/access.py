@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import logging
 import re
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -17,6 +15,9 @@ log = logging.getLogger(__name__)
 
 _GUARDED = ("/api/", "/v1/", "/metrics")
 _OPEN_PATHS = ("/api/health", "/api/health/ready", "/api/openapi.json")
+_OWN = re.compile(r"https?://((?:localhost|[0-9]+(?:\.[0-9]+){3}|\[[0-9a-f:.]+\])(?::[0-9]+)?)")
+"""An origin that may be the server's own: its host is an address or localhost."""
+
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,4096}")
 
 EXPOSED_HEADERS = (
@@ -53,7 +54,10 @@ class Access:
         (DNS rebinding); behind a proxy with a name of its own, that name goes into ALLOWED_ORIGINS.
         """
         origin = request.headers.get("Origin")
-        if origin is None or self._is_allowed(origin) or _is_own(origin, request.headers.get("Host", "")):
+        if origin is None or self._is_allowed(origin):
+            return
+        own = _OWN.fullmatch(origin.lower())
+        if own and own[1] == request.headers.get("Host", "").lower():
             return
         # Anybody may read the page's files, and a browser sends an Origin with a script that is a module.
         if request.path.startswith("/page/") and request.method in ("GET", "HEAD"):
@@ -66,38 +70,24 @@ class Access:
 
     def preflight(self, request: web.Request) -> web.Response | None:
         """Answers a page of an allowed origin that asks whether it may send a request, else None."""
-        origin, headers = request.headers.get("Origin", ""), request.headers
-        is_one = request.method == "OPTIONS" and "Access-Control-Request-Method" in headers
-        if not is_one or not self._is_allowed(origin):
+        if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
             return None
-        response = web.Response(status=204)
-        response.headers["Access-Control-Allow-Methods"] = METHODS
+        if not self._is_allowed(request.headers.get("Origin", "")):
+            return None
+        headers = {"Access-Control-Allow-Methods": METHODS, "Access-Control-Max-Age": "600"}
         # Client libraries send headers of their own, which nobody can list.
-        asked_for = headers.get("Access-Control-Request-Headers", "")
+        asked_for = request.headers.get("Access-Control-Request-Headers", "")
         if _HEADER_NAMES.fullmatch(asked_for):
-            response.headers["Access-Control-Allow-Headers"] = asked_for
-        response.headers["Access-Control-Max-Age"] = "600"
-        return response
+            headers["Access-Control-Allow-Headers"] = asked_for
+        return web.Response(status=204, headers=headers)
 
     def set_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Adds what lets the page of an allowed origin read an answer."""
         if not self._origins:
             return
-        response.headers["Vary"] = "Origin, Access-Control-Request-Headers"
+        vary = ["Origin", "Access-Control-Request-Headers", *response.headers.getall("Vary", ())]
+        response.headers["Vary"] = ", ".join(vary)
         origin = request.headers.get("Origin", "")
         if self._is_allowed(origin):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
-
-
-def _is_own(origin: str, host: str) -> bool:
-    scheme, _, netloc = origin.partition("://")
-    if scheme not in ("http", "https") or not netloc or netloc.lower() != host.lower():
-        return False
-    try:
-        name = urlsplit(origin).hostname or ""
-        if name != "localhost":
-            ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

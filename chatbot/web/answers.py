@@ -30,13 +30,11 @@ def error_response(error: ChatError, headers: Mapping[str, str] | None = None) -
     return response
 
 
-def http_error(error: web.HTTPException, limit: int) -> web.Response:
-    """The errors of aiohttp's own, of its router and its body reader, in our shape."""
+def http_error(error: web.HTTPException) -> web.Response:
+    """The errors of aiohttp's router, in our shape."""
     if isinstance(error, web.HTTPMethodNotAllowed):
         allow = ", ".join(sorted(error.allowed_methods))
         return error_response(ChatError("method_not_allowed", f"This path takes {allow}."), {"Allow": allow})
-    if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return error_response(ChatError("request_too_large", f"The body exceeds {limit} bytes."))
     if error.status == 404:
         return error_response(ChatError("not_found", "There is nothing at this path."))
     return error_response(ChatError("invalid_request", f"The request cannot be served: {error.reason}."))

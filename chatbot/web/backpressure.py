@@ -7,12 +7,14 @@ transport (`drain`) means waiting until the client has been sent everything.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from typing import cast
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_writer import StreamWriter
+from aiohttp.payload import Payload
 
 MAX_UNSENT = 64 * 1024
 """Bytes that may wait for one client beyond the kernel's own buffers."""
@@ -38,22 +40,30 @@ drop it (the OpenAI Python library does).
 """
 
 
-class PiecesResponse(web.StreamResponse):
-    """A JSON answer whose body is made piece by piece while the client reads it; middleware.py sends it.
+class Pieces(Payload):
+    """A body that is made piece by piece while the client reads it; `size` in bytes, if that is known.
 
-    The pieces may be of any size. They are asked for when they are needed, so what they read must still be
+    The pieces may be long or short. They are asked for when they are needed, so what they read must still be
     there then; an error that they raise cuts the answer off.
     """
 
-    def __init__(self, pieces: Iterable[bytes], headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(headers=headers)
-        self.content_type = "application/json"
-        self._pieces = pieces
+    _value: Iterable[bytes]
 
-    def take_pieces(self) -> Iterable[bytes]:
-        """The pieces, which the answer no longer holds then."""
-        pieces, self._pieces = self._pieces, ()
-        return pieces
+    def __init__(self, pieces: Iterable[bytes], size: int | None = None) -> None:
+        super().__init__(pieces, content_type="application/json")
+        self._size = size
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Sends the pieces; aiohttp calls it."""
+        pieces, self._value = self._value, ()  # the answer, which may live on, holds them no more
+        with closing(_joined(pieces)) as joined:
+            for piece in joined:
+                await writer.write(piece)
+                await writer.drain()
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Not to be called: the pieces can be made only once."""
+        raise TypeError("these pieces are for one client")
 
 
 class EventWriter:
@@ -63,8 +73,8 @@ class EventWriter:
     token. Whatever is written is whole events.
     """
 
-    def __init__(self, request: web.Request) -> None:
-        self._transport = transport_of(request)
+    def __init__(self, request: web.Request, transport: asyncio.Transport) -> None:
+        self._transport = transport
         self._writer = cast(StreamWriter, request.writer)
         self._chunked = self._writer.chunked  # HTTP/1.0 has no chunks
         request[EVENT_WRITER] = self
@@ -95,30 +105,18 @@ EVENT_WRITER = web.RequestKey("event_writer", EventWriter)
 """The writer of the stream that is the answer to a request."""
 
 
-def transport_of(request: web.BaseRequest) -> asyncio.Transport:
-    """The connection; raises ConnectionResetError if the client has already gone."""
+async def begin(request: web.Request, response: web.StreamResponse, data: bytes = b"") -> EventWriter:
+    """Sends the headers of a stream and its first events; finish() ends it.
+
+    Raises ConnectionResetError when the client has gone.
+    """
+    await response.prepare(request)
     if request.transport is None:
         raise ConnectionResetError("the client has gone")
-    return request.transport
-
-
-async def begin(request: web.Request, response: web.StreamResponse, data: bytes = b"") -> EventWriter:
-    """Sends the headers of a stream and its first events; finish() ends it."""
-    transport_of(request)
-    await response.prepare(request)
-    writer = cast(StreamWriter, request.writer)
-    writer.send_headers()
-    events = EventWriter(request)
+    events = EventWriter(request, request.transport)
     if data:
         events.send(data)
     return events
-
-
-async def write(request: web.Request, data: bytes) -> None:
-    """Sends a piece of an answer whose headers were sent, and waits until nothing waits unsent."""
-    await request.writer.write(data)
-    if transport_of(request).get_write_buffer_size():
-        await request.writer.drain()
 
 
 async def finish(request: web.Request, response: web.StreamResponse, data: bytes = b"") -> None:
@@ -126,39 +124,27 @@ async def finish(request: web.Request, response: web.StreamResponse, data: bytes
 
     Raises ConnectionResetError when the client has gone.
     """
-    transport_of(request)
-    with closing(_body_of(response)) as pieces:
-        await response.prepare(request)
-        if request.method != "HEAD":
-            for piece in pieces:
-                await write(request, piece)
+    if isinstance(response, web.Response):
+        _cut(response)
+    await response.prepare(request)
     await response.write_eof(data)  # which waits until the last byte was sent
 
 
-def _body_of(response: web.StreamResponse) -> Generator[bytes]:
-    """The pieces of a body that is long or not yet made; from now on the answer itself does not hold it."""
-    if isinstance(response, PiecesResponse):
-        return _joined(response.take_pieces())
-    if isinstance(response, web.Response) and isinstance(response.body, bytes):
-        body = response.body
-        if len(body) > MAX_UNSENT and not response.prepared:
-            response.headers["Content-Length"] = str(len(body))
-            response.body = None
-            return _joined((body,))
-    return _joined(())
+def _cut(response: web.Response) -> None:
+    """Has a long body sent in pieces."""
+    body = response.body
+    if isinstance(body, bytes) and len(body) > MAX_UNSENT:
+        response.body = Pieces((body,), len(body))
 
 
-def _joined(pieces: Iterable[bytes]) -> Generator[bytes]:
+def _joined(pieces: Iterable[bytes]) -> Generator[bytearray]:
     """The same bytes in pieces that are neither long nor very short."""
-    waiting: list[bytes] = []
-    size = 0
+    joined = bytearray()
     for piece in pieces:
         for start in range(0, len(piece), PIECE_BYTES):
-            waiting.append(piece[start : start + PIECE_BYTES])
-            size += len(waiting[-1])
-            if size >= PIECE_BYTES:
-                data = b"".join(waiting)
-                waiting, size = [], 0
-                yield data
-    if waiting:
-        yield b"".join(waiting)
+            joined += piece[start : start + PIECE_BYTES]
+            if len(joined) >= PIECE_BYTES:
+                yield joined
+                joined = bytearray()
+    if joined:
+        yield joined

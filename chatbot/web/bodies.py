@@ -7,13 +7,13 @@ import hashlib
 import json
 import math
 import re
-import time
 from typing import Any
 
 from aiohttp import web
 
 from chatbot.chat.reply_registry import key_hash
 from chatbot.errors import ChatError
+from chatbot.web.patience import Patience
 
 BODY_SECONDS = 30.0
 """How long a body may take to arrive."""
@@ -54,7 +54,7 @@ async def read_body(request: web.Request) -> bytes:
             if len(body) > limit:
                 raise _too_large(limit)
             return body
-        _require_room(expected)
+        _require_memory(expected)
         return await _receive(request.content, limit)
     except web.RequestPayloadError:
         raise ChatError("invalid_request", "The body is not valid HTTP.") from None
@@ -62,11 +62,11 @@ async def read_body(request: web.Request) -> bytes:
 
 async def _receive(content: Any, limit: int) -> bytes:
     body = bytearray()  # one block, which goes back to the system as a whole
-    deadline = _Deadline(BODY_SECONDS)
+    patience = Patience(BODY_SECONDS, LOOK_SECONDS)
     try:
-        while True:
+        while (left := patience.left()) > 0:
             try:
-                async with asyncio.timeout(deadline.next_look()):
+                async with asyncio.timeout(min(left, LOOK_SECONDS)):
                     chunk = await content.readany()
             except TimeoutError:
                 continue
@@ -74,40 +74,16 @@ async def _receive(content: Any, limit: int) -> bytes:
                 return bytes(body)
             if len(body) + len(chunk) > limit:
                 raise _too_large(limit)
-            _require_room(len(body) + len(chunk))
+            _require_memory(len(body) + len(chunk))
             body += chunk
             _Budget.held += len(chunk)
+        raise ChatError("invalid_request", f"The body did not arrive within {BODY_SECONDS:g} seconds.")
     finally:
         _Budget.held -= len(body)
 
 
-class _Deadline:
-    """When a body is late; the time for which this process was stopped does not count.
-
-    It was as if the client had been kept from sending. Such a time is one between two looks that was much
-    longer by the real clock than the look was to last.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._at = self._loop.time() + seconds
-        self._looked = time.monotonic()
-
-    def next_look(self) -> float:
-        """How long to wait at most until asking again; raises ChatError when it is late."""
-        now = time.monotonic()
-        stopped = now - self._looked - LOOK_SECONDS
-        self._looked = now
-        if stopped > LOOK_SECONDS:
-            self._at += stopped
-        left = self._at - self._loop.time()
-        if left <= 0:
-            raise ChatError("invalid_request", f"The body did not arrive within {BODY_SECONDS:g} seconds.")
-        return min(left, LOOK_SECONDS)
-
-
-def _require_room(size: int) -> None:
-    """Whether a body of so many bytes may still grow; raises ChatError("overloaded")."""
+def _require_memory(size: int) -> None:
+    """Raises ChatError("overloaded") if a body of so many bytes may not grow, for what others hold."""
     if size > SMALL and _Budget.held + SMALL > MAX_HELD:
         raise ChatError("overloaded", "Too many large requests at once.", retry_after="1")
 

@@ -18,6 +18,7 @@ from chatbot.web.answers import error_response, http_error
 from chatbot.web.backpressure import EVENT_WRITER, MAX_UNSENT, STALL_SECONDS
 from chatbot.web.logs import access_log, request_id
 from chatbot.web.parser import MAX_HEAD, StrictParser
+from chatbot.web.patience import Patience
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +71,8 @@ class Connection(web.RequestHandler):
     __slots__ = (
         "_connections",
         "_half_closed",
+        "_patience",
         "_sent",
-        "_since",
         "_stall_timer",
         "_strict",
         "is_surplus",
@@ -90,7 +91,6 @@ class Connection(web.RequestHandler):
         self._half_closed = False
         self._stall_timer: asyncio.TimerHandle | None = None
         self._sent = 0  # at the last look
-        self._since = 0.0  # when that was first so
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bounds what the kernel holds unsent for a client, so that a slow reader is seen to read.
@@ -126,7 +126,7 @@ class Connection(web.RequestHandler):
         """Begins to watch whether the client reads: something could not be sent at once."""
         super().pause_writing()
         self._connections.stalled += 1
-        self._sent, self._since = self._count_sent(), self._loop.time()
+        self._sent, self._patience = self._count_sent(), Patience(STALL_SECONDS, LOOK_SECONDS)
         if not self._stall_timer:
             self._stall_timer = self._loop.call_later(LOOK_SECONDS, self._look)
 
@@ -147,20 +147,12 @@ class Connection(web.RequestHandler):
         if not self._paused or self.transport is None:
             return
         if (sent := self._count_sent()) != self._sent:
-            self._sent, self._since = sent, self._loop.time()
-        elif self._loop.time() - self._since >= STALL_SECONDS:
-            # If this process was stopped, the client may have read all it could: send first, then judge.
-            # Of two turns of the event loop the first at least has asked which sockets can take more.
-            self._loop.call_soon(self._loop.call_soon, self._drop_if_stalled)
-            return
-        self._stall_timer = self._loop.call_later(LOOK_SECONDS, self._look)
-
-    def _drop_if_stalled(self) -> None:
-        if self._paused and self.transport is not None and self._count_sent() == self._sent:
+            self._sent, self._patience = sent, Patience(STALL_SECONDS, LOOK_SECONDS)
+        elif self._patience.left() <= 0:
             self._connections.dropped += 1
             self.transport.abort()
-        else:
-            self._look()
+            return
+        self._stall_timer = self._loop.call_later(LOOK_SECONDS, self._look)
 
     # Clients that have said all they will say
 
@@ -209,7 +201,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answers a request that never reached the application; the connection is closed after it."""
+        """Answers what is no HTTP, or a request that crashed; the connection is closed after it."""
         if isinstance(exc, ConnectionError):
             raise exc  # the client has gone: nobody to answer, nothing to log
         error = ChatError("internal_error", "Internal error.")
@@ -219,7 +211,9 @@ class Connection(web.RequestHandler):
                 error = ChatError("headers_too_large", f"The headers exceed {MAX_HEAD} bytes.")
             access_log.info("- - %d bad HTTP: %s", error.status, type(exc).__name__)
         else:
-            log.error("a request crashed", exc_info=exc)
+            log.error(
+                "request %s crashed", request_id(request), exc_info=exc or True
+            )  # no exc: a TimeoutError
         if request.writer.output_size > 0:
             raise ConnectionResetError("the answer had begun")
         response = error_response(error, {"X-Request-ID": request_id(request)})
@@ -237,7 +231,7 @@ class Connection(web.RequestHandler):
         """Writes an answer, in our shape also one that aiohttp made before the middleware (Expect)."""
         if not resp.prepared and isinstance(resp, web.HTTPException) and isinstance(request, web.Request):
             access_log.info("- - %d %s", resp.status, type(resp).__name__)
-            resp = http_error(resp, request.client_max_size)
+            resp = http_error(resp)
         finished = await super().finish_response(request, resp, start_time)
         if self._half_closed:
             self._lingering_time = 0.0  # no more of a body will come

@@ -25,8 +25,8 @@ class Health:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._asking = asyncio.Lock()
-        self._llm_said = ("", "")
-        self._llm_said_until = 0.0
+        self._llm_is = ("", "")  # as LLM.ready() tells
+        self._asked_until = 0.0
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Registers the routes."""
@@ -51,10 +51,10 @@ class Health:
     async def ready(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /api/health/ready": whether a chat would work now; what the LLM said is kept 5 s."""
         async with self._asking:
-            if self._loop.time() >= self._llm_said_until:
-                self._llm_said = await self._llm.ready()
-                self._llm_said_until = self._loop.time() + READY_CACHE_SECONDS
-        llm, note = self._llm_said
+            if self._loop.time() >= self._asked_until:
+                self._llm_is = await self._llm.ready()
+                self._asked_until = self._loop.time() + READY_CACHE_SECONDS
+        llm, note = self._llm_is
         storage = "full" if self._store.is_full else "ok"
         status = "ok" if llm == storage == "ok" else "unavailable"
         if self._registry.closing:

@@ -63,18 +63,18 @@ def log_request(request: web.Request, route: str, status: int, seconds: float) -
     """Writes the line of a request that has ended."""
     if not access_log.isEnabledFor(logging.INFO):
         return
-    fields: dict[str, Any] = {}
-    if session_id := request.get(SESSION_ID):
-        fields["session"] = session_id[:8]
-    about = _of_reply(request.pop(REPLY, None))  # and the request, which a cycle may keep, lets go of it
-    fields |= {name: value for name, value in about.items() if value is not None}
-    shown = "".join(f" {name}={_quoted(value)}" for name, value in fields.items())
-    milliseconds, label = round(seconds * 1000, 1), request_id(request)
-    fields |= {"method": request.method, "route": route, "status": status}
-    fields |= {"duration_ms": milliseconds, "request_id": label}
-    message = "%s %s %d %.1fms %s%s"
-    extra = {"fields": fields}
-    access_log.info(message, request.method, route, status, milliseconds, label, shown, extra=extra)
+    about = {"session": request.get(SESSION_ID, "")[:8] or None}
+    about |= _of_reply(request.pop(REPLY, None))  # and the request, which a cycle may keep, lets go of it
+    about = {name: value for name, value in about.items() if value is not None}
+    line = {
+        "method": request.method,
+        "route": route,
+        "status": status,
+        "duration_ms": round(seconds * 1000, 1),
+        "request_id": request_id(request),
+    }
+    shown = "".join([f" {name}={_quoted(value)}" for name, value in about.items()])
+    access_log.info("%s %s %d %.1fms %s%s", *line.values(), shown, extra={"fields": about | line})
 
 
 def _quoted(value: object) -> str:
@@ -102,6 +102,9 @@ class JsonFormatter(logging.Formatter):
 
 def set_up(level: str, log_format: str) -> None:
     """Sends the log to standard error."""
+    # No line says which thread or which place in the code wrote it, and to find that out takes its time.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     handler = logging.StreamHandler()
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if log_format == "json" else text)

@@ -29,7 +29,20 @@ _FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0,
 _EACH = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 _TOKENS = tuple(float(4**power) for power in range(14))
 _LAG = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-_MODEL = "gen_ai_request_model"
+_MODEL = ("gen_ai_request_model",)
+_REQUEST = ("http_request_method", "http_route", "http_response_status_code")
+
+_COUNTED: dict[str, tuple[str, tuple[str, ...], Sequence[float]]] = {
+    # name: what it is, its labels, the bounds of its buckets (none: a counter)
+    "http_server_request_duration_seconds": ("Requests, until the answer was sent.", _REQUEST, _HTTP),
+    "gen_ai_server_request_duration_seconds": ("Replies, in all.", _MODEL, _REPLY),
+    "gen_ai_server_time_to_first_token_seconds": ("Until the first characters.", _MODEL, _FIRST),
+    "gen_ai_server_time_per_output_token_seconds": ("Tokens after the first.", _MODEL, _EACH),
+    "gen_ai_client_token_usage": ("As the LLM counts.", (*_MODEL, "gen_ai_token_type"), _TOKENS),
+    "chatbot_replies_total": ("Replies by how they ended.", ("end",), ()),
+    "chatbot_llm_failures_total": ("Failures of the LLM by kind.", ("kind",), ()),
+    "chatbot_event_loop_lag_seconds": ("How late a timer of one second is.", (), _LAG),
+}
 
 
 class Family:
@@ -78,25 +91,10 @@ class Metrics:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._gauges: list[tuple[str, str, Callable[[], float]]] = []
-        http = ("http_request_method", "http_route", "http_response_status_code")
-        self._families = (
-            Family(
-                "http_server_request_duration_seconds", "Requests, until the answer was sent.", http, _HTTP
-            ),
-            Family("gen_ai_server_request_duration_seconds", "Replies, in all.", (_MODEL,), _REPLY),
-            Family(
-                "gen_ai_server_time_to_first_token_seconds", "Until the first characters.", (_MODEL,), _FIRST
-            ),
-            Family(
-                "gen_ai_server_time_per_output_token_seconds", "Tokens after the first.", (_MODEL,), _EACH
-            ),
-            Family("gen_ai_client_token_usage", "As the LLM counts.", (_MODEL, "gen_ai_token_type"), _TOKENS),
-            Family("chatbot_replies_total", "Replies by how they ended.", ("end",)),
-            Family("chatbot_llm_failures_total", "Failures of the LLM by kind.", ("kind",)),
-            Family("chatbot_event_loop_lag_seconds", "How late a timer of one second is.", (), _LAG),
-        )
-        self._requests, self._replies, self._first, self._each = self._families[:4]
-        self._tokens, self._ends, self._failures, self._lag = self._families[4:]
+        self._families = {name: Family(name, *about) for name, about in _COUNTED.items()}
+
+    def _count(self, name: str, value: float, *labels: str) -> None:
+        self._families[name].add(value, *labels)
 
     def watch(self, name: str, wants: str, read: Callable[[], float]) -> None:
         """Shows what `read` returns: a counter if the name ends in _total, else a gauge."""
@@ -113,7 +111,7 @@ class Metrics:
         for name, wants, read in self._gauges:
             kind = "counter" if name.endswith("_total") else "gauge"
             lines += [f"# HELP {name} {wants}", f"# TYPE {name} {kind}", f"{name} {read():.15g}"]
-        for family in self._families:
+        for family in self._families.values():
             lines += family.lines()
         text = "\n".join([*lines, ""])
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
@@ -121,25 +119,27 @@ class Metrics:
 
     def request_ended(self, method: str, route: str, status: int, seconds: float) -> None:
         """Counts a request whose answer was sent, or whose client has left."""
-        self._requests.add(seconds, method if method in _METHODS else OTHER, route, str(status))
+        method = method if method in _METHODS else OTHER
+        self._count("http_server_request_duration_seconds", seconds, method, route, str(status))
 
     def reply_ended(self, reply: Reply) -> None:
         """Counts a reply that has ended, with what the LLM said of its tokens."""
         model, error = reply.model, reply.error
         seconds = max(0.0, self._clock() - reply.created_at / 1000)
-        self._replies.add(seconds, model)
+        self._count("gen_ai_server_request_duration_seconds", seconds, model)
         end = error.code if error else reply.finish_reason or OTHER
-        self._ends.add(1, end if error or end in _ENDS else OTHER)
+        self._count("chatbot_replies_total", 1, end if error or end in _ENDS else OTHER)
         if error and error.code.startswith(("llm_", "context_")):
-            self._failures.add(1, error.kind)
+            self._count("chatbot_llm_failures_total", 1, error.kind)
         counts = _token_counts(reply.usage)
         for kind, count in counts.items():
-            self._tokens.add(count, model, kind)
+            self._count("gen_ai_client_token_usage", count, model, kind)
         if reply.first_token_ms is not None:
             first = reply.first_token_ms / 1000
-            self._first.add(first, model)
+            self._count("gen_ai_server_time_to_first_token_seconds", first, model)
             if (output := counts.get("output", 0)) > 1:
-                self._each.add(max(0.0, seconds - first) / (output - 1), model)
+                each = max(0.0, seconds - first) / (output - 1)
+                self._count("gen_ai_server_time_per_output_token_seconds", each, model)
 
     async def watch_event_loop(self) -> None:
         """Measures the event loop's lag until it is cancelled."""
@@ -147,7 +147,7 @@ class Metrics:
         while True:
             began = loop.time()
             await asyncio.sleep(1)
-            self._lag.add(max(0.0, loop.time() - began - 1))
+            self._count("chatbot_event_loop_lag_seconds", max(0.0, loop.time() - began - 1))
 
 
 def _token_counts(usage: str | None) -> dict[str, float]:

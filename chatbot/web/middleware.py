@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable
@@ -16,8 +16,6 @@ from chatbot.web.access import Access
 from chatbot.web.answers import error_response, http_error
 from chatbot.web.connection import is_surplus
 from chatbot.web.logs import LEFT, SESSION_ID, log_request, request_id, route_of
-
-log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Observer = Callable[[str, str, int, float], None]
@@ -38,9 +36,11 @@ class Gate:
 
     @web.middleware
     async def pass_through(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Has a request answered, sends the answer, and notes down how it went."""
-        began = time.perf_counter()
-        status = LEFT
+        """Has a request answered, sends the answer, and notes down how it went.
+
+        Whatever else goes wrong is answered by Connection.handle_error, which closes the connection.
+        """
+        began, status = time.perf_counter(), 500
         try:
             response = await self._answer(request, handler)
             if not response.prepared:
@@ -50,6 +50,8 @@ class Gate:
             status = response.status
             return response
         except BaseException as error:
+            if isinstance(error, ConnectionError | asyncio.CancelledError):
+                status = LEFT
             # What a client that left was being sent must not stay until the garbage collector comes by:
             # a closed connection is a cycle, which holds this error, which holds all its frames.
             traceback.clear_frames(error.__traceback__)
@@ -71,14 +73,7 @@ class Gate:
         except ChatError as error:
             return error_response(without_frames(error))
         except web.HTTPException as error:
-            return http_error(error, request.client_max_size)
-        except ConnectionError:
-            raise  # the client has gone, or was dropped
-        except Exception:
-            log.exception("request %s crashed", request_id(request))
-            if request.writer.output_size:
-                raise ConnectionResetError("the answer had begun") from None
-            return error_response(ChatError("internal_error", "Internal error."))
+            return http_error(error)
 
     async def set_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Adds the headers that every answer bears; an on_response_prepare signal."""

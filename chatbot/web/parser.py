@@ -45,11 +45,11 @@ class StrictParser:
             if not self.has_whole_body:
                 self._body.set_exception(RequestPayloadError(str(error)))
                 self._body.feed_eof()
-            if isinstance(error, HttpProcessingError) and "Too many headers" not in str(error):
+            if "Too many headers" in str(error):
+                raise LineTooLong(b"", MAX_HEAD) from None
+            if isinstance(error, HttpProcessingError):
                 raise
-            raise (
-                LineTooLong(b"", MAX_HEAD) if "Too many" in str(error) else BadHttpMessage("no text")
-            ) from None
+            raise BadHttpMessage("no text") from None
 
     def _feed(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
         is_head = self.has_whole_body

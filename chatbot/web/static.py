@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import re
+from collections.abc import Iterator
 from functools import cached_property
 from hashlib import sha256
 from importlib import resources
@@ -24,25 +26,17 @@ CONTENT_TYPES = {
 COMPRESSED = {".png", ".woff2"}
 """What gzip makes no smaller."""
 
-CONTENT_SECURITY_POLICY = "; ".join(
-    [
-        "default-src 'none'",
-        "script-src 'self'",
-        "worker-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data: blob:",
-        "font-src 'self'",
-        "connect-src 'self'",
-        "manifest-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    ]
+_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
+"""Finds in an Accept-Encoding header that gzip is taken: named, and not with a quality of 0."""
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "font-src 'self'; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
 )
 """https://www.w3.org/TR/CSP3/: nothing inline, nothing from elsewhere."""
 
 SAFE = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -50,13 +44,17 @@ SAFE = {
 
 
 class File:
-    """A file of the page, compressed once, and sent only to who has not seen it yet."""
+    """What is the same for everybody: compressed once, and sent only to who has not seen it yet.
 
-    def __init__(self, name: str, body: bytes) -> None:
+    The name says by its suffix what it is; `policy` is its Content-Security-Policy.
+    """
+
+    def __init__(self, name: str, body: bytes, policy: str = CONTENT_SECURITY_POLICY) -> None:
         self._suffix = name[name.rfind(".") :]
         self.body = body
-        self._etag = sha256(body).hexdigest()[:32]
-        self._type = CONTENT_TYPES.get(self._suffix, "application/octet-stream")
+        self.etag = sha256(body).hexdigest()[:32]
+        content_type = CONTENT_TYPES.get(self._suffix, "application/octet-stream")
+        self._headers = SAFE | {"Content-Security-Policy": policy, "Content-Type": content_type}
 
     @cached_property
     def gzipped(self) -> bytes | None:
@@ -65,31 +63,30 @@ class File:
         smaller = self.body if self._suffix in COMPRESSED else gzip.compress(self.body, 9, mtime=0)
         return smaller if len(smaller) < len(self.body) else None
 
-    def answer(self, request: web.Request, cache_control: str) -> web.Response:
+    def answer(self, request: web.Request, cache_control: str = "no-cache") -> web.Response:
         """The file, or 304 if the request names its ETag."""
-        # The two encodings are two representations, and a strong ETag is of one.
-        zipped = _accepts_gzip(request.headers.get("Accept-Encoding", "")) and self.gzipped is not None
-        etag = f"{self._etag}-gzip" if zipped else self._etag
-        headers = SAFE | {"ETag": f'"{etag}"', "Cache-Control": cache_control, "Vary": "Accept-Encoding"}
+        body, etag, encoding = self.body, self.etag, {}
+        if _GZIP.search(request.headers.get("Accept-Encoding", "")) and self.gzipped:
+            # The two encodings are two representations, and a strong ETag is of one.
+            body, etag, encoding = self.gzipped, f"{etag}-gzip", {"Content-Encoding": "gzip"}
+        headers = {"ETag": f'"{etag}"', "Cache-Control": cache_control, "Vary": "Accept-Encoding"}
         if any(seen.value in (etag, "*") for seen in request.if_none_match or ()):
             return web.Response(status=304, headers=headers)
-        headers["Content-Type"] = self._type
-        if zipped:
-            headers["Content-Encoding"] = "gzip"
-        return web.Response(body=self.gzipped if zipped else self.body, headers=headers)
+        return web.Response(body=body, headers=self._headers | headers | encoding)
 
 
 class Static:
     """The handlers of the page and its files."""
 
     def __init__(self) -> None:
-        files = dict(_walk(resources.files("chatbot").joinpath("page")))
-        everything = b"".join(name.encode() + b"\0" + body for name, body in sorted(files.items()))
+        self._files = {
+            name: File(name, body) for name, body in _walk(resources.files("chatbot").joinpath("page"))
+        }
+        everything = "".join(f"{name} {file.etag}\n" for name, file in sorted(self._files.items()))
         # The files are named by what they all hold: a browser may keep them, and never mixes two versions.
-        self._version = sha256(everything).hexdigest()[:12]
-        html = files.pop("index.html").replace(b'="page/', f'="page/{self._version}/'.encode())
-        self._index = File("index.html", html)
-        self._files = {name: File(name, body) for name, body in files.items()}
+        self._version = sha256(everything.encode()).hexdigest()[:12]
+        html = self._files.pop("index.html").body
+        self._index = File("index.html", html.replace(b'="page/', f'="page/{self._version}/'.encode()))
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Registers the routes."""
@@ -98,7 +95,7 @@ class Static:
 
     async def index(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /": the page."""
-        return self._index.answer(request, "no-cache")
+        return self._index.answer(request)
 
     async def file(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /page/{path}": a file of the page.
@@ -112,28 +109,14 @@ class Static:
         file = self._files.get(request.match_info["path"]) or self._files.get(name)
         if file is None:
             raise web.HTTPNotFound
-        return file.answer(request, "no-cache")
+        return file.answer(request)
 
 
-def _walk(folder: Traversable, prefix: str = "") -> list[tuple[str, bytes]]:
+def _walk(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:
     """All files below a folder, which may be in a zipapp, with their paths."""
-    found: list[tuple[str, bytes]] = []
     for entry in folder.iterdir():
         name = prefix + entry.name
         if entry.is_dir():
-            found += _walk(entry, f"{name}/")
+            yield from _walk(entry, f"{name}/")
         elif not entry.name.endswith((".py", ".pyc")):
-            found.append((name, entry.read_bytes()))
-    return found
-
-
-def _accepts_gzip(header: str) -> bool:
-    """Whether an Accept-Encoding header takes gzip: named, or by "*", and not with a quality of 0."""
-    qualities: dict[str, float] = {}
-    for item in header.split(","):
-        name, _, parameter = item.partition(";")
-        try:
-            qualities[name.strip().lower()] = float(parameter.partition("=")[2] or 1)
-        except ValueError:
-            continue
-    return qualities.get("gzip", qualities.get("*", 0)) > 0
+            yield name, entry.read_bytes()

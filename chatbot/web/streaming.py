@@ -1,14 +1,14 @@
 """Sends one client a reply as a stream: what it missed, then each event as it comes, then the end.
 
-A listener is in one of four states:
+A listener is in one of three states:
 
-    HOLDING ──the headers are sent──> LIVE <──it has all that came── BEHIND ──but missed the finish──> ENDING
+    HOLDING ──the headers are sent──> LIVE <──it has all that came── BEHIND
        └───────────────────────────────┴──too much waits to be sent────^
 
 Who has all that came begins HOLDING; who resumes with less, or after the finish, begins BEHIND.
 While it is LIVE each event is written where it comes from the LLM, and no task is woken for it. What it
-misses while it is BEHIND is read from the reply's log, no faster than the client reads. One who comes between
-the reply's finish and its end is not made live any more: its ending is made from what is stored.
+misses while it is BEHIND is read from the reply's log, no faster than the client reads. Who missed the finish
+stays BEHIND and waits for the end: its ending is made from what is stored.
 """
 
 from __future__ import annotations
@@ -55,10 +55,9 @@ class State(Enum):
     HOLDING = "holds it until the headers are sent"
     LIVE = "writes it"
     BEHIND = "leaves it, and reads the log"
-    ENDING = "leaves it, and waits for the end"
 
 
-HOLDING, LIVE, BEHIND, ENDING = State
+HOLDING, LIVE, BEHIND = State
 
 
 class StreamListener:
@@ -83,7 +82,7 @@ class StreamListener:
     def push(self, burst: Sequence[tuple[Chunk, int]]) -> None:
         """Sends the next events at once, if the client keeps up."""
         state = self._state
-        if state is BEHIND or state is ENDING:
+        if state is BEHIND:
             return
         unsent = self._events.unsent if state is LIVE else len(self._held)
         data = b""
@@ -145,10 +144,11 @@ class StreamListener:
         # Nothing is awaited from here until it listens, so no event comes between.
 
     async def _listen(self) -> None:
-        """Is live until it falls behind or the reply ends; fills a silence."""
-        if self._state is BEHIND:
-            self._state = ENDING if self._source.finish_sent else LIVE
-        while self._state is not BEHIND and not self._source.ended:
+        """Waits until the reply ends, or until it falls behind if it is live; fills a silence."""
+        if not self._source.finish_sent:
+            self._state = LIVE
+        state = self._state
+        while self._state is state and not self._source.ended:
             if self._loop.time() >= self._wrote_at + self._heartbeat:
                 self._send(KEEP_ALIVE)
             await self._sleep_until_due()
@@ -206,21 +206,17 @@ async def until_ended(source: ReplySource) -> None:
     listener = EndListener()
     source.join(listener)
     try:
-        await listener.ended
+        await listener.wait()
     finally:
         source.leave(listener)
 
 
-class EndListener:
+class EndListener(asyncio.Event):
     """One who waits for the whole reply."""
-
-    def __init__(self) -> None:
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def push(self, burst: Sequence[tuple[Chunk, int]]) -> None:
         """Takes no notice: what comes is not the end."""
 
     def wake(self) -> None:
         """Notices that the reply has ended."""
-        if not self.ended.done():  # the client may have gone in the same turn of the loop
-            self.ended.set_result(None)
+        self.set()

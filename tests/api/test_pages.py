@@ -27,8 +27,10 @@ async def test_text_that_is_not_parsed_is_written_as_it_would_be_if_it_were(
     server: Running, llm: ScriptedLLM, said: str
 ) -> None:
     session = await server.session()
-    for _ in range(2):
-        llm.play(answer(body=completion(said)))
+    for reasons in (False, True):
+        body = completion(said)
+        body["choices"][0]["message"] |= {"reasoning_content": said} if reasons else {}
+        llm.play(answer(body=body))
         await server.chat(session, said)
     [(seq,)] = server.sql("SELECT max(seq) FROM turns")
     turn = server.store.turn(seq)
