@@ -63,9 +63,9 @@ def test_a_copy_under_load_is_the_database_of_one_moment(path: Path, tmp_path: P
             said = backup(str(path), str(target))
             assert "version 1, 20 sessions, " in said
             with closing(Store(str(target))) as copy:
-                newest = copy._value("SELECT max(seq) FROM turns")
+                newest = copy._db.value("SELECT max(seq) FROM turns")
                 kept = {row[0] for row in copy._db.execute("SELECT turn_id FROM turns")}
-                parents = copy._value(
+                parents = copy._db.value(
                     "SELECT count(*) FROM turns WHERE parent NOT IN (SELECT seq FROM turns)"
                 )
                 assert parents == 0
@@ -182,7 +182,7 @@ def test_a_damaged_file_is_told(path: Path) -> None:
 def test_a_row_that_belongs_to_nothing_is_damage(path: Path) -> None:
     with closing(Store(str(path))) as store:
         store._db.execute("PRAGMA foreign_keys=OFF")
-        store._run("add_turn", (1, *a_turn("nobody")[1:]))
+        store._db.run("add_turn", (1, *a_turn("nobody")[1:]))
     with pytest.raises(StoreError, match="a row of turns belongs to nothing"):
         check(str(path))
 

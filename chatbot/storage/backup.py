@@ -90,8 +90,8 @@ async def _delete(store: Store, session_ids: list[str]) -> None:
     with _Progress("deleted", len(session_ids)) as progress:
         for number, session_id in enumerate(session_ids):
             await when_unlocked(partial(store.delete_session, session_id))
-            while store.has_removals:
-                await when_unlocked(store.remove_piece)
+            while store.removals.waiting:
+                await when_unlocked(store.removals.remove_piece)
             progress.show(number)
 
 

@@ -51,9 +51,9 @@ def test_a_file_keeps_what_was_stored_and_only_its_owner_reads_it(path: Path) ->
     assert {file.name for file in path.parent.iterdir()} == {"chat.db", "chat.db.lock"}
     with closing(Store(str(path), sync="full")) as store:
         assert (store.sessions, store.path(here, chain[1]), store.affinity_key) == (1, chain, key)
-        assert (len(key), store._value("PRAGMA synchronous")) == (32, 2)
-        assert store._value("PRAGMA journal_mode") == "wal"
-        assert store._value("PRAGMA locking_mode") == "normal"
+        assert (len(key), store._db.value("PRAGMA synchronous")) == (32, 2)
+        assert store._db.value("PRAGMA journal_mode") == "wal"
+        assert store._db.value("PRAGMA locking_mode") == "normal"
 
 
 def test_a_second_server_is_refused_whatever_it_calls_the_file(path: Path, store: Store) -> None:
@@ -204,7 +204,7 @@ async def test_another_process_that_locks_the_file_makes_nobody_wait(path: Path,
                 write()
             assert time.perf_counter() - began < 0.1
         store.touch(here, 77)
-        assert (store.sessions, store._db.in_transaction) == (1, False)
+        assert (store.sessions, store._db.connection.in_transaction) == (1, False)
         assert (store.session(here), store.turn(1)) == ((here, 0, 77, "{}", None), None)
         storing = asyncio.create_task(when_unlocked(lambda: store.add_turn(turn)))
         await asyncio.sleep(0.02)
