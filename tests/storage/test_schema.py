@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from chatbot.records import Prompt
 from chatbot.storage import database
-from chatbot.storage.database import load_statements, nothing_for
+from chatbot.storage.database import load_statements
 from chatbot.storage.lock import StoreError
 from chatbot.storage.store import Store
 from tests.storage.tools import ROOT, a_chain, a_session, a_turn, count, turn_at
@@ -66,6 +67,11 @@ def test_the_schema_refuses_metadata_that_is_no_object(store: Store, metadata: s
     with pytest.raises((sqlite3.IntegrityError, sqlite3.OperationalError)):
         store.add_session("s", 0, metadata)
     assert (store.sessions, count(store, "sessions")) == (0, 0)
+
+
+def nothing_for(sql: str) -> dict[str, None] | tuple[None, ...]:
+    """Binds every parameter to NULL."""
+    return dict.fromkeys(re.findall(r":(\w+)", sql)) or (None,) * sql.count("?")
 
 
 @pytest.mark.parametrize(
