@@ -182,18 +182,18 @@ class Config:
     log_format: str = _word("text", "text", "json")
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str], options: Mapping[str, str] | None = None) -> Config:
+    def from_env(cls, environ: Mapping[str, str], options: Mapping[str, str | None] | None = None) -> Config:
         """Reads the settings out of `environ`; an empty variable counts as not set.
 
-        `options` of the command line, by the names of the settings, win, and the variable is not read then.
-        Raises ConfigError for the first value that cannot be used.
+        `options` of the command line, by the names of the settings, win if they are given (not None), and the
+        variable is not read then. Raises ConfigError for the first value that cannot be used.
         """
         values: dict[str, Any] = {}
         for setting in fields(cls):
-            name = setting.name.upper()
-            text = environ.get(name, "")
-            if options and setting.name in options:
-                name, text = f"--{setting.name}", options[setting.name]
+            name, text = f"--{setting.name}", (options or {}).get(setting.name)
+            if text is None:
+                name = setting.name.upper()
+                text = environ.get(name, "")
             if not (text.strip() if setting.metadata["blank_is_empty"] else text):
                 continue
             try:
