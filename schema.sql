@@ -75,6 +75,7 @@ CREATE TABLE background (
     failed_at   INTEGER CHECK ((failed_at IS NULL) = (error IS NULL))
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX background_by_session ON background (session_id);
+CREATE INDEX background_by_failure ON background (failed_at) WHERE failed_at IS NOT NULL;
 
 -- What only this database knows: the key of the hashes by which LLM servers tell conversations apart.
 CREATE TABLE secrets (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
@@ -127,13 +128,13 @@ INSERT INTO turns (input_count, session_id, parent, turn_id, asked_at, replied_a
                    context_key, model, first_token_ms, token_usage, idempotency_key, request_hash, response_id,
                    response, input, output, reasoning, layout, chunk_ends)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
--- name: turns_up: Whole turns: one, what it follows, what that follows …: so many, or all (-1).
+-- name: turns_up: Whole turns: one, what it follows, what that follows …; at most as many as are wanted (-1: all).
 WITH RECURSIVE up(seq) AS (SELECT ? UNION ALL SELECT parent FROM up CROSS JOIN turns USING (seq))
 SELECT seq, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start, context_key, model,
        first_token_ms, token_usage, idempotency_key, request_hash, response_id, response, input, output, reasoning,
        layout, chunk_ends
 FROM up CROSS JOIN turns USING (seq) LIMIT ?;
--- name: path: The number of a turn, and those of what it follows, upwards, as far as they are above another.
+-- name: path: The number of a turn and those of what it follows, upwards, as long as they are above another number.
 WITH RECURSIVE up(seq) AS (SELECT ? UNION ALL SELECT parent FROM up CROSS JOIN turns USING (seq) WHERE parent > ?)
 SELECT seq FROM up;
 -- name: count_path: How many messages a path has.

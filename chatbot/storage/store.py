@@ -19,6 +19,9 @@ from chatbot.storage.database import Database, Locked
 from chatbot.storage.removal import ALL
 from chatbot.storage.tree import Tree
 
+FAILED_RESPONSE_MS = 3_600_000
+"""How long a response can be read that failed in the background."""
+
 _MIN_DISK = 4 * 2**20  # a disk with less free than this is full
 
 
@@ -164,12 +167,14 @@ class Store(Tree):
         self.sessions -= is_there
 
     def evict(self, now: int, cutoff: int, limit: int, in_use: Container[str]) -> int:
-        """Deletes up to `limit` sessions idle since `cutoff`; returns how many rows it looked at.
+        """Deletes up to `limit` sessions idle since `cutoff`; returns how many it looked at.
 
         Those `in_use` are marked as accessed `now`; those used since the sweep last saw them are passed over.
+        Responses that failed in the background long enough ago are deleted, too.
         """
         gone = 0
         with self.removals.deleting() as delete:
+            self._db.run("drop_old_background", (now - FAILED_RESPONSE_MS,))
             for session_id, touched in self._touched.items():
                 self._db.run("touch", (touched, session_id))
             idle = [*self._db.rows("idle_sessions", (cutoff, limit))]
@@ -249,7 +254,3 @@ class Store(Tree):
     def drop_background(self, response_id: str) -> None:
         """Forgets a response that was accepted."""
         self._db.run("drop_background", (response_id,))
-
-    def drop_old_background(self, cutoff: int) -> None:
-        """Forgets the responses that had failed by `cutoff`."""
-        self._db.run("drop_old_background", (cutoff,))

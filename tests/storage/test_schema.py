@@ -79,6 +79,7 @@ def nothing_for(sql: str) -> dict[str, None] | tuple[None, ...]:
     [
         ("get_session", "(session_id=?)"),
         ("idle_sessions", "sessions_by_idleness (idle_since<?)"),
+        ("drop_old_background", "background_by_failure (failed_at<?)"),
         ("marked", "SCAN sessions USING INDEX sessions_deleted"),
         ("path", "INTEGER PRIMARY KEY (rowid=?)"),
         ("count_path", "INTEGER PRIMARY KEY (rowid=?)"),
