@@ -18,7 +18,7 @@ from chatbot.storage import backup as backups
 from chatbot.storage.backup import backup, check, prune
 from chatbot.storage.lock import StoreError
 from chatbot.storage.store import Store
-from tests.storage.tools import ROOT, a_chain, a_session, a_turn, count, running, turn_at
+from tests.storage.tools import ROOT, a_chain, a_session, a_turn, count, run, running, turn_at
 
 
 @pytest.fixture
@@ -162,6 +162,20 @@ def test_a_copy_that_fails_its_check_is_thrown_away(
     monkeypatch.setattr(backups, "_examine", damaged)
     with pytest.raises(StoreError, match="damaged"):
         backup(str(path), str(tmp_path / "copy"))
+    assert not [file for file in tmp_path.iterdir() if "copy" in file.name]
+
+
+def test_a_copy_for_which_there_is_no_room_is_told(path: Path, store: Store, tmp_path: Path) -> None:
+    a_chain(store, a_session(store), 20, reply="x" * 100_000)
+    script = """
+import resource, signal, sys
+from chatbot.storage.backup import backup
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+backup(sys.argv[1], sys.argv[2])
+"""
+    failed = run(script, str(path), str(tmp_path / "copy"))
+    assert f"StoreError: cannot copy {path}: " in failed.stderr
     assert not [file for file in tmp_path.iterdir() if "copy" in file.name]
 
 

@@ -37,7 +37,7 @@ def backup(path: str, target: str, *, force: bool = False) -> str:
     try:
         file, unfinished = tempfile.mkstemp(dir=directory, prefix=f".{name}.", suffix=".unfinished")
         try:
-            with _opened(path) as source:
+            with _opened(path, "copy") as source:
                 pages = _value(source, "page_count") - _value(source, "freelist_count")
                 with _progress("copied", pages * _value(source, "page_size")) as show:
                     source.set_progress_handler(lambda: show(os.fstat(file).st_size), _STEPS)
@@ -103,8 +103,11 @@ def _refuse_target(path: str, target: str, force: bool) -> None:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[sqlite3.Connection]:
-    """The database at `path`, if it is one of ours; it is not made, and not changed."""
+def _opened(path: str, task: str) -> Iterator[sqlite3.Connection]:
+    """The database at `path`, if it is one of ours; it is not made, and not changed.
+
+    An error says that the `task` (a verb) failed.
+    """
     if not os.path.isfile(path):
         raise StoreError(f"there is no file {path}")
     try:
@@ -114,12 +117,12 @@ def _opened(path: str) -> Iterator[sqlite3.Connection]:
                 raise StoreError(f"{path} holds something else, not chat sessions")
             yield connection
     except sqlite3.Error as error:
-        raise StoreError(f"cannot read {path}: {error}") from None
+        raise StoreError(f"cannot {task} {path}: {error}") from None
 
 
 def _examine(path: str, pragma: str) -> str:
     """Checks a database file; returns in words what it holds."""
-    with _opened(path) as connection:
+    with _opened(path, "read") as connection:
         connection.execute("PRAGMA cache_size=-262144")  # so that a page is read about once
         connection.execute("BEGIN")
         before = _bytes_read()

@@ -89,6 +89,14 @@ def test_others_read_while_it_serves(path: Path, store: Store) -> None:
             assert reader.execute("SELECT count(*) FROM messages").fetchone() == (2 * number,)
 
 
+def test_a_path_that_is_read_in_part_keeps_no_read_open(path: Path, store: Store) -> None:
+    here = a_session(store)
+    chain = a_chain(store, here, 3)
+    assert next(iter(store.path_up(here, chain[-1]))).seq == chain[-1]
+    with closing(sqlite3.connect(path, timeout=0)) as other:
+        assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0, "somebody reads"
+
+
 # What keeps a server out
 
 
