@@ -1,9 +1,9 @@
 """Deletes conversations and branches: they are gone at once, and their rows are removed in short pieces.
 
-To delete a long conversation takes SQLite a second, in which nobody would be served. So it is only marked, in
-the table: a session by its column `deleted`, a turn and all that follows from it by a row in `removals`. What
-is marked is invisible, also after a kill. Rows are removed leaves first, so that what is left of a branch
-still hangs from its mark.
+To delete a long conversation takes SQLite a second, in which nobody would be served. So what is not removed
+within a few milliseconds is marked: a session by its column `deleted`, a turn and all that follows from it by
+a row in `removals`. What is marked is invisible, also after a kill. Rows are removed leaves first, so that
+what is left of a branch still hangs from its mark.
 """
 
 from __future__ import annotations
@@ -58,10 +58,9 @@ class Removals:
             def delete(session_id: str, root: int) -> bool:
                 is_removed = self._remove(session_id, root, deadline)
                 removed[session_id, root] = is_removed
-                if not is_removed and root == ALL:
-                    self._db.run("mark_session", (session_id,))
-                elif not is_removed:
-                    self._db.run("mark_turn", (root,))
+                if not is_removed:  # what is short needs no mark
+                    mark = ("mark_session", (session_id,)) if root == ALL else ("mark_turn", (root,))
+                    self._db.run(*mark)
                 return is_removed
 
             yield delete
