@@ -138,8 +138,9 @@ FROM up CROSS JOIN turns USING (seq) LIMIT ?;
 WITH RECURSIVE up(seq) AS (SELECT ? UNION ALL SELECT parent FROM up CROSS JOIN turns USING (seq) WHERE parent > ?)
 SELECT seq FROM up;
 -- name: count_path: How many messages a path has.
-WITH RECURSIVE up(seq) AS (SELECT ? UNION ALL SELECT parent FROM up CROSS JOIN turns USING (seq))
-SELECT ifnull(sum(input_count + (finish_reason IS NOT NULL)), 0) FROM up CROSS JOIN turns USING (seq);
+WITH RECURSIVE up(seq, messages) AS (
+    SELECT ?, 0 UNION ALL SELECT parent, input_count + (finish_reason IS NOT NULL) FROM up CROSS JOIN turns USING (seq)
+) SELECT sum(messages) FROM up;
 -- name: below: Of a turn and all that follows: how many messages, the newest, and whether :current is among them.
 WITH RECURSIVE below(seq) AS (
     SELECT :seq UNION ALL SELECT t.seq
