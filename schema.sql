@@ -37,7 +37,7 @@ CREATE TABLE turns (
     asked_at        INTEGER NOT NULL,
     replied_at      INTEGER NOT NULL,
     finish_reason   TEXT,                           -- NULL: nothing was answered, a client only added messages
-    said            INTEGER NOT NULL,               -- how many messages were said, without those deleted alone
+    input_count     INTEGER NOT NULL,               -- how many messages were said, without those deleted alone
     calls           INTEGER NOT NULL DEFAULT 0,     -- how many tool calls the reply made
     context_start   INTEGER,                        -- the turn with which its context began; NULL: itself
     context_key     TEXT,                           -- what stood before the turns, as a short hash
@@ -58,18 +58,12 @@ CREATE TABLE turns (
 
 -- Serves versions (what follows the same turn), subtrees, and the cascade from sessions.
 CREATE INDEX turns_by_parent ON turns (session_id, parent);
-
 -- One reply a key and one turn a response; most turns have neither.
 CREATE UNIQUE INDEX turns_by_key ON turns (idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE UNIQUE INDEX turns_by_response ON turns (response_id) WHERE response_id IS NOT NULL;
 
--- Turns that are gone with all that follows from them, and are being removed, leaves first.
-CREATE TABLE removals (
-    root       INTEGER NOT NULL PRIMARY KEY,
-    session_id TEXT    NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE
-) STRICT;
-
-CREATE INDEX removals_by_session ON removals (session_id);
+-- Turns that are gone with all that follows from them, and are being removed, leaves first. The mark goes with its turn.
+CREATE TABLE removals (root INTEGER NOT NULL PRIMARY KEY REFERENCES turns (seq) ON DELETE CASCADE) STRICT;
 
 -- Responses that were accepted before they ran. A row goes when its turn is stored; one that failed stays for an hour.
 CREATE TABLE background (
@@ -80,8 +74,8 @@ CREATE TABLE background (
     error       TEXT,                               -- JSON: what it failed of; NULL: it runs
     failed_at   INTEGER CHECK ((failed_at IS NULL) = (error IS NULL))
 ) STRICT, WITHOUT ROWID;
-
 CREATE INDEX background_by_session ON background (session_id);
+CREATE INDEX background_by_failure ON background (failed_at) WHERE failed_at IS NOT NULL;
 
 -- What only this database knows: the key of the hashes by which LLM servers tell conversations apart.
 CREATE TABLE secrets (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
@@ -90,14 +84,13 @@ INSERT INTO secrets VALUES ('affinity', randomblob(32));
 -- The history for a plain SELECT: a row for each message of each branch.
 CREATE VIEW messages AS
 WITH RECURSIVE gone(session_id, seq) AS (
-    SELECT session_id, root FROM removals UNION ALL
+    SELECT session_id, root FROM removals CROSS JOIN turns ON seq = root UNION ALL
     SELECT t.session_id, t.seq FROM gone JOIN turns AS t ON t.session_id = gone.session_id AND t.parent = gone.seq
 ), here AS (
-    SELECT * FROM turns WHERE seq NOT IN (SELECT seq FROM gone)
-                              AND session_id NOT IN (SELECT session_id FROM sessions WHERE deleted = 1)
+    SELECT turns.* FROM turns JOIN sessions USING (session_id) WHERE NOT deleted AND seq NOT IN (SELECT seq FROM gone)
 )
-SELECT message_id, session_id, 'system' AS role, content, created_at, NULL AS token_usage FROM prompts
-WHERE session_id NOT IN (SELECT session_id FROM sessions WHERE deleted = 1)
+SELECT message_id, session_id, 'system' AS role, content, prompts.created_at, NULL AS token_usage
+FROM prompts JOIN sessions USING (session_id) WHERE deleted = 0
 UNION ALL
 SELECT substr(turn_id, 1, 33) || printf('%03x', m.key + 1), session_id, m.value ->> 'role',
        m.value ->> 'content', asked_at, NULL
@@ -115,122 +108,86 @@ VALUES (:session_id, :now, :now, :now, :metadata);
 SELECT session_id, created_at, last_accessed, metadata, current FROM sessions WHERE session_id = ? AND deleted = 0;
 -- name: touch: Marks a session as used.
 UPDATE sessions SET last_accessed = max(last_accessed, ?) WHERE session_id = ? AND deleted = 0;
+-- name: go_to: Moves a conversation to a turn, or before the first, and marks it as used.
+UPDATE sessions SET current = ?, last_accessed = max(last_accessed, ?) WHERE session_id = ? AND deleted = 0;
 -- name: set_metadata: Replaces a session's metadata.
 UPDATE sessions SET metadata = ? WHERE session_id = ? AND deleted = 0;
--- name: set_current: Moves a conversation to another turn, or before the first.
-UPDATE sessions SET current = ? WHERE session_id = ? AND deleted = 0;
-
 -- name: set_prompt: The system prompt of a conversation.
 INSERT OR REPLACE INTO prompts (session_id, message_id, created_at, content) VALUES (?, ?, ?, ?);
 -- name: get_prompt: The system prompt of a conversation.
 SELECT message_id, created_at, content FROM prompts WHERE session_id = ?;
 -- name: drop_prompt: Removes the system prompt of a conversation.
 DELETE FROM prompts WHERE session_id = ?;
-
 -- name: idle_sessions: The next batch for the sweep, longest idle first; some of them were used since it last saw them.
 SELECT session_id, last_accessed FROM sessions WHERE deleted = 0 AND idle_since <= ? ORDER BY idle_since LIMIT ?;
--- name: set_idle_since: Takes a session out of the sweep's way.
-UPDATE sessions SET idle_since = ? WHERE session_id = ?;
--- name: session_ids: All of them, for --prune.
-SELECT session_id FROM sessions WHERE deleted = 0;
+-- name: pass_over: Takes a session that was used out of the sweep's way.
+UPDATE sessions SET last_accessed = max(last_accessed, :used), idle_since = :used WHERE session_id = :session_id;
 
 -- name: add_turn: What was said and what was answered.
-INSERT INTO turns (said, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start,
+INSERT INTO turns (input_count, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start,
                    context_key, model, first_token_ms, token_usage, idempotency_key, request_hash, response_id,
                    response, input, output, reasoning, layout, chunk_ends)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
--- name: go_on: After a turn was added: the conversation was used, and is at it if it must be or was at its parent.
-UPDATE sessions SET current = CASE WHEN ? OR current IS ? THEN ? ELSE current END,
-       last_accessed = max(last_accessed, ?) WHERE session_id = ? AND deleted = 0;
-
--- name: get_turn: A whole turn.
+-- name: turns_up: Whole turns: one, what it follows, what that follows …; at most as many as are wanted (-1: all).
+WITH RECURSIVE up(seq) AS (SELECT ? UNION ALL SELECT parent FROM up CROSS JOIN turns USING (seq))
 SELECT seq, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start, context_key, model,
        first_token_ms, token_usage, idempotency_key, request_hash, response_id, response, input, output, reasoning,
        layout, chunk_ends
-FROM turns WHERE seq = ?;
--- name: session_of_turn: Whose a turn is.
-SELECT session_id FROM turns WHERE seq = ?;
--- name: turn_by_id: The turn whose reply has this id.
-SELECT seq FROM turns WHERE turn_id = ?;
--- name: turn_by_key: The turn that an idempotency key stands for.
-SELECT seq FROM turns WHERE idempotency_key = ?;
--- name: turn_by_response: The turn that OpenAI's door calls by this id.
-SELECT seq FROM turns WHERE response_id = ?;
--- name: free_key: Lets an idempotency key be used again whose turn is gone and not yet removed.
-UPDATE turns SET idempotency_key = NULL, request_hash = NULL WHERE seq = ?;
-
--- name: path: A turn and what it follows, upwards, as far as turns are newer than :above.
-WITH RECURSIVE up(seq, parent) AS (
-    SELECT seq, parent FROM turns WHERE seq = :seq AND seq > :above
-    UNION ALL SELECT t.seq, t.parent FROM up JOIN turns AS t ON t.seq = up.parent WHERE up.parent > :above
-)
+FROM up CROSS JOIN turns USING (seq) LIMIT ?;
+-- name: path: The number of a turn and those of what it follows, upwards, as long as they are above another number.
+WITH RECURSIVE up(seq) AS (SELECT ? UNION ALL SELECT parent FROM up CROSS JOIN turns USING (seq) WHERE parent > ?)
 SELECT seq FROM up;
--- name: is_gone: Whether a turn follows from one that is being removed; none of those is older than :oldest.
-WITH RECURSIVE up(seq, parent) AS (
-    SELECT seq, parent FROM turns WHERE seq = :seq
-    UNION ALL SELECT t.seq, t.parent FROM up JOIN turns AS t ON t.seq = up.parent WHERE up.parent >= :oldest
-)
-SELECT 1 FROM up CROSS JOIN removals ON root = up.seq LIMIT 1;
 -- name: count_path: How many messages a path has.
-WITH RECURSIVE up(parent, messages) AS (
-    SELECT parent, said + (finish_reason IS NOT NULL) FROM turns WHERE seq = :seq
-    UNION ALL SELECT t.parent, t.said + (t.finish_reason IS NOT NULL) FROM up JOIN turns AS t ON t.seq = up.parent
+WITH RECURSIVE up(seq, messages) AS (
+    SELECT ?, 0 UNION ALL SELECT parent, input_count + (finish_reason IS NOT NULL) FROM up CROSS JOIN turns USING (seq)
+) SELECT sum(messages) FROM up;
+-- name: below: Of a turn and all that follows: how many messages, the newest, and whether :current is among them.
+WITH RECURSIVE below(seq) AS (
+    SELECT :seq UNION ALL SELECT t.seq
+    FROM below CROSS JOIN turns AS t ON t.session_id = :session_id AND t.parent = below.seq
+    WHERE NOT EXISTS (SELECT 1 FROM removals WHERE root = t.seq)
 )
-SELECT ifnull(sum(messages), 0) FROM up;
+SELECT sum(input_count + (finish_reason IS NOT NULL)), max(seq), max(seq IS :current)
+FROM below CROSS JOIN turns USING (seq);
 -- name: children: What follows a turn directly, oldest first.
 SELECT seq, turn_id, finish_reason, input FROM turns
 WHERE session_id = ? AND parent IS ? AND NOT EXISTS (SELECT 1 FROM removals WHERE root = seq) ORDER BY seq;
--- name: two_children: Whether more than one turn follows a turn (or did until lately).
-SELECT count(*) FROM (SELECT 1 FROM turns WHERE session_id = ? AND parent IS ? LIMIT 2);
--- name: branching: Turns from :first to :last that more than one turn follows (or did until lately).
-SELECT parent FROM turns WHERE session_id = :session_id AND parent BETWEEN :first AND :last
-GROUP BY parent HAVING count(*) > 1;
--- name: below: A turn and all that follows: how many turns, messages, the newest, and whether :current is among them.
-WITH RECURSIVE below(seq, messages) AS (
-    SELECT seq, said + (finish_reason IS NOT NULL) FROM turns WHERE seq = :seq
-    UNION ALL
-    SELECT t.seq, t.said + (t.finish_reason IS NOT NULL)
-    FROM below JOIN turns AS t ON t.session_id = :session_id AND t.parent = below.seq
-    WHERE NOT EXISTS (SELECT 1 FROM removals WHERE root = t.seq)
-)
-SELECT count(*), ifnull(sum(messages), 0), max(seq), ifnull(max(seq IS :current), 0) FROM below;
-
+-- name: branching: Turns from one number to another that more than one turn follows (or did until lately).
+SELECT parent FROM turns WHERE session_id = ? AND parent BETWEEN ? AND ? GROUP BY parent HAVING count(*) > 1;
+-- name: session_of_turn: Whose a turn is.
+SELECT session_id FROM turns WHERE seq = ?;
+-- name: find_turn: The turn whose reply has this id, that a key stands for, or that OpenAI's door calls by this id.
+SELECT seq FROM turns WHERE turn_id = :turn_id OR idempotency_key = :key OR response_id = :response_id;
 -- name: set_input: Replaces what was said in a turn, after a message was deleted alone.
-UPDATE turns SET input = ?, said = ? WHERE seq = ?;
+UPDATE turns SET input = ?, input_count = ? WHERE seq = ?;
 -- name: drop_output: Deletes a turn's reply alone; its idempotency key has nothing to stand for then.
 UPDATE turns SET output = NULL, finish_reason = NULL, calls = 0, token_usage = NULL, reasoning = NULL, layout = NULL,
                  chunk_ends = NULL, idempotency_key = NULL, request_hash = NULL WHERE seq = ?;
 -- name: forget_response: A turn is a turn like others, and no response any more.
 UPDATE turns SET response_id = NULL, response = NULL WHERE seq = ?;
 -- name: adopt: What follows a turn follows what that one follows.
-UPDATE turns SET parent = :parent WHERE session_id = :session_id AND parent = :seq;
--- name: leave: A conversation that is at a turn is at its parent now.
-UPDATE sessions SET current = :parent WHERE session_id = :session_id AND current = :seq;
+UPDATE turns SET parent = ? WHERE session_id = ? AND parent = ?;
 
+-- name: marked: What a kill left to be removed: sessions (0), and turns with all that follows.
+SELECT session_id, 0 FROM sessions WHERE deleted = 1
+UNION ALL SELECT session_id, root FROM removals CROSS JOIN turns ON seq = root;
 -- name: mark_session: A session is gone, for everybody and at once.
-UPDATE sessions SET deleted = 1 WHERE session_id = ? AND deleted = 0;
--- name: marked_sessions: The sessions of which a kill left something.
-SELECT session_id FROM sessions WHERE deleted = 1;
--- name: some_turns: A few turns of a session that is gone, in any order.
-SELECT seq FROM turns WHERE session_id = ? LIMIT 50;
--- name: drop_session: Removes what is left of a session; what is kept with it follows by cascade.
-DELETE FROM sessions WHERE session_id = ?;
+UPDATE sessions SET deleted = 1 WHERE session_id = ?;
 -- name: mark_turn: A turn and all that follows from it is gone, at once.
-INSERT OR IGNORE INTO removals (root, session_id) VALUES (?, ?);
--- name: marked_turns: The subtrees of which a kill left something.
-SELECT session_id, root FROM removals;
+INSERT OR IGNORE INTO removals (root) SELECT seq FROM turns WHERE seq = ?;
 -- name: a_child: A turn that follows another.
 SELECT seq FROM turns WHERE session_id = ? AND parent = ? LIMIT 1;
 -- name: drop_turn: Removes a turn.
 DELETE FROM turns WHERE seq = ?;
--- name: unmark_turn: A subtree is removed.
-DELETE FROM removals WHERE root = ?;
+-- name: drop_any_turn: Removes a turn of a session that is gone.
+DELETE FROM turns WHERE seq = (SELECT seq FROM turns WHERE session_id = ? LIMIT 1);
+-- name: drop_session: Removes what is left of a session; what is kept with it follows by cascade.
+DELETE FROM sessions WHERE session_id = ?;
 
 -- name: add_background: A response is accepted, and will run.
 INSERT INTO background (response_id, session_id, created_at, response) VALUES (?, ?, ?, ?);
 -- name: get_background: A response that was accepted and has no turn yet.
-SELECT response_id, session_id, created_at, response, error FROM background
-WHERE response_id = ? AND session_id IN (SELECT session_id FROM sessions WHERE deleted = 0);
+SELECT response_id, session_id, created_at, response, error FROM background WHERE response_id = ?;
 -- name: fail_background: A response failed.
 UPDATE background SET error = ?, failed_at = ? WHERE response_id = ? AND error IS NULL;
 -- name: fail_all_background: What ran when the process died has failed.
@@ -239,6 +196,5 @@ UPDATE background SET error = ?, failed_at = ? WHERE error IS NULL;
 DELETE FROM background WHERE response_id = ?;
 -- name: drop_old_background: Responses that failed long ago.
 DELETE FROM background WHERE failed_at <= ?;
-
 -- name: get_secret: A secret of this database's own.
 SELECT value FROM secrets WHERE name = ?;

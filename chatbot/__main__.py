@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from chatbot import __version__
 from chatbot.config import Config, ConfigError, id_range, read_dotenv
@@ -18,15 +19,17 @@ from chatbot.storage.lock import StoreError
 def main(argv: list[str] | None = None) -> int:
     """Runs the server; returns the exit code: 0 after a signal, 2 for a start that failed."""
     options = _parser().parse_args(argv)
+    if options.version:
+        import aiohttp
+
+        print(f"chatbot {__version__} (aiohttp {aiohttp.__version__})")
+        return 0
     try:
         _load_dotenv()
         if options.backup or options.check or options.prune:
             print(_do_with_database(options))
             return 0
-        given = {"host": options.host, "port": options.port}
-        config = Config.from_env(
-            os.environ, {name: value for name, value in given.items() if value is not None}
-        )
+        config = Config.from_env(os.environ, {"host": options.host, "port": options.port})
         return _serve(config, demo=options.demo)
     except (ConfigError, StoreError) as error:
         return _fail(str(error))
@@ -40,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help="address to listen on (HOST, 127.0.0.1)")
     parser.add_argument("--port", help="port to listen on (PORT, 8080)")
     parser.add_argument("--demo", action="store_true", help="talk to a built-in ELIZA instead of an LLM")
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
     database = parser.add_argument_group("instead of serving, with the database of DATABASE_URL")
     database.add_argument("--backup", metavar="FILE", help="copy it to FILE, also while a server uses it")
     database.add_argument("--check", metavar="FILE", help="tell whether the database FILE is whole")
@@ -52,21 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Version(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        import aiohttp
-
-        print(f"chatbot {__version__} (aiohttp {aiohttp.__version__})")
-        parser.exit()
-
-
 def _load_dotenv() -> None:
     """Takes what .env says into the environment, which wins over it."""
-    if not os.path.exists(".env") or os.path.isdir(".env"):
-        return
     try:
-        with open(".env", encoding="utf-8") as file:
-            text = file.read()
+        text = Path(".env").read_text("utf-8")
+    except (FileNotFoundError, IsADirectoryError):
+        return
     except (OSError, ValueError) as error:
         raise ConfigError(f".env cannot be read: {error}") from None
     for name, value in read_dotenv(text).items():

@@ -28,9 +28,6 @@ STORE = web.AppKey("store", Store)
 REGISTRY = web.AppKey("registry", ReplyRegistry)
 SESSIONS = web.AppKey("sessions", Sessions)
 
-FAILED_RESPONSE_SECONDS = 3600
-"""How long a background response that failed can be read."""
-
 
 def create_app(
     config: Config, store: Store, *, now: Callable[[], float], connections: Connections
@@ -60,7 +57,6 @@ def create_app(
             for forever in (
                 sessions.sweep_forever(),
                 sessions.remove_forever(),
-                drop_old_background(store, now),
                 metrics.watch_event_loop(),
             )
         ]
@@ -102,10 +98,3 @@ def watch_parts(
         ("chatbot_database_wal_bytes", "The size of the write-ahead log.", lambda: store.wal_bytes),
     ):
         metrics.watch(name, wants, read)
-
-
-async def drop_old_background(store: Store, now: Callable[[], float]) -> None:
-    """Forgets background responses that failed, an hour later, until it is cancelled."""
-    while True:
-        await asyncio.sleep(60)
-        store.drop_old_background(int((now() - FAILED_RESPONSE_SECONDS) * 1000))

@@ -25,62 +25,15 @@ SERVER_FIELDS = ("messages", "stream", "stream_options", "n")
 
 _OWN_HEADERS = {"accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te"}
 _OWN_HEADERS |= {"trailer", "transfer-encoding", "upgrade"}
+_ABOVE_ZERO = math.ulp(0.0)
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if not low <= value <= high:
-            raise ValueError
-        return value
-
-    return parse
-
-
-def _number(high: float, *, above_zero: bool) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = float(text)
-        if not math.isfinite(value) or not 0 <= value <= high or (above_zero and not value):
-            raise ValueError
-        return value
-
-    return parse
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        found = [word for word in words if word.lower() == text.lower()]
-        if not found:
-            raise ValueError
-        return found[0]
-
-    return parse
-
-
-def _flag(text: str) -> bool:
-    return _one_of("true", "false", "1", "0", "yes", "no")(text) in ("true", "1", "yes")
-
-
-def _words(text: str) -> tuple[str, ...]:
-    words = tuple(word for word in (part.strip() for part in text.split(",")) if word.strip("\"' "))
-    if not words:
-        raise Hint("names nothing; leave it empty if that is meant")
-    return words
+_FLAGS = dict.fromkeys(("true", "1", "yes"), True) | dict.fromkeys(("false", "0", "no"), False)
 
 
 def _key(text: str) -> str:
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError
     return text
-
-
-def _keys(text: str) -> tuple[str, ...]:
-    return tuple(_key(word) for word in _words(text))
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    return tuple(origin(word) for word in _words(text))
 
 
 def _database(text: str) -> str:
@@ -143,19 +96,52 @@ def _setting(
     blank_is_empty: bool = True,
 ) -> Any:
     metadata = {"parse": parse, "wants": wants, "blank_is_empty": blank_is_empty}
-    if isinstance(default, dict):
-        return field(default_factory=lambda: default, repr=not secret, metadata=metadata)
-    return field(default=default, repr=not secret, metadata=metadata)
+    return field(default_factory=lambda: default, repr=not secret, metadata=metadata)
 
 
-_DAY = 86_400.0
-_POSITIVE = (_number(_DAY, above_zero=True), "a number of seconds above 0, at most 86400")
-_SECONDS = (_number(_DAY, above_zero=False), "a number of seconds from 0 to 86400")
-_HOURS = (_number(876_000, above_zero=True), "a number of hours above 0, at most 876000")
+def _number(default: float, low: float, high: float, wants: str = "a whole number from {} to {}") -> Any:
+    """A number of the type of the `default`."""
+
+    def parse(text: str) -> float:
+        value = type(default)(text)
+        if not low <= value <= high:  # NaN is in no range
+            raise ValueError
+        return value
+
+    return _setting(default, parse, wants.format(low, high))
 
 
-def _count(default: int, low: int, high: int) -> Any:
-    return _setting(default, _whole(low, high), f"a whole number from {low} to {high}")
+def _seconds(default: float, *, above_zero: bool = False) -> Any:
+    low, start = (_ABOVE_ZERO, "above 0, at most") if above_zero else (0, "from 0 to")
+    return _number(default, low, 86_400, f"a number of seconds {start} 86400")
+
+
+def _choice(default: Any, values: Mapping[str, Any], wants: str) -> Any:
+    """One of the words of `values`, however it is capitalised."""
+
+    def parse(text: str) -> Any:
+        if text.lower() not in values:
+            raise ValueError
+        return values[text.lower()]
+
+    return _setting(default, parse, wants)
+
+
+def _word(default: str, *words: str) -> Any:
+    wants = f"{', '.join(words[:-1])} or {words[-1]}"
+    return _choice(default, {word.lower(): word for word in words}, wants)
+
+
+def _list(parse: Callable[[str], str], wants: str, *, secret: bool = False) -> Any:
+    """Words with commas between. Blanks are an error: without any key everybody would be let in."""
+
+    def parse_all(text: str) -> tuple[str, ...]:
+        words = [word for word in map(str.strip, text.split(",")) if word.strip("\"' ")]
+        if not words:
+            raise Hint("names nothing; leave it empty if that is meant")
+        return tuple(map(parse, words))
+
+    return _setting((), parse_all, f"comma-separated {wants}", secret=secret, blank_is_empty=False)
 
 
 @dataclass(frozen=True)
@@ -170,50 +156,44 @@ class Config:
     )
     llm_extra_body: Mapping[str, Any] = _setting({}, _extra_body, "a JSON object", secret=True)
     system_prompt: str = _setting("", str, "a text")
-    llm_timeout_seconds: float = _setting(120.0, *_POSITIVE)
-    max_context_messages: int = _count(10, 1, 10_000)
-    max_context_tokens: int = _count(0, 0, 1_000_000_000)
-    session_timeout_hours: float = _setting(24.0, *_HOURS)
+    llm_timeout_seconds: float = _seconds(120.0, above_zero=True)
+    max_context_messages: int = _number(10, 1, 10_000)
+    max_context_tokens: int = _number(0, 0, 1_000_000_000)
+    session_timeout_hours: float = _number(
+        24.0, _ABOVE_ZERO, 876_000, "a number of hours above 0, at most 876000"
+    )
     database_url: str = _setting(
         ":memory:", _database, "sqlite:///:memory:, sqlite:///relative.db or sqlite:////absolute.db"
     )
-    database_sync: str = _setting("normal", _one_of("normal", "full"), "normal or full")
+    database_sync: str = _word("normal", "normal", "full")
     host: str = _setting("127.0.0.1", listen_address, "an IP address or localhost")
-    port: int = _setting(8080, _whole(0, 65_535), "a port from 0 to 65535 (0: any free one)")
-    api_keys: tuple[str, ...] = _setting(
-        (), _keys, "comma-separated keys of printable ASCII", secret=True, blank_is_empty=False
-    )
-    allowed_origins: tuple[str, ...] = _setting(
-        (), _origins, "comma-separated origins like https://example.com", blank_is_empty=False
-    )
-    max_request_bytes: int = _count(8_388_608, 1024, 2**30)
-    max_database_mb: int = _count(1024, 1, 2**24)
-    max_active_replies: int = _count(1000, 1, 1_000_000)
-    disconnect_grace_seconds: float = _setting(60.0, *_SECONDS)
-    stream_heartbeat_seconds: float = _setting(15.0, *_POSITIVE)
-    shutdown_grace_seconds: float = _setting(10.0, *_SECONDS)
-    send_reasoning: bool = _setting(False, _flag, "true or false")
+    port: int = _number(8080, 0, 65_535, "a port from 0 to 65535 (0: any free one)")
+    api_keys: tuple[str, ...] = _list(_key, "keys of printable ASCII", secret=True)
+    allowed_origins: tuple[str, ...] = _list(origin, "origins like https://example.com")
+    max_request_bytes: int = _number(8_388_608, 1024, 2**30)
+    max_database_mb: int = _number(1024, 1, 2**24)
+    max_active_replies: int = _number(1000, 1, 1_000_000)
+    disconnect_grace_seconds: float = _seconds(60.0)
+    stream_heartbeat_seconds: float = _seconds(15.0, above_zero=True)
+    shutdown_grace_seconds: float = _seconds(10.0)
+    send_reasoning: bool = _choice(False, _FLAGS, "true or false")
     session_id_range: tuple[int, int] = _setting((0, 0xFF), id_range, "two hex digits twice, like 00-7f")
-    log_level: str = _setting(
-        "INFO",
-        _one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
-        "DEBUG, INFO, WARNING, ERROR or CRITICAL",
-    )
-    log_format: str = _setting("text", _one_of("text", "json"), "text or json")
+    log_level: str = _word("INFO", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+    log_format: str = _word("text", "text", "json")
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str], options: Mapping[str, str] | None = None) -> Config:
+    def from_env(cls, environ: Mapping[str, str], options: Mapping[str, str | None] | None = None) -> Config:
         """Reads the settings out of `environ`; an empty variable counts as not set.
 
-        `options` of the command line, by the names of the settings, win, and the variable is not read then.
-        Raises ConfigError for the first value that cannot be used.
+        `options` of the command line, by the names of the settings, win if they are given (not None), and the
+        variable is not read then. Raises ConfigError for the first value that cannot be used.
         """
         values: dict[str, Any] = {}
         for setting in fields(cls):
-            name = setting.name.upper()
-            text = environ.get(name, "")
-            if options and setting.name in options:
-                name, text = f"--{setting.name}", options[setting.name]
+            name, text = f"--{setting.name}", (options or {}).get(setting.name)
+            if text is None:
+                name = setting.name.upper()
+                text = environ.get(name, "")
             if not (text.strip() if setting.metadata["blank_is_empty"] else text):
                 continue
             try:

@@ -45,16 +45,12 @@ class Server:
         )
         try:
             await self._runner.setup()
-        except BaseException:
-            store.close()
-            raise
-        server = self._runner.server
-        assert server is not None
-        self._acceptor = Acceptor(server, self._connections)
-        try:
+            assert self._runner.server is not None
+            self._acceptor = Acceptor(self._runner.server, self._connections)
             self.port = await self._acceptor.listen(config.host, config.port)
         except BaseException:
             await self._runner.cleanup()
+            store.close()  # as the cleanup does, unless the set-up failed
             raise
 
     async def stop(self, hurry: asyncio.Event | None = None) -> None:

@@ -18,7 +18,7 @@ from chatbot.storage import backup as backups
 from chatbot.storage.backup import backup, check, prune
 from chatbot.storage.lock import StoreError
 from chatbot.storage.store import Store
-from tests.storage.tools import ROOT, a_chain, a_session, a_turn, count, running, turn_at
+from tests.storage.tools import ROOT, a_chain, a_session, a_turn, count, run, running, turn_at
 
 
 @pytest.fixture
@@ -63,9 +63,9 @@ def test_a_copy_under_load_is_the_database_of_one_moment(path: Path, tmp_path: P
             said = backup(str(path), str(target))
             assert "version 1, 20 sessions, " in said
             with closing(Store(str(target))) as copy:
-                newest = copy._value("SELECT max(seq) FROM turns")
+                newest = copy._db.value("SELECT max(seq) FROM turns")
                 kept = {row[0] for row in copy._db.execute("SELECT turn_id FROM turns")}
-                parents = copy._value(
+                parents = copy._db.value(
                     "SELECT count(*) FROM turns WHERE parent NOT IN (SELECT seq FROM turns)"
                 )
                 assert parents == 0
@@ -122,11 +122,12 @@ def test_a_file_that_came_meanwhile_is_not_replaced(
 
 COPIES = """
 import sys
+from contextlib import nullcontext
 from chatbot.storage import backup
 backup._STEPS = 10
-def show(self, count):
+def show(count):
     if count > 500_000: print("half", flush=True); sys.stdin.readline()
-backup._Progress.show = show
+backup._progress = lambda *_: nullcontext(show)
 backup.backup(sys.argv[1], sys.argv[2])
 """
 
@@ -164,6 +165,20 @@ def test_a_copy_that_fails_its_check_is_thrown_away(
     assert not [file for file in tmp_path.iterdir() if "copy" in file.name]
 
 
+def test_a_copy_for_which_there_is_no_room_is_told(path: Path, store: Store, tmp_path: Path) -> None:
+    a_chain(store, a_session(store), 20, reply="x" * 100_000)
+    script = """
+import resource, signal, sys
+from chatbot.storage.backup import backup
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+backup(sys.argv[1], sys.argv[2])
+"""
+    failed = run(script, str(path), str(tmp_path / "copy"))
+    assert f"StoreError: cannot copy {path}: " in failed.stderr
+    assert not [file for file in tmp_path.iterdir() if "copy" in file.name]
+
+
 # Check
 
 
@@ -182,7 +197,7 @@ def test_a_damaged_file_is_told(path: Path) -> None:
 def test_a_row_that_belongs_to_nothing_is_damage(path: Path) -> None:
     with closing(Store(str(path))) as store:
         store._db.execute("PRAGMA foreign_keys=OFF")
-        store._run("add_turn", (1, *a_turn("nobody")[1:]))
+        store._db.run("add_turn", (1, *a_turn("nobody")[1:]))
     with pytest.raises(StoreError, match="a row of turns belongs to nothing"):
         check(str(path))
 

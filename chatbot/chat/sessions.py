@@ -158,7 +158,7 @@ class Sessions:
         """Removes the rows of what was deleted, in pieces, until it is cancelled."""
         while True:
             try:
-                await self._store.remove_some()
+                await self._store.removals.remove_all()
             except Exception:
                 log.exception("the removal failed and will be tried again")
             await asyncio.sleep(REMOVAL_SECONDS)

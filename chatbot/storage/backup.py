@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 
 from chatbot.errors import ChatError
 from chatbot.storage.database import APPLICATION, when_unlocked
@@ -35,30 +36,25 @@ def backup(path: str, target: str, *, force: bool = False) -> str:
     directory, name = os.path.split(os.path.abspath(target))
     try:
         file, unfinished = tempfile.mkstemp(dir=directory, prefix=f".{name}.", suffix=".unfinished")
+        try:
+            with _opened(path, "copy") as source:
+                pages = _value(source, "page_count") - _value(source, "freelist_count")
+                with _progress("copied", pages * _value(source, "page_size")) as show:
+                    source.set_progress_handler(lambda: show(os.fstat(file).st_size), _STEPS)
+                    source.execute("VACUUM INTO ?", (unfinished,))
+            found = _examine(unfinished, "quick_check")
+            os.fsync(file)
+            if force:
+                os.replace(unfinished, target)
+            else:
+                os.link(unfinished, target)  # fails if there is one by now
+            _sync_directory(directory)
+        finally:
+            os.close(file)
+            with suppress(FileNotFoundError):
+                os.unlink(unfinished)
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror}") from None
-    try:
-        with _opened(path) as source:
-            pages = _value(source, "page_count") - _value(source, "freelist_count")
-            size = pages * _value(source, "page_size")
-            with _Progress("copied", size) as progress:
-                source.set_progress_handler(lambda: progress.show(os.fstat(file).st_size), _STEPS)
-                source.execute("VACUUM INTO ?", (unfinished,))
-        found = _examine(unfinished, "quick_check")
-        os.fsync(file)
-        if force:
-            os.replace(unfinished, target)
-        else:
-            os.link(unfinished, target)  # fails if there is one by now
-        _sync_directory(directory)
-    except sqlite3.Error as error:
-        raise StoreError(f"cannot copy {path}: {error}") from None
-    except OSError as error:
-        raise StoreError(f"cannot write {target}: {error.strerror}") from None
-    finally:
-        os.close(file)
-        with suppress(FileNotFoundError):
-            os.unlink(unfinished)
     return f"{target}: {found}, {os.path.getsize(target)} bytes"
 
 
@@ -87,12 +83,12 @@ def prune(path: str, first: int, last: int, confirm: Callable[[str], bool]) -> s
 
 
 async def _delete(store: Store, session_ids: list[str]) -> None:
-    with _Progress("deleted", len(session_ids)) as progress:
+    with _progress("deleted", len(session_ids)) as show:
         for number, session_id in enumerate(session_ids):
             await when_unlocked(partial(store.delete_session, session_id))
-            while store.has_removals:
-                await when_unlocked(store.remove_piece)
-            progress.show(number)
+            while store.removals.waiting:
+                await when_unlocked(store.removals.remove_piece)
+            show(number)
 
 
 def _refuse_target(path: str, target: str, force: bool) -> None:
@@ -107,32 +103,31 @@ def _refuse_target(path: str, target: str, force: bool) -> None:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[sqlite3.Connection]:
-    """The database at `path`, if it is one of ours; it is not made, and not changed."""
+def _opened(path: str, task: str) -> Iterator[sqlite3.Connection]:
+    """The database at `path`, if it is one of ours; it is not made, and not changed.
+
+    An error says that the `task` (a verb) failed.
+    """
     if not os.path.isfile(path):
         raise StoreError(f"there is no file {path}")
     try:
-        uri = f"file:{_quoted(os.path.abspath(path))}?mode=rw"
+        uri = f"{Path(path).absolute().as_uri()}?mode=rw"
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
             if _value(connection, "application_id") != APPLICATION:
                 raise StoreError(f"{path} holds something else, not chat sessions")
             yield connection
     except sqlite3.Error as error:
-        raise StoreError(f"cannot read {path}: {error}") from None
-
-
-def _quoted(path: str) -> str:
-    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+        raise StoreError(f"cannot {task} {path}: {error}") from None
 
 
 def _examine(path: str, pragma: str) -> str:
     """Checks a database file; returns in words what it holds."""
-    with _opened(path) as connection:
+    with _opened(path, "read") as connection:
         connection.execute("PRAGMA cache_size=-262144")  # so that a page is read about once
         connection.execute("BEGIN")
         before = _bytes_read()
-        with _Progress("checked", os.path.getsize(path)) as progress:
-            connection.set_progress_handler(lambda: progress.show(_bytes_read() - before), _STEPS)
+        with _progress("checked", os.path.getsize(path)) as show:
+            connection.set_progress_handler(lambda: show(_bytes_read() - before), _STEPS)
             faults = [row[0] for row in connection.execute(f"PRAGMA {pragma}(1)")]
             if faults != ["ok"]:
                 raise StoreError(f"{path} is damaged: {' '.join(str(faults[0]).split())}")
@@ -164,26 +159,22 @@ def _sync_directory(directory: str) -> None:
         os.close(descriptor)
 
 
-class _Progress:
-    """A line on the terminal that says how far something is; quiet if standard error is none."""
+@contextmanager
+def _progress(done: str, total: float) -> Iterator[Callable[[float], None]]:
+    """Shows on the terminal how far something is, by the count that it is given; elsewhere nothing."""
+    began = shown = time.monotonic()
 
-    def __init__(self, done: str, total: float) -> None:
-        self._done, self._total = done, total
-        self._began = self._shown = time.monotonic()
-        self._is_terminal = sys.stderr.isatty()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def show(self, count: float) -> None:
+    def show(count: float) -> None:
+        nonlocal shown
         now = time.monotonic()
-        if not self._is_terminal or now < self._shown + 0.5:
-            return
-        self._shown = now
-        share = min(max(count / max(self._total, 1), 0.01), 0.99)
-        left = (now - self._began) * (1 / share - 1)
-        print(f"\r{share:4.0%} {self._done}, {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty() and now >= shown + 0.5:
+            shown = now
+            share = min(max(count / max(total, 1), 0.01), 0.99)
+            left = (now - began) * (1 / share - 1)
+            print(f"\r{share:4.0%} {done}, {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
 
-    def __exit__(self, *_: object) -> None:
-        if self._shown > self._began:
+    try:
+        yield show
+    finally:
+        if shown > began:
             print(f"\r{'':<40}\r", end="", file=sys.stderr, flush=True)

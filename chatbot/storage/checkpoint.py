@@ -32,56 +32,42 @@ class Checkpoints:
     """Makes the checkpoints of the database at `path` until `stop`."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
         self._wal = f"{os.path.realpath(path)}-wal"
-        self._stopped = threading.Event()
         self._warn_at = WARN
+        self._connection = sqlite3.connect(path, WAIT, isolation_level=None, check_same_thread=False)
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
         self._thread.start()
 
     def wal_bytes(self) -> int:
         """The size of the WAL."""
-        return self._look()[0]
+        try:
+            return os.path.getsize(self._wal)
+        except OSError:
+            return 0
 
     def stop(self) -> None:
         """Ends the thread."""
         self._stopped.set()
         self._thread.join()
-
-    def _look(self) -> tuple[int, int]:
-        """Size and time of the last write of the WAL."""
-        try:
-            status = os.stat(self._wal)
-        except OSError:
-            return 0, 0
-        return status.st_size, status.st_mtime_ns
+        self._connection.close()
 
     def _run(self) -> None:
-        seen = 0
-        connection: sqlite3.Connection | None = None
-        try:
-            while not self._stopped.wait(INTERVAL):
-                size, written = self._look()
-                if written == seen and size < LARGE:
-                    continue
-                try:
-                    connection = connection or sqlite3.connect(self._path, timeout=WAIT, isolation_level=None)
-                    self._fold(connection, size)
-                    seen = written
-                except sqlite3.Error as error:
-                    log.warning("the WAL could not be folded back: %s", error)
-        finally:
-            if connection:
-                connection.close()
+        while not self._stopped.wait(INTERVAL):
+            try:
+                self._fold()
+            except sqlite3.Error as error:
+                log.warning("the WAL could not be folded back: %s", error)
 
-    def _fold(self, connection: sqlite3.Connection, size: int) -> None:
+    def _fold(self) -> None:
+        size = self.wal_bytes()
         fold = "PRAGMA wal_checkpoint(PASSIVE)"
-        _, frames, folded = connection.execute(fold).fetchone()
+        _, frames, folded = self._connection.execute(fold).fetchone()
         if size < LARGE:
             return
         if folded == frames:  # no reader needs older pages
-            connection.execute(fold).fetchone()  # what was written meanwhile: the file is locked for less
-            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            self._connection.execute(fold).fetchone()  # what was written meanwhile: to be locked for less
+            busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             if not busy:
                 self._warn_at = WARN
                 return

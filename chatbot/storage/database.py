@@ -10,7 +10,8 @@ import asyncio
 import logging
 import re
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -58,41 +59,16 @@ def translated(error: BaseException) -> BaseException:
     """The error as it is to be raised: SQLite's ways of saying "full" and "locked" in our words."""
     if isinstance(error, MemoryError):
         return ChatError("storage_full", "The memory is full.", retry_after="60")
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = _code_of(error)
     if code in _FULL:
         log.error("storage: %s", str(error))  # a handler that keeps records would keep its frames
         return ChatError("storage_full", "The storage is full.", retry_after="60")
     return Locked(str(error)) if code in _BUSY else error
 
 
-class _Transaction:
-    """A block that is stored whole or not at all."""
-
-    def __init__(self, cursor: sqlite3.Cursor) -> None:
-        self._cursor = cursor
-
-    def __enter__(self) -> None:
-        try:
-            self._cursor.execute("BEGIN IMMEDIATE")
-        except Exception as error:
-            raise translated(error) from None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        try:
-            if error:
-                raise error
-            self._cursor.execute("COMMIT")
-        except BaseException as failure:
-            # SQLite has rolled back by itself after some errors, a full disk among them.
-            if self._cursor.connection.in_transaction:
-                self._cursor.execute("ROLLBACK")
-            raise translated(failure) from None
-
-
-def nothing_for(sql: str) -> Parameters:
-    """Binds every parameter to NULL, to compile a statement without running it."""
-    code = re.sub("--.*|'[^']*'", "", sql)  # a comment and a text may have both
-    return dict.fromkeys(re.findall(r":(\w+)", code)) or (None,) * code.count("?")
+def _code_of(error: BaseException) -> int:
+    """SQLite's code of an error, without what it says in detail."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def load_statements(text: str) -> dict[str, str]:
@@ -112,23 +88,20 @@ class Database:
     def __init__(self, path: str = ":memory:", sync: str = "normal") -> None:
         if sqlite3.sqlite_version_info < (3, 38):
             raise StoreError(f"SQLite 3.38 or newer is needed, this Python has {sqlite3.sqlite_version}")
-        self._sql = load_statements(resources.files("chatbot").joinpath("schema.sql").read_text("utf-8"))
-        self._lock = None if path == ":memory:" else FileLock(path)
+        self.sql = load_statements(resources.files("chatbot").joinpath("schema.sql").read_text("utf-8"))
+        """Every statement of schema.sql by its name."""
+        self._resources = ExitStack()  # closed in reverse order: what holds the lock goes last
+        if path != ":memory:":
+            self._resources.callback(FileLock(path).release)
         try:
-            self._db = sqlite3.connect(path, timeout=LOCKED_SECONDS, isolation_level=None)
-            try:
-                self._prepare(sync)
-            except BaseException:
-                self._db.close()
-                raise
+            connection = sqlite3.connect(path, timeout=LOCKED_SECONDS, isolation_level=None)
+            self.connection = self._resources.enter_context(closing(connection))
+            self._prepare(sync)
         except (sqlite3.Error, StoreError) as error:
-            if self._lock:
-                self._lock.release()
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY:
+            self.close()
+            if _code_of(error) in _BUSY:
                 raise StoreError(f"{path} is locked by another program") from None
             raise StoreError(f"cannot use {path}: {error}") from None
-        self._cursor = self._db.cursor()  # for all whose rows are read at once
-        self._transaction = _Transaction(self._cursor)
 
     def _prepare(self, sync: str) -> None:
         """Makes the tables if there are none, and compiles every statement."""
@@ -141,23 +114,22 @@ class Database:
             "cache_size=-32768",  # 32 MiB: a walk along a path of 10,000 turns takes half as long
             "secure_delete=FAST",  # some builds would fill long texts with zeros, which takes long
         ):
-            self._value(f"PRAGMA {pragma}")
+            self.value(f"PRAGMA {pragma}")
+        schema = self.sql.pop("schema")
         if is_new:
-            self._db.execute("BEGIN EXCLUSIVE")
-            for statement in self._sql["schema"].split(";\n"):
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version={VERSION}")
-            self._db.execute(f"PRAGMA application_id={APPLICATION}")
-            self._db.execute("COMMIT")
-        for name, sql in self._sql.items():
-            if name != "schema":
-                self._db.execute(f"EXPLAIN {sql}", nothing_for(sql)).fetchall()
-        self._db.execute("PRAGMA busy_timeout=0")
+            self.connection.executescript(
+                f"BEGIN EXCLUSIVE; {schema} PRAGMA user_version={VERSION};"
+                f"PRAGMA application_id={APPLICATION}; COMMIT"
+            )
+        for sql in self.sql.values():
+            with suppress(sqlite3.ProgrammingError):  # it compiles, and no values are given
+                self.connection.execute(f"EXPLAIN {sql}").close()
+        self.connection.execute("PRAGMA busy_timeout=0")
 
     def _check_ours(self) -> bool:
         """Refuses other programs' databases, before anything in them is changed; tells whether it is new."""
-        version, application = self._value("PRAGMA user_version"), self._value("PRAGMA application_id")
-        if not version and not application and not self._value("SELECT count(*) FROM sqlite_master"):
+        version, application = self.value("PRAGMA user_version"), self.value("PRAGMA application_id")
+        if not version and not application and not self.value("SELECT count(*) FROM sqlite_master"):
             return True
         if application != APPLICATION:
             raise StoreError("the database holds something else, not chat sessions")
@@ -167,31 +139,49 @@ class Database:
 
     def close(self) -> None:
         """Closes the database; the last one to close a file folds its WAL back into it."""
-        self._db.close()
-        if self._lock:
-            self._lock.release()
-            self._lock = None
+        self._resources.close()
 
     # Running statements
 
-    def _value(self, sql: str) -> Any:
-        row = self._db.execute(sql).fetchone()
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """A block that is stored whole or not at all."""
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException as error:
+            # SQLite has rolled back by itself after some errors, a full disk among them.
+            if self.connection.in_transaction:
+                self.execute("ROLLBACK")
+            raise translated(error) from None
+
+    def execute(self, sql: str, parameters: Parameters = ()) -> sqlite3.Cursor:
+        """Runs any SQL."""
+        try:
+            return self.connection.execute(sql, parameters)
+        except Exception as error:
+            raise translated(error) from None
+
+    def run(self, name: str, parameters: Parameters = ()) -> sqlite3.Cursor:
+        """Runs a statement that changes rows; the cursor has the `rowcount` and the `lastrowid`."""
+        return self.execute(self.sql[name], parameters)
+
+    def rows(self, name: str, parameters: Parameters = ()) -> Iterator[Any]:
+        """The rows of a statement, each read when it is asked for; nothing may be awaited in between."""
+        try:
+            yield from self.connection.execute(self.sql[name], parameters)
+        except Exception as error:
+            raise translated(error) from None
+
+    def one(self, name: str, parameters: Parameters = ()) -> Any:
+        """The row of a statement that has at most one; None if it has none."""
+        try:
+            return self.connection.execute(self.sql[name], parameters).fetchone()
+        except Exception as error:
+            raise translated(error) from None
+
+    def value(self, sql: str) -> Any:
+        """The one value that some SQL selects; None if it has none."""
+        row = self.execute(sql).fetchone()
         return row[0] if row else None
-
-    def _all(self, name: str, parameters: Parameters = ()) -> list[Any]:
-        try:
-            return self._cursor.execute(self._sql[name], parameters).fetchall()
-        except Exception as error:
-            raise translated(error) from None
-
-    def _one(self, name: str, parameters: Parameters = ()) -> Any:
-        """The first row of a statement that has at most one; None if it has none."""
-        rows = self._all(name, parameters)
-        return rows[0] if rows else None
-
-    def _run(self, name: str, parameters: Parameters = ()) -> int:
-        """Runs a statement that changes rows; returns how many."""
-        try:
-            return self._cursor.execute(self._sql[name], parameters).rowcount
-        except Exception as error:
-            raise translated(error) from None

@@ -1,15 +1,16 @@
 """Deletes conversations and branches: they are gone at once, and their rows are removed in short pieces.
 
-To delete a long conversation takes SQLite a second, in which nobody would be served. So it is only marked, in
-the table: a session by its column `deleted`, a turn and all that follows from it by a row in `removals`. What
-is marked is invisible, also after a kill. Rows are removed leaves first, so that what is left of a branch
-still hangs from its mark.
+To delete a long conversation takes SQLite a second, in which nobody would be served. So what is not removed
+within a few milliseconds is marked: a session by its column `deleted`, a turn and all that follows from it by
+a row in `removals`. What is marked is invisible, also after a kill. Rows are removed leaves first, so that
+what is left of a branch still hangs from its mark.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 
 from chatbot.storage.database import Database, Locked
@@ -17,30 +18,92 @@ from chatbot.storage.database import Database, Locked
 PIECE_SECONDS = 0.004
 """How long rows are removed before others have their turn; the last row and the commit come on top."""
 
+ALL = 0
+"""In place of a turn's number: the whole session."""
 
-class Removals(Database):
+
+class Removals:
     """What is marked and not yet removed; here is a copy in memory of what the tables say of it."""
 
-    def __init__(self, path: str, sync: str) -> None:
-        super().__init__(path, sync)
-        # By session: the marked turns, or None if the session itself is marked.
-        self._gone: dict[str, set[int] | None] = {row[0]: None for row in self._all("marked_sessions")}
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._marked: dict[str, set[int]] = {}  # by session: turns of it, or ALL
         # From a marked turn towards a leaf; it may name turns that are removed.
         self._way_down: list[int] = []
-        for session_id, root in self._all("marked_turns"):
-            self._turn_is_gone(session_id, root)
+        for session_id, root in self._db.rows("marked"):
+            self._marked.setdefault(session_id, set()).add(root)
 
     @property
-    def has_removals(self) -> bool:
+    def waiting(self) -> bool:
         """Whether anything waits to be removed."""
-        return bool(self._gone)
+        return bool(self._marked)
 
-    def _deadline(self) -> float:
-        return perf_counter() + PIECE_SECONDS
+    def include(self, session_id: str, seq: int = ALL) -> bool:
+        """Whether a session is marked, or a turn of it or one that this follows."""
+        roots = self._marked.get(session_id)
+        if not roots or ALL in roots:
+            return bool(roots)
+        return any(row[0] in roots for row in self._db.rows("path", (seq, min(roots) - 1)))
 
-    async def remove_some(self) -> None:
+    @contextmanager
+    def deleting(self) -> Iterator[Callable[[str, int], bool]]:
+        """A transaction, and a function that deletes a turn of a session with all that follows, or ALL.
+
+        As many rows are removed at once as PIECE_SECONDS allow; the function tells whether none is left.
+        """
+        removed: dict[tuple[str, int], bool] = {}
+        with self._db.transaction():
+            deadline = perf_counter() + PIECE_SECONDS
+
+            def delete(session_id: str, root: int) -> bool:
+                is_removed = self._remove(session_id, root, deadline)
+                removed[session_id, root] = is_removed
+                if not is_removed:  # what is short needs no mark
+                    mark = ("mark_session", (session_id,)) if root == ALL else ("mark_turn", (root,))
+                    self._db.run(*mark)
+                return is_removed
+
+            yield delete
+        for (session_id, root), is_removed in removed.items():  # now that it is committed
+            roots = self._marked.setdefault(session_id, set())
+            if not is_removed:
+                roots.add(root)
+            elif root == ALL:
+                roots.clear()
+            else:
+                roots.discard(root)
+            if not roots:
+                del self._marked[session_id]
+
+    def _remove(self, session_id: str, root: int, deadline: float) -> bool:
+        """Removes the rows of what is deleted until `deadline`; tells whether none is left."""
+        way = self._way_down
+        if root != ALL and way[:1] != [root]:
+            way[:] = [root]
+        while perf_counter() < deadline:
+            if root == ALL:
+                if not self._db.run("drop_any_turn", (session_id,)).rowcount:
+                    self._db.run("drop_session", (session_id,))
+                    return True
+            elif child := self._db.one("a_child", (session_id, way[-1])):
+                way.append(child[0])
+            else:
+                self._db.run("drop_turn", (way.pop(),))
+                if not way:
+                    return True
+        return False
+
+    def remove_piece(self) -> None:
+        """Removes rows for PIECE_SECONDS, in one transaction. Raises Locked."""
+        with self.deleting() as delete:
+            for session_id, roots in self._marked.items():
+                for root in roots:
+                    if not delete(session_id, root):
+                        return
+
+    async def remove_all(self) -> None:
         """Removes all that waits for it, in pieces; between two of them the event loop has its turn."""
-        while self.has_removals:
+        while self.waiting:
             began = perf_counter()
             try:
                 self.remove_piece()
@@ -48,69 +111,3 @@ class Removals(Database):
                 await asyncio.sleep(0.05)
             else:
                 await asyncio.sleep(perf_counter() - began)  # as long as it took: half of the time is others'
-
-    def remove_piece(self) -> None:
-        """Removes rows for PIECE_SECONDS, in one transaction."""
-        done: list[tuple[str, int | None]] = []
-        with self._transaction:
-            deadline = self._deadline()
-            for session_id, root in self._waiting():
-                if root is None:
-                    is_removed = self._remove_session(session_id, deadline)
-                else:
-                    is_removed = self._remove_turns(session_id, root, deadline)
-                if not is_removed:
-                    break
-                done.append((session_id, root))
-        for session_id, root in done:
-            self._forget(session_id, root)
-
-    def _waiting(self) -> Iterator[tuple[str, int | None]]:
-        """What waits to be removed: a session, or a turn of it with all that follows."""
-        for session_id, roots in self._gone.items():
-            for root in roots or (None,):
-                yield session_id, root
-
-    def _remove_session(self, session_id: str, deadline: float) -> bool:
-        """Removes turns of a marked session until `deadline`, at last itself; tells whether it is done."""
-        while turns := self._all("some_turns", (session_id,)):
-            for turn in turns:
-                if perf_counter() >= deadline:
-                    return False
-                self._run("drop_turn", turn)
-        self._run("drop_session", (session_id,))
-        return True
-
-    def _remove_turns(self, session_id: str, root: int, deadline: float) -> bool:
-        """Removes a marked turn with all that follows until `deadline`; tells whether it is done."""
-        way = self._way_down
-        if not way or way[0] != root:
-            way[:] = [root]
-        while way:
-            if perf_counter() >= deadline:
-                return False
-            if child := self._one("a_child", (session_id, way[-1])):
-                way.append(child[0])
-            else:
-                self._run("drop_turn", (way.pop(),))
-        self._run("unmark_turn", (root,))
-        return True
-
-    def _forget(self, session_id: str, root: int | None) -> None:
-        """Takes note that all rows of a session or of a marked turn are removed."""
-        if roots := self._gone.get(session_id):
-            roots.discard(root)
-        if not roots:
-            self._gone.pop(session_id, None)
-
-    def _turn_is_gone(self, session_id: str, root: int) -> None:
-        roots = self._gone.setdefault(session_id, set())
-        if roots is not None:
-            roots.add(root)
-
-    def _is_gone(self, session_id: str, seq: int) -> bool:
-        """Whether a turn is marked, or follows from one that is, or is of a marked session."""
-        if session_id not in self._gone:
-            return False
-        roots = self._gone[session_id]
-        return roots is None or self._one("is_gone", {"seq": seq, "oldest": min(roots)}) is not None

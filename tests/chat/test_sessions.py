@@ -91,7 +91,7 @@ async def test_the_sweep_and_the_removal_go_on_after_a_failure(
         raise ValueError("odd")
 
     monkeypatch.setattr(room.store, "evict", fail)
-    monkeypatch.setattr(room.store, "remove_some", fail)
+    monkeypatch.setattr(room.store.removals, "remove_all", fail)
     tasks = [
         asyncio.create_task(one()) for one in (room.sessions.sweep_forever, room.sessions.remove_forever)
     ]
@@ -115,7 +115,7 @@ async def test_what_was_deleted_is_removed_in_the_background(room: Room, clock: 
     assert room.sessions.rewind(session_id, turn.turn_id) == 120
     for _ in range(20):
         await clock.advance(1)
-    assert room.store._all("marked_turns") == []
+    assert list(room.store._db.rows("marked")) == []
     assert room.store.used_bytes
     removing.cancel()
 

@@ -47,10 +47,10 @@ async def test_one_that_failed_can_be_read_and_streamed_for_an_hour(door: Door, 
     assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
     events = await (await door.resume(response["id"])).rest()
     assert [event["type"].split(".")[1] for event in events] == ["created", "queued", "in_progress", "failed"]
-    door.server.store.drop_old_background(int((clock.now() - 3600) * 1000))
+    await door.server.sessions.sweep()
     assert (await door.call("GET", path))[0] == 200
     clock.advance(3601)
-    door.server.store.drop_old_background(int((clock.now() - 3600) * 1000))
+    await door.server.sessions.sweep()
     assert (await door.call("GET", path))[0] == 404
 
 

@@ -87,15 +87,15 @@ async def test_an_item_is_deleted_whole_or_not_at_all(door: Door, monkeypatch: p
     _, conversation = await door.call("POST", "/conversations")
     await door.respond("weather in two", conversation=conversation["id"], tools=[TOOL])
     before = await items(door, conversation["id"])
-    store, run, found_locked = door.server.store, door.server.store._run, []
+    store, run, found_locked = door.server.store, door.server.store._db.run, []
 
-    def locked_at_first(name: str, *values: Any) -> int:
+    def locked_at_first(name: str, *values: Any) -> Any:
         if name == "drop_output" and not found_locked:
             found_locked.append(name)
             raise Locked("by another program, that came between")
         return run(name, *values)
 
-    monkeypatch.setattr(store, "_run", locked_at_first)
+    monkeypatch.setattr(store._db, "run", locked_at_first)
     path = f"/conversations/{conversation['id']}/items/{before[-1]['id']}"
     assert (await door.call("DELETE", path))[0] == 200
     assert found_locked

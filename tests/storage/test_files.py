@@ -51,9 +51,9 @@ def test_a_file_keeps_what_was_stored_and_only_its_owner_reads_it(path: Path) ->
     assert {file.name for file in path.parent.iterdir()} == {"chat.db", "chat.db.lock"}
     with closing(Store(str(path), sync="full")) as store:
         assert (store.sessions, store.path(here, chain[1]), store.affinity_key) == (1, chain, key)
-        assert (len(key), store._value("PRAGMA synchronous")) == (32, 2)
-        assert store._value("PRAGMA journal_mode") == "wal"
-        assert store._value("PRAGMA locking_mode") == "normal"
+        assert (len(key), store._db.value("PRAGMA synchronous")) == (32, 2)
+        assert store._db.value("PRAGMA journal_mode") == "wal"
+        assert store._db.value("PRAGMA locking_mode") == "normal"
 
 
 def test_a_second_server_is_refused_whatever_it_calls_the_file(path: Path, store: Store) -> None:
@@ -87,6 +87,14 @@ def test_others_read_while_it_serves(path: Path, store: Store) -> None:
         for number in range(1, 50):
             parent = store.add_turn(a_turn(here, parent))
             assert reader.execute("SELECT count(*) FROM messages").fetchone() == (2 * number,)
+
+
+def test_a_path_that_is_read_in_part_keeps_no_read_open(path: Path, store: Store) -> None:
+    here = a_session(store)
+    chain = a_chain(store, here, 3)
+    assert next(iter(store.path_up(here, chain[-1]))).seq == chain[-1]
+    with closing(sqlite3.connect(path, timeout=0)) as other:
+        assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0, "somebody reads"
 
 
 # What keeps a server out
@@ -204,7 +212,7 @@ async def test_another_process_that_locks_the_file_makes_nobody_wait(path: Path,
                 write()
             assert time.perf_counter() - began < 0.1
         store.touch(here, 77)
-        assert (store.sessions, store._db.in_transaction) == (1, False)
+        assert (store.sessions, store._db.connection.in_transaction) == (1, False)
         assert (store.session(here), store.turn(1)) == ((here, 0, 77, "{}", None), None)
         storing = asyncio.create_task(when_unlocked(lambda: store.add_turn(turn)))
         await asyncio.sleep(0.02)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_what_is_short_is_removed_at_once(store: Store, monkeypatch: pytest.Monk
     a_chain(store, there, 5)
     store.rewind(here, turn_at(store, chain[2]))
     store.delete_session(there)
-    assert not store.has_removals
+    assert not store.removals.waiting
     assert (count(store, "turns"), count(store, "sessions"), store.sessions) == (2, 1, 1)
     store.delete_session(there)
     assert store.sessions == 1, "a session can be deleted once"
@@ -86,8 +87,8 @@ async def test_a_long_conversation_is_removed_in_pieces_of_under_20_ms(tmp_path:
             began = time.thread_time()
             unlocked(delete)
             measure(began)
-        assert store.has_removals
-        removal = asyncio.create_task(store.remove_some())
+        assert store.removals.waiting
+        removal = asyncio.create_task(store.removals.remove_all())
         while not removal.done():
             began = time.thread_time()
             await asyncio.sleep(0)
@@ -111,7 +112,7 @@ async def test_a_sweep_marks_many_and_delays_nobody(tmp_path: Path) -> None:
         assert store.sessions == 101
         while unlocked(sweep)[0]:
             pass
-        await store.remove_some()
+        await store.removals.remove_all()
         assert (store.sessions, count(store, "turns")) == (1, 0)
         assert store.session(used)
 
@@ -147,7 +148,7 @@ for _ in range(2):
     removal.PIECE_SECONDS = 0.001
 all_of_them = count(store, "turns")
 while count(store, "turns") == all_of_them:
-    store.remove_piece()
+    store.removals.remove_piece()
 print(stays, *ends, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -155,14 +156,14 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert died.returncode == -9, died.stderr
     stays, *ends = died.stdout.split()
     with closing(Store(str(path))) as store:
-        assert store.has_removals
+        assert store.removals.waiting
         left = count(store, "turns")
         assert left < 1200, "something was removed"
         assert store.sessions == 1
         assert store.path(stays, int(ends[1])) == [int(end) for end in ends]
         assert [version.seq for version in store.children(stays, int(ends[0]))] == [int(ends[1])]
-        while store.has_removals:
-            store.remove_piece()
+        while store.removals.waiting:
+            store.removals.remove_piece()
         assert (count(store, "turns"), count(store, "sessions"), count(store, "removals")) == (2, 1, 0)
 
 
@@ -173,18 +174,18 @@ def test_a_removal_that_fails_in_between_forgets_no_turn(
     here = a_session(store)
     chain = a_chain(store, here, 10)
     store.rewind(here, turn_at(store, chain[0]))
-    honest, runs = store._run, [0]
+    honest, runs = store._db.run, [0]
 
-    def fails(name: str, parameters: tuple[int, ...] = ()) -> int:
+    def fails(name: str, parameters: tuple[int, ...] = ()) -> Any:
         runs[0] += 1
         if runs[0] == 6:
             raise ChatError("storage_full", "The storage is full.")
         return honest(name, parameters)
 
     monkeypatch.setattr("chatbot.storage.removal.PIECE_SECONDS", 1)
-    monkeypatch.setattr(store, "_run", fails)
+    monkeypatch.setattr(store._db, "run", fails)
     with pytest.raises(ChatError):
-        store.remove_piece()
+        store.removals.remove_piece()
     assert count(store, "turns") == 10
-    store.remove_piece()
-    assert (count(store, "turns"), store.has_removals) == (0, False)
+    store.removals.remove_piece()
+    assert (count(store, "turns"), store.removals.waiting) == (0, False)

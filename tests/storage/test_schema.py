@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from chatbot.records import Prompt
 from chatbot.storage import database
-from chatbot.storage.database import load_statements, nothing_for
+from chatbot.storage.database import load_statements
 from chatbot.storage.lock import StoreError
 from chatbot.storage.store import Store
 from tests.storage.tools import ROOT, a_chain, a_session, a_turn, count, turn_at
@@ -44,7 +45,7 @@ def test_the_schema_refuses_a_turn_that_cannot_be(store: Store, wrong: dict[str,
     with pytest.raises((sqlite3.IntegrityError, sqlite3.OperationalError)):
         store.add_turn(turn._replace(**wrong))
     assert count(store, "turns") == 0
-    assert not store._db.in_transaction
+    assert not store._db.connection.in_transaction
     store.add_turn(turn)
 
 
@@ -68,28 +69,33 @@ def test_the_schema_refuses_metadata_that_is_no_object(store: Store, metadata: s
     assert (store.sessions, count(store, "sessions")) == (0, 0)
 
 
+def nothing_for(sql: str) -> dict[str, None] | tuple[None, ...]:
+    """Binds every parameter to NULL."""
+    return dict.fromkeys(re.findall(r":(\w+)", sql)) or (None,) * sql.count("?")
+
+
 @pytest.mark.parametrize(
     ("name", "index"),
     [
         ("get_session", "(session_id=?)"),
         ("idle_sessions", "sessions_by_idleness (idle_since<?)"),
-        ("marked_sessions", "SCAN sessions USING INDEX sessions_deleted"),
+        ("drop_old_background", "background_by_failure (failed_at<?)"),
+        ("marked", "SCAN sessions USING INDEX sessions_deleted"),
         ("path", "INTEGER PRIMARY KEY (rowid=?)"),
         ("count_path", "INTEGER PRIMARY KEY (rowid=?)"),
-        ("is_gone", "INTEGER PRIMARY KEY (rowid=?)"),
+        ("turns_up", "INTEGER PRIMARY KEY (rowid=?)"),
         ("children", "turns_by_parent (session_id=? AND parent=?)"),
-        ("two_children", "COVERING INDEX turns_by_parent (session_id=? AND parent=?)"),
         ("branching", "COVERING INDEX turns_by_parent (session_id=? AND parent>? AND parent<?)"),
         ("below", "turns_by_parent (session_id=? AND parent=?)"),
         ("a_child", "COVERING INDEX turns_by_parent (session_id=? AND parent=?)"),
-        ("some_turns", "COVERING INDEX turns_by_parent (session_id=?)"),
-        ("turn_by_id", "(turn_id=?)"),
-        ("turn_by_key", "turns_by_key"),
-        ("turn_by_response", "turns_by_response"),
+        ("drop_any_turn", "COVERING INDEX turns_by_parent (session_id=?)"),
+        ("find_turn", "(turn_id=?)"),
+        ("find_turn", "turns_by_key (idempotency_key=?)"),
+        ("find_turn", "turns_by_response (response_id=?)"),
     ],
 )
 def test_no_statement_reads_a_whole_table(store: Store, name: str, index: str) -> None:
-    sql = store._sql[name]
+    sql = store._db.sql[name]
     plan = store._db.execute(f"EXPLAIN QUERY PLAN {sql}", nothing_for(sql)).fetchall()
     steps = "; ".join(row[3] for row in plan)
     assert index in steps, steps

@@ -58,7 +58,7 @@ def test_a_write_that_finds_it_full_first_removes_what_is_gone(monkeypatch: pyte
         with monkeypatch.context() as patch:
             patch.setattr("chatbot.storage.removal.PIECE_SECONDS", -1)
             store.rewind(here, turn_at(store, chain[1]))
-        assert (store.has_removals, count(store, "turns")) == (True, 6)
+        assert (store.removals.waiting, count(store, "turns")) == (True, 6)
         a_session(store)
         assert count(store, "turns") < 6
 
@@ -84,11 +84,11 @@ def test_the_limit_is_never_passed_by_what_was_admitted_beyond_one_turn() -> Non
 
 def test_a_full_disk_is_told_and_nothing_is_half_stored(store: Store) -> None:
     here = a_session(store)
-    store._db.execute(f"PRAGMA max_page_count={store._value('PRAGMA page_count') + 100}")
+    store._db.execute(f"PRAGMA max_page_count={store._db.value('PRAGMA page_count') + 100}")
     with pytest.raises(ChatError) as caught:
         a_chain(store, here, 1000, reply="x" * 100_000)
     assert (caught.value.code, caught.value.retry_after) == ("storage_full", "60")
-    assert not store._db.in_transaction
+    assert not store._db.connection.in_transaction
     session = store.session(here)
     assert session
     assert len(store.path(here, session.current)) == count(store, "turns") > 0
@@ -105,7 +105,7 @@ def test_a_turn_that_finds_the_disk_full_takes_the_room_of_what_is_gone(
     with monkeypatch.context() as patch:
         patch.setattr("chatbot.storage.removal.PIECE_SECONDS", -1)
         store.delete_session(here)
-    store._db.execute(f"PRAGMA max_page_count={store._value('PRAGMA page_count')}")
+    store._db.execute(f"PRAGMA max_page_count={store._db.value('PRAGMA page_count')}")
     assert store.add_turn(a_turn(there, reply="x" * 100_000))
 
 
@@ -117,10 +117,10 @@ def test_a_disk_with_nothing_left_is_full(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_full_memory_is_told_as_full_storage(store: Store) -> None:
-    with pytest.raises(ChatError, match="memory is full") as caught, store._transaction:
+    with pytest.raises(ChatError, match="memory is full") as caught, store._db.transaction():
         raise MemoryError
     assert caught.value.code == "storage_full"
-    assert not store._db.in_transaction
+    assert not store._db.connection.in_transaction
 
 
 def test_a_session_is_marked_without_its_prompt_or_an_index_being_written(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_session_is_marked_without_its_prompt_or_an_index_being_written(tmp_pa
             (lambda: store.touch("s", 9), 1),
             (lambda: store.set_metadata("s", '{"a":1}'), 1),
         ):
-            store._value("PRAGMA wal_checkpoint(TRUNCATE)")
+            store._db.value("PRAGMA wal_checkpoint(TRUNCATE)")
             mark()
             assert store._db.execute("PRAGMA wal_checkpoint").fetchone()[1] == pages
         assert store.prompt("s") == prompt
@@ -148,7 +148,8 @@ def test_a_response_in_the_background_is_one_until_it_has_its_turn(store: Store)
     assert store.background("r1") is None
     errors = [found and found.error for found in map(store.background, ("r2", "r3"))]
     assert errors == ['{"code":"x"}', '{"code":"y"}']
-    store.drop_old_background(10)
-    assert store.background("r2") is None
+    for hour, found in ((0, ("r2", here, 5, '{"a":1}', '{"code":"x"}')), (3_600_000, None)):
+        store.evict(10 + hour, -1, 10, ())
+        assert store.background("r2") == found
     store.drop_background("r3")
     assert count(store, "background") == 0

@@ -83,8 +83,8 @@ def test_a_turn_follows_nothing_that_is_gone(store: Store) -> None:
     with pytest.raises(ChatError) as caught:
         store.add_turn(a_turn(there))
     assert caught.value.code == "session_not_found"
-    while store.has_removals:
-        store.remove_piece()
+    while store.removals.waiting:
+        store.removals.remove_piece()
     assert count(store, "turns") == 1
 
 
@@ -210,8 +210,8 @@ def test_the_tree_is_what_a_model_of_it_says(seed: int, at_once: bool) -> None:
                 at = store.newest_below(some)
                 assert at == max(seq for seq in model if some in above(seq))
                 store.set_current(here, at)
-            if rng.random() < 0.1 and store.has_removals:
-                store.remove_piece()
+            if rng.random() < 0.1 and store.removals.waiting:
+                store.removals.remove_piece()
         assert current(store, here) == at
         for seq in model:
             assert (
@@ -221,7 +221,7 @@ def test_the_tree_is_what_a_model_of_it_says(seed: int, at_once: bool) -> None:
             found = [version.seq for version in store.children(here, parent)]
             assert found == sorted(seq for seq, above in model.items() if above == parent)
         patch.setattr("chatbot.storage.removal.PIECE_SECONDS", 1)
-        store.remove_piece()
+        store.removals.remove_piece()
         assert (count(store, "turns"), count(store, "removals")) == (len(model), 0)
 
 
