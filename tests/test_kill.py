@@ -58,6 +58,8 @@ class Talk:
     """The question that was being answered when the server died."""
     deleting: set[str] = field(default_factory=set)
     """The replies that were being deleted when the server died."""
+    moving: str | None = None
+    """The reply that the conversation was being moved to when the server died."""
 
     def below(self, message_id: str) -> set[str]:
         """A turn and all that follow from it."""
@@ -127,11 +129,11 @@ class Client:
             del talk.turns[message_id]
         talk.deleting = set()
         if not talk.current and talk.turns:  # the client goes on somewhere
-            newest = list(talk.turns)[-1]
+            talk.moving = newest = list(talk.turns)[-1]
             path = f"{self.url}/api/sessions/{session}"
             async with self.http.patch(path, json={"current": newest}) as response:
                 assert response.status == 200, await response.text()
-            talk.current = newest
+            talk.current, talk.moving = newest, None
 
 
 def check_file(file: Path, copy: Path, talks: dict[str, Talk]) -> None:
@@ -235,7 +237,7 @@ async def check_server(url: str, rng: random.Random, talks: dict[str, Talk]) -> 
                 shown.pop()
                 at = shown[-1] if shown else None
             else:
-                at = talk.current
+                at = talk.moving if talk.moving and talk.moving in shown else talk.current
             path: list[str] = []
             while at:
                 path.insert(0, at)
