@@ -76,6 +76,11 @@ class Asking:
         return self._answer.finish_reason if self._answer else None
 
     @property
+    def is_complete(self) -> bool:
+        """Whether all was taken, the chunk that says the finish_reason as the last."""
+        return self._answer is not None and self._answer.is_complete
+
+    @property
     def usage(self) -> str | None:
         """How many tokens it took, as the LLM says (JSON), if it has."""
         return self._answer.usage if self._answer else None

@@ -130,8 +130,6 @@ class Reply:
     async def _run(self) -> None:
         try:
             await self._asking.run(self._take)
-            # The chunk that says the finish_reason comes last, when it is known to be the end.
-            self.finish_sent = not self._is_settled
             self._settle(self._asking.finish_reason or "stop")
         except ChatError as error:
             log.warning("reply %s failed: %s", self.message_id, error.code)
@@ -154,6 +152,7 @@ class Reply:
         for listener in self._listeners:
             listener.push(burst)
         self.started = True
+        self.finish_sent = self._asking.is_complete
         if self.first_token_ms is None and self.log.length:
             self.first_token_ms = round((self._loop.time() - self._asked_at) * 1000)
         return not self._is_settled

@@ -40,7 +40,8 @@ _STREAM_BEGINS = (b"data", b"event", b"id:", b"retry", b"error:", b":")
 class Answer:
     """An answer that has begun: `async for chunks in answer`, then close() it.
 
-    The loop ends when the answer is complete, and raises ChatError if it is not, after all that came before.
+    The loop ends when the answer `is_complete`, as soon as its last chunks are handed over, and raises
+    ChatError if it is not, after all that came before.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Answer:
         self._decoder: Decoder | None = None  # of a stream
         self._burst = b""  # what of a burst has not been read yet
         self._chunks: list[Chunk] = []  # what is handed over next
-        self._has_ended = self._is_complete = False
+        self._has_ended = self.is_complete = False
         self._failure: Exception | None = None
         connection = response.connection  # None if the whole answer came with its head
         protocol = None if connection is None else connection.protocol
@@ -110,6 +111,8 @@ class Answer:
     async def __anext__(self) -> list[Chunk]:
         while not self._has_ended:
             try:
+                if self._burst:
+                    await asyncio.sleep(0)  # others have their turn
                 # All that has come at once: what a broken connection still holds is lost.
                 data = self._burst or await self._more()
                 is_cut = False
@@ -118,10 +121,7 @@ class Answer:
                 data, is_cut = b"", True
             if self._has_ended:
                 break
-            chunks = self._read(data, is_cut=is_cut)
-            if self._burst:
-                await asyncio.sleep(0)
-            if chunks:
+            if chunks := self._read(data, is_cut=is_cut):
                 return chunks
         if self._failure:
             failure, self._failure = self._failure, None
@@ -139,7 +139,7 @@ class Answer:
             self._closed.remove_done_callback(_seen)
             self._closed.add_done_callback(_seen)
         self._has_ended = True
-        if self._is_complete and not self._content.is_eof():
+        if self.is_complete and not self._content.is_eof():
             # All has come but the end of the HTTP body: with it, the connection can serve again.
             timer = self._loop.call_later(FINISH_SECONDS, self._response.close)
             self._content.on_eof(timer.cancel)
@@ -276,7 +276,7 @@ class Answer:
     def _complete(self, *, is_cut: bool) -> None:
         """Nothing more will come: hands over the chunks that were held, if the reply is complete."""
         self._chunks += self._reader.end(is_cut=is_cut)
-        self._has_ended = self._is_complete = True
+        self._has_ended = self.is_complete = True
 
 
 def _seen(closed: asyncio.Future[None]) -> None:

@@ -38,7 +38,7 @@ class FakeAnswer:
     def __init__(self) -> None:
         self.finish_reason: str | None = None
         self.usage: str | None = None
-        self.closed = False
+        self.closed = self.is_complete = False
         self._ending: tuple[str, str | None] = ("stop", None)
         self._steps: asyncio.Queue[list[Chunk] | ChatError | None] = asyncio.Queue()
 
@@ -67,6 +67,7 @@ class FakeAnswer:
             raise step
         if step[0].data == b"finish":
             self.finish_reason, self.usage = self._ending
+            self.is_complete = self._steps.qsize() > 0
         return step
 
     def tap(self, take: object) -> None:
