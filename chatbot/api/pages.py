@@ -37,9 +37,12 @@ class MessageWriter:
                 comma = b","
         yield b'],"has_more":%b}' % dumps(page.has_more)
 
-    def message(self, session_id: str, ref: Ref, *, omit: bool) -> Iterator[bytes]:
-        """A message; nothing if it was deleted."""
-        return self._pieces(session_id, [ref], omit)
+    def message(self, session_id: str, ref: Ref, *, omit: bool, turn: Turn | None = None) -> Iterator[bytes]:
+        """A message, of a turn which may be at hand; nothing if it was deleted."""
+        if turn and len(turn.output or "") > MAX_PIECE:
+            turn = None  # not to be held while the client reads
+        is_only = turn is not None and not self._store.has_versions(session_id, turn.parent)
+        return self._pieces(session_id, [ref], omit, turn, is_only=is_only)
 
     def _pieces(
         self, session_id: str, refs: list[Ref], omit: bool, turn: Turn | None = None, *, is_only: bool = False

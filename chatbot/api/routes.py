@@ -249,7 +249,7 @@ class Api:
         turn = source.turn
         assert turn, "a reply that ended without an error has a turn"
         headers["X-Message-ID"] = source.message_id
-        message = self._messages.message(source.session_id, Ref(turn.seq, 0), omit=False)
+        message = self._messages.message(source.session_id, Ref(turn.seq, 0), omit=False, turn=turn)
         return _written(message, headers)
 
     # What describes it

@@ -67,9 +67,6 @@ _OURS = {
     "proxy": ("llm_unavailable", "The proxy does not lead to the LLM server: {}"),
 }
 # fmt: on
-_RULES = [
-    (kind, code, again, set(s), says, re.compile(w, re.I | re.S)) for kind, code, again, s, says, w in _TABLE
-]
 
 
 def ours(kind: str, *words: object) -> ChatError:
@@ -107,7 +104,11 @@ class Failure(NamedTuple):
     def kind(self) -> str:
         """Which line of the table fits."""
         text = f"{self.codes} {self.words}"
-        return next(kind for kind, *_, s, _, words in _RULES if self.number in s or words.search(text))
+        return next(
+            kind
+            for kind, *_, s, _, words in _TABLE
+            if self.number in s or re.search(words, text, re.I | re.S)
+        )
 
     @property
     def is_no_api(self) -> bool:
@@ -122,7 +123,7 @@ class Failure(NamedTuple):
         if is_too_long:
             message = f"The message is too long for the LLM's context: {words}"
             return TooLong("context_too_long", message[:MAX_MESSAGE_CHARS], limit=limit)
-        kind, code, again, _, says, _ = next(rule for rule in _RULES if rule[0] == self.kind)
+        kind, code, again, _, says, _ = next(rule for rule in _TABLE if rule[0] == self.kind)
         if kind == "model" and chose_model:
             code = "llm_rejected"
         elif self.is_no_api:

@@ -186,7 +186,6 @@ class Answer:
 
         A failure is kept, to be raised when they were handed over.
         """
-        self._chunks = []
         self._burst = b""
         if len(data) > SLICE_BYTES:
             data, self._burst = data[:SLICE_BYTES], data[SLICE_BYTES:]
@@ -200,9 +199,10 @@ class Answer:
         except ChatError as error:
             self._has_ended = True
             self._failure = without_frames(self._report(error, self._messages))
-        if self._chunks:
+        chunks, self._chunks = self._chunks, []
+        if chunks:
             self._messages = None
-        return self._chunks
+        return chunks
 
     def _give_up(self) -> None:
         self._content.set_exception(aiohttp.ClientConnectionError("idle"))
@@ -224,6 +224,7 @@ class Answer:
             self._head = bytearray(head)
             if head.startswith(_STREAM_BEGINS):
                 self._decoder = Decoder()
+                self._head.clear()
                 self._take(head, self._decoder)
                 return
             self._is_whole = not any(begin.startswith(head) for begin in _STREAM_BEGINS)

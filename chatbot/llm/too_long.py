@@ -1,7 +1,7 @@
 """Tells whether a refusal means that the conversation is too long, and what the LLM takes. No I/O.
 
-The patterns are tried on words in lower case, without quotes and thousands separators. To add a wording, put it
-into tests/llm/too_long.json; mostly a pattern knows it already.
+The patterns are tried on words in lower case, without quotes and thousands separators; they are compiled when
+they are first needed. To add a wording, put it into tests/llm/too_long.json; mostly a pattern knows it already.
 """
 
 # ruff: noqa: E501 (a pattern is a line)
@@ -11,36 +11,34 @@ import re
 from typing import Any
 
 # fmt: off
-_CODES = re.compile(
+_CODES = (
     r"context_length_exceeded|exceed_context_size|context_?window_?exceed|max_prompt_tokens_exceeded"
     r"|prompt_too_long|input_too_long|tokens_limit_reached|context_(too_long|size_exceeded|overflow)"
-    r"|input_length_error",
-    re.I,
+    r"|input_length_error"
 )
 # What only looks like it: rates, waiting, plans, money.
-_NEVER = re.compile(
+_NEVER = (
     r"\bper[ _-](minute|min|day|hour|second|month)|\b[rt]p[mds]\b|rate.?limit|throttl|wait before|please wait"
     r"|try again (in \d|later)|too many requests|quota|balance|billing|credits?\b|insufficient|concurren|daily"
     r"|monthly|this (month|week)|today|\btier\b|upgrade|too small|time.?out|deadline|cancel|retries|attempts"
     r"|余额|配额|额度|限流|频率|频繁|次数|速率|并发|每(分|天|日|秒)|欠费|稍后|超时"
-    r"|분당|초당|하루|일일|할당량|사용량|횟수|요청 한도|잔액|결제|잠시",
-    re.I,
+    r"|분당|초당|하루|일일|할당량|사용량|횟수|요청 한도|잔액|결제|잠시"
 )
 # A count of things, or one string, that is no part of the conversation's size.
-_OTHER_THINGS = re.compile(
+_OTHER_THINGS = (
     r"stop sequences?|input should be|images?\b.{0,12}too (large|big)|number of images|too many (images|tools|stop)"
     r"|audio.{0,20}(too long|exceed)|invalid tools"
     r"|(?<!content)(?<!content\])(?<!text)(?<!input)(?<!prompt): string too long"
 )
 _ANSWER = r"(max_?(completion_|new_|output_|response_)?tokens|budget_tokens|maximum tokens you requested)"
 # What speaks of the answer that was asked for. It may be too long all the same, if it also counts the input.
-_OF_THE_ANSWER = re.compile(
+_OF_THE_ANSWER = (
     rf"^(\W|<\d+>|[\w.]+:|the|parameter|param|value|for|of|field|invalid|range|requested|your)*{_ANSWER}\b"
     rf"|(range|value|parameter) (of|for)?\W*{_ANSWER}|{_ANSWER}\W{{0,3}}(is |are )?(too large|out of range|invalid)"
     r"|requested for (the )?(completion|output)|(completion|output|response) (tokens?|length)[^.]{0,40}(exceed|too|limit|at most|maximum)"
     r"|at most \d+ (completion|output) tokens|输出长度|输出.{0,6}token|최대 출력|출력 토큰|응답 길이"
 )
-_ALSO_OF_THE_INPUT = re.compile(
+_ALSO_OF_THE_INPUT = (
     r"\d+ (input|prompt|inputs) tokens|(in|from) (the|your) (input|messages?|prompt)|input length and|inputs tokens \+"
     r"|prompt (length|tokens)"
 )
@@ -57,7 +55,7 @@ _SAID = r"(prompts?|inputs?|messages?|conversation|history|query|sequence|contex
 _MUCH = (
     r"(exceed\w*|too (long|large|big|many)|(longer|larger|greater|more|higher) than|beyond|surpass\w*|over(flow)?\b)"
 )
-_PATTERNS = [re.compile(pattern) for pattern in (
+_PATTERNS = (
     # OpenAI, vLLM, DeepSeek, Together, OpenRouter: "maximum context length is 8192"; xAI: "maximum prompt length is";
     # MiniMax: "context window exceeds limit"; Anthropic: "exceed context limit"; Ollama, LM Studio
     rf"(maximum|max|exceed\w*|reached|only|available|over|beyond|with|s) ?(model |the )*{_SIZE}",
@@ -103,7 +101,7 @@ _PATTERNS = [re.compile(pattern) for pattern in (
     r"(초과|너무 ?(길|많|크|큽|깁)|깁니다|길어|넘(었|습|는|어|을|음)|벗어)",
     r"(최대|초과).{0,20}(컨텍스트|길이|입력)",
     r"(入力|プロンプト|コンテキスト|トークン|メッセージ|会話).{0,30}(超え|超過|長すぎ|多すぎ|上限)",
-)]
+)
 
 _LIMITS = (
     r"(?:n_ctx|max_seq_len|max_model_len|max_num_tokens|max_position_embeddings)\D{0,12}(\d+)",
@@ -116,28 +114,28 @@ _LIMITS = (
     r"\D{0,40}?(?<!by )(\d+)",
     r"(?:上限|最大|限制|不能超过|超过了?|최대|제한|한도)\D{0,12}(\d+)",
 )
-_NO_TOKENS = re.compile(r"character|bytes?\b|string|payload|字符|字数|글자|文字|\bmb\b|maxlength")
+_NO_TOKENS = r"character|bytes?\b|string|payload|字符|字数|글자|文字|\bmb\b|maxlength"
 # fmt: on
 
 
 def find(status: int, codes: str, words: str) -> tuple[bool, int | None]:
     """Whether a refusal with these codes and words means that, and the tokens that the LLM says it takes."""
     text = re.sub(r"(?<=\d),(?=\d{3}\b)|['\"`*‘’“”]", "", words.lower())
-    limit = None if _NO_TOKENS.search(text) else _number(_LIMITS, text)
-    if _CODES.search(f"{codes} {text}"):
+    limit = None if re.search(_NO_TOKENS, text) else _number(_LIMITS, text)
+    if re.search(_CODES, f"{codes} {text}", re.I):
         return True, limit
-    if status in (401, 402, 429) or _NEVER.search(f"{codes} {text}"):
+    if status in (401, 402, 429) or re.search(_NEVER, f"{codes} {text}", re.I):
         return False, None
     if status == 413:
         return True, limit
-    if _OTHER_THINGS.search(text):
+    if re.search(_OTHER_THINGS, text):
         return False, None
     answer = _number(_ANSWER_SIZE, text)
     if answer and limit and answer >= limit:
         return False, None  # with whatever less it would be refused again
-    if _OF_THE_ANSWER.search(text) and not _ALSO_OF_THE_INPUT.search(text):
+    if re.search(_OF_THE_ANSWER, text) and not re.search(_ALSO_OF_THE_INPUT, text):
         return False, None
-    return any(pattern.search(text) for pattern in _PATTERNS), limit
+    return any(re.search(pattern, text) for pattern in _PATTERNS), limit
 
 
 def _number(patterns: tuple[str, ...], text: str) -> int | None:
