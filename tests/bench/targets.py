@@ -103,9 +103,9 @@ class Chat:
     async def warm_up(self, turns: int = 20) -> None:
         """Takes every path a few times, so that none is measured cold."""
         await self.open()
-        short = self.say(stream=True, max_tokens=2)
+        short, whole = self.say(stream=True, max_tokens=2), self.say(max_tokens=2)
         for _ in range(turns):
-            await self.client.ask("POST", self.whole_path, self.whole)
+            await self.client.ask("POST", self.whole_path, whole)
             await self.client.stream(self.stream_path, short, Tally(), 2)
         await self.close()
 
