@@ -143,7 +143,7 @@ class Asking:
                     break
                 if self._context:
                     self._context = None
-                    answer.tap(take)
+                    answer.push_to(take)
         finally:
             answer.close()
 

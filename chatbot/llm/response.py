@@ -53,7 +53,7 @@ class Answer:
         report: Callable[[ChatError, str | None], ChatError],
         messages: str,
     ) -> None:
-        self._is_whole = False  # whether it comes in one piece
+        self.is_complete = False
         self._response = response
         self._content = response.content
         self._idle = idle
@@ -61,34 +61,17 @@ class Answer:
         self._loop = asyncio.get_running_loop()
         self._reader = reader
         self._report = report
-        self._messages: str | None = messages  # until an answer comes: both may be long
-        self._head = bytearray()  # until it is known what comes, and all of what comes in one piece
+        self._messages: str | None = messages  # for the report of a failure before the first chunk
+        self._head = bytearray()  # what has come of an answer that is no stream, or may be none
+        self._is_whole = False  # whether it comes in one piece
         self._decoder: Decoder | None = None  # of a stream
-        self._burst = b""  # what of a burst has not been read yet
-        self._chunks: list[Chunk] = []  # what is handed over next
-        self._has_ended = self.is_complete = False
+        self._burst = b""  # what has come and was not read yet
+        self._chunks: list[Chunk] = []  # what was read and not handed over yet
+        self._take: Take | None = None
+        self._has_ended = False
         self._failure: Exception | None = None
-        connection = response.connection  # None if the whole answer came with its head
-        protocol = None if connection is None else connection.protocol
-        self._closed = None if protocol is None else protocol.closed
-        if self._closed:
-            self._closed.add_done_callback(self._lost)
-        self._tap: Tap | None = None
-        self._tapped_take: Take | None = None
-        self._waiter: asyncio.Future[None] | None = None  # of who waits for more of what is tapped
+        self._tap = Tap(response, self._arrived)
         idle.set(patience, self._give_up)
-
-    def tap(self, take: Take) -> None:
-        """From now on chunks go to `take` where they arrive, and the loop over the answer gets few or none.
-
-        If `take` says False, the answer ends.
-        """
-        connection = self._response.connection
-        transport = connection.transport if connection else None
-        if transport and not self._content.is_eof():
-            self._tapped_take = take
-            self._tap = Tap(transport, self._arrived)
-            self._content.on_eof(self._tap.remove)  # it is in the pool again, for another answer's tap
 
     @property
     def model(self) -> str:
@@ -111,11 +94,7 @@ class Answer:
     async def __anext__(self) -> list[Chunk]:
         while not self._has_ended:
             try:
-                if self._burst:
-                    await asyncio.sleep(0)  # others have their turn
-                # All that has come at once: what a broken connection still holds is lost.
-                data = self._burst or await self._more()
-                is_cut = False
+                data, is_cut = await self._more(), False
             except BROKEN as error:
                 error.__traceback__ = None  # aiohttp keeps it, and its frames would keep the reply
                 data, is_cut = b"", True
@@ -128,16 +107,18 @@ class Answer:
             raise failure
         raise StopAsyncIteration
 
+    def push_to(self, take: Take) -> None:
+        """From now on chunks go to `take` where they come in; the loop waits for the end and gets the rest.
+
+        If `take` says False, the answer ends.
+        """
+        self._take = take
+
     def close(self) -> None:
         """Lets go of the LLM: at once if the answer is not complete, so that it stops working."""
         self._idle.end()
-        if self._tap:
-            self._tap.remove()
-        self._tapped_take = None
-        if self._closed:
-            self._closed.remove_done_callback(self._lost)
-            self._closed.remove_done_callback(_seen)
-            self._closed.add_done_callback(_seen)
+        self._tap.close()
+        self._take = None
         self._has_ended = True
         if self.is_complete and not self._content.is_eof():
             # All has come but the end of the HTTP body: with it, the connection can serve again.
@@ -148,38 +129,28 @@ class Answer:
 
     async def _more(self) -> bytes:
         """What has come, as soon as something has; b"" at the end. Raises what is in BROKEN."""
-        if not self._tapped_take:
-            return await self._content.readany()
+        if self._burst:
+            await asyncio.sleep(0)  # others have their turn
+        # All at once: aiohttp does not give what has come once the connection is broken.
         while not (data := self._burst or self._content.read_nowait()):
             if self._has_ended or self._content.is_eof():
                 break
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._tap.wait()
         return data
 
     def _arrived(self) -> None:
-        """Something came over the tapped connection, or it is lost: reads it, or wakes who waits for it."""
-        if self._waiter is None or self._waiter.done() or not self._tapped_take:
-            return  # the task will look for itself
+        """Something has come, or the connection is lost: hands it over, or wakes the task that waits."""
         try:
-            data = self._content.read_nowait()
+            data = self._content.read_nowait() if self._take else b""
         except BROKEN:
-            self._wake()  # who meets it too
-            return
+            data = b""  # the task meets it, too
         try:
-            if data and (chunks := self._read(data)) and not self._tapped_take(chunks):
+            if data and self._take and (chunks := self._read(data)) and not self._take(chunks):
                 self._has_ended = True
         except Exception as error:
             self._failure, self._has_ended = error, True
-        if self._has_ended or self._burst or self._content.is_eof():
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter and not self._waiter.done():
-            self._waiter.set_result(None)
+        if not data or self._has_ended or self._burst or self._content.is_eof():
+            self._tap.wake()
 
     def _read(self, data: bytes, *, is_cut: bool = False) -> list[Chunk]:
         """The chunks in what came, b"" at the end; only a part of it is read if it is long.
@@ -191,31 +162,26 @@ class Answer:
             data, self._burst = data[:SLICE_BYTES], data[SLICE_BYTES:]
         try:
             if self._decoder and data:
-                self._take(data, self._decoder)
+                self._read_events(data, self._decoder)
             elif data:
-                self._begin(data)
+                self._read_head(data)
             else:
-                self._end(is_cut=is_cut)
+                self._read_end(is_cut=is_cut)
         except ChatError as error:
             self._has_ended = True
             self._failure = without_frames(self._report(error, self._messages))
         chunks, self._chunks = self._chunks, []
         if chunks:
-            self._messages = None
+            self._messages = None  # they may be long
         return chunks
 
     def _give_up(self) -> None:
+        """The LLM was silent for too long."""
         self._content.set_exception(aiohttp.ClientConnectionError("idle"))
         self._response.close()
-        self._wake()
+        self._tap.wake()
 
-    def _lost(self, closed: asyncio.Future[None]) -> None:
-        _seen(closed)  # after bad chunks aiohttp forgets to tell whoever reads
-        if not self._content.is_eof() and not self._content.exception():
-            self._content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
-            self._wake()
-
-    def _begin(self, data: bytes) -> None:
+    def _read_head(self, data: bytes) -> None:
         """Finds out whether it is a stream or one piece, by what comes: Content-Types lie."""
         self._idle.heard_at = self._loop.time()
         self._head += data
@@ -225,13 +191,13 @@ class Answer:
             if head.startswith(_STREAM_BEGINS):
                 self._decoder = Decoder()
                 self._head.clear()
-                self._take(head, self._decoder)
+                self._read_events(head, self._decoder)
                 return
             self._is_whole = not any(begin.startswith(head) for begin in _STREAM_BEGINS)
         if len(self._head) > MAX_WHOLE_BYTES:
             raise errors.ours("large", "an answer of over 8 MiB")
 
-    def _take(self, data: bytes, decoder: Decoder) -> None:
+    def _read_events(self, data: bytes, decoder: Decoder) -> None:
         """Takes a piece of a stream."""
         reader, now = self._reader, self._loop.time()
         is_event = decoder.is_between and data.startswith(b"data: ") and data.endswith(b"\n\n")
@@ -256,7 +222,7 @@ class Answer:
         elif known and not reader.finish_reason:
             self._idle.set(self._patience, self._give_up)
 
-    def _end(self, *, is_cut: bool) -> None:
+    def _read_end(self, *, is_cut: bool) -> None:
         """The body has ended, or its connection broke, or it was silent for too long."""
         reader = self._reader
         if self._idle.has_fired and (reader.is_doubtful or not reader.finish_reason):
@@ -278,9 +244,3 @@ class Answer:
         """Nothing more will come: hands over the chunks that were held, if the reply is complete."""
         self._chunks += self._reader.end(is_cut=is_cut)
         self._has_ended = self.is_complete = True
-
-
-def _seen(closed: asyncio.Future[None]) -> None:
-    """Looks at how a connection closed: asyncio logs what nobody has looked at."""
-    if not closed.cancelled():
-        closed.exception()

@@ -1,7 +1,6 @@
-"""Hears in the transport's own callback that something came over a connection of aiohttp's client.
+"""Hears in the transport's own callback when more of an answer's body has come.
 
-aiohttp would wake a task for it, which makes a token a fifth dearer. This may be deleted: then Answer.tap()
-does nothing, and everything is read by the task.
+aiohttp would wake a task for each piece, which makes a token a fifth dearer.
 """
 
 from __future__ import annotations
@@ -10,47 +9,83 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
+import aiohttp
+
 
 class Tap(asyncio.Protocol):
-    """Stands between a transport and aiohttp's protocol until remove(); `on_event` is called last."""
+    """Stands between a transport and aiohttp's protocol, from the head of an answer to its end or remove().
 
-    def __init__(self, transport: asyncio.Transport, on_event: Callable[[], None]) -> None:
-        self._transport = transport
-        self._on_event: Callable[[], None] = on_event
-        self._tapped = cast(asyncio.Protocol, transport.get_protocol())
-        transport.set_protocol(self)
+    While a task waits in wait(), `on_event` is called each time that aiohttp has taken something, or the
+    connection is lost. It reads the body, or calls wake() so that the task does.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, on_event: Callable[[], None]) -> None:
+        self._content = response.content
+        self._on_event: Callable[[], None] | None = on_event
+        self._waiter: asyncio.Future[None] | None = None
+        self._transport: asyncio.Transport | None = None
+        connection = response.connection  # None if the whole answer came with its head
+        if connection and connection.transport:
+            self._transport = connection.transport
+            self._protocol = cast(asyncio.Protocol, self._transport.get_protocol())
+            self._transport.set_protocol(self)
+            # From its end on the connection is in the pool, and another answer may need it.
+            self._content.on_eof(self.remove)
 
     def remove(self) -> None:
         """Leaves the connection to aiohttp as it was."""
-        if self._transport.get_protocol() is self:
-            self._transport.set_protocol(self._tapped)
-        self._on_event = _nobody  # aiohttp keeps the exception of a lost connection, whose frames hold this
+        if self._transport and self._transport.get_protocol() is self:
+            self._transport.set_protocol(self._protocol)
+        self._transport = None
+
+    def close(self) -> None:
+        """Removes it, and forgets who listens: aiohttp may keep this with the error of a lost connection."""
+        self.remove()
+        self._on_event = None
+
+    async def wait(self) -> None:
+        """Waits until it is woken."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def wake(self) -> None:
+        """Has the task that waits go on, if there is one."""
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _notify(self) -> None:
+        # A task that does not wait looks for itself. One that was cancelled has a waiter that is done:
+        # so nothing is added to a reply that has ended.
+        if self._on_event and self._waiter and not self._waiter.done():
+            self._on_event()
+
+    # What the transport calls
 
     def data_received(self, data: bytes) -> None:
-        """Has aiohttp take it first, which may find its end in it, so that this is removed."""
-        on_event = self._on_event
-        self._tapped.data_received(data)
-        on_event()
+        """Has aiohttp take it first; if it is the end of the answer, this was removed by then."""
+        self._protocol.data_received(data)
+        self._notify()
 
     def eof_received(self) -> bool | None:
         """Has aiohttp take it first."""
-        stays_open = self._tapped.eof_received()
-        self._on_event()
+        stays_open = self._protocol.eof_received()
+        self._notify()
         return stays_open
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Has aiohttp take it first."""
-        self._tapped.connection_lost(exc)
-        self._on_event()
+        """Has aiohttp take it first, which after bad chunks forgets that somebody reads the body."""
+        self._protocol.connection_lost(exc)
+        if not self._content.is_eof() and not self._content.exception():
+            self._content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
+        self._notify()
 
     def pause_writing(self) -> None:
         """Passes it on."""
-        self._tapped.pause_writing()
+        self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
         """Passes it on."""
-        self._tapped.resume_writing()
-
-
-def _nobody() -> None:
-    """Hears nothing."""
+        self._protocol.resume_writing()

@@ -70,7 +70,7 @@ class FakeAnswer:
             self.is_complete = self._steps.qsize() > 0
         return step
 
-    def tap(self, take: object) -> None:
+    def push_to(self, take: object) -> None:
         """All of it comes through the loop."""
 
     def close(self) -> None:

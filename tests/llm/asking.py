@@ -86,7 +86,7 @@ async def hear(
         heard.answer = await llm.ask(messages, fields, affinity=affinity)
         async for chunks in heard.answer:
             if not heard.chunks:
-                heard.answer.tap(heard.take)
+                heard.answer.push_to(heard.take)
             heard.chunks += chunks
     except ChatError as error:
         heard.error = error

@@ -21,7 +21,7 @@ async def tapped(way: LLM, take: Take, *, gate: Gate | None = None) -> Answer:
     try:
         async for chunks in answer:
             take(chunks)
-            answer.tap(take)
+            answer.push_to(take)
             if gate:
                 gate.open()
                 gate = None
