@@ -59,7 +59,7 @@ class Reply:
         self.session_id = self.question.session_id
         self.created_at = int(clock() * 1000)
         self.message_id = new_turn_id(self.created_at)
-        self.started = self.finish_sent = self.ended = False
+        self.started = self.ended = False
         self.error: ChatError | None = None
         self.finish_reason: str | None = None
         self.usage: str | None = None
@@ -84,6 +84,11 @@ class Reply:
     def length(self) -> int:
         """How many characters it has so far."""
         return self.log.length
+
+    @property
+    def finish_sent(self) -> bool:
+        """Whether its last chunks were pushed; of one that became too long the rest was not."""
+        return self._asking.is_complete and not self.log.is_full
 
     @property
     def model(self) -> str:
@@ -152,7 +157,6 @@ class Reply:
         for listener in self._listeners:
             listener.push(burst)
         self.started = True
-        self.finish_sent = self._asking.is_complete
         if self.first_token_ms is None and self.log.length:
             self.first_token_ms = round((self._loop.time() - self._asked_at) * 1000)
         return not self._is_settled

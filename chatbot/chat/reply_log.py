@@ -48,6 +48,7 @@ class ReplyLog:
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.length = 0
         self.size = 0
+        self.is_full = False  # something did not fit
         self.runs: list[Run] = []
         self._max_bytes = max_bytes
         self._kind, self._call = "", 0  # of the last run
@@ -64,7 +65,7 @@ class ReplyLog:
             head_size = 0 if head is None else _size_of(head)
             size = head_size + (len(text) if text.isascii() else len(text.encode()))
             if self.size + size > self._max_bytes:
-                fits = False
+                fits, self.is_full = False, True
                 left = self._max_bytes - self.size - head_size
                 text = text.encode()[: max(left, 0)].decode("utf-8", "ignore")
                 size = head_size + len(text.encode())

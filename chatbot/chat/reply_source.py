@@ -24,7 +24,7 @@ class ReplySource(Protocol):
     """A reply while it is written and after.
 
     `created_at` is when it was asked for, in milliseconds since 1970. `started`: something was pushed to
-    listeners; `finish_sent`: the chunk with the finish_reason was, too. Once `ended`, either `error` says why
+    listeners. Once `ended`, either `error` says why
     it came to nothing, or `finish_reason` how it ended and `turn` what was stored (its seq is 0 if it was not
     to be); of one that shutdown stopped, all three are set.
     """
@@ -33,12 +33,15 @@ class ReplySource(Protocol):
     message_id: str
     created_at: int
     started: bool
-    finish_sent: bool
     ended: bool
     error: ChatError | None
     finish_reason: str | None
     usage: str | None
     first_token_ms: int | None
+
+    @property
+    def finish_sent(self) -> bool:
+        """Whether the chunk with the finish_reason was pushed to listeners, and what came after it."""
 
     @property
     def model(self) -> str:

@@ -157,12 +157,16 @@ class Answer:
 
         A failure is kept, to be raised when they were handed over.
         """
-        self._burst = b""
+        decoder, self._burst = self._decoder, b""
+        is_event = decoder and decoder.is_between and data.startswith(b"data: ") and data.endswith(b"\n\n")
+        if is_event and (chunk := self._reader.recognise(data[6:-2])):
+            self._idle.heard_at = self._loop.time()
+            return [chunk]  # nearly always: one whole event, in which only the text is new
         if len(data) > SLICE_BYTES:
             data, self._burst = data[:SLICE_BYTES], data[SLICE_BYTES:]
         try:
-            if self._decoder and data:
-                self._read_events(data, self._decoder)
+            if decoder and data:
+                self._read_events(data, decoder)
             elif data:
                 self._read_head(data)
             else:
@@ -199,12 +203,7 @@ class Answer:
 
     def _read_events(self, data: bytes, decoder: Decoder) -> None:
         """Takes a piece of a stream."""
-        reader, now = self._reader, self._loop.time()
-        is_event = decoder.is_between and data.startswith(b"data: ") and data.endswith(b"\n\n")
-        if is_event and (chunk := reader.recognise(data[6:-2])):
-            self._idle.heard_at = now
-            self._chunks = [chunk]  # nearly always: one whole event, and in it only the text is new
-            return
+        reader = self._reader
         known = reader.finish_reason
         try:
             for event in decoder.feed(data):
@@ -216,7 +215,7 @@ class Answer:
             raise errors.ours("large", "a line of over 1 MiB") from None
         self._chunks += reader.spoken()
         if not reader.finish_reason or not known or any(chunk.pieces for chunk in self._chunks):
-            self._idle.heard_at = now  # after the finish what says nothing counts for nothing
+            self._idle.heard_at = self._loop.time()  # but not for what says nothing after the finish
         if reader.may_end_soon:
             self._idle.shorten(SHORT_WAIT_SECONDS)
         elif known and not reader.finish_reason:

@@ -77,12 +77,9 @@ class EventWriter:
         self._transport = transport
         self._writer = cast(StreamWriter, request.writer)
         self._chunked = self._writer.chunked  # HTTP/1.0 has no chunks
-        request[EVENT_WRITER] = self
-
-    @property
-    def unsent(self) -> int:
+        self.unsent = transport.get_write_buffer_size
         """How many bytes wait for the client."""
-        return self._transport.get_write_buffer_size()
+        request[EVENT_WRITER] = self
 
     def send(self, data: bytes) -> None:
         """Sends events at once, or lets them wait for the client."""
@@ -97,7 +94,7 @@ class EventWriter:
 
     async def wait_until_sent(self) -> None:
         """Waits, if much waits to be sent, until all of it was."""
-        if self.unsent > MAX_UNSENT:
+        if self.unsent() > MAX_UNSENT:
             await self._writer.drain()
 
 
@@ -105,18 +102,15 @@ EVENT_WRITER = web.RequestKey("event_writer", EventWriter)
 """The writer of the stream that is the answer to a request."""
 
 
-async def begin(request: web.Request, response: web.StreamResponse, data: bytes = b"") -> EventWriter:
-    """Sends the headers of a stream and its first events; finish() ends it.
+async def begin(request: web.Request, response: web.StreamResponse) -> EventWriter:
+    """Sends the headers of a stream; finish() ends it.
 
     Raises ConnectionResetError when the client has gone.
     """
     await response.prepare(request)
     if request.transport is None:
         raise ConnectionResetError("the client has gone")
-    events = EventWriter(request, request.transport)
-    if data:
-        events.send(data)
-    return events
+    return EventWriter(request, request.transport)
 
 
 async def finish(request: web.Request, response: web.StreamResponse, data: bytes = b"") -> None:

@@ -84,7 +84,7 @@ class StreamListener:
         state = self._state
         if state is BEHIND:
             return
-        unsent = self._events.unsent if state is LIVE else len(self._held)
+        unsent = self._events.unsent() if state is LIVE else len(self._held)
         data = b""
         for chunk, offset in burst:
             if unsent + len(data) > (MAX_UNSENT if chunk.pieces else MAX_UNSENT_SILENT):
@@ -128,8 +128,9 @@ class StreamListener:
         await backpressure.finish(request, response, ending)
 
     async def _send_headers(self, request: web.Request, response: web.StreamResponse) -> None:
-        first = self._encoder.opening() + self._held
-        self._events = await backpressure.begin(request, response, first)
+        self._events = await backpressure.begin(request, response)
+        # Nothing is awaited from here on, so that what was held is sent before what is pushed next.
+        self._send(self._encoder.opening() + self._held)
         self._held = b""
         if self._state is HOLDING:
             self._state = LIVE

@@ -53,14 +53,17 @@ class Writer:
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
-        self.unsent = 0
+        self.waiting = 0
+
+    def unsent(self) -> int:
+        return self.waiting
 
     def send(self, data: bytes) -> None:
         assert data, "nothing at all would end a chunked body"
         self.sent.append(data)
 
     async def wait_until_sent(self) -> None:
-        while self.unsent > MAX_UNSENT:  # noqa: ASYNC110
+        while self.waiting > MAX_UNSENT:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
@@ -69,8 +72,8 @@ def writer(monkeypatch: pytest.MonkeyPatch) -> Writer:
     """Stands in for the connection."""
     writer = Writer()
 
-    async def begin(request: Any, response: Any, data: bytes = b"") -> Writer:
-        writer.sent.append(b"HEADERS" + data)
+    async def begin(request: Any, response: Any) -> Writer:
+        writer.sent.append(b"HEADERS")
         return writer
 
     async def finish(request: Any, response: Any, data: bytes = b"") -> None:
@@ -97,7 +100,7 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_comes_before_the_headers_goes_with_them_and_the_rest_at_once(writer: Writer) -> None:
+async def test_what_comes_before_the_headers_goes_after_them_and_the_rest_at_once(writer: Writer) -> None:
     source = Source()
     task = listen(source)
     await turns()
@@ -105,12 +108,12 @@ async def test_what_comes_before_the_headers_goes_with_them_and_the_rest_at_once
     source.say("one", b"1")
     source.say("two", b"2")
     await turns()
-    assert writer.sent == [b"HEADERSid: 3\ndata: 1\n\nid: 6\ndata: 2\n\n"]
+    assert writer.sent == [b"HEADERS", b"id: 3\ndata: 1\n\nid: 6\ndata: 2\n\n"]
     source.say("three", b"3")
-    assert writer.sent[1:] == [b"id: 11\ndata: 3\n\n"], "no task had to be woken"
+    assert writer.sent[2:] == [b"id: 11\ndata: 3\n\n"], "no task had to be woken"
     source.finish()
     await task
-    assert writer.sent[2:] == [b'id: 11\ndata: "finish"\n\n', b"data: [DONE]\n\n"]
+    assert writer.sent[3:] == [b'id: 11\ndata: "finish"\n\n', b"data: [DONE]\n\n"]
 
 
 async def test_one_who_falls_behind_is_caught_up_and_live_again(writer: Writer) -> None:
@@ -118,12 +121,12 @@ async def test_one_who_falls_behind_is_caught_up_and_live_again(writer: Writer) 
     task = listen(source)
     source.say("one", b"1")
     await turns()
-    writer.unsent = MAX_UNSENT + 1
+    writer.waiting = MAX_UNSENT + 1
     for _ in range(3):
         source.say("z" * 10_000)
     await turns()
-    assert len(writer.sent) == 1, "it reads nothing, so nothing more is made for it"
-    writer.unsent = 0
+    assert len(writer.sent) == 2, "it reads nothing, so nothing more is made for it"
+    writer.waiting = 0
     await turns(20)
     assert [event.count(b"z") for event in writer.sent[1:]] == [16 * 1024, 30_000 - 16 * 1024]
     source.say("live", b"4")
@@ -142,12 +145,12 @@ async def test_a_finish_that_was_missed_is_sent_once_and_one_that_was_not_is_not
         task = listen(source)
         source.say("one")
         await turns()
-        writer.unsent = MAX_UNSENT + 1
+        writer.waiting = MAX_UNSENT + 1
         if has_fallen_behind:
             source.say("two")
         source.finish()
         await turns()
-        writer.unsent = 0
+        writer.waiting = 0
         await task
         everything = b"".join(writer.sent)
         assert everything.count(b'"finish_reason":"stop"') + everything.count(b'"finish"') == 1
@@ -160,10 +163,10 @@ async def test_chunks_that_the_log_does_not_hold_are_bounded_too(writer: Writer)
     task = listen(source)
     source.say("one")
     await turns()
-    writer.unsent = 17 * MAX_UNSENT
+    writer.waiting = 17 * MAX_UNSENT
     source.say("", b"usage")
-    assert len(writer.sent) == 1
-    writer.unsent = 0
+    assert len(writer.sent) == 2
+    writer.waiting = 0
     source.finish()
     await task
     assert b"total_tokens" in writer.sent[-1]
