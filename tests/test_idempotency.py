@@ -129,7 +129,7 @@ async def test_a_turn_cancelled_before_its_first_word_frees_its_key(
     session = await server.session()
     asking = asyncio.create_task(told(server, session, stream=True))
     await llm.asked()
-    running = server.replies.running(session)
+    running = server.replies.occupying(session)
     assert running
     await server.call("POST", f"/api/sessions/{session}/messages/{running.message_id}/cancel")
     assert (await asking)["error"] == "reply_cancelled"

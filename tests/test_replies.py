@@ -66,7 +66,7 @@ def rows(server: Running, session: str) -> list[tuple[Any, ...]]:
 
 async def finish_is_held(server: Running, session: str) -> None:
     """Waits until the LLM has said how the reply ends, and not yet that it does."""
-    running = server.replies.running(session)
+    running = server.replies.occupying(session)
     assert running
     await until(lambda: running._asking.finish_reason is not None)
 
@@ -216,7 +216,7 @@ async def test_a_reply_cancelled_before_its_first_word_leaves_nothing(
     session = await server.session()
     asking = asyncio.create_task(server.stream(session, "Tell"))
     exchange = await llm.asked()
-    running = server.replies.running(session)
+    running = server.replies.occupying(session)
     assert running
     assert await cancel(server, session, running.message_id) == (204, None)
     await closed(exchange.gone)
@@ -249,7 +249,7 @@ async def test_one_who_waits_for_the_whole_of_a_cancelled_reply_is_told_so(
     session = await server.session()
     asking = asyncio.create_task(server.chat(session, "Tell"))
     exchange = await llm.asked()
-    running = server.replies.running(session)
+    running = server.replies.occupying(session)
     assert running
     assert await cancel(server, session, running.message_id) == (204, None)
     await closed(exchange.gone)
@@ -403,7 +403,7 @@ async def test_of_twenty_asked_at_once_in_one_session_one_is_answered(
     wholes = [asyncio.create_task(server.chat(session, f"w{n}")) for n in range(10)]
     await gate.reached.wait()
     await until(lambda: sum(task.done() for task in streams + wholes) == 19)
-    running = server.replies.running(session)
+    running = server.replies.occupying(session)
     assert running
     refused = [(await task.result().response.json()) for task in streams if task.done()]
     assert all(task.result().status == 409 for task in streams if task.done())
@@ -599,7 +599,7 @@ async def test_nothing_of_the_conversation_is_held_while_it_is_told(
     llm.play(reply("one", gate, "two"))
     stream = await server.stream(session, "What is asked")
     assert await stream.event()
-    running = server.replies.running(session)
+    running = server.replies.occupying(session)
     assert running
     assert running._task
     life: Any = running._task.get_coro()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chatbot.api.events import Events
-from chatbot.errors import ChatError
+from chatbot.chat.reply_source import ReplySource
 from tests.tools.scripted_llm import END, Gate, Hang, ScriptedLLM, Step, delta, events, reply, usage
 from tests.tools.server import Clock, Event, Running, StartServer, Stream, text_of
 
@@ -259,7 +259,7 @@ async def test_a_listener_may_come_before_the_first_word(server: Running, llm: S
     session = await server.session()
     asking = asyncio.create_task(server.stream(session))
     await gate.reached.wait()
-    running = server.replies.running(session)
+    running = server.replies.occupying(session)
     assert running
     listening = asyncio.create_task(server.resume(session, running.message_id, 0))
     await server.heard_by(session, 2)
@@ -384,14 +384,20 @@ async def test_a_long_text_is_caught_up_in_pieces_of_bounded_size(
 
 
 async def test_a_reply_that_is_deleted_while_it_is_resumed_ends_with_an_error(
-    server: Running, monkeypatch: pytest.MonkeyPatch
+    server: Running, llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    llm.play(reply("z" * 40_000))
     session = await server.session()
     _, said, _ = await server.chat(session)
+    catch_up = Events.catch_up
 
-    def gone(*_: Any) -> Any:
-        raise ChatError("message_not_found", "The message was deleted.", "message_id")
+    def catch_up_and_delete(self: Events, source: ReplySource, start: int) -> tuple[bytes, int]:
+        caught_up = catch_up(self, source, start)
+        server.store.rewind(session, server.store.turn_by_id(said["message_id"]))
+        return caught_up
 
-    monkeypatch.setattr(Events, "catch_up", gone)
+    monkeypatch.setattr(Events, "catch_up", catch_up_and_delete)
     stream = await server.resume(session, said["message_id"])
-    assert [event.json["error"]["code"] for event in await stream.rest()] == ["message_not_found"]
+    text, failure = await stream.rest()
+    assert len(text.text) == 16 * 1024
+    assert failure.json["error"]["code"] == "message_not_found"

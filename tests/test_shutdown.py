@@ -259,7 +259,7 @@ async def test_a_reply_that_had_finished_by_the_end_of_the_grace_is_done(
     session = await server.session()
     stream = await server.stream(session, "Hi")
     await stream.event()
-    running = server.replies.running(session)
+    running = server.replies.occupying(session)
     assert running
     await until(lambda: running._asking.finish_reason is not None)
     await (await stopping(server))

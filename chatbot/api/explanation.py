@@ -28,7 +28,8 @@ async def explain(
         model = ""
     question = Question(session.session_id, session.current, (), {})
     budget = limits.budget(model, {}, llm.context_size(model))
-    context = Asking(question, config=config, store=store, llm=llm, limits=limits).plan(model, budget, None)
+    asking = Asking(question, config=config, store=store, llm=llm, limits=limits)
+    context = asking.plan_context(model, budget, None)
     whose = "session" if store.prompt(session.session_id) else "operator" if config.system_prompt else None
     messages = [json.loads(message) for message in context.messages]
     for message in messages:

@@ -112,7 +112,7 @@ class Api:
 
     def _session_answer(self, session: Session) -> web.StreamResponse:
         session_id = session.session_id
-        reply = self.registry.running(session_id)
+        reply = self.registry.occupying(session_id)
         value = responses.session_object(session, self.sessions.timeout_ms)
         value["message_count"] = self.store.count_messages(session_id, session.current)
         value["active_reply"] = responses.active_object(self.store, session, reply) if reply else None
@@ -127,7 +127,7 @@ class Api:
         session = self._open(request)
         size_of = responses.shown_length if omit else len
         page = read_page(self.store, session, limit, before=before, after=after, size_of=size_of)
-        return _written(self._messages.page(session.session_id, page, omit=omit))
+        return _json_in_pieces(self._messages.page(session.session_id, page, omit=omit))
 
     async def get_message(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /api/sessions/{session_id}/messages/{message_id}": one message."""
@@ -139,7 +139,7 @@ class Api:
         else:
             turn, place = find_message(self.store, session_id, message_id, "message_id")
             ref = Ref(turn.seq, place)
-        return _written(self._messages.message(session_id, ref, omit=omit))
+        return _json_in_pieces(self._messages.message(session_id, ref, omit=omit))
 
     async def rewind(self, request: web.Request) -> web.StreamResponse:
         """Handle "DELETE /api/sessions/{session_id}/messages/{message_id}": its turn and all after it go."""
@@ -250,7 +250,7 @@ class Api:
         assert turn, "a reply that ended without an error has a turn"
         headers["X-Message-ID"] = source.message_id
         message = self._messages.message(source.session_id, Ref(turn.seq, 0), omit=False, turn=turn)
-        return _written(message, headers)
+        return _json_in_pieces(message, headers)
 
     # What describes it
 
@@ -259,7 +259,7 @@ class Api:
         return openapi.document().answer(request)
 
 
-def _written(pieces: Iterator[bytes], headers: dict[str, str] | None = None) -> web.StreamResponse:
+def _json_in_pieces(pieces: Iterator[bytes], headers: dict[str, str] | None = None) -> web.StreamResponse:
     """JSON that comes in pieces: in one if it is short, else no faster than it is read."""
     start = b""
     for piece in pieces:

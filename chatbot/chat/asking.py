@@ -21,26 +21,20 @@ from chatbot.storage.store import Store
 
 @dataclass(slots=True)
 class Question:
-    """What is asked: the messages (JSON) that follow the turn `parent`, and `options`, fields of the request.
-
-    `key` is an idempotency key's hash (reply_registry.key_hash), "" without one. One that `occupies` its
-    session keeps others from being asked there; any other becomes current only if its parent still is.
-    One that is not `stored` leaves nothing behind. `instructions` stand before the turns, for this once.
-    `response_id` and `response` are OpenAI's door's. One that is `detached` needs no listeners to go on.
-    """
+    """What is asked, and how its reply is treated."""
 
     session_id: str
-    parent: int | None
-    input: tuple[str, ...]
-    options: Mapping[str, Any]
-    key: str = ""
+    parent: int | None  # the turn that it follows
+    input: tuple[str, ...]  # the messages that are new, as JSON
+    options: Mapping[str, Any]  # fields of the request to the LLM
+    key: str = ""  # an idempotency key's hash (ids.key_hash); "" without one
     request_hash: str = ""
-    occupies: bool = True
-    stored: bool = True
-    instructions: str | None = None
-    response_id: str | None = None
-    response: str | None = None
-    detached: bool = False
+    occupies: bool = True  # no other may be asked in the session meanwhile; else it may not become current
+    stored: bool = True  # else it leaves nothing behind
+    instructions: str | None = None  # stand before the turns, for this once
+    response_id: str | None = None  # OpenAI's door knows it by this id
+    response: str | None = None  # with these settings
+    detached: bool = False  # its reply needs no listeners to go on
 
 
 class Asking:
@@ -60,7 +54,8 @@ class Asking:
         self._llm = llm
         self._limits = limits
         self._answer: Answer | None = None
-        self._context: Context | None = None  # None again once the answer has begun: it may be long
+        self._context: Context | None = None  # until the answer begins, for it may be long
+        self._has_begun = False
         self._context_start: int | None = None
         self._context_key: str | None = None
         self._tokens = 0  # that the context was estimated to measure, where tokens are limited
@@ -77,7 +72,7 @@ class Asking:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all was taken, the chunk that says the finish_reason as the last."""
+        """Whether the LLM has said everything and all chunks were taken."""
         return self._answer is not None and self._answer.is_complete
 
     @property
@@ -94,13 +89,14 @@ class Asking:
         self._model = asked = await self._llm.model_for(fields)
         listed = self._llm.context_size(asked)
         budget = self._limits.budget(asked, fields, listed)
-        self._prepare(self.plan(asked, budget, fields), budget)
+        self._prepare(self.plan_context(asked, budget, fields), budget)
         has_guessed = False
         while True:
             try:
                 await self._pass_on(take)
             except TooLong as error:
-                if self._context is None or (has_guessed and not error.is_certain):
+                # What may also be a crash is taken for "too long" only once: a crash must cost no history.
+                if self._has_begun or not self._context or (has_guessed and not error.is_certain):
                     raise
                 has_guessed = not error.is_certain
                 self._limits.refused(asked, fields, self.context_messages, self._context.tokens, error)
@@ -111,7 +107,7 @@ class Asking:
                 tokens = counted if isinstance(counted, int) else self._tokens
                 return self._limits.answered(asked, self.context_messages, tokens)
 
-    def plan(self, model: str, budget: Budget, fields: Mapping[str, Any] | None) -> Context:
+    def plan_context(self, model: str, budget: Budget, fields: Mapping[str, Any] | None) -> Context:
         """What the question is asked with, within `budget`.
 
         `fields` are those of the request; without them it is not known which tools go with it.
@@ -141,8 +137,8 @@ class Asking:
             async for chunks in answer:
                 if not take(chunks):
                     break
-                if self._context:
-                    self._context = None
+                if not self._has_begun:
+                    self._has_begun, self._context = True, None
                     answer.push_to(take)
         finally:
             answer.close()

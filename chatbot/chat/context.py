@@ -6,21 +6,6 @@ where its context began, and why: the same is found after a restart, a rewind or
 
 A context begins with a turn that opens with a user's message, so a round of tool calls is never cut in two.
 What is newly said goes whole, and so does the round that it belongs to, whatever the limits are.
-
-How a reply uses it (`path` is what the store reads from the parent upwards):
-
-    head = Head.of(model, fields, [system_message(prompt)])
-    context = plan(path, said, head, limits.budget(model, fields, listed))
-    while True:
-        try:
-            answer = await llm.ask(context.messages, fields)
-            break
-        except TooLong as error:
-            limits.refused(model, fields, context.count, context.tokens, error)
-            context = shrink(context, limits.budget(model, fields, listed), error)
-
-When it is answered: limits.answered(model, context.count, prompt_tokens or context.tokens). The turn keeps
-context.start as its context_start and context.key as its context_key.
 """
 
 from __future__ import annotations

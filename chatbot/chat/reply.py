@@ -8,17 +8,18 @@ The rules:
 3. A turn is whole or absent. What was said and what was answered are stored as one row at the end, so what
    fails leaves no trace and frees its idempotency key.
 4. A reply ends once. Its end is decided and stored with no await in between (`_settle`): whoever comes later,
-   be it a cancel, a client or the LLM, finds it decided. Only a locked file makes it wait, and all but its
-   being deleted with it.
+   be it a cancel, a client or the LLM, finds it decided. If the file is locked, the write is tried again for
+   5 s. A cancel changes nothing in this time; a deletion discards the turn.
 5. A reply that is stopped when the LLM has said its finish_reason is complete: it is stored as finished.
-6. It follows a turn. When that turn is deleted, so is the reply; whatever else happens to the conversation
-   meanwhile, a stored reply follows the turn that it was asked after.
+6. A reply follows the turn that it was asked after, or begins the conversation. If that turn is deleted with
+   all that follows, the reply is discarded. If it is deleted alone, the reply follows its parent.
 
     asking ──first chunk──> streaming ──the LLM ended, or it was stopped──┬─> storing ──> ended, with a turn
        └──────────────────────────┴──────────────────────────────────────└─> ended, with an error
 
-It is stored if anything has come, be it thoughts alone or half a tool call: what came was paid for. Whether
-an LLM may end after thoughts alone is for llm/ to say, which raises an error if not.
+A reply that is stopped is stored if at least one character has come, be it of a thought or of half a tool
+call: what came was paid for. A reply that fails is never stored. Whether an LLM may end after thoughts alone
+is for llm/ to say, which raises an error if not.
 """
 
 from __future__ import annotations
@@ -116,9 +117,8 @@ class Reply:
 
     def leave(self, listener: Listener) -> None:
         """The `listener` goes; when the last has, the reply goes on for the grace and is then stopped."""
-        listeners = list(self._listeners)  # a copy: one may go while all are being pushed a chunk
-        listeners.remove(listener)
-        self._listeners = tuple(listeners)
+        # A new tuple, for one may go while all are being pushed a chunk.
+        self._listeners = tuple(other for other in self._listeners if other is not listener)
         if self._listeners or self._is_settled or self.question.detached:
             return
         if self._grace:
@@ -192,7 +192,7 @@ class Reply:
             self._end(ChatError("llm_error", "The LLM server sent a reply without an answer."))
 
     def _let_go(self) -> None:
-        """Lets go of the LLM and of the timer."""
+        """Stops the timer and the task, and keeps what the LLM has counted."""
         if self._abandon:
             self._abandon.cancel()
         # The task is not kept: a cancelled one holds its exception, whose frames hold this.
@@ -253,10 +253,10 @@ class Reply:
             listener.wake()
         self._on_end(self)
         if self.turn is None:
-            self._mark_failed()
+            self._note_failure()
 
-    def _mark_failed(self) -> None:
-        """The session was used all the same, and what was accepted in the background has failed."""
+    def _note_failure(self) -> None:
+        """Marks the session as used all the same, and a response that runs in the background as failed."""
         now, response_id = int(self._clock() * 1000), self.question.response_id
         if self.question.detached and response_id and self.error:
             failing = self._fail_background(response_id, self.error, now)

@@ -18,6 +18,8 @@ from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead, Piece, Tur
 MAX_BYTES = 4 * 1024 * 1024
 """How long a reply may be, as UTF-8, all kinds together."""
 
+# How a layout names what a run is. A refusal's text also stands in the content of the stored message. The
+# runs of tool calls are "c0", "c1" …; the first one of each counts one more for the call's head.
 _LETTERS = {REASONING: "r", TEXT: "t", REFUSAL: "x"}
 _KINDS = {letter: kind for kind, letter in _LETTERS.items()}
 _HEAD = "\n"  # any character: it is never read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 from chatbot.chat.asking import Asking, Question
 from chatbot.chat.limits import ContextLimits
@@ -55,7 +55,7 @@ class ReplyRegistry:
         self._limits = limits
         self._clock = clock
         self._on_end = on_end
-        self._stored = StoredTurns(store.turn)
+        self._stored = StoredTurns(store.turn, store.is_alive)
         self._running: dict[str, Reply] = {}  # by message id
         self._by_name: dict[str, Reply] = {}  # by idempotency key and response id
         self._by_session: dict[str, list[Reply]] = {}
@@ -65,15 +65,17 @@ class ReplyRegistry:
     def __len__(self) -> int:
         return len(self._running)
 
-    def __contains__(self, session_id: object) -> bool:
-        return session_id in self._by_session
-
     def __iter__(self) -> Iterator[Reply]:
         return iter(list(self._running.values()))
 
+    @property
+    def busy_sessions(self) -> Container[str]:
+        """The sessions that are being given a reply."""
+        return self._by_session
+
     # Finding them
 
-    def running(self, session_id: str) -> Reply | None:
+    def occupying(self, session_id: str) -> Reply | None:
         """The reply that occupies a session."""
         return next(
             (reply for reply in self._by_session.get(session_id, ()) if reply.question.occupies), None
@@ -129,7 +131,7 @@ class ReplyRegistry:
 
         Raises ChatError: session_busy, shutting_down, overloaded, storage_full.
         """
-        if occupies and (running := self.running(session_id)):
+        if occupies and (running := self.occupying(session_id)):
             message = "The session is being given another reply."
             raise ChatError("session_busy", message, extra={"message_id": running.message_id})
         self.refuse_if_closing()

@@ -70,7 +70,7 @@ class Sessions:
         now = self._now()
         session = self._store.session(session_id)
         if not session or (
-            session.last_accessed <= now - self.timeout_ms and session_id not in self._registry
+            session.last_accessed <= now - self.timeout_ms and session_id not in self._registry.busy_sessions
         ):
             # Never was, deleted and expired are one answer: it says nothing about other people's sessions.
             message = "There is no such session, or it has expired."
@@ -150,7 +150,9 @@ class Sessions:
         while looked_at == SWEEP_BATCH:
             now = self._now()
             before = self._store.sessions
-            looked_at = self._store.evict(now, now - self.timeout_ms, SWEEP_BATCH, self._registry)
+            looked_at = self._store.evict(
+                now, now - self.timeout_ms, SWEEP_BATCH, self._registry.busy_sessions
+            )
             self.expired += before - self._store.sessions
             await asyncio.sleep(0)
 

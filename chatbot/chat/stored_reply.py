@@ -15,20 +15,31 @@ KEPT_LOGS = 8
 
 
 class StoredTurns:
-    """Reads turns of which the `read` function of a store knows the number.
+    """Reads turns of the store by their numbers, with its `turn` and `is_alive`.
 
-    A stored reply asks here each time and keeps nothing: so many slow clients cost bounded memory.
+    A stored reply asks here each time and keeps nothing, so that many slow clients cost bounded memory.
     """
 
-    def __init__(self, read: Callable[[int], Turn | None]) -> None:
+    def __init__(self, read: Callable[[int], Turn | None], is_alive: Callable[[int], bool]) -> None:
         self._read = read
-        self.log = lru_cache(KEPT_LOGS)(lambda seq: ReplyLog.from_turn(self.turn(seq)))
+        self._is_alive = is_alive
+        self._log = lru_cache(KEPT_LOGS)(lambda seq: ReplyLog.from_turn(self.turn(seq)))
 
     def turn(self, seq: int) -> Turn:
         """The turn `seq`; raises ChatError if it was deleted."""
         if turn := self._read(seq):
             return turn
-        raise ChatError("message_not_found", "The message was deleted.", "message_id")
+        raise _deleted()
+
+    def log(self, seq: int) -> ReplyLog:
+        """Its reply's log; raises ChatError if it was deleted."""
+        if not self._is_alive(seq):
+            raise _deleted()
+        return self._log(seq)
+
+
+def _deleted() -> ChatError:
+    return ChatError("message_not_found", "The message was deleted.", "message_id")
 
 
 class StoredReply:

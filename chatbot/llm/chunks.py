@@ -1,7 +1,8 @@
 """Understands an LLM's chunks in order: what each adds to the reply, how it ends, what it cost. No I/O.
 
-A chunk is passed on as the bytes that came, unless it was understood otherwise. A finish_reason is no end
-before it is known that nothing follows: its chunk is held, and goes out without it if something does.
+A chunk is passed on byte for byte if we would write it in the same way; else it is rewritten. A chunk with a
+finish_reason is held until the stream ends, because some LLMs send text after it. It goes out without its
+finish_reason if text follows: of "Hel" + stop, "lo" + stop clients are sent "Hel", then "lo" + stop.
 """
 
 from __future__ import annotations
@@ -102,13 +103,13 @@ class ChunkReader:
         finish = finish and valid(finish[:64])
         if finish and _FAILED_FINISHES.search(finish):
             raise errors.ours("finish", finish, errors.words_of(choice.get("error")) or "no reason given")
-        pieces, is_ours = self._pieces(choice, bool(finish), chunk.get("object") == "chat.completion")
-        if (self._is_relay or (is_ours and is_plain)) and not is_whole:
+        pieces, can_pass_on = self._pieces(choice, bool(finish), chunk.get("object") == "chat.completion")
+        if (self._is_relay or (can_pass_on and is_plain)) and not is_whole:
             read = Chunk(one_line(data), pieces)
             if pieces and not finish:
                 self._fast.study(read)
         else:
-            read = Chunk(_written(chunk, pieces, finish), pieces)
+            read = Chunk(_rewritten(chunk, pieces, finish), pieces)
         return self._hold(read, chunk, finish)
 
     def _note_usage(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
@@ -124,10 +125,10 @@ class ChunkReader:
     def _hold(self, read: Chunk, chunk: dict[str, Any], finish: str | None) -> list[Chunk]:
         """Keeps a chunk that may be the last, and what says nothing after it; returns what may go out."""
         out: list[Chunk] = []
-        if read.pieces and self.finish_reason:
+        if read.pieces and self.finish_reason:  # so that was no end
             out, self._held = self._held, []
             if out:
-                out[0] = Chunk(_written(self._held_object, out[0].pieces, None), out[0].pieces)
+                out[0] = Chunk(_rewritten(self._held_object, out[0].pieces, None), out[0].pieces)
             self.finish_reason, self.is_doubtful = None, True
         if finish:
             self.is_doubtful = self.is_doubtful or not self._kinds
@@ -142,14 +143,14 @@ class ChunkReader:
             self._held.append(read)
         return out
 
-    def spoken(self) -> list[Chunk]:
-        """Nothing more has come for now: returns the text of a held chunk, which need not wait with it."""
+    def release_text(self) -> list[Chunk]:
+        """Returns the text of a held chunk: only its finish_reason must wait for what comes next."""
         if not self._held or not self._held[0].pieces:
             return []
         pieces, chunk = self._held[0].pieces, self._held_object
-        self._held[0] = Chunk(_written(chunk, (), self.finish_reason))
+        self._held[0] = Chunk(_rewritten(chunk, (), self.finish_reason))
         self._held_object = chunk | {"choices": []}
-        return [Chunk(_written({k: v for k, v in chunk.items() if k != "usage"}, pieces, None), pieces)]
+        return [Chunk(_rewritten({k: v for k, v in chunk.items() if k != "usage"}, pieces, None), pieces)]
 
     def end(self, *, is_cut: bool) -> list[Chunk]:
         """The answer has ended, or `is_cut`: its connection broke. Returns the chunks that were held.
@@ -180,13 +181,7 @@ class ChunkReader:
         self, choice: dict[str, Any], is_last: bool, is_whole: bool
     ) -> tuple[tuple[Piece, ...], bool]:
         """What a choice adds to the reply, and whether it stands there just as we would write it."""
-        delta = choice.get("delta")
-        is_message = not delta and isinstance(choice.get("message"), dict)
-        if is_message:
-            delta = choice["message"]
-        elif not isinstance(delta, dict):
-            delta = {"content": delta or choice.get("text")}  # as in completions
-            is_message = bool(delta["content"])
+        delta, is_message = _delta_of(choice)
         found = parts(delta.get("content"))
         if is_message and is_whole and self._came_as_delta:
             found = []  # MiniMax repeats the whole at the end
@@ -195,6 +190,22 @@ class ChunkReader:
         texts = {REASONING: thoughts, TEXT: "", REFUSAL: ""}
         for kind, text in (*found, *parts(delta.get("refusal"), REFUSAL)):
             texts[kind] += text
+        self._settle_texts(texts, is_last)
+        calls, can_pass_on = self._calls.read(delta)
+        can_pass_on = can_pass_on and not is_message and field in ("", "reasoning_content")
+        pieces = []
+        for kind, text in texts.items():
+            can_pass_on = can_pass_on and (delta.get(_NAMES[kind]) or "") == text
+            if text:
+                pieces.append(Piece(kind, text))
+        for call in calls:
+            piece = call._replace(text=self._whole(f"call {call.call}", call.text, is_last))
+            if piece.length:
+                pieces.append(piece)
+        return tuple(pieces), can_pass_on
+
+    def _settle_texts(self, texts: dict[str, str], is_last: bool) -> None:
+        """Takes out of the texts what must wait for the next chunk: half a character, what may be a tag."""
         for kind, text in texts.items():
             texts[kind] = self._whole(kind, text, is_last)
         thoughts, texts[TEXT] = self._tags.feed(texts[TEXT])
@@ -203,18 +214,6 @@ class ChunkReader:
             thoughts, text = self._tags.flush()
             texts[REASONING] += thoughts
             texts[TEXT] += text
-        calls, is_ours = self._calls.read(delta)
-        is_ours = is_ours and not is_message and field in ("", "reasoning_content")
-        pieces = []
-        for kind, text in texts.items():
-            is_ours = is_ours and (delta.get(_NAMES[kind]) or "") == text
-            if text:
-                pieces.append(Piece(kind, text))
-        for call in calls:
-            piece = call._replace(text=self._whole(f"call {call.call}", call.text, is_last))
-            if piece.length:
-                pieces.append(piece)
-        return tuple(pieces), is_ours
 
     def _whole(self, kind: str, text: str, is_last: bool) -> str:
         """`text` with a surrogate pair joined that began in the chunk before; a lone half is replaced.
@@ -246,7 +245,18 @@ def _first_choice(chunk: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     return first or {}, not found or (first is not None and len(found) == 1)
 
 
-def _written(chunk: dict[str, Any], pieces: tuple[Piece, ...], finish: str | None) -> bytes:
+def _delta_of(choice: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """What a choice adds, and whether it stands elsewhere than in its `delta`."""
+    delta, message = choice.get("delta"), choice.get("message")
+    if not delta and isinstance(message, dict):
+        return message, True
+    if isinstance(delta, dict):
+        return delta, False
+    text = delta or choice.get("text")  # as in completions
+    return {"content": text}, bool(text)
+
+
+def _rewritten(chunk: dict[str, Any], pieces: tuple[Piece, ...], finish: str | None) -> bytes:
     """The chunk as we would write it, with these pieces and this finish_reason."""
     choice, _ = _first_choice(chunk)
     if not choice:

@@ -118,7 +118,7 @@ class LLM:
         refused = ""
         while True:
             body["model"] = model = await self.model_for(body if chose_model else {})
-            sent = self._dialect.spoken(body, is_relay=is_relay)
+            sent = self._dialect.fields_it_takes(body, is_relay=is_relay)
             fields = [f"{as_json(name)}:{as_json(value)}" for name, value in sent.items()]
             fields.append(f'"messages":{messages}')
             data = f"{{{','.join(fields)}}}".encode()

@@ -72,20 +72,20 @@ class CallReader:
     def read(self, delta: dict[str, Any]) -> tuple[list[Piece], bool]:
         """The pieces of calls in a delta, and whether they stand there just as we would write them."""
         entries = delta.get("tool_calls")
-        is_ours = not delta.get("function_call") and not isinstance(entries, dict)
-        if not is_ours:
+        can_pass_on = not delta.get("function_call") and not isinstance(entries, dict)
+        if not can_pass_on:
             entries = [entries or {"index": 0, "function": delta["function_call"]}]
         pieces: list[Piece] = []
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict):
                 found, as_it_came = self._read_entry(entry)
                 pieces += found
-                is_ours = is_ours and as_it_came
-        return pieces, is_ours
+                can_pass_on = can_pass_on and as_it_came
+        return pieces, can_pass_on
 
     def _read_entry(self, entry: dict[str, Any]) -> tuple[list[Piece], bool]:
         function = entry.get("function")
-        is_ours = isinstance(function, dict)
+        can_pass_on = isinstance(function, dict)
         function = function if isinstance(function, dict) else entry
         name, given = (
             valid(text) if isinstance(text, str) else "" for text in (function.get("name"), entry.get("id"))
@@ -100,18 +100,18 @@ class CallReader:
             self._calls.append(call)
         call.arguments.append(text)
         as_given = (function.get("name") or "", entry.get("id") or "", arguments or "", entry.get("index"))
-        is_ours = is_ours and as_given == (name, given, text, call.number)
+        can_pass_on = can_pass_on and as_given == (name, given, text, call.number)
         if not call.has_begun:
             if not name:
                 return [], False  # it begins when its name comes
             call.has_begun = True
             if not given or any(other.id == given for other in self._calls if other is not call):
-                call.id, is_ours = f"call_{secrets.token_hex(12)}", False
-            is_ours, text = is_ours and len(call.arguments) == 1, "".join(call.arguments)
+                call.id, can_pass_on = f"call_{secrets.token_hex(12)}", False
+            can_pass_on, text = can_pass_on and len(call.arguments) == 1, "".join(call.arguments)
             pieces = [Piece(CALL, "", call.number, CallHead(call.id, name)), Piece(CALL, text, call.number)]
         else:
             pieces = [Piece(CALL, text, call.number)]
-        return [piece for piece in pieces if piece.length], is_ours
+        return [piece for piece in pieces if piece.length], can_pass_on
 
     def _find(self, index: Any, given: str, name: str) -> _Call | None:
         """The call that goes on here; None if another begins."""

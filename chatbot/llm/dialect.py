@@ -22,7 +22,7 @@ class Dialect:
     def __init__(self) -> None:
         self._refused: set[str] = set()
 
-    def spoken(self, fields: Mapping[str, Any], *, is_relay: bool) -> dict[str, Any]:
+    def fields_it_takes(self, fields: Mapping[str, Any], *, is_relay: bool) -> dict[str, Any]:
         """The fields of a request as this LLM server takes them; a relay's client says if it wants usage."""
         body = dict(fields)
         for name, other in _LIMITS.items():

@@ -51,7 +51,7 @@ _TABLE = [
     ("failed", "llm_error", True, range(1000), "The LLM server failed", r"$^"),
 ]
 _OURS = {
-    # Failures that have no words of the LLM: kind, our code, what a client is sent.
+    # Failures that we word, some with words of the LLM in them: kind, our code, what a client is sent.
     "cut": ("llm_error", "The connection to the LLM server broke before the reply was complete."),
     "early": ("llm_error", "The LLM server's stream ended before the reply did."),
     "timeout": ("llm_timeout", "The LLM server was silent for {} seconds."),

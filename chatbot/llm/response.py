@@ -213,7 +213,7 @@ class Answer:
                     return
         except TooLarge:
             raise errors.ours("large", "a line of over 1 MiB") from None
-        self._chunks += reader.spoken()
+        self._chunks += reader.release_text()
         if not reader.finish_reason or not known or any(chunk.pieces for chunk in self._chunks):
             self._idle.heard_at = self._loop.time()  # but not for what says nothing after the finish
         if reader.may_end_soon:

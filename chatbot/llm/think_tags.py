@@ -13,18 +13,13 @@ _HEAD, _THINKING, _AFTER, _TEXT = range(4)
 class ThinkTags:
     """Cuts a text that comes in pieces into reasoning and text; tags and the white space at them are neither.
 
-    Characters that may yet become a tag wait for the next piece, or for flush(). `is_settled` says that no
-    tag can come any more.
+    Characters that may yet become a tag wait for the next piece, or for flush().
     """
 
     def __init__(self) -> None:
         self._state = _HEAD
         self._waiting = ""
         self._at_start = True  # of the reasoning: what is white space there belongs to the tag
-
-    @property
-    def is_settled(self) -> bool:
-        return self._state == _TEXT
 
     def feed(self, text: str) -> tuple[str, str]:
         """Takes the next characters; returns the reasoning and then the text that are certain now."""

@@ -83,7 +83,7 @@ class Conversations:
         turn_id = new_turn_id(now)
         if not messages:
             return turn_id
-        if self.registry.running(session.session_id):
+        if self.registry.occupying(session.session_id):
             raise ChatError("conversation_locked", "A response is being written in this conversation.")
         self.store.require_space()
         said = "\n".join(messages)

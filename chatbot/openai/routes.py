@@ -102,7 +102,7 @@ class OpenAIDoor:
         if known := self.registry.known(key, request_hash):
             return known, {"Idempotent-Replayed": "true"}
         require_calls(asked.input, self.store.path_up(session_id, parent))
-        if asked.occupies and self.registry.running(session_id):
+        if asked.occupies and self.registry.occupying(session_id):
             message = "Another response is being written in this conversation."
             raise ChatError("conversation_locked", message, "conversation")
         self.registry.admit(session_id, occupies=False)

@@ -121,6 +121,7 @@ async def finish(request: web.Request, response: web.StreamResponse, data: bytes
     if isinstance(response, web.Response):
         _cut(response)
     await response.prepare(request)
+    request.pop(EVENT_WRITER, None)  # nothing may be sent after the end
     await response.write_eof(data)  # which waits until the last byte was sent
 
 

@@ -31,8 +31,11 @@ LOOK_SECONDS = 5.0
 SURPLUS_SECONDS = 1.0
 """How long a connection lives that came when there were already as many as there may be."""
 
-PROBE_SECONDS = (0.01, 0.1, 1.0)
-"""When it is looked whether a client that ended its half of the connection is gone."""
+PROBE_AFTER = 0.01
+"""Seconds until a client that ended its half of the connection is asked whether it is still there."""
+
+LOOK_AFTER = (0.01, 0.1, 1.0)
+"""Seconds after that at which it is looked whether it answered that it is gone."""
 
 MAX_WAITING = 2
 """Requests that wait behind one that is being answered; while there are as many, no more is read."""
@@ -66,7 +69,12 @@ class Connections:
 
 
 class Connection(web.RequestHandler):
-    """One client's connection; tells even what is no HTTP in the shape of our errors."""
+    """One client's connection; tells even what is no HTTP in the shape of our errors.
+
+    Private attributes of aiohttp that it relies on: _close, _current_request, _lingering_time,
+    _max_msg_queue_size, _message_tail, _messages, _msg_queue_resume_size, _parser, _paused, _request_count,
+    _waiter.
+    """
 
     __slots__ = (
         "_connections",
@@ -166,7 +174,7 @@ class Connection(web.RequestHandler):
         if self.transport is None or not (is_busy or self._messages):
             return False
         self._half_closed = True
-        self._loop.call_later(PROBE_SECONDS[0], self._probe)
+        self._loop.call_later(PROBE_AFTER, self._probe)
         return True
 
     def _probe(self) -> None:
@@ -183,7 +191,7 @@ class Connection(web.RequestHandler):
             writer.keep_alive()
         elif request.version >= HttpVersion11 and not request.writer.output_size:
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        for seconds in PROBE_SECONDS:
+        for seconds in LOOK_AFTER:
             self._loop.call_later(seconds, self._end_if_reset)
 
     def _end_if_reset(self) -> None:

@@ -27,7 +27,7 @@ from chatbot.web import backpressure
 from chatbot.web.backpressure import EVENT_STREAM, KEEP_ALIVE, MAX_UNSENT
 
 MAX_UNSENT_SILENT = 16 * MAX_UNSENT
-"""The same for chunks that add nothing to the log, such as the last ones: they are not found there."""
+"""The same for chunks without text, such as the last ones: who missed them does not find them in the log."""
 
 
 class Encoder(Protocol):

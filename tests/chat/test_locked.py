@@ -52,7 +52,7 @@ async def test_a_turn_is_stored_when_the_file_is_free_again(room: Room, lock: sq
     reply = await finished(room, session_id, lock, key="k", request_hash="h")
     await advance(room, 4)
     assert not reply.ended
-    assert room.registry.running(session_id) is reply, "the session is still busy"
+    assert room.registry.occupying(session_id) is reply, "the session is still busy"
     assert room.registry.known("k", "h") is reply
     reply.stop()
     lock.execute("ROLLBACK")

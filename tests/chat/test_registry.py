@@ -32,7 +32,7 @@ async def test_a_session_is_busy_while_a_reply_occupies_it_and_not_with_others(r
     assert room.registry.replies_in(session_id) == [aside, reply]
     reply.stop()
     room.registry.admit(session_id)
-    assert room.registry.running(session_id) is None
+    assert room.registry.occupying(session_id) is None
     assert room.registry.replies_in(session_id) == [aside]
 
 
@@ -120,7 +120,7 @@ async def test_many_who_are_sent_long_stored_replies_share_a_bounded_memory(room
     sources = [room.registry.find(session_id, turn.turn_id) for turn in turns for _ in range(3)]
     for source in sources:
         assert source.length == 3_000_000
-    assert room.registry._stored.log.cache_info().currsize == 8
+    assert room.registry._stored._log.cache_info().currsize == 8
     assert len({id(source.log) for source in sources[-6:]}) == 2
     assert len(sources[0].log.read(5, 10)[0].text) == 10, "one that was forgotten is read again"
 

@@ -174,7 +174,7 @@ class Running:
         """Waits until so many wait for the reply that a session is being given."""
 
         def audience() -> int:
-            reply = self.replies.running(session_id)
+            reply = self.replies.occupying(session_id)
             return len(reply._listeners) if reply else 0
 
         await until(lambda: audience() >= count)
