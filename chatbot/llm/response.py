@@ -124,8 +124,10 @@ class Answer:
             if chunks := self._read(data, is_cut=is_cut):
                 return chunks
         if self._failure:
-            failure, self._failure = self._failure, None
-            raise failure
+            try:
+                raise self._failure
+            finally:
+                self._failure = None  # nor is it a variable here: its own frames would hold it
         raise StopAsyncIteration
 
     def close(self) -> None:
