@@ -162,7 +162,7 @@ class Reply:
     def stop(self, error: ChatError | None = None) -> None:
         """Ends the reply with what has come, as cancelled; listeners are sent `error`, if given."""
         finish_reason = self._asking.finish_reason
-        if finish_reason and self.log.has_answer:
+        if finish_reason and (self.log.has_answer or self._asking.is_complete):
             self._settle(finish_reason)
         else:
             self._settle("cancelled", error)
