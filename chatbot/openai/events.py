@@ -93,6 +93,8 @@ class ResponseEncoder:
         """What ends the stream of a reply that failed, or was cancelled before its first word."""
         if self._source.error and self._source.finish_reason:  # what came was stored at shutdown
             return self.ending(self._source, self.offset, live=False)
+        # Nothing is kept of what came before a failure; who had that must be sent the end all the same.
+        self._bare = max(self._bare, self._after + 1 - self.offset)
         return self._end(self._response.failed(error))
 
     # The events
