@@ -146,7 +146,9 @@ class Sessions:
 
     async def sweep(self) -> None:
         """Deletes all expired sessions, and old failures, in pieces, with the event loop free in between."""
-        while not self._store.drop_old_background(self._now()):
+        is_done = False
+        while not is_done:
+            is_done = self._store.drop_old_background(self._now())
             await asyncio.sleep(0)
         looked_at = SWEEP_BATCH
         while looked_at == SWEEP_BATCH:
