@@ -248,10 +248,10 @@ class Reply:
         for listener in self._listeners:
             listener.wake()
         self._on_end(self)
-        if self.turn is None:
-            self._mark_failed()
+        if self.session_id and not (self.turn and self.turn.seq):
+            self._mark_unstored()
 
-    def _mark_failed(self) -> None:
+    def _mark_unstored(self) -> None:
         """The session was used all the same, and what was accepted in the background has failed."""
         now, response_id = int(self._clock() * 1000), self.question.response_id
         if self.question.detached and response_id and self.error:

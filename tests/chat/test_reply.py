@@ -234,6 +234,7 @@ async def test_a_reply_that_is_not_to_be_stored_leaves_nothing_and_is_shown_all_
     reply = room.ask(session_id, stored=False, occupies=False)
     alone = room.ask("", stored=False, occupies=False)
     await turns_of_the_loop()
+    await room.clock.advance(800)
     for answer in room.llm.given:
         answer.say(text("Hi")).finish()
     await turns_of_the_loop()
@@ -242,6 +243,7 @@ async def test_a_reply_that_is_not_to_be_stored_leaves_nothing_and_is_shown_all_
         assert (one.turn.seq, one.turn.output) == (0, '{"role":"assistant","content":"Hi"}')
     assert room.store.count_messages(session_id, None) == 0
     assert room.at(session_id).current is None
+    assert room.at(session_id).last_accessed == 1_000_800_000, "the session was used"
     assert [affinity is None for _, _, affinity in room.llm.asked] == [False, True]
 
 
