@@ -55,7 +55,7 @@ class ReplyRegistry:
         self._limits = limits
         self._clock = clock
         self._on_end = on_end
-        self._stored = StoredTurns(store.turn)
+        self._stored = StoredTurns(store.turn, store.is_alive)
         self._running: dict[str, Reply] = {}  # by message id
         self._by_name: dict[str, Reply] = {}  # by idempotency key and response id
         self._by_session: dict[str, list[Reply]] = {}

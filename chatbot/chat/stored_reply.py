@@ -15,20 +15,28 @@ KEPT_LOGS = 8
 
 
 class StoredTurns:
-    """Reads turns of which the `read` function of a store knows the number.
+    """Reads turns by their numbers, with two functions of a store.
 
     A stored reply asks here each time and keeps nothing: so many slow clients cost bounded memory.
     """
 
-    def __init__(self, read: Callable[[int], Turn | None]) -> None:
+    def __init__(self, read: Callable[[int], Turn | None], is_alive: Callable[[int], bool]) -> None:
         self._read = read
-        self.log = lru_cache(KEPT_LOGS)(lambda seq: ReplyLog.from_turn(self.turn(seq)))
+        self._is_alive = is_alive
+        self._logs = lru_cache(KEPT_LOGS)(lambda seq: ReplyLog.from_turn(self.turn(seq)))
 
     def turn(self, seq: int) -> Turn:
         """The turn `seq`; raises ChatError if it was deleted."""
         if turn := self._read(seq):
             return turn
-        raise ChatError("message_not_found", "The message was deleted.", "message_id")
+        raise _deleted()
+
+    def log(self, seq: int) -> ReplyLog:
+        """The log of the turn's reply; raises ChatError if it was deleted."""
+        if self._is_alive(seq):
+            return self._logs(seq)
+        self._logs.cache_clear()  # nor is it kept in memory
+        raise _deleted()
 
 
 class StoredReply:
@@ -75,3 +83,7 @@ class StoredReply:
 
     def stop(self, error: ChatError | None = None) -> None:
         """It has ended."""
+
+
+def _deleted() -> ChatError:
+    return ChatError("message_not_found", "The message was deleted.", "message_id")

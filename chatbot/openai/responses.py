@@ -102,7 +102,7 @@ def failed_response(row: Background) -> Response:
     """A response that was accepted in the background and came to nothing: a turn without an answer."""
     turn = Turn(0, row.session_id, None, "", row.created_at, row.created_at, input=DELETED)
     turn = turn._replace(response_id=row.response_id, response=row.response)
-    reply = StoredReply(turn, StoredTurns(lambda _: turn))
+    reply = StoredReply(turn, StoredTurns(lambda _: turn, lambda _: True))
     error = json.loads(row.error or '{"code":"internal_error","message":"It was lost."}')
     reply.error = ChatError(error["code"], error["message"])
     return Response(reply, turn)

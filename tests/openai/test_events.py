@@ -134,7 +134,7 @@ def test_a_running_reply_can_be_gone_on_with_at_every_place():
 def test_a_reply_that_is_deleted_while_it_is_sent_again_ends_with_response_failed():
     _, source = play(ALL_KINDS)
     assert source.turn
-    deleted = StoredReply(source.turn, StoredTurns(lambda _: None))
+    deleted = StoredReply(source.turn, StoredTurns(lambda _: None, lambda _: False))
     error = ChatError("message_not_found", "The message was deleted.")
     (*_, last) = parse(ResponseEncoder(Response(deleted, source.turn)).error(error))
     assert (last["type"], last["response"]["output"]) == ("response.failed", [])
