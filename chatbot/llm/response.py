@@ -113,12 +113,11 @@ class Answer:
             try:
                 if self._burst:
                     await asyncio.sleep(0)  # others have their turn
-                # All that has come at once: what a broken connection still holds is lost.
                 data = self._burst or await self._more()
                 is_cut = False
             except BROKEN as error:
                 error.__traceback__ = None  # aiohttp keeps it, and its frames would keep the reply
-                data, is_cut = b"", True
+                data, is_cut = self._left_over(), True
             if self._has_ended:
                 break
             if chunks := self._read(data, is_cut=is_cut):
@@ -161,6 +160,16 @@ class Answer:
             finally:
                 self._waiter = None
         return data
+
+    def _left_over(self) -> bytes:
+        """What came before the connection broke, while a burst was being taken: aiohttp would keep it."""
+        if (broken := self._content.exception()) is None:
+            return b""
+        self._content.set_exception(None)  # type: ignore[arg-type]
+        try:
+            return self._content.read_nowait()
+        finally:
+            self._content.set_exception(broken)
 
     def _arrived(self) -> None:
         """Something came over the tapped connection, or it is lost: reads it, or wakes who waits for it."""
