@@ -181,6 +181,8 @@ SELECT seq FROM turns WHERE session_id = ? AND parent = ? LIMIT 1;
 DELETE FROM turns WHERE seq = ?;
 -- name: drop_any_turn: Removes a turn of a session that is gone.
 DELETE FROM turns WHERE seq = (SELECT seq FROM turns WHERE session_id = ? LIMIT 1);
+-- name: drop_any_background: Removes a response that was accepted in a session that is gone.
+DELETE FROM background WHERE response_id = (SELECT response_id FROM background WHERE session_id = ? LIMIT 1);
 -- name: drop_session: Removes what is left of a session; what is kept with it follows by cascade.
 DELETE FROM sessions WHERE session_id = ?;
 
@@ -194,7 +196,7 @@ UPDATE background SET error = ?, failed_at = ? WHERE response_id = ? AND error I
 UPDATE background SET error = ?, failed_at = ? WHERE error IS NULL;
 -- name: drop_background: A response has its turn now, or is deleted.
 DELETE FROM background WHERE response_id = ?;
--- name: drop_old_background: Responses that failed long ago.
-DELETE FROM background WHERE failed_at <= ?;
+-- name: drop_old_background: A response that failed long ago.
+DELETE FROM background WHERE response_id = (SELECT response_id FROM background WHERE failed_at <= ? LIMIT 1);
 -- name: get_secret: A secret of this database's own.
 SELECT value FROM secrets WHERE name = ?;

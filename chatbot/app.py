@@ -13,9 +13,12 @@ from chatbot.chat.limits import ContextLimits
 from chatbot.chat.reply_registry import ReplyRegistry, shutting_down
 from chatbot.chat.sessions import Sessions
 from chatbot.config import Config
+from chatbot.errors import ChatError
 from chatbot.llm.client import LLM
 from chatbot.openai.routes import OpenAIDoor
 from chatbot.records import as_json
+from chatbot.storage.database import when_unlocked
+from chatbot.storage.lock import StoreError
 from chatbot.storage.store import Store
 from chatbot.web.access import Access
 from chatbot.web.connection import Connections
@@ -39,6 +42,11 @@ def create_app(
     app[STORE] = store
 
     async def parts(app: web.Application) -> AsyncIterator[None]:
+        died = as_json(shutting_down().to_object()["error"])
+        try:
+            await when_unlocked(lambda: store.fail_all_background(died, int(now() * 1000)))
+        except ChatError as error:
+            raise StoreError(f"cannot use {config.database_url}: {error.message}") from None
         llm = LLM(config)
         limits = ContextLimits(config.max_context_messages, config.max_context_tokens)
         registry = app[REGISTRY] = ReplyRegistry(
@@ -51,7 +59,6 @@ def create_app(
         OpenAIDoor(config, store, registry, sessions, llm, now).add_routes(app.router)
         Health(store=store, registry=registry, llm=llm).add_routes(app.router)
         watch_parts(metrics, store, registry, sessions, connections)
-        store.fail_all_background(as_json(shutting_down().to_object()["error"]), int(now() * 1000))
         tasks = [
             asyncio.create_task(forever)
             for forever in (

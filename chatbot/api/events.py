@@ -34,7 +34,7 @@ class Events:
     def catch_up(self, source: ReplySource, start: int) -> tuple[bytes, int]:
         """The events of some of what follows offset `start`, and the offset after them."""
         events = bytearray()
-        for piece in source.log.read(start, CATCH_UP_CHARS):
+        for piece in source.log.pieces(start, CATCH_UP_CHARS):
             start += piece.length
             events += _event(start, _chunk(source, [_choice(_delta(piece))]))
             if len(events) > MAX_CATCH_UP_BYTES:

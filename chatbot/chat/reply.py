@@ -166,7 +166,7 @@ class Reply:
     def stop(self, error: ChatError | None = None) -> None:
         """Ends the reply with what has come, as cancelled; listeners are sent `error`, if given."""
         finish_reason = self._asking.finish_reason
-        if finish_reason and self.log.has_answer:
+        if finish_reason and (self.log.has_answer or self._asking.is_complete):
             self._settle(finish_reason)
         else:
             self._settle("cancelled", error)
@@ -252,10 +252,10 @@ class Reply:
         for listener in self._listeners:
             listener.wake()
         self._on_end(self)
-        if self.turn is None:
-            self._note_failure()
+        if self.session_id and not (self.turn and self.turn.seq):
+            self._note_unstored()
 
-    def _note_failure(self) -> None:
+    def _note_unstored(self) -> None:
         """Marks the session as used all the same, and a response that runs in the background as failed."""
         now, response_id = int(self._clock() * 1000), self.question.response_id
         if self.question.detached and response_id and self.error:

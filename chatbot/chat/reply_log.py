@@ -100,18 +100,20 @@ class ReplyLog:
 
     def read(self, start: int, limit: int) -> list[Piece]:
         """The pieces from offset `start` on, at most `limit` characters: one piece a run."""
+        return list(self.pieces(start, limit))
+
+    def pieces(self, start: int, limit: int) -> Iterator[Piece]:
+        """The same for who may not want all; nothing is to be written meanwhile."""
         text, end = self._whole(), min(start + limit, self.length)
         number = bisect_right(self.runs, start, key=lambda run: run.start)
-        pieces = []
         while start < end:
             _, kind, call, head = run = self.runs[number - 1]
             stop = min(end, self.runs[number].start) if number < len(self.runs) else end
             if head is not None and start == run.start:
-                pieces.append(Piece(kind, text[start + 1 : stop], call, head))
+                yield Piece(kind, text[start + 1 : stop], call, head)
             else:
-                pieces.append(Piece(kind, text[start:stop], call))
+                yield Piece(kind, text[start:stop], call)
             start, number = stop, number + 1
-        return pieces
 
     def chunks(self, start: int) -> Iterator[int]:
         """The offsets behind `start` at which the LLM's chunks ended."""

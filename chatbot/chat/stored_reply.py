@@ -23,7 +23,7 @@ class StoredTurns:
     def __init__(self, read: Callable[[int], Turn | None], is_alive: Callable[[int], bool]) -> None:
         self._read = read
         self._is_alive = is_alive
-        self._log = lru_cache(KEPT_LOGS)(lambda seq: ReplyLog.from_turn(self.turn(seq)))
+        self._logs = lru_cache(KEPT_LOGS)(lambda seq: ReplyLog.from_turn(self.turn(seq)))
 
     def turn(self, seq: int) -> Turn:
         """The turn `seq`; raises ChatError if it was deleted."""
@@ -32,14 +32,11 @@ class StoredTurns:
         raise _deleted()
 
     def log(self, seq: int) -> ReplyLog:
-        """Its reply's log; raises ChatError if it was deleted."""
-        if not self._is_alive(seq):
-            raise _deleted()
-        return self._log(seq)
-
-
-def _deleted() -> ChatError:
-    return ChatError("message_not_found", "The message was deleted.", "message_id")
+        """The log of the turn's reply; raises ChatError if it was deleted."""
+        if self._is_alive(seq):
+            return self._logs(seq)
+        self._logs.cache_clear()  # nor is it kept in memory
+        raise _deleted()
 
 
 class StoredReply:
@@ -86,3 +83,7 @@ class StoredReply:
 
     def stop(self, error: ChatError | None = None) -> None:
         """It has ended."""
+
+
+def _deleted() -> ChatError:
+    return ChatError("message_not_found", "The message was deleted.", "message_id")

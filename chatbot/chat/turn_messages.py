@@ -109,5 +109,5 @@ def _with_outputs(text: str, outputs: Container[str], answered: Turn | None) -> 
 
 def _whole_calls(message: dict[str, Any], answered: Turn | None) -> list[Any]:
     """A message's calls but the last of an answer that was cut: the cut went through it."""
-    calls: list[Any] = message.get("tool_calls") or []
+    calls = [call for call in message.get("tool_calls") or () if call]  # null: it was deleted alone
     return calls[:-1] if answered and answered.finish_reason in _CUT else calls

@@ -97,14 +97,16 @@ class Answer:
                 data, is_cut = await self._more(), False
             except BROKEN as error:
                 error.__traceback__ = None  # aiohttp keeps it, and its frames would keep the reply
-                data, is_cut = b"", True
+                data, is_cut = self._left_over(), True
             if self._has_ended:
                 break
             if chunks := self._read(data, is_cut=is_cut):
                 return chunks
         if self._failure:
-            failure, self._failure = self._failure, None
-            raise failure
+            try:
+                raise self._failure
+            finally:
+                self._failure = None  # nor is it a variable here: its own frames would hold it
         raise StopAsyncIteration
 
     def push_to(self, take: Take) -> None:
@@ -137,6 +139,16 @@ class Answer:
                 break
             await self._tap.wait()
         return data
+
+    def _left_over(self) -> bytes:
+        """What came before the connection broke, while a burst was being taken: aiohttp would keep it."""
+        if (broken := self._content.exception()) is None:
+            return b""
+        self._content.set_exception(None)  # type: ignore[arg-type]
+        try:
+            return self._content.read_nowait()
+        finally:
+            self._content.set_exception(broken)
 
     def _arrived(self) -> None:
         """Something has come, or the connection is lost: hands it over, or wakes the task that waits."""

@@ -17,7 +17,7 @@ from chatbot.chat.turn_messages import DELETED
 from chatbot.errors import ChatError
 from chatbot.ids import new_turn_id
 from chatbot.openai.identifiers import turn_of
-from chatbot.openai.items import answer_items, items_of_message, messages_of, refuse, said_items
+from chatbot.openai.items import answer_items, message_without, messages_of, refuse, said_items
 from chatbot.openai.requests import read_conversation, read_metadata
 from chatbot.records import Session, Turn
 from chatbot.storage.database import when_unlocked
@@ -121,12 +121,9 @@ class Conversations:
                 raise refuse("item_id", "is not the newest of its turn, which was answered")
             said = [*turn.messages, *messages_of(others, "item_id", self.find_item)]
             return self.store.drop_output(turn.seq, "\n".join(said))
-        left = []
-        for place, line in enumerate(turn.messages, 1):
-            items = items_of_message(line, turn.turn_id, place)
-            others = [item for item in items if item["id"] != item_id]
-            message = line if others == items else "".join(messages_of(others, "item_id", self.find_item))
-            left.append(message or DELETED)  # the ids of the others are made of their places
+        left = [
+            message_without(item_id, line, turn.turn_id, place) for place, line in enumerate(turn.messages, 1)
+        ]
         if all(message == DELETED for message in left):
             return self.sessions.splice_out(session_id, turn.seq, turn.parent)
         return self.store.set_input(turn.seq, "\n".join(left))

@@ -4,13 +4,12 @@ An event's sequence_number is computed from its place alone: the characters that
 and how many events without characters came so far. So a replay needs nothing but the log, which knows where
 the LLM's chunks ended and the kinds changed. Numbers have gaps, which no client minds.
 
-A call whose arguments are whole JSON when something else begins is done then; any other when the reply ends,
-for some LLMs write the arguments of several calls by turns.
+A call whose arguments are a whole JSON object when something else begins is done then; any other when the
+reply ends, for some LLMs write the arguments of several calls by turns.
 """
 
 from __future__ import annotations
 
-import json
 from itertools import chain
 from typing import Any
 
@@ -23,6 +22,9 @@ from chatbot.records import CALL, REASONING, REFUSAL, TEXT, Chunk, as_json
 
 CATCH_UP_CHARS = 16 * 1024
 """How many characters are caught up at once, unless a chunk is longer."""
+
+CATCH_UP_EVENTS = 256
+"""And about how many events, of some 200 bytes besides their characters: a chunk may be one letter."""
 
 _NAMES: dict[str, tuple[str, dict[str, Any], str, str]] = {
     # of each kind: its events, what they have besides, the field that has the whole text, its part's events
@@ -78,7 +80,7 @@ class ResponseEncoder:
         log = source.log
         for end in chain(log.chunks(start), (log.length,)):
             self._go_to(end)
-            if self.offset - start >= CATCH_UP_CHARS:
+            if self.offset - start >= CATCH_UP_CHARS or len(self._events) >= CATCH_UP_EVENTS:
                 break
         return self._taken(), self.offset
 
@@ -93,6 +95,8 @@ class ResponseEncoder:
         """What ends the stream of a reply that failed, or was cancelled before its first word."""
         if self._source.error and self._source.finish_reason:  # what came was stored at shutdown
             return self.ending(self._source, self.offset, live=False)
+        # Nothing is kept of what came before a failure; who had that must be sent the end all the same.
+        self._bare = max(self._bare, self._after + 1 - self.offset)
         return self._end(self._response.failed(error))
 
     # The events
@@ -134,7 +138,7 @@ class ResponseEncoder:
     def _begin(self, run: Run) -> None:
         """The events that lie before the characters of a run."""
         log, before, item = self._source.log, self._outline.current, self._outline.turn_to(run)
-        if before and item is not before and (not before.head or _is_json(before.text(log))):
+        if before and item is not before and before.has_ended(log):
             self._close(before, "completed")
         self.offset += run.head is not None
         if not item.runs:
@@ -174,11 +178,3 @@ class ResponseEncoder:
             self._close_part(item)
             done = item.to_object(status, self._source.log)
             self._event("output_item.done", output_index=item.index, item=done)
-
-
-def _is_json(arguments: str) -> bool:
-    try:
-        json.loads(arguments)
-    except (ValueError, RecursionError):
-        return False
-    return True

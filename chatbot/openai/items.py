@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from chatbot.chat.reply_log import ReplyLog
-from chatbot.chat.turn_messages import role_of, sent_of
+from chatbot.chat.turn_messages import DELETED, role_of, sent_of
 from chatbot.errors import ChatError
 from chatbot.ids import MAX_INPUT_MESSAGES
 from chatbot.openai.identifiers import item_id
@@ -172,8 +172,30 @@ def items_of_message(line: str, turn_id: str, place: int) -> list[dict[str, Any]
     if content is not None:
         items.append(item("message", role=role, content=_parts(content, role)))
     for number, call in enumerate(message.get("tool_calls") or ()):
-        items.append(item("function_call", number, call_id=call["id"], **call["function"]))
+        if call:  # null: it was deleted alone
+            items.append(item("function_call", number, call_id=call["id"], **call["function"]))
     return items
+
+
+def message_without(item: str, line: str, turn_id: str, place: int) -> str:
+    """A message (JSON) without the item of this id, DELETED if nothing is left of it.
+
+    A call leaves a null, for the ids of those after it are made of their places.
+    """
+    types = {known["id"]: known["type"] for known in items_of_message(line, turn_id, place)}
+    if item not in types:
+        return line
+    message = json.loads(line)
+    content = message.get("content") if types[item] == "function_call" else None
+    calls = [
+        None if item_id("function_call", turn_id, place, number) == item else call
+        for number, call in enumerate(message.pop("tool_calls", ()))
+    ]
+    if any(calls):
+        message["tool_calls"] = calls
+    elif content is None:
+        return DELETED
+    return as_json(message | {"content": content})
 
 
 def _parts(content: Any, role: str) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ it. A call goes on wherever its arguments do. Nothing is copied: an item knows w
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,9 @@ CUT = {
 """The answers that were cut; all others are completed."""
 
 
+_MARKS = re.compile(r"""\\.?|["{}\[\]]""", re.DOTALL)
+"""What is to be looked at in JSON to see where it ends; an escape is one, be it cut at its end."""
+
 _ITEM_TYPES = {TEXT: "message", REFUSAL: "message", REASONING: "reasoning", CALL: "function_call"}
 
 
@@ -35,10 +39,33 @@ class Item:
     head: CallHead | None
     runs: list[int] = field(default_factory=list)
     is_done: bool = False
+    depth: int = 0  # of a call's arguments, as far as its runs were looked at: how many brackets are open
+    in_string: bool = False
+    rest: str = ""  # the backslash of an escape that was cut
 
     def text(self, log: ReplyLog) -> str:
         """The characters of its newest part; of a call all of its arguments."""
         return "".join(_text_of(log, number) for number in (self.runs if self.head else self.runs[-1:]))
+
+    def has_ended(self, log: ReplyLog) -> bool:
+        """Whether nothing will go on in it when another begins: of a call, that its brackets are closed.
+
+        It is asked once after each run, and looks at that alone: calls written by turns may have thousands.
+        """
+        if not self.head:
+            return True
+        was_begun = self.depth > 0
+        text, self.rest = self.rest + _text_of(log, self.runs[-1]), ""
+        for mark in _MARKS.findall(text):
+            if mark == "\\":
+                self.rest = mark
+            elif mark == '"':
+                self.in_string = not self.in_string
+            elif mark in ("{", "[") and not self.in_string:
+                self.depth, was_begun = self.depth + 1, True
+            elif mark in ("}", "]") and not self.in_string:
+                self.depth -= 1
+        return was_begun and self.depth <= 0
 
     def to_object(self, status: str, log: ReplyLog) -> dict[str, Any]:
         """It as this API has it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,7 @@ from chatbot.web.answers import json_response
 from chatbot.web.backpressure import EVENT_STREAM, EventWriter
 from chatbot.web.bodies import read_object
 
-_SET_ONCE = ("role", "id", "type", "name", "finish_reason")
+_SET_ONCE = ("role", "id", "type", "name")
 
 
 @dataclass(eq=False)
@@ -56,8 +55,11 @@ class Relay:
         try:
             if body.get("stream"):
                 return await self._stream(request, asking, wants_usage=bool(options.get("include_usage")))
-            read = [json.loads(chunk.data) async for chunks in await asking for chunk in chunks]
-            return json_response(collect(read))
+            whole = Completion()
+            async for chunks in await asking:
+                for chunk in chunks:
+                    whole.add(json.loads(chunk.data))
+            return json_response(whole.to_object())
         finally:
             asking.cancel()
             if asking.done() and not asking.cancelled() and not asking.exception():
@@ -93,21 +95,36 @@ class Relay:
             events.keep_alive()
 
 
-def collect(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The chunks of a stream as one chat completion, whatever fields they have."""
-    whole: dict[str, Any] = {}
-    choices: dict[int, dict[str, Any]] = {}
-    for chunk in chunks:
+class Completion:
+    """One chat completion, put together of the chunks of a stream as they come, whatever fields they have."""
+
+    def __init__(self) -> None:
+        self._whole: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        """Takes the next chunk; the last finish_reason counts, as one that more follows was none."""
         for choice in chunk.get("choices") or ():
             number = choice.get("index") or 0
             begun = {"index": number, "delta": {"role": "assistant", "content": None}, "finish_reason": None}
-            _merge(choices.setdefault(number, begun), choice)
-        whole |= {name: value for name, value in chunk.items() if value is not None}
-    for choice in choices.values():
-        choice["message"] = message = choice.pop("delta")
-        for call in message.get("tool_calls") or ():
-            call.pop("index", None)
-    return whole | {"object": "chat.completion", "choices": [choices[number] for number in sorted(choices)]}
+            known = self._choices.setdefault(number, begun)
+            reason = choice.pop("finish_reason", None) or known["finish_reason"]
+            _merge(known, choice)
+            known["finish_reason"] = reason
+        self._whole |= {name: value for name, value in chunk.items() if value is not None}
+
+    def to_object(self) -> dict[str, Any]:
+        """All of it; nothing can be added any more."""
+        choices = [_joined(self._choices[number]) for number in sorted(self._choices)]
+        for choice in choices:
+            choice["message"] = message = choice.pop("delta")
+            for call in message.get("tool_calls") or ():
+                call.pop("index", None)
+        return self._whole | {"object": "chat.completion", "choices": choices}
+
+
+class _Texts(list[str]):
+    """The pieces of a text that grows: to join them each time would take ever longer."""
 
 
 def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:
@@ -116,18 +133,36 @@ def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:
         match whole.get(name), value:
             case None | "", _:
                 whole[name] = value
-            case str(text), str() if name not in _SET_ONCE:
-                whole[name] = text + value
+            case _Texts() as texts, str(text):
+                texts.append(text)
+            case str(begun), str(text) if name not in _SET_ONCE:
+                whole[name] = _Texts((begun, text))
             case dict(known), dict():
                 _merge(known, value)
             case list(known), list():
                 for item in value:
-                    index = item.get("index") if isinstance(item, dict) else None
-                    same = next((k for k in known if index is not None and k.get("index") == index), None)
-                    if same is None:
-                        known.append(item)
+                    index = _index(item)
+                    same = () if index is None else [one for one in known if _index(one) == index]
+                    if same:
+                        _merge(same[0], item)
                     else:
-                        _merge(same, item)
+                        known.append(item)
+
+
+def _index(item: Any) -> Any:
+    return item.get("index") if isinstance(item, dict) else None
+
+
+def _joined(value: Any) -> Any:
+    """A value with its growing texts joined, in place."""
+    if isinstance(value, _Texts):
+        return "".join(value)
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            value[name] = _joined(inner)
+    elif isinstance(value, list):
+        value[:] = map(_joined, value)
+    return value
 
 
 def _is_usage(chunk: Chunk) -> bool:

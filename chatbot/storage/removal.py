@@ -28,6 +28,9 @@ class Removals:
     def __init__(self, database: Database) -> None:
         self._db = database
         self._marked: dict[str, set[int]] = {}  # by session: turns of it, or ALL
+        # By session that has marks: the turns that were found to be alive. To walk up from each would take
+        # long where many are read.
+        self._alive: dict[str, set[int]] = {}
         # From a marked turn towards a leaf; it may name turns that are removed.
         self._way_down: list[int] = []
         for session_id, root in self._db.rows("marked"):
@@ -43,7 +46,14 @@ class Removals:
         roots = self._marked.get(session_id)
         if not roots or ALL in roots:
             return bool(roots)
-        return any(row[0] in roots for row in self._db.rows("path", (seq, min(roots) - 1)))
+        alive = self._alive.setdefault(session_id, set())
+        if seq in alive:
+            return False
+        path = {row[0] for row in self._db.rows("path", (seq, min(roots) - 1))}
+        if path & roots:
+            return True
+        alive |= path
+        return False
 
     @contextmanager
     def deleting(self) -> Iterator[Callable[[str, int], bool]]:
@@ -66,6 +76,7 @@ class Removals:
             yield delete
         for (session_id, root), is_removed in removed.items():  # now that it is committed
             roots = self._marked.setdefault(session_id, set())
+            self._alive.pop(session_id, None)
             if not is_removed:
                 roots.add(root)
             elif root == ALL:
@@ -82,7 +93,8 @@ class Removals:
             way[:] = [root]
         while perf_counter() < deadline:
             if root == ALL:
-                if not self._db.run("drop_any_turn", (session_id,)).rowcount:
+                rows = ("drop_any_turn", "drop_any_background")
+                if not any(self._db.run(name, (session_id,)).rowcount for name in rows):
                     self._db.run("drop_session", (session_id,))
                     return True
             elif child := self._db.one("a_child", (session_id, way[-1])):

@@ -10,13 +10,14 @@ import os
 import shutil
 from collections.abc import Container
 from contextlib import suppress
+from time import perf_counter
 from typing import NamedTuple
 
 from chatbot.errors import ChatError
 from chatbot.records import Prompt, Session, Turn
 from chatbot.storage.checkpoint import Checkpoints
 from chatbot.storage.database import Database, Locked
-from chatbot.storage.removal import ALL
+from chatbot.storage.removal import ALL, PIECE_SECONDS
 from chatbot.storage.tree import Tree
 
 FAILED_RESPONSE_MS = 3_600_000
@@ -170,11 +171,9 @@ class Store(Tree):
         """Deletes up to `limit` sessions idle since `cutoff`; returns how many it looked at.
 
         Those `in_use` are marked as accessed `now`; those used since the sweep last saw them are passed over.
-        Responses that failed in the background long enough ago are deleted, too.
         """
         gone = 0
         with self.removals.deleting() as delete:
-            self._db.run("drop_old_background", (now - FAILED_RESPONSE_MS,))
             for session_id, touched in self._touched.items():
                 self._db.run("touch", (touched, session_id))
             idle = [*self._db.rows("idle_sessions", (cutoff, limit))]
@@ -250,6 +249,15 @@ class Store(Tree):
     def fail_all_background(self, error: str, now: int) -> None:
         """Keeps that what ran when the process died has failed; to be called at start."""
         self._db.run("fail_all_background", (error, now))
+
+    def drop_old_background(self, now: int) -> bool:
+        """Forgets, for PIECE_SECONDS, responses that failed long enough ago; tells whether none is left."""
+        deadline = perf_counter() + PIECE_SECONDS
+        with self._db.transaction():
+            while perf_counter() < deadline:
+                if not self._db.run("drop_old_background", (now - FAILED_RESPONSE_MS,)).rowcount:
+                    return True
+        return False
 
     def drop_background(self, response_id: str) -> None:
         """Forgets a response that was accepted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -216,9 +217,10 @@ def test_what_was_missed_is_made_in_bounded_pieces_however_often_the_kind_change
     source = Source()
     for number in range(20_000):
         source.log.append((Piece(("text", "reasoning")[number % 2], "x"),))
-    offset = 0
+    offset, began = 0, time.thread_time()
     while offset < source.length:
         events, offset = Events().catch_up(source, offset)  # type: ignore[arg-type]
         assert len(events) < 70_000
         assert events.endswith(b"\n\n")
         assert b"id: %d\n" % offset in events
+    assert time.thread_time() - began < 0.6, "no piece reads more of the log than it sends"

@@ -114,13 +114,23 @@ async def test_a_reply_of_openais_door_is_found_by_its_response(room: Room) -> N
     assert room.registry.by_response("resp_1") is None
 
 
+async def test_who_is_being_sent_a_stored_reply_that_is_deleted_gets_no_more_of_it(room: Room) -> None:
+    session_id = room.session()
+    turn = await room.turn(session_id)
+    source = room.registry.find(session_id, turn.turn_id)
+    assert source.log.read(0, 99)
+    room.sessions.rewind(session_id, turn.turn_id)
+    with pytest.raises(ChatError, match="deleted"):
+        source.log.read(0, 99)
+
+
 async def test_many_who_are_sent_long_stored_replies_share_a_bounded_memory(room: Room) -> None:
     session_id = room.session()
     turns: list[Turn] = [await room.turn(session_id, answer="a" * 3_000_000) for _ in range(15)]
     sources = [room.registry.find(session_id, turn.turn_id) for turn in turns for _ in range(3)]
     for source in sources:
         assert source.length == 3_000_000
-    assert room.registry._stored._log.cache_info().currsize == 8
+    assert room.registry._stored._logs.cache_info().currsize == 8
     assert len({id(source.log) for source in sources[-6:]}) == 2
     assert len(sources[0].log.read(5, 10)[0].text) == 10, "one that was forgotten is read again"
 

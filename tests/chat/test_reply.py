@@ -125,6 +125,18 @@ async def test_a_reply_that_is_stopped_after_the_llm_said_how_it_ends_is_stored_
     assert (reply.error.code if reply.error else None) == (None if expected else "reply_cancelled")
 
 
+async def test_thoughts_alone_that_are_complete_are_stored_as_that_though_it_is_stopped(room: Room) -> None:
+    reply, listener = room.ask(room.session()), Recorder()
+    reply.join(listener)
+    await turns_of_the_loop()
+    room.llm.given[0].say(THOUGHT)
+    await turns_of_the_loop()
+    room.llm.given[0].finish_reason, room.llm.given[0].is_complete = "length", True
+    assert reply._take([Chunk(b"finish")])  # as it is called in the transport's callback
+    reply.stop()  # before the task wakes
+    assert (reply.finish_reason, reply.finish_sent, reply.error) == ("length", True, None)
+
+
 async def test_a_reply_that_passes_4_mib_is_cut_there(room: Room) -> None:
     reply, listener = room.ask(room.session()), Recorder()
     reply.join(listener)
@@ -222,6 +234,7 @@ async def test_a_reply_that_is_not_to_be_stored_leaves_nothing_and_is_shown_all_
     reply = room.ask(session_id, stored=False, occupies=False)
     alone = room.ask("", stored=False, occupies=False)
     await turns_of_the_loop()
+    await room.clock.advance(800)
     for answer in room.llm.given:
         answer.say(text("Hi")).finish()
     await turns_of_the_loop()
@@ -230,6 +243,7 @@ async def test_a_reply_that_is_not_to_be_stored_leaves_nothing_and_is_shown_all_
         assert (one.turn.seq, one.turn.output) == (0, '{"role":"assistant","content":"Hi"}')
     assert room.store.count_messages(session_id, None) == 0
     assert room.at(session_id).current is None
+    assert room.at(session_id).last_accessed == 1_000_800_000, "the session was used"
     assert [affinity is None for _, _, affinity in room.llm.asked] == [False, True]
 
 

@@ -46,6 +46,18 @@ WHOLE: dict[str, tuple[list[Any], tuple[Step, ...], str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("end", [END, Close])
+async def test_what_came_in_a_burst_before_the_connection_ended_is_read_to_its_end(
+    llm: ScriptedLLM, end: Step
+) -> None:
+    first, *burst = stream(text("first"), *[text("x" * 400)] * 2000, text("END"), STOP, end=())[1:]
+    heard = await play(
+        llm, [SSE_HEAD, first, b"".join(step for step in burst if isinstance(step, bytes)), end]
+    )
+    assert heard.error is None
+    assert (len(heard.said), heard.said[-3:], heard.finish) == (800_008, "END", "stop")
+
+
 @pytest.mark.parametrize("name", WHOLE)
 async def test_an_answer_is_complete_when_a_finish_stands_at_its_end(llm: ScriptedLLM, name: str) -> None:
     chunks, end, said, finish = WHOLE[name]

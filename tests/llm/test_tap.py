@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import weakref
+from contextlib import suppress
+
 import pytest
 
 from chatbot.errors import ChatError
@@ -74,6 +79,24 @@ async def test_what_was_taken_before_a_failure_stays_taken(llm: ScriptedLLM) -> 
         with pytest.raises(ChatError, match="broke"):
             await tapped(way, taken, gate=gate)
     assert taken.said == "ab"
+
+
+async def test_a_failure_holds_nothing_of_its_answer(llm: ScriptedLLM) -> None:
+    llm.play(stream(text("a"), text("b"), end=CUT))
+    gc.disable()  # which would find it, but much later
+    try:
+        async with opened(llm) as way:
+            answer = await way.ask((HI,), {})
+            left = weakref.ref(answer)
+            with suppress(ChatError):
+                async for _ in answer:
+                    pass
+            answer.close()
+            del answer
+            await asyncio.sleep(0)
+            assert left() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_crash_of_who_takes_is_raised_where_it_is_waited_for(llm: ScriptedLLM) -> None:

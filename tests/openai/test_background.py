@@ -15,7 +15,7 @@ from chatbot.storage.store import Store
 from tests.openai.clever_llm import clever
 from tests.openai.door import Door, text_of
 from tests.tools.processes import start_chatbot
-from tests.tools.scripted_llm import Gate, ScriptedLLM, reply
+from tests.tools.scripted_llm import Close, Gate, ScriptedLLM, delta, events, reply
 from tests.tools.server import Clock, StartServer
 
 MANY = 1000
@@ -52,6 +52,17 @@ async def test_one_that_failed_can_be_read_and_streamed_for_an_hour(door: Door, 
     clock.advance(3601)
     await door.server.sessions.sweep()
     assert (await door.call("GET", path))[0] == 404
+
+
+async def test_who_had_some_of_one_that_failed_is_sent_that_it_did(door: Door, llm: ScriptedLLM):
+    llm.play([*events(delta("Hello there"), delta(", my friend")), Close])
+    live = await (await door.stream(background=True)).rest()
+    await door.server.ended()
+    response_id = live[0]["response"]["id"]
+    for event in live:
+        *_, end = await (await door.resume(response_id, event["sequence_number"])).rest()
+        assert end["type"] == live[-1]["type"] == "response.failed"
+        assert end["sequence_number"] > event["sequence_number"]
 
 
 async def test_what_was_said_can_be_listed_for_as_long_as_it_is_known(door: Door, llm: ScriptedLLM):

@@ -103,6 +103,29 @@ async def test_an_item_is_deleted_whole_or_not_at_all(door: Door, monkeypatch: p
     assert left == [one["type"] for one in before[:-1]]
 
 
+async def test_an_item_is_deleted_once_and_the_others_keep_their_ids(door: Door, llm: ScriptedLLM):
+    def call(number: int) -> dict[str, Any]:
+        return {"type": "function_call", "call_id": f"c{number}", "name": "f", "arguments": "{}"}
+
+    said = [{"role": "assistant", "content": "Wait."}, call(1), call(2), call(3)]
+    output = {"type": "function_call_output", "call_id": "c3", "output": "x"}
+    _, conversation = await door.call("POST", "/conversations", {"items": [*said, output]})
+    path, session_id = f"/conversations/{conversation['id']}/items", conversation["id"][5:]
+    before = await items(door, conversation["id"])
+    for number in (1, 2, 0):
+        item = before[number]["id"]
+        assert [(await door.call("DELETE", f"{path}/{item}"))[0] for _ in range(2)] == [200, 404]
+    assert await items(door, conversation["id"]) == before[3:]
+    _, page, _ = await door.server.call("GET", f"/api/sessions/{session_id}/messages")
+    assert [call["id"] for call in page["messages"][0]["tool_calls"]] == ["c3"]
+    await door.respond("Hi", conversation=conversation["id"])
+    calling, *_ = llm.exchanges[-1].body["messages"]
+    assert (calling["content"], [call["id"] for call in calling["tool_calls"]]) == (None, ["c3"])
+    for number in (3, 4):
+        await door.server.call("DELETE", f"/v1{path}/{before[number]['id']}")
+    assert len(await items(door, conversation["id"])) == 2
+
+
 async def test_of_several_messages_of_an_answer_the_newest_is_deleted_alone(door: Door, llm: ScriptedLLM):
     chunks = [delta("One."), delta(reasoning_content="Hm"), delta("Two."), delta(finish="stop")]
     llm.play([*events(*chunks, DONE), END])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -129,6 +130,39 @@ def test_a_running_reply_can_be_gone_on_with_at_every_place():
         source.end("stop")
         events = parse(data + encoder.ending(source, source.length, live=True))
         assert events == [event for event in whole if event["sequence_number"] > after], joined
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [[text("가")]] * 20_000,
+        [[call(0, '{"a":"', "f")], [call(1, '{"b":"', "g")], *[[call(0, "abcd")], [call(1, "efgh")]] * 2000],
+    ],
+)
+def test_many_short_chunks_are_caught_up_in_short_pieces(chunks: list[list[Piece]]) -> None:
+    _, source = play([])
+    for pieces in chunks:
+        source.log.append(pieces)
+    source.end("stop")
+    encoder, offset = ResponseEncoder(response(source)), 0
+    while offset < source.length:
+        began = time.thread_time()
+        data, offset = encoder.catch_up(source, offset)
+        assert (len(data) < 128 * 1024, time.thread_time() - began < 0.02) == (True, True), offset
+
+
+@pytest.mark.parametrize("arguments", ['{"a":"}{"}', '{"a":"\\\\"}', '{"a":"\\""}', '[{"a":1},[]]', "{}"])
+def test_a_call_is_done_where_its_arguments_end_however_they_are_cut(arguments: str) -> None:
+    for cut in range(len(arguments) + 1):
+        first = [[call(0, arguments[:cut], "f")], [reasoning("Hm")], [call(0, arguments[cut:])], [text("a")]]
+        events, source = play([*first, [call(0, "")]])
+        done = [
+            n for n, event in enumerate(events) if event["type"] == "response.function_call_arguments.done"
+        ]
+        assert (len(done), events[done[0]]["arguments"]) == (1, arguments)
+        added = [n for n, event in enumerate(events) if event["type"] == "response.output_item.added"]
+        assert done[0] < added[1 if cut == len(arguments) else 2], "it is done when something else begins"
+        assert replay(source) == events
 
 
 def test_a_reply_that_is_deleted_while_it_is_sent_again_ends_with_response_failed():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
+from chatbot.openai.relay import Completion
 from tests.openai.door import Door
 from tests.tools.scripted_llm import (
     DONE,
@@ -69,6 +71,30 @@ async def test_a_whole_one_is_put_together_whatever_its_fields(door: Door, llm: 
     assert first["logprobs"] == {"content": [token, token]}
     assert (second["message"]["content"], second["finish_reason"]) == ("b", "length")
     assert (llm.exchanges[0].body["n"], llm.exchanges[0].body["seed"]) == (2, 7)
+
+
+async def test_a_finish_that_more_follows_was_none(door: Door, llm: ScriptedLLM):
+    chunks = [delta("a"), delta(finish="stop"), delta("b"), delta(finish="length")]
+    llm.play([*events(*chunks, DONE), END])
+    _, whole = await door.call("POST", "/chat/completions", SAID)
+    choice = whole["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("ab", "length")
+
+
+def test_to_put_a_long_one_together_takes_no_longer_for_each_chunk():
+    def put_together(count: int) -> float:
+        token = {"token": "word", "logprob": -1}
+        began = time.thread_time()
+        whole = Completion()
+        for _ in range(count):
+            choice = {"index": 0, "delta": {"content": "word"}, "logprobs": {"content": [dict(token)]}}
+            whole.add({"id": "c", "choices": [choice]})
+        made = whole.to_object()["choices"][0]
+        assert made["message"]["content"] == "word" * count
+        assert made["logprobs"]["content"] == [token] * count
+        return time.thread_time() - began
+
+    assert put_together(20_000) < 60 * put_together(1000)
 
 
 async def test_an_llm_that_answers_whole_is_understood(door: Door, llm: ScriptedLLM):

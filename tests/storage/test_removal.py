@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,50 @@ async def test_a_long_conversation_is_removed_in_pieces_of_under_20_ms(tmp_path:
             measure(began)
         assert (count(store, "turns"), count(store, "sessions"), count(store, "removals")) == (1, 1, 0)
         assert longest[0] < 0.02, f"{longest[0] * 1000:.1f} ms"
+
+
+async def test_responses_that_failed_are_removed_in_pieces_of_under_20_ms(tmp_path: Path) -> None:
+    with closing(Store(str(tmp_path / "chat.db"), max_bytes=2**40)) as store:
+        here = a_session(store)
+
+        def fail(name: str) -> None:
+            store.add_background(name, here, 1, f'{{"instructions":"{"x" * 400_000}"}}')
+            store.fail_background(name, "{}", 1)
+
+        def timed(delete: Callable[[], Any]) -> tuple[Any, float]:
+            began = time.thread_time()
+            return unlocked(delete), time.thread_time() - began
+
+        took = []
+        for number in range(200):
+            unlocked(lambda name=f"old {number}": fail(name))
+        while not (done := timed(lambda: store.drop_old_background(2 + 3_600_000)))[0]:
+            took.append(done[1])
+        assert count(store, "background") == 0
+        for number in range(200):
+            unlocked(lambda name=f"new {number}": fail(name))
+        took.append(timed(lambda: store.delete_session(here))[1])
+        while store.removals.waiting:
+            took.append(timed(store.removals.remove_piece)[1])
+        assert (count(store, "background"), count(store, "sessions")) == (0, 0)
+        assert max(took) < 0.02, f"{max(took) * 1000:.1f} ms"
+
+
+async def test_turns_are_read_as_fast_while_others_are_removed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = a_session(store)
+    root, gone = a_chain(store, here, 2)
+    chain = a_chain(store, here, 3000, root)
+    monkeypatch.setattr("chatbot.storage.removal.PIECE_SECONDS", -1)
+    store.rewind(here, turn_at(store, gone))
+    last = store.add_turn(a_turn(here, chain[-1]))
+    began = time.thread_time()
+    assert all(store.is_alive(seq) for seq in chain)
+    assert time.thread_time() - began < 0.1, "each is looked for on its way up"
+    assert not store.is_alive(gone)
+    store.rewind(here, turn_at(store, chain[-1]))
+    assert [store.is_alive(seq) for seq in (gone, chain[-2], chain[-1], last)] == [False, True, False, False]
 
 
 async def test_a_sweep_marks_many_and_delays_nobody(tmp_path: Path) -> None:

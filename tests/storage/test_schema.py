@@ -88,6 +88,7 @@ def nothing_for(sql: str) -> dict[str, None] | tuple[None, ...]:
         ("branching", "COVERING INDEX turns_by_parent (session_id=? AND parent>? AND parent<?)"),
         ("below", "turns_by_parent (session_id=? AND parent=?)"),
         ("a_child", "COVERING INDEX turns_by_parent (session_id=? AND parent=?)"),
+        ("drop_any_background", "background_by_session (session_id=?)"),
         ("drop_any_turn", "COVERING INDEX turns_by_parent (session_id=?)"),
         ("find_turn", "(turn_id=?)"),
         ("find_turn", "turns_by_key (idempotency_key=?)"),

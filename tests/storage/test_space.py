@@ -149,7 +149,7 @@ def test_a_response_in_the_background_is_one_until_it_has_its_turn(store: Store)
     errors = [found and found.error for found in map(store.background, ("r2", "r3"))]
     assert errors == ['{"code":"x"}', '{"code":"y"}']
     for hour, found in ((0, ("r2", here, 5, '{"a":1}', '{"code":"x"}')), (3_600_000, None)):
-        store.evict(10 + hour, -1, 10, ())
+        assert store.drop_old_background(10 + hour)
         assert store.background("r2") == found
     store.drop_background("r3")
     assert count(store, "background") == 0
