@@ -88,7 +88,8 @@ class Site:
         """A stream: an event of `?size=` bytes, heartbeats each `?beat=` seconds, at the wave the end."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         held = b"data: " + b"x" * int(request.query.get("size", "1")) + b"\n\n"
-        events = await backpressure.begin(request, response, held)
+        events = await backpressure.begin(request, response)
+        events.send(held)
         self._events = events
         self.begun.set()
         try:
