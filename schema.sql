@@ -17,7 +17,6 @@ CREATE TABLE sessions (
 -- The sweep reads the oldest first and nothing else; a start reads what a kill left to be removed.
 CREATE INDEX sessions_by_idleness ON sessions (idle_since) WHERE deleted = 0;
 CREATE INDEX sessions_deleted ON sessions (session_id) WHERE deleted = 1;
-
 -- System prompts, the first messages of their sessions. In the row of its session a prompt would be written again each
 -- time that the session is marked.
 CREATE TABLE prompts (
@@ -76,7 +75,6 @@ CREATE TABLE background (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX background_by_session ON background (session_id);
 CREATE INDEX background_by_failure ON background (failed_at) WHERE failed_at IS NOT NULL;
-
 -- What only this database knows: the key of the hashes by which LLM servers tell conversations apart.
 CREATE TABLE secrets (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO secrets VALUES ('affinity', randomblob(32));

@@ -89,7 +89,8 @@ _PARAMETERS: dict[str, tuple[str, str, Schema, Any]] = {
     "session_id": ("path", "The session.", ID, SESSION_ID),
     "message_id": ("path", "The message.", ID, MESSAGE_ID),
     "X-Request-ID": ("header", "To find the request in the log.", STRING, "order-4711.retry-2"),
-    "X-Session-ID": ("header", "The session, in place of `session_id`.", ID, SESSION_ID),
+    # Proxies send it empty where there is none.
+    "X-Session-ID": ("header", "The session, in place of `session_id`.", STRING, SESSION_ID),
     "Idempotency-Key": ("header", "The same key and body meet the running reply, or replay the stored one.",
                         {"type": "string", "pattern": "^[ -~]{1,255}$"}, "7d3c8f02-retry-me"),
     "Last-Event-ID": ("header", "How many characters the client has: the `id` of its last event. With POST "
