@@ -56,9 +56,13 @@ class Talker:
         """What was acknowledged and is not in the history."""
         lost = []
         for session_id, said in self.said.items():
-            status, page, _ = await self.farm.call("GET", f"/api/sessions/{session_id}/messages?limit=1000")
-            assert status == 200, page
-            history = {message["content"] for message in page["messages"]}
+            history, before = set[str](), ""
+            while before is not None:
+                path = f"/api/sessions/{session_id}/messages?limit=1000{before}"
+                status, page, _ = await self.farm.call("GET", path)
+                assert status == 200, page
+                history |= {message["content"] for message in page["messages"]}
+                before = f"&before={page['messages'][0]['message_id']}" if page["has_more"] else None
             lost += [message for message in said if message not in history]
         return lost
 
