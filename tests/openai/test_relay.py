@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import Any
 
 from chatbot.openai.relay import Completion
@@ -81,20 +80,32 @@ async def test_a_finish_that_more_follows_was_none(door: Door, llm: ScriptedLLM)
     assert (choice["message"]["content"], choice["finish_reason"]) == ("ab", "length")
 
 
-def test_to_put_a_long_one_together_takes_no_longer_for_each_chunk():
-    def put_together(count: int) -> float:
-        token = {"token": "word", "logprob": -1}
-        began = time.thread_time()
-        whole = Completion()
-        for _ in range(count):
-            choice = {"index": 0, "delta": {"content": "word"}, "logprobs": {"content": [dict(token)]}}
-            whole.add({"id": "c", "choices": [choice]})
-        made = whole.to_object()["choices"][0]
-        assert made["message"]["content"] == "word" * count
-        assert made["logprobs"]["content"] == [token] * count
-        return time.thread_time() - began
+class Word(str):
+    """A text that is not to be copied into a longer one each time that something comes."""
 
-    assert put_together(20_000) < 60 * put_together(1000)
+    def __add__(self, other: str) -> str:
+        raise AssertionError("copied for each chunk")
+
+    __radd__ = __add__
+
+
+class Words(list[Any]):
+    """The same of a list."""
+
+    def __add__(self, other: list[Any]) -> Any:
+        raise AssertionError("copied for each chunk")
+
+    __radd__ = __add__
+
+
+def test_to_put_a_long_one_together_takes_no_longer_for_each_chunk():
+    token, whole = {"token": "word", "logprob": -1}, Completion()
+    for _ in range(100):
+        delta, logprobs = {"content": Word("word")}, {"content": Words([dict(token)])}
+        whole.add({"id": "c", "choices": [{"index": 0, "delta": delta, "logprobs": logprobs}]})
+    made = whole.to_object()["choices"][0]
+    assert made["message"]["content"] == "word" * 100
+    assert made["logprobs"]["content"] == [token] * 100
 
 
 async def test_an_llm_that_answers_whole_is_understood(door: Door, llm: ScriptedLLM):
