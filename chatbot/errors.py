@@ -85,6 +85,21 @@ class TooLong(ChatError):
         self.is_certain = is_certain
 
 
+def session_gone() -> ChatError:
+    """Never was, deleted and expired are one answer: it says nothing about other people's sessions."""
+    return ChatError("session_not_found", "There is no such session, or it has expired.", "session_id")
+
+
+def message_gone() -> ChatError:
+    """What was found before was deleted since."""
+    return ChatError("message_not_found", "The message was deleted.", "message_id")
+
+
+def file_locked() -> ChatError:
+    """Another program has kept the database's file locked for too long."""
+    return ChatError("overloaded", "The database is locked.", retry_after="5")
+
+
 def without_frames(error: ChatError) -> ChatError:
     """The error without its traceback: one that is kept would keep its frames and all that they hold."""
     error.__traceback__ = error.__context__ = error.__cause__ = None

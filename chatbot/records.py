@@ -8,6 +8,12 @@ from typing import NamedTuple
 REASONING, TEXT, REFUSAL, CALL = "reasoning", "text", "refusal", "call"
 """The kinds of pieces that a reply consists of."""
 
+FIELDS = {TEXT: "content", REASONING: "reasoning_content", REFUSAL: "refusal"}
+"""The fields of a message or a delta in which the kinds of text stand, as we write them."""
+
+DELETED = "null"
+"""Stands in a turn's input in place of a message that was deleted alone."""
+
 as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 """A value as compact JSON text: what is encoded was built here or came as JSON, so it has no cycles."""
 
@@ -98,5 +104,5 @@ class Turn(NamedTuple):
 
     @property
     def messages(self) -> list[str]:
-        """The messages that were said, each as JSON; "null" stands for one that was deleted alone."""
+        """The messages that were said, each as JSON; DELETED stands for one that was deleted alone."""
         return self.input.split("\n")

@@ -7,7 +7,7 @@ from typing import Any
 
 from chatbot.chat.reply_source import ReplySource
 from chatbot.errors import ChatError
-from chatbot.records import CALL, REASONING, REFUSAL, TEXT, Chunk, Piece, dumps
+from chatbot.records import CALL, FIELDS, Chunk, Piece, dumps
 
 CATCH_UP_CHARS = 16 * 1024
 """The most characters of one event of what was missed."""
@@ -16,8 +16,6 @@ MAX_CATCH_UP_BYTES = 64 * 1024
 """About how much is made at once of what was missed: pieces may be many and small."""
 
 DONE = b"data: [DONE]\n\n"
-
-_FIELDS = {TEXT: "content", REASONING: "reasoning_content", REFUSAL: "refusal"}
 
 
 class Events:
@@ -75,7 +73,7 @@ def _choice(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str
 
 def _delta(piece: Piece) -> dict[str, Any]:
     if piece.kind != CALL:
-        return {"role": "assistant", _FIELDS[piece.kind]: piece.text}
+        return {"role": "assistant", FIELDS[piece.kind]: piece.text}
     call: dict[str, Any] = {"index": piece.call, "function": {"arguments": piece.text}}
     if piece.head:
         call |= {"id": piece.head.id, "type": "function"}

@@ -7,8 +7,7 @@ from itertools import groupby
 
 from chatbot.api.responses import message_object, plain_message, prompt_object
 from chatbot.chat.history import PROMPT, Page, Ref
-from chatbot.chat.turn_messages import DELETED
-from chatbot.records import Turn, dumps
+from chatbot.records import DELETED, Turn, dumps
 from chatbot.storage.store import Store
 
 MAX_PIECE = 256 * 1024

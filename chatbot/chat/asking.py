@@ -27,9 +27,10 @@ class Question:
     parent: int | None  # the turn that it follows
     input: tuple[str, ...]  # the messages that are new, as JSON
     options: Mapping[str, Any]  # fields of the request to the LLM
-    key: str = ""  # an idempotency key's hash (ids.key_hash); "" without one
+    key: str = ""  # an idempotency key's hash (reply_registry.key_hash); "" without one
     request_hash: str = ""
-    occupies: bool = True  # no other may be asked in the session meanwhile; else it may not become current
+    # Nothing else may be asked in its session meanwhile; else it becomes current only if its parent still is.
+    occupies: bool = True
     stored: bool = True  # else it leaves nothing behind
     instructions: str | None = None  # stand before the turns, for this once
     response_id: str | None = None  # OpenAI's door knows it by this id
@@ -55,7 +56,6 @@ class Asking:
         self._limits = limits
         self._answer: Answer | None = None
         self._context: Context | None = None  # until the answer begins, for it may be long
-        self._has_begun = False
         self._context_start: int | None = None
         self._context_key: str | None = None
         self._tokens = 0  # that the context was estimated to measure, where tokens are limited
@@ -96,7 +96,7 @@ class Asking:
                 await self._pass_on(take)
             except TooLong as error:
                 # What may also be a crash is taken for "too long" only once: a crash must cost no history.
-                if self._has_begun or not self._context or (has_guessed and not error.is_certain):
+                if self._context is None or (has_guessed and not error.is_certain):
                     raise
                 has_guessed = not error.is_certain
                 self._limits.refused(asked, fields, self.context_messages, self._context.tokens, error)
@@ -137,8 +137,8 @@ class Asking:
             async for chunks in answer:
                 if not take(chunks):
                     break
-                if not self._has_begun:
-                    self._has_begun, self._context = True, None
+                if self._context:  # these were the first ones
+                    self._context = None
                     answer.push_to(take)
         finally:
             answer.close()

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 from chatbot.chat import tokens
 from chatbot.chat.limits import LISTED, MESSAGES, REFUSED, Budget
-from chatbot.chat.turn_messages import DELETED, may_open, opens, role_of, sent_of
+from chatbot.chat.turn_messages import may_open, opens, role_of, sent_of
 from chatbot.errors import TooLong
 from chatbot.ids import message_id
-from chatbot.records import Turn, as_json
+from chatbot.records import DELETED, Turn, as_json
 
 WHOLE = "whole_conversation"
 """Why a context begins where it does if nothing was dropped; the other reasons are the words of limits.py."""

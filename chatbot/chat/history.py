@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from chatbot.chat.turn_messages import DELETED, role_of
+from chatbot.chat.turn_messages import role_of
 from chatbot.errors import ChatError
 from chatbot.ids import MAX_INPUT_MESSAGES, message_id
-from chatbot.records import Session, Turn
+from chatbot.records import DELETED, Session, Turn
 from chatbot.storage.store import Store
 from chatbot.storage.tree import Version
 

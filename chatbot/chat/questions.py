@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chatbot.chat.history import find_message
-from chatbot.chat.turn_messages import DELETED, open_calls
+from chatbot.chat.turn_messages import open_calls
 from chatbot.errors import ChatError
-from chatbot.records import Turn, as_json
+from chatbot.records import DELETED, Turn, as_json
 from chatbot.storage.store import Store
 
 

@@ -31,7 +31,7 @@ from collections.abc import Callable
 from chatbot.chat.asking import Asking
 from chatbot.chat.reply_log import ReplyLog
 from chatbot.chat.reply_source import Listener
-from chatbot.errors import ChatError, without_frames
+from chatbot.errors import ChatError, file_locked, without_frames
 from chatbot.ids import new_turn_id
 from chatbot.records import Chunk, Turn, as_json
 from chatbot.storage.database import Locked, when_unlocked
@@ -159,7 +159,7 @@ class Reply:
         self.started = True
         if self.first_token_ms is None and self.log.length:
             self.first_token_ms = round((self._loop.time() - self._asked_at) * 1000)
-        return not self._is_settled
+        return True
 
     # Its ends
 
@@ -222,7 +222,7 @@ class Reply:
         try:
             await when_unlocked(lambda: self._write(turn))
         except asyncio.CancelledError:
-            self._end(ChatError("overloaded", "The database is locked.", retry_after="5"))
+            self._end(file_locked())
             raise
         except Exception as failure:
             error = self._not_stored(failure)

@@ -62,12 +62,12 @@ class ReplyLog:
 
         A call's first piece has its head.
         """
-        before, fits = self.length, True
+        before = self.length
         for kind, text, call, head in pieces:
             head_size = 0 if head is None else _size_of(head)
             size = head_size + (len(text) if text.isascii() else len(text.encode()))
             if self.size + size > self._max_bytes:
-                fits, self.is_full = False, True
+                self.is_full = True
                 left = self._max_bytes - self.size - head_size
                 text = text.encode()[: max(left, 0)].decode("utf-8", "ignore")
                 size = head_size + len(text.encode())
@@ -82,14 +82,14 @@ class ReplyLog:
             self._parts.append(text)
             self.length += len(text)
             self.size += size
-            if not fits:
+            if self.is_full:
                 break
         if self.length > before:
             self._ends.append(self.length)
             # A string is an object of 50 bytes besides its letters, so they are joined from time to time.
             if len(self._parts) > 64 + self.length // 1024:
                 self._whole()
-        return fits
+        return not self.is_full
 
     def _whole(self) -> str:
         if len(self._parts) != 1:

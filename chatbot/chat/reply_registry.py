@@ -95,7 +95,7 @@ class ReplyRegistry:
         if reply and reply.session_id == session_id:
             return reply
         found = self._store.turn_of(session_id, message_id)
-        if not found or found[1] != 0 or found[0].output is None:
+        if not found or found[1] != 0:
             raise ChatError("message_not_found", "There is no such reply in this session.", "message_id")
         return StoredReply(found[0], self._stored)
 

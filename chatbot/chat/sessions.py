@@ -12,7 +12,7 @@ from collections.abc import Callable
 from chatbot.chat.history import find_message
 from chatbot.chat.reply_registry import ReplyRegistry
 from chatbot.config import Config
-from chatbot.errors import ChatError
+from chatbot.errors import ChatError, message_gone, session_gone
 from chatbot.ids import new_session_id, new_turn_id, turn_and_place
 from chatbot.records import Prompt, Session
 from chatbot.storage.database import Locked
@@ -72,9 +72,7 @@ class Sessions:
         if not session or (
             session.last_accessed <= now - self.timeout_ms and session_id not in self._registry.busy_sessions
         ):
-            # Never was, deleted and expired are one answer: it says nothing about other people's sessions.
-            message = "There is no such session, or it has expired."
-            raise ChatError("session_not_found", message, "session_id")
+            raise session_gone()
         if session.last_accessed <= now - unmarked_ms:
             try:
                 self._store.touch(session_id, now)
@@ -111,7 +109,7 @@ class Sessions:
         """
         for reply in self._registry.replies_in(session_id):
             if (turn_and_place(message_id) or [""])[0] == reply.message_id:
-                reply.discard(_deleted())
+                reply.discard(message_gone())
                 return 0
         prompt = self._store.prompt(session_id)
         is_prompt = prompt is not None and prompt.message_id == message_id
@@ -120,7 +118,7 @@ class Sessions:
         for reply in self._registry.replies_in(session_id):
             parent = reply.question.parent
             if is_prompt or (parent is not None and not self._store.is_alive(parent)):
-                reply.discard(_deleted())
+                reply.discard(message_gone())
         return deleted
 
     def splice_out(self, session_id: str, seq: int, parent: int | None) -> None:
@@ -168,7 +166,3 @@ class Sessions:
             except Exception:
                 log.exception("the removal failed and will be tried again")
             await asyncio.sleep(REMOVAL_SECONDS)
-
-
-def _deleted() -> ChatError:
-    return ChatError("message_not_found", "The message was deleted.", "message_id")

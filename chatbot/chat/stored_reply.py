@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from chatbot.chat.reply_log import ReplyLog
 from chatbot.chat.reply_source import Listener
-from chatbot.errors import ChatError
+from chatbot.errors import ChatError, message_gone
 from chatbot.records import Turn
 
 KEPT_LOGS = 8
@@ -29,14 +29,14 @@ class StoredTurns:
         """The turn `seq`; raises ChatError if it was deleted."""
         if turn := self._read(seq):
             return turn
-        raise _deleted()
+        raise message_gone()
 
     def log(self, seq: int) -> ReplyLog:
         """The log of the turn's reply; raises ChatError if it was deleted."""
         if self._is_alive(seq):
             return self._logs(seq)
-        self._logs.cache_clear()  # nor is it kept in memory
-        raise _deleted()
+        self._logs.cache_clear()  # so that no deleted text stays in memory
+        raise message_gone()
 
 
 class StoredReply:
@@ -83,7 +83,3 @@ class StoredReply:
 
     def stop(self, error: ChatError | None = None) -> None:
         """It has ended."""
-
-
-def _deleted() -> ChatError:
-    return ChatError("message_not_found", "The message was deleted.", "message_id")

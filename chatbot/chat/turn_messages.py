@@ -13,10 +13,7 @@ from collections.abc import Container, Iterator, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from chatbot.records import Turn, as_json
-
-DELETED = "null"
-"""Stands in place of a message that was deleted alone."""
+from chatbot.records import DELETED, Turn, as_json
 
 _ROLE = re.compile(r'\{"role":"([a-z]+)"')
 _NOTHING = tuple(as_json({"role": "assistant", "content": content}) for content in (None, ""))

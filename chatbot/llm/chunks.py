@@ -16,7 +16,7 @@ from chatbot.llm.delta import OUR_FIELDS, CallReader, parts, reasoning_in
 from chatbot.llm.fast_path import FastPath
 from chatbot.llm.json_text import dump, one_line, parse, usage_text, valid
 from chatbot.llm.think_tags import ThinkTags
-from chatbot.records import CALL, REASONING, REFUSAL, TEXT, Chunk, Piece
+from chatbot.records import CALL, FIELDS, REASONING, REFUSAL, TEXT, Chunk, Piece
 
 MAX_HELD = 64
 """How many chunks that say nothing are kept after a finish_reason."""
@@ -28,7 +28,6 @@ _FAILED_FINISHES = re.compile(
     r"|cancel|interrupt|preempt",
     re.I,
 )
-_NAMES = {REASONING: "reasoning_content", TEXT: "content", REFUSAL: "refusal"}
 
 
 class ChunkReader:
@@ -195,7 +194,7 @@ class ChunkReader:
         can_pass_on = can_pass_on and not is_message and field in ("", "reasoning_content")
         pieces = []
         for kind, text in texts.items():
-            can_pass_on = can_pass_on and (delta.get(_NAMES[kind]) or "") == text
+            can_pass_on = can_pass_on and (delta.get(FIELDS[kind]) or "") == text
             if text:
                 pieces.append(Piece(kind, text))
         for call in calls:
@@ -263,7 +262,7 @@ def _rewritten(chunk: dict[str, Any], pieces: tuple[Piece, ...], finish: str | N
         return dump(chunk | {"choices": []})
     delta = choice.get("delta") or choice.get("message")
     kept = {k: v for k, v in delta.items() if k not in OUR_FIELDS} if isinstance(delta, dict) else {}
-    kept |= {_NAMES[piece.kind]: piece.text for piece in pieces if piece.kind != CALL}
+    kept |= {FIELDS[piece.kind]: piece.text for piece in pieces if piece.kind != CALL}
     calls: dict[int, dict[str, Any]] = {}
     for piece in pieces:
         if piece.kind == CALL:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 from chatbot.errors import ChatError, TooLong
@@ -17,7 +17,7 @@ _MAX_DEPTH = 8
 
 # fmt: off
 # ruff: noqa: E501 (a pattern is a line)
-_TABLE = [
+_TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
     # kind, our code, may it be repeated later, its statuses, what a client is sent before the LLM's own words, and
     # the words (of code, type and message) by which it is known as well. The first that fits, fits; "too long"
     # stands before all of them.
@@ -103,11 +103,13 @@ class Failure(NamedTuple):
     @property
     def kind(self) -> str:
         """Which line of the table fits."""
+        return self._line[0]
+
+    @property
+    def _line(self) -> tuple[str, str, bool, Container[int], str, str]:
         text = f"{self.codes} {self.words}"
         return next(
-            kind
-            for kind, *_, s, _, words in _TABLE
-            if self.number in s or re.search(words, text, re.I | re.S)
+            line for line in _TABLE if self.number in line[3] or re.search(line[5], text, re.I | re.S)
         )
 
     @property
@@ -123,7 +125,7 @@ class Failure(NamedTuple):
         if is_too_long:
             message = f"The message is too long for the LLM's context: {words}"
             return TooLong("context_too_long", message[:MAX_MESSAGE_CHARS], limit=limit)
-        kind, code, again, _, says, _ = next(rule for rule in _TABLE if rule[0] == self.kind)
+        kind, code, again, _, says, _ = self._line
         if kind == "model" and chose_model:
             code = "llm_rejected"
         elif self.is_no_api:

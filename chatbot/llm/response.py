@@ -106,7 +106,8 @@ class Answer:
             try:
                 raise self._failure
             finally:
-                self._failure = None  # nor is it a variable here: its own frames would hold it
+                # No local variable may hold it: its traceback has this frame, which would be a cycle.
+                self._failure = None
         raise StopAsyncIteration
 
     def push_to(self, take: Take) -> None:
@@ -133,7 +134,6 @@ class Answer:
         """What has come, as soon as something has; b"" at the end. Raises what is in BROKEN."""
         if self._burst:
             await asyncio.sleep(0)  # others have their turn
-        # All at once: aiohttp does not give what has come once the connection is broken.
         while not (data := self._burst or self._content.read_nowait()):
             if self._has_ended or self._content.is_eof():
                 break
@@ -141,7 +141,7 @@ class Answer:
         return data
 
     def _left_over(self) -> bytes:
-        """What came before the connection broke, while a burst was being taken: aiohttp would keep it."""
+        """What came before the connection broke and was not read yet: aiohttp would not give it any more."""
         if (broken := self._content.exception()) is None:
             return b""
         self._content.set_exception(None)  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ class Answer:
         try:
             data = self._content.read_nowait() if self._take else b""
         except BROKEN:
-            data = b""  # the task meets it, too
+            data = b""  # the task will get the same error
         try:
             if data and self._take and (chunks := self._read(data)) and not self._take(chunks):
                 self._has_ended = True
@@ -173,7 +173,7 @@ class Answer:
         is_event = decoder and decoder.is_between and data.startswith(b"data: ") and data.endswith(b"\n\n")
         if is_event and (chunk := self._reader.recognise(data[6:-2])):
             self._idle.heard_at = self._loop.time()
-            return [chunk]  # nearly always: one whole event, in which only the text is new
+            return [chunk]  # so it is nearly always: one whole event, in which only the text is new
         if len(data) > SLICE_BYTES:
             data, self._burst = data[:SLICE_BYTES], data[SLICE_BYTES:]
         try:
@@ -227,7 +227,7 @@ class Answer:
             raise errors.ours("large", "a line of over 1 MiB") from None
         self._chunks += reader.release_text()
         if not reader.finish_reason or not known or any(chunk.pieces for chunk in self._chunks):
-            self._idle.heard_at = self._loop.time()  # but not for what says nothing after the finish
+            self._idle.heard_at = self._loop.time()  # after the finish, only text counts
         if reader.may_end_soon:
             self._idle.shorten(SHORT_WAIT_SECONDS)
         elif known and not reader.finish_reason:

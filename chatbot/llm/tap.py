@@ -1,6 +1,6 @@
 """Hears in the transport's own callback when more of an answer's body has come.
 
-aiohttp would wake a task for each piece, which makes a token a fifth dearer.
+aiohttp would wake a task for each piece, which costs about as much as all that is done with a token.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Tap(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _notify(self) -> None:
-        # A task that does not wait looks for itself. One that was cancelled has a waiter that is done:
-        # so nothing is added to a reply that has ended.
+        # A task that does not wait will look by itself. A cancelled task's waiter is done, so nothing is
+        # added to a reply that has ended.
         if self._on_event and self._waiter and not self._waiter.done():
             self._on_event()
 

@@ -13,13 +13,12 @@ from aiohttp import web
 
 from chatbot.chat.reply_registry import ReplyRegistry
 from chatbot.chat.sessions import Sessions
-from chatbot.chat.turn_messages import DELETED
 from chatbot.errors import ChatError
 from chatbot.ids import new_turn_id
 from chatbot.openai.identifiers import turn_of
 from chatbot.openai.items import answer_items, message_without, messages_of, refuse, said_items
 from chatbot.openai.requests import read_conversation, read_metadata
-from chatbot.records import Session, Turn
+from chatbot.records import DELETED, Session, Turn
 from chatbot.storage.database import when_unlocked
 from chatbot.storage.store import Store
 from chatbot.web.answers import json_response

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from chatbot.chat.reply_log import ReplyLog
-from chatbot.chat.turn_messages import DELETED, role_of, sent_of
+from chatbot.chat.turn_messages import role_of, sent_of
 from chatbot.errors import ChatError
 from chatbot.ids import MAX_INPUT_MESSAGES
 from chatbot.openai.identifiers import item_id
 from chatbot.openai.output import items_of, part_object
-from chatbot.records import TEXT, Turn, as_json
+from chatbot.records import DELETED, TEXT, Turn, as_json
 
 FindItem = Callable[[str, str], dict[str, Any]]
 """Finds an item by its id alone; the other text names the field that has it."""

@@ -9,10 +9,9 @@ from chatbot.chat.asking import Question
 from chatbot.chat.reply import Reply
 from chatbot.chat.reply_source import ReplySource
 from chatbot.chat.stored_reply import StoredReply, StoredTurns
-from chatbot.chat.turn_messages import DELETED
 from chatbot.errors import ChatError
 from chatbot.openai.output import CUT, items_of
-from chatbot.records import Turn
+from chatbot.records import DELETED, Turn
 from chatbot.storage.store import Background
 
 SETTINGS: dict[str, Any] = {

@@ -66,7 +66,8 @@ class Checkpoints:
         if size < LARGE:
             return
         if folded == frames:  # no reader needs older pages
-            self._connection.execute(fold).fetchone()  # what was written meanwhile: to be locked for less
+            # Once more for what was written meanwhile, so that the next step locks the file for less time.
+            self._connection.execute(fold).fetchone()
             busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             if not busy:
                 self._warn_at = WARN

@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib import resources
 from typing import Any, TypeVar
 
-from chatbot.errors import ChatError
+from chatbot.errors import ChatError, file_locked
 from chatbot.storage.lock import FileLock, StoreError
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ async def when_unlocked(write: Callable[[], T]) -> T:
             return write()
         except Locked:
             if loop.time() >= deadline:
-                raise ChatError("overloaded", "The database is locked.", retry_after="5") from None
+                raise file_locked() from None
         await asyncio.sleep(pause)
         pause = min(2 * pause, 0.05)
 

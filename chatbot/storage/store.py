@@ -13,7 +13,7 @@ from contextlib import suppress
 from time import perf_counter
 from typing import NamedTuple
 
-from chatbot.errors import ChatError
+from chatbot.errors import ChatError, session_gone
 from chatbot.records import Prompt, Session, Turn
 from chatbot.storage.checkpoint import Checkpoints
 from chatbot.storage.database import Database, Locked
@@ -210,8 +210,7 @@ class Store(Tree):
         with self._db.transaction():
             session = self.session(session_id)
             if session is None:
-                message = "There is no such session, or it has expired."
-                raise ChatError("session_not_found", message, "session_id")
+                raise session_gone()
             if parent is not None and self._session_of(parent) != session_id:
                 raise ChatError("message_not_found", "The message that this one follows is gone.")
             if turn.idempotency_key and self.removals.waiting:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from chatbot import ids
-from chatbot.records import Turn
+from chatbot.records import DELETED, Turn
 from chatbot.storage.database import Database
 from chatbot.storage.removal import Removals
 
@@ -71,7 +71,7 @@ class Tree:
             return None
         if 0 < place <= ids.MAX_INPUT_MESSAGES:
             messages = turn.messages
-            is_there = place <= len(messages) and messages[place - 1] != "null"
+            is_there = place <= len(messages) and messages[place - 1] != DELETED
         else:
             is_there = turn.output is not None
         return (turn, place) if is_there else None
@@ -157,8 +157,8 @@ class Tree:
         return deleted
 
     def set_input(self, seq: int, messages: str) -> None:
-        """Replaces what was said in a turn: a message that was deleted alone is a line `null`."""
-        count = sum(line != "null" for line in messages.split("\n"))
+        """Replaces what was said in a turn: a message that was deleted alone is a line DELETED."""
+        count = sum(line != DELETED for line in messages.split("\n"))
         self._db.run("set_input", (messages, count, seq))
 
     def drop_output(self, seq: int, messages: str | None = None) -> None:

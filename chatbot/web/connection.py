@@ -219,9 +219,8 @@ class Connection(web.RequestHandler):
                 error = ChatError("headers_too_large", f"The headers exceed {MAX_HEAD} bytes.")
             access_log.info("- - %d bad HTTP: %s", error.status, type(exc).__name__)
         else:
-            log.error(
-                "request %s crashed", request_id(request), exc_info=exc or True
-            )  # no exc: a TimeoutError
+            # aiohttp passes no error when it was a TimeoutError: that is the one being handled.
+            log.error("request %s crashed", request_id(request), exc_info=exc or True)
         if request.writer.output_size > 0:
             raise ConnectionResetError("the answer had begun")
         response = error_response(error, {"X-Request-ID": request_id(request)})

@@ -102,9 +102,6 @@ class JsonFormatter(logging.Formatter):
 
 def set_up(level: str, log_format: str) -> None:
     """Sends the log to standard error."""
-    # No line says which thread or which place in the code wrote it, and to find that out takes its time.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None
     handler = logging.StreamHandler()
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if log_format == "json" else text)

@@ -23,7 +23,11 @@ class Client:
         """Sends; `end` ends this half of the connection."""
         await self._loop.sock_sendall(self._socket, data)
         if end:
-            self._socket.shutdown(socket.SHUT_WR)
+            self.end()
+
+    def end(self) -> None:
+        """Ends this half of the connection."""
+        self._socket.shutdown(socket.SHUT_WR)
 
     async def get(self, path: str, *, end: bool = False, version: bytes = b"1.1") -> None:
         await self.send(b"GET %b HTTP/%b\r\nHost: x\r\n\r\n" % (path.encode(), version), end=end)

@@ -85,7 +85,10 @@ class Site:
         return json_response({"done": True})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """A stream: an event of `?size=` bytes, heartbeats each `?beat=` seconds, at the wave the end."""
+        """A stream: an event of `?size=` bytes, heartbeats each `?beat=` seconds, at the wave the end.
+
+        With `?unsent=1` the end doesn't wait until the client was sent the rest.
+        """
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         held = b"data: " + b"x" * int(request.query.get("size", "1")) + b"\n\n"
         events = await backpressure.begin(request, response)
@@ -98,7 +101,8 @@ class Site:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.wave.wait(), None if beat == math.inf else beat)
                 events.keep_alive()
-            await events.wait_until_sent()
+            if "unsent" not in request.query:
+                await events.wait_until_sent()
             await backpressure.finish(request, response, b"data: [DONE]\n\n")
         except asyncio.CancelledError:
             self.left += 1

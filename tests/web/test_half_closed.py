@@ -48,6 +48,17 @@ async def test_a_stream_goes_on(site: Site, client: Make) -> None:
     assert b"[DONE]" in await one.rest()
 
 
+async def test_nothing_is_sent_after_the_end_of_a_stream(site: Site, client: Make) -> None:
+    one = client()
+    await one.get("/events?size=3000000&unsent=1")
+    await site.begun.wait()
+    site.wave.set()
+    await asyncio.sleep(0.05)  # real time: the end is written, and most of the stream is not read
+    one.end()
+    await asyncio.sleep(0.1)  # and so is this: the client is asked whether it is still there
+    assert (await one.rest()).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
 @pytest.mark.parametrize("path", ["/slow", "/events"])
 @pytest.mark.parametrize("reset", [False, True])
 async def test_one_who_has_gone_is_noticed(site: Site, client: Make, path: str, reset: bool) -> None:
