@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
-from dotenv.parser import parse_stream
-
 from chatbot.addresses import Hint, base_url, listen_address, origin
 
 
@@ -226,6 +224,8 @@ class Config:
 
 def read_dotenv(text: str) -> dict[str, str]:
     """What a .env file sets; `$` is a `$`. Raises ConfigError that names a line which cannot be read."""
+    from dotenv.parser import parse_stream  # where there is no .env the start does not wait for it
+
     found = {}
     for binding in parse_stream(io.StringIO(text)):
         if binding.error or (binding.key is not None and binding.value is None):

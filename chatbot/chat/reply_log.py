@@ -87,7 +87,7 @@ class ReplyLog:
         if self.length > before:
             self._ends.append(self.length)
             # A string is an object of 50 bytes besides its letters, so they are joined from time to time.
-            if len(self._parts) > 64 + self.length // 1024:
+            if len(self._parts) > 16 + self.length // 256:
                 self._whole()
         return not self.is_full
 
