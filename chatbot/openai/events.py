@@ -4,35 +4,24 @@ An event's sequence_number is computed from its place alone: the characters that
 and how many events without characters came so far. So a replay needs nothing but the log, which knows where
 the LLM's chunks ended and the kinds changed. Numbers have gaps, which no client minds.
 
-A call whose arguments are a whole JSON object when something else begins is done then; any other when the
-reply ends, for some LLMs write the arguments of several calls by turns.
+A call whose arguments are a whole JSON object when something else begins for the first time is done then;
+any other when the reply ends, for some LLMs write the arguments of several calls by turns.
 """
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import islice
 from typing import Any
 
-from chatbot.chat.reply_log import Run
 from chatbot.chat.reply_source import ReplySource
 from chatbot.errors import ChatError
-from chatbot.openai.output import CUT, Item, Outline, part_object
+from chatbot.openai.output import CUT, KINDS, Item, Outline, part_object
 from chatbot.openai.responses import Response
-from chatbot.records import CALL, REASONING, REFUSAL, TEXT, Chunk, as_json
+from chatbot.records import CALL, Chunk, Piece, as_json
+from chatbot.web.backpressure import MAX_UNSENT
 
-CATCH_UP_CHARS = 16 * 1024
-"""How many characters are caught up at once, unless a chunk is longer."""
-
-CATCH_UP_EVENTS = 256
-"""And about how many events, of some 200 bytes besides their characters: a chunk may be one letter."""
-
-_NAMES: dict[str, tuple[str, dict[str, Any], str, str]] = {
-    # of each kind: its events, what they have besides, the field that has the whole text, its part's events
-    TEXT: ("output_text", {"logprobs": []}, "text", "content_part"),
-    REFUSAL: ("refusal", {}, "refusal", "content_part"),
-    REASONING: ("reasoning_summary_text", {}, "text", "reasoning_summary_part"),
-    CALL: ("function_call_arguments", {}, "arguments", ""),
-}
+CATCH_UP_CHUNKS = 256
+"""How many of the LLM's chunks are caught up at once, unless they are long: each may be one letter."""
 
 
 class ResponseEncoder:
@@ -51,7 +40,7 @@ class ResponseEncoder:
         self._runs = 0  # how many have begun
         self._kind, self._call = "", 0  # of the newest one
         self._head = self._tail = ""  # of its events, around number and text
-        self._events: list[bytes] = []
+        self._events = bytearray()  # that were made and not taken yet
         first = "queued" if response.is_background else "in_progress"
         self._event("created", response=response.without_output(first))
         if response.is_background:
@@ -78,9 +67,9 @@ class ResponseEncoder:
     def catch_up(self, source: ReplySource, start: int) -> tuple[bytes, int]:
         """The events of the next chunks in the log, and how many characters the client has then."""
         log = source.log
-        for end in chain(log.chunks(start), (log.length,)):
+        for end in [*islice(log.chunks(start), CATCH_UP_CHUNKS)] or [log.length]:
             self._go_to(end)
-            if self.offset - start >= CATCH_UP_CHARS or len(self._events) >= CATCH_UP_EVENTS:
+            if len(self._events) >= MAX_UNSENT:
                 break
         return self._taken(), self.offset
 
@@ -113,7 +102,7 @@ class ResponseEncoder:
         self._bare += 1
         if number > self._after:
             data = as_json({"type": type_, "sequence_number": number} | fields)
-            self._events.append(f"event: {type_}\ndata: {data}\n\n".encode())
+            self._events += f"event: {type_}\ndata: {data}\n\n".encode()
 
     def _delta(self, text: str) -> bytes:
         number = self.offset + self._bare - 1
@@ -122,20 +111,20 @@ class ResponseEncoder:
         return f"{self._head}{number}{self._tail}{as_json(text)}}}\n\n".encode()
 
     def _taken(self) -> bytes:
-        events, self._events = self._events, []
-        return b"".join(events)
+        events, self._events = bytes(self._events), bytearray()
+        return events
 
     def _go_to(self, end: int) -> None:
         """Makes the events up to character `end` of the log."""
         log = self._source.log
         for piece in log.read(self.offset, end - self.offset):
-            if self._runs < len(log.runs) and log.runs[self._runs].start == self.offset:
-                self._begin(log.runs[self._runs])
+            if piece.head or piece.kind != self._kind or piece.call != self._call:
+                self._begin(piece)
             self.offset += len(piece.text)
             if piece.text:
-                self._events.append(self._delta(piece.text))
+                self._events += self._delta(piece.text)
 
-    def _begin(self, run: Run) -> None:
+    def _begin(self, run: Piece) -> None:
         """The events that lie before the characters of a run."""
         log, before, item = self._source.log, self._outline.current, self._outline.turn_to(run)
         if before and item is not before and before.has_ended(log):
@@ -149,11 +138,10 @@ class ResponseEncoder:
         item.runs.append(self._runs)
         self._runs += 1
         self._kind, self._call = run.kind, run.call
-        at = self._at(item)
-        events, more, _, part_events = _NAMES[run.kind]
-        if part_events:
-            self._event(f"{part_events}.added", **at, part=part_object(run.kind, ""))
-        type_, fields = f"response.{events}.delta", as_json(at | more)
+        at, kind = self._at(item), KINDS[run.kind]
+        if kind.part:
+            self._event(f"{kind.part_events}.added", **at, part=part_object(run.kind, ""))
+        type_, fields = f"response.{kind.events}.delta", as_json({**at, **kind.more})
         self._head = f'event: {type_}\ndata: {{"type":"{type_}","sequence_number":'
         self._tail = f',{fields[1:-1]},"delta":'
 
@@ -165,12 +153,11 @@ class ResponseEncoder:
 
     def _close_part(self, item: Item) -> None:
         """The events that end the newest part of an item: of a call, or of the one with the newest run."""
-        kind, at, text = CALL if item.head else self._kind, self._at(item), item.text(self._source.log)
-        events, more, field, part_events = _NAMES[kind]
-        name = {"name": item.head.name} if item.head else {}
-        self._event(f"{events}.done", **at, **name, **more, **{field: text})
-        if part_events:
-            self._event(f"{part_events}.done", **at, part=part_object(kind, text))
+        name, at, text = CALL if item.head else self._kind, self._at(item), item.text(self._source.log)
+        kind, head = KINDS[name], {"name": item.head.name} if item.head else {}
+        self._event(f"{kind.events}.done", **at, **head, **kind.more, **{kind.field: text})
+        if kind.part:
+            self._event(f"{kind.part_events}.done", **at, part=part_object(name, text))
 
     def _close(self, item: Item, status: str) -> None:
         if not item.is_done:

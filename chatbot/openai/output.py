@@ -7,12 +7,13 @@ it. A call goes on wherever its arguments do. Nothing is copied: an item knows w
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from chatbot.chat.reply_log import ReplyLog, Run
 from chatbot.openai.identifiers import FIRST_OUTPUT, item_id
-from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead
+from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead, Piece
 
 CUT = {
     # finish_reason: the status of such a response, and what its incomplete_details call it
@@ -22,11 +23,26 @@ CUT = {
 }
 """The answers that were cut; all others are completed."""
 
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
-_MARKS = re.compile(r"""\\.?|["{}\[\]]""", re.DOTALL)
-"""What is to be looked at in JSON to see where it ends; an escape is one, be it cut at its end."""
 
-_ITEM_TYPES = {TEXT: "message", REFUSAL: "message", REASONING: "reasoning", CALL: "function_call"}
+class Kind(NamedTuple):
+    """What this API makes of a kind of pieces: names of types and fields. A call has no parts."""
+
+    item: str
+    events: str
+    field: str  # of the whole text
+    part: str = ""
+    part_events: str = "content_part"
+    more: Mapping[str, Any] = {}  # of each event with text
+
+
+KINDS = {
+    TEXT: Kind("message", "output_text", "text", "output_text", more={"logprobs": []}),
+    REFUSAL: Kind("message", "refusal", "refusal", "refusal"),
+    REASONING: Kind("reasoning", "reasoning_summary_text", "text", "summary_text", "reasoning_summary_part"),
+    CALL: Kind("function_call", "function_call_arguments", "arguments"),
+}
 
 
 @dataclass(slots=True)
@@ -39,9 +55,6 @@ class Item:
     head: CallHead | None
     runs: list[int] = field(default_factory=list)
     is_done: bool = False
-    depth: int = 0  # of a call's arguments, as far as its runs were looked at: how many brackets are open
-    in_string: bool = False
-    rest: str = ""  # the backslash of an escape that was cut
 
     def text(self, log: ReplyLog) -> str:
         """The characters of its newest part; of a call all of its arguments."""
@@ -50,22 +63,12 @@ class Item:
     def has_ended(self, log: ReplyLog) -> bool:
         """Whether nothing will go on in it when another begins: of a call, that its brackets are closed.
 
-        It is asked once after each run, and looks at that alone: calls written by turns may have thousands.
+        Only the first run of a call is looked at: one that was interrupted may be so a thousand times.
         """
-        if not self.head:
-            return True
-        was_begun = self.depth > 0
-        text, self.rest = self.rest + _text_of(log, self.runs[-1]), ""
-        for mark in _MARKS.findall(text):
-            if mark == "\\":
-                self.rest = mark
-            elif mark == '"':
-                self.in_string = not self.in_string
-            elif mark in ("{", "[") and not self.in_string:
-                self.depth, was_begun = self.depth + 1, True
-            elif mark in ("}", "]") and not self.in_string:
-                self.depth -= 1
-        return was_begun and self.depth <= 0
+        if not self.head or len(self.runs) > 1:
+            return not self.head
+        bare = _STRING.sub("", self.text(log))
+        return 0 < sum(map(bare.count, "{[")) <= sum(map(bare.count, "]}"))
 
     def to_object(self, status: str, log: ReplyLog) -> dict[str, Any]:
         """It as this API has it."""
@@ -73,9 +76,9 @@ class Item:
         if self.head:
             return known | {"call_id": self.head.id, "name": self.head.name, "arguments": self.text(log)}
         parts = [part_object(log.runs[number].kind, _text_of(log, number)) for number in self.runs]
-        if self.type == "reasoning":
-            return known | {"summary": parts}
-        return known | {"role": "assistant", "content": parts}
+        return known | (
+            {"summary": parts} if self.type == "reasoning" else {"role": "assistant", "content": parts}
+        )
 
 
 class Outline:
@@ -87,9 +90,9 @@ class Outline:
         self._message_id = message_id
         self._calls: dict[int, Item] = {}
 
-    def turn_to(self, run: Run) -> Item:
+    def turn_to(self, run: Run | Piece) -> Item:
         """Makes the item current to which a run belongs: one that goes on, or a new one without runs."""
-        type_ = _ITEM_TYPES[run.kind]
+        type_ = KINDS[run.kind].item
         item = self._calls.get(run.call) if run.kind == CALL else self.current
         if not item or item.type != type_:
             place = len(self.items)
@@ -103,11 +106,9 @@ class Outline:
 
 def part_object(kind: str, text: str) -> dict[str, Any]:
     """A part of a message or of reasoning as this API has it."""
-    if kind == REASONING:
-        return {"type": "summary_text", "text": text}
-    if kind == REFUSAL:
-        return {"type": "refusal", "refusal": text}
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    kind_ = KINDS[kind]
+    more = {"annotations": [], **kind_.more} if kind == TEXT else {}
+    return {"type": kind_.part, kind_.field: text} | more
 
 
 def items_of(log: ReplyLog, message_id: str, finish_reason: str | None) -> list[dict[str, Any]]:
@@ -121,6 +122,4 @@ def items_of(log: ReplyLog, message_id: str, finish_reason: str | None) -> list[
 
 def _text_of(log: ReplyLog, number: int) -> str:
     """The characters of a run."""
-    start = log.runs[number].start
-    end = log.runs[number + 1].start if number + 1 < len(log.runs) else log.length
-    return log.read(start, end - start)[0].text
+    return next(log.pieces(log.runs[number].start, log.length)).text

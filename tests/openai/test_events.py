@@ -72,7 +72,7 @@ def test_the_deltas_of_each_item_add_up_to_it():
         assert deltas[item["id"]] == "".join(part.get("text") or part.get("refusal") for part in parts)
 
 
-def test_calls_that_are_written_by_turns_are_done_when_they_are_whole():
+def test_calls_that_are_written_by_turns_are_done_at_the_end():
     chunks = [[call(0, '{"a"', "f")], [call(1, '{"b"', "g")], [call(0, ":1}")], [call(1, ":2}")]]
     events, source = play(chunks, "tool_calls")
     done = [event for event in events if event["type"] == "response.function_call_arguments.done"]
@@ -164,7 +164,8 @@ def test_a_call_is_done_where_its_arguments_end_however_they_are_cut(arguments: 
         ]
         assert (len(done), events[done[0]]["arguments"]) == (1, arguments)
         added = [n for n, event in enumerate(events) if event["type"] == "response.output_item.added"]
-        assert done[0] < added[1 if cut == len(arguments) else 2], "it is done when something else begins"
+        is_whole = cut == len(arguments)
+        assert done[0] < added[1] if is_whole else done[0] > added[2], "if it is whole when another begins"
         assert replay(source) == events
 
 
