@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 from aiohttp import web
@@ -59,7 +60,7 @@ class Relay:
             async for chunks in await asking:
                 for chunk in chunks:
                     whole.add(json.loads(chunk.data))
-            return json_response(whole.to_object())
+            return json_response(whole.to_json())
         finally:
             asking.cancel()
             if asking.done() and not asking.cancelled() and not asking.exception():
@@ -100,69 +101,58 @@ class Completion:
 
     def __init__(self) -> None:
         self._whole: dict[str, Any] = {}
-        self._choices: dict[int, dict[str, Any]] = {}
+        self._choices: dict[str, Any] = {"choices": []}
 
     def add(self, chunk: dict[str, Any]) -> None:
-        """Takes the next chunk; the last finish_reason counts, as one that more follows was none."""
-        for choice in chunk.get("choices") or ():
-            number = choice.get("index") or 0
-            begun = {"index": number, "delta": {"role": "assistant", "content": None}, "finish_reason": None}
-            known = self._choices.setdefault(number, begun)
-            reason = choice.pop("finish_reason", None) or known["finish_reason"]
-            _merge(known, choice)
-            known["finish_reason"] = reason
+        """Takes the next chunk."""
+        choices = chunk.get("choices") or ()
+        _merge(self._choices, {"choices": [one | {"index": one.get("index") or 0} for one in choices]})
         self._whole |= {name: value for name, value in chunk.items() if value is not None}
 
-    def to_object(self) -> dict[str, Any]:
+    def to_json(self) -> bytes:
         """All of it; nothing can be added any more."""
-        choices = [_joined(self._choices[number]) for number in sorted(self._choices)]
+        choices = sorted(self._choices["choices"], key=lambda choice: int(choice["index"]))
         for choice in choices:
-            choice["message"] = message = choice.pop("delta")
+            message: dict[str, Any] = {"role": "assistant", "content": None}
+            _merge(message, choice.pop("delta", {}))
             for call in message.get("tool_calls") or ():
                 call.pop("index", None)
-        return self._whole | {"object": "chat.completion", "choices": choices}
-
-
-class _Texts(list[str]):
-    """The pieces of a text that grows: to join them each time would take ever longer."""
+            choice |= {"message": message, "finish_reason": choice.get("finish_reason")}
+        encoder = json.JSONEncoder(default=StringIO.getvalue, ensure_ascii=False, separators=(",", ":"))
+        whole = self._whole | {"object": "chat.completion", "choices": choices}
+        return encoder.encode(whole).encode()
 
 
 def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:
-    """Adds a piece to what came before: texts go on, lists grow, and items with an index go on."""
+    """Adds a piece to what came before: texts go on, lists grow, and items with an index go on.
+
+    The last finish_reason counts, as one that more follows was none.
+    """
     for name, value in part.items():
         match whole.get(name), value:
             case None | "", _:
                 whole[name] = value
-            case _Texts() as texts, str(text):
-                texts.append(text)
-            case str(begun), str(text) if name not in _SET_ONCE:
-                whole[name] = _Texts((begun, text))
+            case _, str() if name == "finish_reason":
+                whole[name] = value
+            case StringIO() as text, str():
+                text.write(value)
+            case str(begun), str() if name not in _SET_ONCE:
+                whole[name] = text = StringIO()  # to join the texts each time would take ever longer
+                text.writelines((begun, value))
             case dict(known), dict():
                 _merge(known, value)
             case list(known), list():
                 for item in value:
-                    index = _index(item)
-                    same = () if index is None else [one for one in known if _index(one) == index]
-                    if same:
+                    if same := [one for one in known if _goes_on(one, item)]:
                         _merge(same[0], item)
                     else:
                         known.append(item)
 
 
-def _index(item: Any) -> Any:
-    return item.get("index") if isinstance(item, dict) else None
-
-
-def _joined(value: Any) -> Any:
-    """A value with its growing texts joined, in place."""
-    if isinstance(value, _Texts):
-        return "".join(value)
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            value[name] = _joined(inner)
-    elif isinstance(value, list):
-        value[:] = map(_joined, value)
-    return value
+def _goes_on(known: Any, item: Any) -> bool:
+    """Whether an item of a list goes on with one that is known: both have the same index."""
+    is_both = isinstance(known, dict) and isinstance(item, dict) and "index" in item
+    return is_both and known.get("index") == item["index"] is not None
 
 
 def _is_usage(chunk: Chunk) -> bool:

@@ -72,6 +72,13 @@ async def test_a_whole_one_is_put_together_whatever_its_fields(door: Door, llm: 
     assert (llm.exchanges[0].body["n"], llm.exchanges[0].body["seed"]) == (2, 7)
 
 
+def test_a_field_that_is_a_text_and_then_a_list_stays_a_text():
+    whole = Completion()
+    for part in ("a", "b", [{"type": "text"}], "c"):
+        whole.add({"choices": [{"index": 0, "delta": {"annotations": part}}]})
+    assert json.loads(whole.to_json())["choices"][0]["message"]["annotations"] == "abc"
+
+
 async def test_a_finish_that_more_follows_was_none(door: Door, llm: ScriptedLLM):
     chunks = [delta("a"), delta(finish="stop"), delta("b"), delta(finish="length")]
     llm.play([*events(*chunks, DONE), END])
@@ -103,7 +110,7 @@ def test_to_put_a_long_one_together_takes_no_longer_for_each_chunk():
     for _ in range(100):
         delta, logprobs = {"content": Word("word")}, {"content": Words([dict(token)])}
         whole.add({"id": "c", "choices": [{"index": 0, "delta": delta, "logprobs": logprobs}]})
-    made = whole.to_object()["choices"][0]
+    made = json.loads(whole.to_json())["choices"][0]
     assert made["message"]["content"] == "word" * 100
     assert made["logprobs"]["content"] == [token] * 100
 
