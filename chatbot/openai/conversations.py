@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain, dropwhile, islice
+from itertools import dropwhile, islice
 from typing import Any
 
 from aiohttp import web
@@ -15,7 +15,7 @@ from chatbot.chat.reply_registry import ReplyRegistry
 from chatbot.chat.sessions import Sessions
 from chatbot.errors import ChatError
 from chatbot.ids import new_turn_id
-from chatbot.openai.identifiers import turn_of
+from chatbot.openai.identifiers import place_of
 from chatbot.openai.items import answer_items, message_without, messages_of, refuse, said_items
 from chatbot.openai.requests import read_conversation, read_metadata
 from chatbot.records import DELETED, Session, Turn
@@ -24,6 +24,23 @@ from chatbot.storage.store import Store
 from chatbot.web.answers import json_response
 from chatbot.web.bodies import read_object
 from chatbot.web.logs import SESSION_ID
+
+Object = dict[str, Any]
+
+
+def answered(
+    handle: Callable[[web.Request, Object], Object],
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """A handler of what is done at once: it is given the body of a POST, and returns the answer.
+
+    It is called again if it finds the file locked, so it writes once, and that last.
+    """
+
+    async def handler(request: web.Request) -> web.Response:
+        body = await read_object(request) if request.method == "POST" else {}
+        return json_response(await when_unlocked(lambda: handle(request, body)))
+
+    return handler
 
 
 @dataclass(eq=False)
@@ -48,48 +65,45 @@ class Conversations:
         session = await when_unlocked(lambda: self.sessions.create(metadata))
         request[SESSION_ID] = session.session_id
         await when_unlocked(lambda: self._add(session, messages))
-        return _answer(session)
+        return json_response(_shown(session))
 
-    async def retrieve(self, request: web.Request) -> web.Response:
+    def retrieve(self, request: web.Request, _: Object) -> Object:
         """Handle "GET /v1/conversations/{conversation_id}"."""
-        return _answer(self._open(request))
+        return _shown(self._open(request))
 
-    async def update(self, request: web.Request) -> web.Response:
+    def update(self, request: web.Request, body: Object) -> Object:
         """Handle "POST /v1/conversations/{conversation_id}": replaces the metadata."""
-        metadata = read_metadata(await read_object(request))
-        session = self._open(request)
-        await when_unlocked(lambda: self.store.set_metadata(session.session_id, metadata))
-        return _answer(session._replace(metadata=metadata))
+        metadata, session = read_metadata(body), self._open(request)
+        self.store.set_metadata(session.session_id, metadata)
+        return _shown(session._replace(metadata=metadata))
 
-    async def delete(self, request: web.Request) -> web.Response:
+    def delete(self, request: web.Request, _: Object) -> Object:
         """Handle "DELETE /v1/conversations/{conversation_id}": stops running replies, deletes it."""
         session_id = self._open(request).session_id
-        await when_unlocked(lambda: self.sessions.delete(session_id))
-        return json_response({"id": f"conv_{session_id}", "object": "conversation.deleted", "deleted": True})
+        self.sessions.delete(session_id)
+        return {"id": f"conv_{session_id}", "object": "conversation.deleted", "deleted": True}
 
     # Items
 
-    async def add_items(self, request: web.Request) -> web.Response:
+    def add_items(self, request: web.Request, body: Object) -> Object:
         """Handle "POST /v1/conversations/{conversation_id}/items": adds them, and asks nothing."""
-        messages = messages_of((await read_object(request)).get("items"), "items", self.find_item)
-        turn_id = await when_unlocked(lambda: self._add(self._open(request), messages))
-        items = said_items(messages, turn_id)
-        return json_response(page_of(items, len(items)))
+        messages = messages_of(body.get("items"), "items", self.find_item)
+        items = said_items(messages, self._add(self._open(request), messages))
+        return page_of(items, len(items))
 
     def _add(self, session: Session, messages: tuple[str, ...]) -> str:
         """Stores messages as a turn that has no answer; returns its id."""
         now = int(self.clock() * 1000)
         turn_id = new_turn_id(now)
-        if not messages:
-            return turn_id
-        if self.registry.occupying(session.session_id):
-            raise ChatError("conversation_locked", "A response is being written in this conversation.")
-        self.store.require_space()
-        said = "\n".join(messages)
-        self.store.add_turn(Turn(0, session.session_id, session.current, turn_id, now, now, input=said))
+        if messages:
+            if self.registry.occupying(session.session_id):
+                raise ChatError("conversation_locked", "A response is being written in this conversation.")
+            self.store.require_space()
+            said = "\n".join(messages)
+            self.store.add_turn(Turn(0, session.session_id, session.current, turn_id, now, now, input=said))
         return turn_id
 
-    async def list_items(self, request: web.Request) -> web.Response:
+    def list_items(self, request: web.Request, _: Object) -> Object:
         """Handle "GET /v1/conversations/{conversation_id}/items": a page of the current path."""
         is_up, limit, after = read_cursor(request)
         session = self._open(request)
@@ -98,57 +112,53 @@ class Conversations:
         if not is_up:
             path = self.store.path(session.session_id, session.current, cursor - 1 if cursor else 0)
             turns = map(self.store.turn, path)
-        items = chain.from_iterable(_items_of(turn)[:: -1 if is_up else 1] for turn in turns if turn)
-        return json_response(page_of(items, limit, after))
+        items = (item for turn in turns if turn for item in _items_of(turn)[:: -1 if is_up else 1])
+        return page_of(items, limit, after)
 
-    async def retrieve_item(self, request: web.Request) -> web.Response:
+    def retrieve_item(self, request: web.Request, _: Object) -> Object:
         """Handle "GET /v1/conversations/{conversation_id}/items/{item_id}"."""
-        session_id, item = self._open(request).session_id, request.match_info["item_id"]
-        return json_response(self._find(session_id, item, "item_id")[1])
+        return self._find(self._open(request).session_id, request.match_info["item_id"], "item_id")[1]
 
-    async def delete_item(self, request: web.Request) -> web.Response:
+    def delete_item(self, request: web.Request, _: Object) -> Object:
         """Handle "DELETE /v1/conversations/{conversation_id}/items/{item_id}": that item alone."""
-        session, item = self._open(request), request.match_info["item_id"]
-        await when_unlocked(lambda: self._delete(session.session_id, item))
-        return _answer(session)
-
-    def _delete(self, session_id: str, item_id: str) -> None:
-        turn = self._find(session_id, item_id, "item_id")[0]
+        session = self._open(request)
+        turn, item = self._find(session.session_id, request.match_info["item_id"], "item_id")
+        place, call = place_of(item["id"])[1:]
+        said = turn.messages
         if turn.output is not None:
             *others, newest = answer_items(turn)
-            if newest["id"] != item_id:
+            if newest != item:
                 raise refuse("item_id", "is not the newest of its turn, which was answered")
-            said = [*turn.messages, *messages_of(others, "item_id", self.find_item)]
-            return self.store.drop_output(turn.seq, "\n".join(said))
-        left = [
-            message_without(item_id, line, turn.turn_id, place) for place, line in enumerate(turn.messages, 1)
-        ]
-        if all(message == DELETED for message in left):
-            return self.sessions.splice_out(session_id, turn.seq, turn.parent)
-        return self.store.set_input(turn.seq, "\n".join(left))
+            said += messages_of(others, "item_id", self.find_item)
+            self.store.drop_output(turn.seq, "\n".join(said))
+            return _shown(session)
+        said[place - 1] = message_without(said[place - 1], item["type"], call)
+        if any(line != DELETED for line in said):
+            self.store.set_input(turn.seq, "\n".join(said))
+        else:
+            self.sessions.splice_out(session.session_id, turn.seq, turn.parent)
+        return _shown(session)
 
-    def _find(self, session_id: str | None, item_id: str, param: str) -> tuple[Turn, dict[str, Any]]:
+    def _find(self, session_id: str | None, item_id: str, param: str) -> tuple[Turn, Object]:
         """An item and its turn, of one session or of any that is alive: such an id is as good as a secret."""
-        turn_id = turn_of(item_id)
-        turn = self.store.turn_by_id(turn_id) if turn_id else None
+        turn = self.store.turn_by_id(place_of(item_id)[0])
         if turn and session_id in (None, turn.session_id) and self.sessions.use(turn.session_id):
             for item in _items_of(turn):
                 if item["id"] == item_id:
                     return turn, item
         raise ChatError("not_found", "There is no such item.", param)
 
-    def find_item(self, item_id: str, param: str) -> dict[str, Any]:
+    def find_item(self, item_id: str, param: str) -> Object:
         """The item that another refers to."""
         return self._find(None, item_id, param)[1]
 
 
-def _answer(session: Session) -> web.Response:
+def _shown(session: Session) -> Object:
     known = {"id": f"conv_{session.session_id}", "object": "conversation"}
-    more = {"created_at": session.created_at // 1000, "metadata": json.loads(session.metadata)}
-    return json_response(known | more)
+    return known | {"created_at": session.created_at // 1000, "metadata": json.loads(session.metadata)}
 
 
-def _items_of(turn: Turn) -> list[dict[str, Any]]:
+def _items_of(turn: Turn) -> list[Object]:
     return said_items(turn.messages, turn.turn_id) + answer_items(turn)
 
 
@@ -160,12 +170,12 @@ def read_cursor(request: web.Request) -> tuple[bool, int, str]:
     order, limit = request.query.get("order", "desc"), request.query.get("limit", "20")
     if order not in ("asc", "desc"):
         raise refuse("order", "must be asc or desc")
-    if not re.fullmatch("[0-9]{1,9}", limit) or not 1 <= int(limit) <= 100:
+    if not re.fullmatch("[1-9][0-9]?|100", limit):
         raise refuse("limit", "must be an integer from 1 to 100")
     return order == "desc", int(limit), request.query.get("after", "")
 
 
-def page_of(items: Iterable[dict[str, Any]], limit: int, after: str = "") -> dict[str, Any]:
+def page_of(items: Iterable[Object], limit: int, after: str = "") -> Object:
     """A page of items that come in order: those behind the one with the id `after`, if it is given."""
     if after:
         items = islice(dropwhile(lambda item: item["id"] != after, items), 1, None)

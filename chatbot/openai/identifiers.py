@@ -16,7 +16,7 @@ FIRST_OUTPUT = 0x800
 
 _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
 _CONVERSATION = re.compile(r"conv_([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-_ITEM = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{29})[0-9a-f]{3}(?:[0-9a-f]{2})?")
+_ITEM = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{29})([0-9a-f]{3})([0-9a-f]{2})?")
 
 
 def session_of(conversation: str) -> str | None:
@@ -35,7 +35,8 @@ def item_id(type_: str, turn_id: str, place: int, call: int = 0) -> str:
     return f"{_PREFIXES[type_]}_{turn_id.replace('-', '')[:-3]}{place:03x}" + (f"{call:02x}" if call else "")
 
 
-def turn_of(item: str) -> str | None:
-    """The id of the turn that an item belongs to; None if it is no such id."""
-    found = _ITEM.fullmatch(item)
-    return str(uuid.UUID(f"{found[1]}000")) if found else None
+def place_of(item: str) -> tuple[str, int, int]:
+    """The id of the turn that an item belongs to, its place there, and the call; "" if it is no such id."""
+    if found := _ITEM.fullmatch(item):
+        return str(uuid.UUID(f"{found[1]}000")), int(found[2], 16), int(found[3] or "0", 16)
+    return "", 0, 0

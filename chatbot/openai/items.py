@@ -43,6 +43,11 @@ def require(value: Any, type_: type[T], param: str) -> T:
     raise refuse(param, f"must be {_WORDS[type_]}")
 
 
+def text(value: Mapping[str, Any], name: str, param: str) -> str:
+    """A field of an object that must be a string."""
+    return require(value.get(name), str, f"{param}.{name}")
+
+
 def only(value: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """Those fields alone, if they are there."""
     return {name: value[name] for name in names if value.get(name) is not None}
@@ -84,14 +89,10 @@ def require_calls(messages: Sequence[str], before: Iterable[Turn]) -> None:
 def _add_item(messages: list[dict[str, Any]], item: Any, param: str, find_item: FindItem) -> None:
     type_ = require(item, dict, param).get("type") or ("message" if "role" in item else "item_reference")
     last = messages[-1] if messages else {}
-
-    def text(name: str) -> str:
-        return require(item.get(name), str, f"{param}.{name}")
-
     if type_ == "item_reference":
-        _add_item(messages, find_item(text("id"), f"{param}.id"), param, find_item)
+        _add_item(messages, find_item(text(item, "id", param), f"{param}.id"), param, find_item)
     elif type_ == "message":
-        role = _ROLES.get(text("role"))
+        role = _ROLES.get(text(item, "role", param))
         if not role:
             raise refuse(f"{param}.role", f"must be one of {', '.join(_ROLES)}")
         content = _content(item.get("content"), f"{param}.content")
@@ -102,14 +103,14 @@ def _add_item(messages: list[dict[str, Any]], item: Any, param: str, find_item: 
         else:
             messages.append({"role": role, "content": content})
     elif type_ == "function_call":
-        function = {"name": text("name"), "arguments": text("arguments")}
-        call = {"id": text("call_id"), "type": "function", "function": function}
+        function = {name: text(item, name, param) for name in ("name", "arguments")}
+        call = {"id": text(item, "call_id", param), "type": "function", "function": function}
         if last.get("role") != "assistant":
             messages.append(last := {"role": "assistant", "content": None})
         last.setdefault("tool_calls", []).append(call)
     elif type_ == "function_call_output":
         output = _content(item.get("output"), f"{param}.output")
-        messages.append({"role": "tool", "tool_call_id": text("call_id"), "content": output})
+        messages.append({"role": "tool", "tool_call_id": text(item, "call_id", param), "content": output})
     elif type_ != "reasoning":  # which is never sent back
         raise refuse(f"{param}.type", f"is {type_!r}, which is not served")
 
@@ -126,16 +127,16 @@ def _content(value: object, param: str) -> Any:
 
 def _part(part: Any, param: str) -> dict[str, Any]:
     type_ = require(part, dict, param).get("type")
-
-    def text(name: str) -> str:
-        return require(part.get(name), str, f"{param}.{name}")
-
     if name := _TEXTS.get(str(type_)):
-        return {"type": "text", "text": text(name)}
+        return {"type": "text", "text": text(part, name, param)}
     if type_ == "input_image" and not part.get("file_id"):
-        return {"type": "image_url", "image_url": {"url": text("image_url")} | only(part, "detail")}
+        image = {"url": text(part, "image_url", param)} | only(part, "detail")
+        return {"type": "image_url", "image_url": image}
     if type_ == "input_file" and not part.get("file_id") and not part.get("file_url"):
-        return {"type": "file", "file": only(part, "filename") | {"file_data": text("file_data")}}
+        return {
+            "type": "file",
+            "file": only(part, "filename") | {"file_data": text(part, "file_data", param)},
+        }
     if type_ == "input_audio" and isinstance(part.get("input_audio"), dict):
         return {"type": "input_audio", "input_audio": part["input_audio"]}
     name = next((f".{name}" for name in ("file_id", "file_url") if part.get(name)), ".type")
@@ -177,41 +178,35 @@ def items_of_message(line: str, turn_id: str, place: int) -> list[dict[str, Any]
     return items
 
 
-def message_without(item: str, line: str, turn_id: str, place: int) -> str:
-    """A message (JSON) without the item of this id, DELETED if nothing is left of it.
+def message_without(line: str, type_: str, call: int) -> str:
+    """A message (JSON) without its content or one of its calls, DELETED if nothing is left of it.
 
     A call leaves a null, for the ids of those after it are made of their places.
     """
-    types = {known["id"]: known["type"] for known in items_of_message(line, turn_id, place)}
-    if item not in types:
-        return line
     message = json.loads(line)
-    content = message.get("content") if types[item] == "function_call" else None
-    calls = [
-        None if item_id("function_call", turn_id, place, number) == item else call
-        for number, call in enumerate(message.pop("tool_calls", ()))
-    ]
-    if any(calls):
-        message["tool_calls"] = calls
-    elif content is None:
-        return DELETED
-    return as_json(message | {"content": content})
+    if type_ == "function_call":
+        message["tool_calls"][call] = None
+    else:
+        message["content"] = None
+    if not any(message.get("tool_calls", ())):
+        message.pop("tool_calls", None)
+    return DELETED if message["content"] is None and "tool_calls" not in message else as_json(message)
 
 
 def _parts(content: Any, role: str) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     given: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
     for part in given:
-        if part["type"] == "image_url":
+        if part["type"] == "text" and role == "assistant":
+            parts.append(part_object(TEXT, part["text"]))
+        elif part["type"] == "text":
+            parts.append({"type": "input_text", "text": part["text"]})
+        elif part["type"] == "image_url":
             image = part["image_url"]
             detail = image.get("detail", "auto")
             parts.append({"type": "input_image", "image_url": image["url"], "detail": detail})
         elif part["type"] == "file":
             parts.append({"type": "input_file"} | part["file"])
-        elif part["type"] != "text":
-            parts.append(part)
-        elif role == "assistant":
-            parts.append(part_object(TEXT, part["text"]))
         else:
-            parts.append({"type": "input_text", "text": part["text"]})
+            parts.append(part)
     return parts

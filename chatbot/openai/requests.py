@@ -8,7 +8,7 @@ from typing import Any
 from chatbot.chat.asking import Question
 from chatbot.errors import ChatError
 from chatbot.openai.identifiers import session_of
-from chatbot.openai.items import FindItem, messages_of, only, refuse, require
+from chatbot.openai.items import FindItem, messages_of, only, refuse, require, text
 from chatbot.openai.responses import SETTINGS
 from chatbot.records import as_json
 
@@ -33,19 +33,19 @@ def read_question(body: Mapping[str, Any], find_item: FindItem) -> tuple[Questio
     settings, options = only(given, *SETTINGS, "model"), only(given, *_PASSED_ON)
     _read_tools(given, settings, options)
     _read_text(given.get("text", {}), settings, options)
-    if effort := given.get("reasoning", {}).get("effort"):
-        options["reasoning_effort"] = effort
     settings["reasoning"] = SETTINGS["reasoning"] | given.get("reasoning", {})
+    if effort := settings["reasoning"]["effort"]:
+        options["reasoning_effort"] = effort
     if "max_output_tokens" in given:
         options["max_tokens"] = given["max_output_tokens"]
-    if given.get("service_tier", "auto") not in ("auto", "default"):
+    if given.get("service_tier") not in (None, "auto", "default"):
         options["service_tier"] = given["service_tier"]
-    session_id = read_conversation(given["conversation"]) if "conversation" in given else None
+    session_id = read_conversation(given["conversation"]) if "conversation" in given else ""
+    settings["conversation"] = bool(session_id)
     said = messages_of(given.get("input"), "input", find_item)
     if not said:
         raise refuse("input", "says nothing")
-    settings["conversation"] = session_id is not None
-    question = Question(session_id or "", None, said, options, occupies=session_id is not None)
+    question = Question(session_id, None, said, options, occupies=bool(session_id))
     question.stored, question.detached = given.get("store", True), given.get("background", False)
     question.instructions = given.get("instructions")
     return question, settings
@@ -54,8 +54,7 @@ def read_question(body: Mapping[str, Any], find_item: FindItem) -> tuple[Questio
 def _check(given: Mapping[str, Any]) -> None:
     """Refuses fields of a wrong type, what is not served, and what excludes each other."""
     for name, value in given.items():
-        if name in _TYPES:
-            require(value, _TYPES[name], name)
+        require(value, _TYPES.get(name, type(value)), name)
     for name in _NOT_SERVED:
         if given.get(name):
             raise refuse(name, "is not served")
@@ -70,12 +69,14 @@ def _check(given: Mapping[str, Any]) -> None:
 
 def read_metadata(body: Mapping[str, Any]) -> str:
     """The metadata in a body, as JSON text."""
-    value = body.get("metadata") or {}
-    if not isinstance(value, dict) or len(value) > 16:
-        raise refuse("metadata", "must be an object of at most 16 fields")
-    for name, text in value.items():
-        if not isinstance(text, str) or len(text) > 512 or len(name) > 64:
-            raise refuse("metadata", "must hold strings of at most 512 characters under names of at most 64")
+    value = require(body.get("metadata") or {}, dict, "metadata")
+    is_right = (
+        isinstance(text, str) and len(text) <= 512 and len(name) <= 64 for name, text in value.items()
+    )
+    if len(value) > 16 or not all(is_right):
+        raise refuse(
+            "metadata", "must hold at most 16 strings of at most 512 characters, named with at most 64"
+        )
     return as_json(value)
 
 
@@ -94,15 +95,15 @@ def _read_tools(given: Mapping[str, Any], settings: dict[str, Any], options: dic
     for number, tool in enumerate(tools):
         if not isinstance(tool, dict) or tool.get("type") != "function":
             raise refuse(f"tools[{number}].type", "must be function; no other tools are served")
-        require(tool.get("name"), str, f"tools[{number}].name")
+        text(tool, "name", f"tools[{number}]")
     settings["tools"] = [_FUNCTION | tool for tool in tools]
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         listed = require(choice.get("tools"), list, "tool_choice.tools")
         allowed = [tool.get("name") for tool in listed if isinstance(tool, dict)]
         tools = [tool for tool in tools if tool["name"] in allowed]
         choice = choice.get("mode", "auto")
-    if isinstance(choice, dict) and choice.get("type") == "function" and isinstance(choice.get("name"), str):
-        choice = {"type": "function", "function": {"name": choice["name"]}}
+    if isinstance(choice, dict) and choice.get("type") == "function":
+        choice = {"type": "function", "function": {"name": text(choice, "name", "tool_choice")}}
     elif choice not in ("auto", "none", "required"):
         raise refuse("tool_choice", "must be auto, none, required, or an object for functions")
     if tools:  # LLM servers refuse the others without tools
@@ -113,16 +114,16 @@ def _read_tools(given: Mapping[str, Any], settings: dict[str, Any], options: dic
             options["tool_choice"] = choice
 
 
-def _read_text(text: Mapping[str, Any], settings: dict[str, Any], options: dict[str, Any]) -> None:
-    format_ = text.get("format") or {"type": "text"}
-    type_ = format_.get("type") if isinstance(format_, dict) else None
-    if type_ not in ("text", "json_object", "json_schema"):
-        raise refuse("text.format.type", "must be text, json_schema or json_object")
-    if type_ == "json_schema":
-        schema = only(format_, "name", "description", "schema", "strict")
-        options["response_format"] = {"type": "json_schema", "json_schema": schema}
-        format_ = {"description": None, "strict": False} | format_
-    elif type_ == "json_object":
-        options["response_format"] = {"type": "json_object"}
-    options |= only(text, "verbosity")
-    settings["text"] = {"format": format_, "verbosity": text.get("verbosity") or "medium"}
+def _read_text(given: Mapping[str, Any], settings: dict[str, Any], options: dict[str, Any]) -> None:
+    shape = require(given.get("format") or {"type": "text"}, dict, "text.format")
+    match shape.get("type"):
+        case "json_schema":
+            schema = only(shape, "name", "description", "schema", "strict")
+            options["response_format"] = {"type": "json_schema", "json_schema": schema}
+            shape = {"description": None, "strict": False} | shape
+        case "json_object":
+            options["response_format"] = {"type": "json_object"}
+        case other if other != "text":
+            raise refuse("text.format.type", "must be text, json_schema or json_object")
+    options |= only(given, "verbosity")
+    settings["text"] = {"format": shape, "verbosity": given.get("verbosity") or "medium"}

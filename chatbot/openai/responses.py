@@ -36,10 +36,12 @@ _ERRORS = {
 
 
 class Response:
-    """A reply as this API has it; `settings` says how it was asked."""
+    """A reply as this API has it; `asked` is its question, or the turn that has it, and says how."""
 
-    def __init__(self, source: ReplySource, asked: Question | Turn) -> None:
-        self.source = source
+    def __init__(self, source: ReplySource, asked: Question | Turn | None = None) -> None:
+        asked = asked or (source.question if isinstance(source, Reply) else source.turn)
+        assert asked, "a reply that has ended and is found has a turn"
+        self.source, self.asked = source, asked
         self.id = asked.response_id or ""
         self.settings: dict[str, Any] = json.loads(asked.response or "{}")
         self.is_background = bool(self.settings.get("background"))
@@ -90,13 +92,6 @@ class Response:
         return begun | {"model": source.model or begun["model"], "output": output} | became
 
 
-def asked_of(source: ReplySource) -> Question | Turn:
-    """What has the question of a reply: its turn, of one that may still run the question itself."""
-    asked = source.question if isinstance(source, Reply) else source.turn
-    assert asked, "a reply that has ended and is found has a turn"
-    return asked
-
-
 def failed_response(row: Background) -> Response:
     """A response that was accepted in the background and came to nothing: a turn without an answer."""
     turn = Turn(0, row.session_id, None, "", row.created_at, row.created_at, input=DELETED)
@@ -109,23 +104,20 @@ def failed_response(row: Background) -> Response:
 
 def usage_object(text: str) -> dict[str, Any] | None:
     """The LLM's usage in this API's words; None if it does not count the prompt and the answer."""
-
-    def count(*names: str) -> int | None:
-        value = json.loads(text)
-        for name in names:
-            value = value.get(name) if isinstance(value, dict) else None
-        return value if isinstance(value, int) else None
-
-    sent, said = count("prompt_tokens"), count("completion_tokens")
-    if sent is None or said is None:
+    usage = json.loads(text)
+    sent, said = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not isinstance(sent, int) or not isinstance(said, int):
         return None
-    kinds = ("cached_tokens", "cache_write_tokens")
+
+    def details(of: str, *names: str) -> dict[str, int]:
+        found = usage.get(f"{of}_tokens_details")
+        known = found if isinstance(found, dict) else {}
+        return {name: known[name] if isinstance(known.get(name), int) else 0 for name in names}
+
     return {
         "input_tokens": sent,
-        "input_tokens_details": {kind: count("prompt_tokens_details", kind) or 0 for kind in kinds},
+        "input_tokens_details": details("prompt", "cached_tokens", "cache_write_tokens"),
         "output_tokens": said,
-        "output_tokens_details": {
-            "reasoning_tokens": count("completion_tokens_details", "reasoning_tokens") or 0
-        },
+        "output_tokens_details": details("completion", "reasoning_tokens"),
         "total_tokens": sent + said,
     }

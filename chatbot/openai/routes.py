@@ -18,14 +18,14 @@ from chatbot.config import Config
 from chatbot.errors import ChatError
 from chatbot.ids import new_session_id
 from chatbot.llm.client import LLM
-from chatbot.openai.conversations import Conversations, page_of, read_cursor
+from chatbot.openai.conversations import Conversations, Object, answered, page_of, read_cursor
 from chatbot.openai.events import ResponseEncoder
 from chatbot.openai.identifiers import new_response_id
 from chatbot.openai.items import refuse, require_calls, said_items
 from chatbot.openai.relay import Relay
 from chatbot.openai.requests import read_question
-from chatbot.openai.responses import SETTINGS, Response, asked_of, failed_response
-from chatbot.records import Session, Turn, as_json
+from chatbot.openai.responses import SETTINGS, Response, failed_response
+from chatbot.records import Session, as_json
 from chatbot.storage.database import when_unlocked
 from chatbot.storage.store import Store
 from chatbot.web.answers import json_response
@@ -56,18 +56,18 @@ class OpenAIDoor:
         response = "/v1/responses/{response_id}"
         router.add_post("/v1/responses", self.create)
         router.add_get(response, self.retrieve, allow_head=False)
-        router.add_delete(response, self.delete)
+        router.add_delete(response, answered(self.delete))
         router.add_post(f"{response}/cancel", self.cancel)
-        router.add_get(f"{response}/input_items", self.list_input)
+        router.add_get(f"{response}/input_items", answered(self.list_input))
         conversation = "/v1/conversations/{conversation_id}"
         router.add_post("/v1/conversations", conversations.create)
-        router.add_get(conversation, conversations.retrieve)
-        router.add_post(conversation, conversations.update)
-        router.add_delete(conversation, conversations.delete)
-        router.add_post(f"{conversation}/items", conversations.add_items)
-        router.add_get(f"{conversation}/items", conversations.list_items)
-        router.add_get(f"{conversation}/items/{{item_id}}", conversations.retrieve_item)
-        router.add_delete(f"{conversation}/items/{{item_id}}", conversations.delete_item)
+        router.add_get(conversation, answered(conversations.retrieve))
+        router.add_post(conversation, answered(conversations.update))
+        router.add_delete(conversation, answered(conversations.delete))
+        router.add_post(f"{conversation}/items", answered(conversations.add_items))
+        router.add_get(f"{conversation}/items", answered(conversations.list_items))
+        router.add_get(f"{conversation}/items/{{item_id}}", answered(conversations.retrieve_item))
+        router.add_delete(f"{conversation}/items/{{item_id}}", answered(conversations.delete_item))
 
     # Beginning one
 
@@ -77,7 +77,7 @@ class OpenAIDoor:
         asked, settings = read_question(body, self._conversations.find_item)
         source, headers = await when_unlocked(lambda: self._begin(request, asked, settings, body))
         request[REPLY] = source
-        response = Response(source, asked_of(source))
+        response = Response(source)
         if body.get("stream"):
             return await self._stream(request, response, -1, headers)
         if not response.is_background:
@@ -134,7 +134,7 @@ class OpenAIDoor:
     def _find(self, response_id: str, param: str = "response_id") -> Response:
         """A response by its id, whatever became of it."""
         if reply := self.registry.by_response(response_id):
-            return Response(reply, reply.question)
+            return Response(reply)
         turn = self.store.turn_by_response(response_id)
         if turn and turn.output is not None:  # its items may be deleted one by one
             self._open(turn.session_id, param)
@@ -167,37 +167,33 @@ class OpenAIDoor:
         await until_ended(response.source)
         return json_response(response.to_object())
 
-    async def delete(self, request: web.Request) -> web.StreamResponse:
+    def delete(self, request: web.Request, _: Object) -> Object:
         """Handle "DELETE /v1/responses/{response_id}": it can be read no more.
 
         Nothing is missing from a conversation by that. Outside of one its turn goes too, if none follows it.
         """
         response = self._find(request.match_info["response_id"])
-        source = response.source
-        if isinstance(source, Reply) and not source.turn:
-            source.discard(ChatError("not_found", "The response was deleted.", "response_id"))
-        await when_unlocked(lambda: self._forget(response, source.turn))
-        return json_response({"id": response.id, "object": "response", "deleted": True})
-
-    def _forget(self, response: Response, turn: Turn | None) -> None:
+        source, turn = response.source, response.source.turn
         self.store.drop_background(response.id)
-        if turn is None or not turn.seq:
-            return
-        running = self.registry.replies_in(turn.session_id)
-        is_followed = any(reply.question.parent == turn.seq for reply in running)
-        if response.has_conversation or is_followed or self.store.children(turn.session_id, turn.seq):
-            self.store.forget_response(turn.seq)
-        else:
-            self.store.rewind(turn.session_id, turn)
+        if isinstance(source, Reply) and not turn:
+            source.discard(ChatError("not_found", "The response was deleted.", "response_id"))
+        if turn and turn.seq:
+            running = self.registry.replies_in(turn.session_id)
+            is_followed = any(reply.question.parent == turn.seq for reply in running)
+            if response.has_conversation or is_followed or self.store.children(turn.session_id, turn.seq):
+                self.store.forget_response(turn.seq)
+            else:
+                self.store.rewind(turn.session_id, turn)
+        return {"id": response.id, "object": "response", "deleted": True}
 
-    async def list_input(self, request: web.Request) -> web.StreamResponse:
+    def list_input(self, request: web.Request, _: Object) -> Object:
         """Handle "GET /v1/responses/{response_id}/input_items": what was said to it."""
         is_newest_first, limit, after = read_cursor(request)
         response = self._find(request.match_info["response_id"])
-        asked = asked_of(response.source)
+        asked = response.asked
         said = asked.input if isinstance(asked, Question) else asked.messages
         items = said_items(said, response.source.message_id)[:: -1 if is_newest_first else 1]
-        return json_response(page_of(items, limit, after))
+        return page_of(items, limit, after)
 
     async def _stream(
         self, request: web.Request, response: Response, after: int, headers: dict[str, str]
