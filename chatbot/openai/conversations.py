@@ -13,8 +13,10 @@ from aiohttp import web
 
 from chatbot.chat.reply_registry import ReplyRegistry
 from chatbot.chat.sessions import Sessions
+from chatbot.config import Config
 from chatbot.errors import ChatError
 from chatbot.ids import new_turn_id
+from chatbot.llm.client import LLM
 from chatbot.openai.identifiers import place_of
 from chatbot.openai.items import answer_items, message_without, messages_of, refuse, said_items
 from chatbot.openai.requests import read_conversation, read_metadata
@@ -45,19 +47,21 @@ def answered(
 
 @dataclass(eq=False)
 class Conversations:
-    """The handlers of conversations and of their items, and what they need."""
+    """The handlers of conversations and of their items, and what all handlers of this door need."""
 
+    config: Config
     store: Store
     registry: ReplyRegistry
     sessions: Sessions
+    llm: LLM
     clock: Callable[[], float]
 
-    def _open(self, request: web.Request) -> Session:
+    def _conversation(self, request: web.Request) -> Session:
         session = self.sessions.use(read_conversation(request.match_info["conversation_id"]))
         request[SESSION_ID] = session.session_id
         return session
 
-    async def create(self, request: web.Request) -> web.Response:
+    async def create_conversation(self, request: web.Request) -> web.Response:
         """Handle "POST /v1/conversations": a new one, with items or without."""
         body = await read_object(request)
         messages = messages_of(body.get("items") or [], "items", self.find_item)
@@ -67,19 +71,19 @@ class Conversations:
         await when_unlocked(lambda: self._add(session, messages))
         return json_response(_shown(session))
 
-    def retrieve(self, request: web.Request, _: Object) -> Object:
+    def retrieve_conversation(self, request: web.Request, _: Object) -> Object:
         """Handle "GET /v1/conversations/{conversation_id}"."""
-        return _shown(self._open(request))
+        return _shown(self._conversation(request))
 
-    def update(self, request: web.Request, body: Object) -> Object:
+    def update_conversation(self, request: web.Request, body: Object) -> Object:
         """Handle "POST /v1/conversations/{conversation_id}": replaces the metadata."""
-        metadata, session = read_metadata(body), self._open(request)
+        metadata, session = read_metadata(body), self._conversation(request)
         self.store.set_metadata(session.session_id, metadata)
         return _shown(session._replace(metadata=metadata))
 
-    def delete(self, request: web.Request, _: Object) -> Object:
+    def delete_conversation(self, request: web.Request, _: Object) -> Object:
         """Handle "DELETE /v1/conversations/{conversation_id}": stops running replies, deletes it."""
-        session_id = self._open(request).session_id
+        session_id = self._conversation(request).session_id
         self.sessions.delete(session_id)
         return {"id": f"conv_{session_id}", "object": "conversation.deleted", "deleted": True}
 
@@ -88,7 +92,7 @@ class Conversations:
     def add_items(self, request: web.Request, body: Object) -> Object:
         """Handle "POST /v1/conversations/{conversation_id}/items": adds them, and asks nothing."""
         messages = messages_of(body.get("items"), "items", self.find_item)
-        items = said_items(messages, self._add(self._open(request), messages))
+        items = said_items(messages, self._add(self._conversation(request), messages))
         return page_of(items, len(items))
 
     def _add(self, session: Session, messages: tuple[str, ...]) -> str:
@@ -96,18 +100,23 @@ class Conversations:
         now = int(self.clock() * 1000)
         turn_id = new_turn_id(now)
         if messages:
-            if self.registry.occupying(session.session_id):
-                raise ChatError("conversation_locked", "A response is being written in this conversation.")
+            self.require_unlocked(session.session_id)
             self.store.require_space()
             said = "\n".join(messages)
             self.store.add_turn(Turn(0, session.session_id, session.current, turn_id, now, now, input=said))
         return turn_id
 
+    def require_unlocked(self, session_id: str) -> None:
+        """Raises ChatError("conversation_locked") while a response is written that goes on from its end."""
+        if self.registry.occupying(session_id):
+            message = "A response is being written in this conversation."
+            raise ChatError("conversation_locked", message, "conversation")
+
     def list_items(self, request: web.Request, _: Object) -> Object:
         """Handle "GET /v1/conversations/{conversation_id}/items": a page of the current path."""
         is_up, limit, after = read_cursor(request)
-        session = self._open(request)
-        cursor = self._find(session.session_id, after, "after")[0].seq if after else None
+        session = self._conversation(request)
+        cursor = self._find_item(session.session_id, after, "after")[0].seq if after else None
         turns: Iterable[Turn | None] = self.store.path_up(session.session_id, cursor or session.current)
         if not is_up:
             path = self.store.path(session.session_id, session.current, cursor - 1 if cursor else 0)
@@ -117,12 +126,11 @@ class Conversations:
 
     def retrieve_item(self, request: web.Request, _: Object) -> Object:
         """Handle "GET /v1/conversations/{conversation_id}/items/{item_id}"."""
-        return self._find(self._open(request).session_id, request.match_info["item_id"], "item_id")[1]
+        return self._item(request)[2]
 
     def delete_item(self, request: web.Request, _: Object) -> Object:
         """Handle "DELETE /v1/conversations/{conversation_id}/items/{item_id}": that item alone."""
-        session = self._open(request)
-        turn, item = self._find(session.session_id, request.match_info["item_id"], "item_id")
+        session, turn, item = self._item(request)
         place, call = place_of(item["id"])[1:]
         said = turn.messages
         if turn.output is not None:
@@ -139,7 +147,11 @@ class Conversations:
             self.sessions.splice_out(session.session_id, turn.seq, turn.parent)
         return _shown(session)
 
-    def _find(self, session_id: str | None, item_id: str, param: str) -> tuple[Turn, Object]:
+    def _item(self, request: web.Request) -> tuple[Session, Turn, Object]:
+        session = self._conversation(request)
+        return session, *self._find_item(session.session_id, request.match_info["item_id"], "item_id")
+
+    def _find_item(self, session_id: str | None, item_id: str, param: str) -> tuple[Turn, Object]:
         """An item and its turn, of one session or of any that is alive: such an id is as good as a secret."""
         turn = self.store.turn_by_id(place_of(item_id)[0])
         if turn and session_id in (None, turn.session_id) and self.sessions.use(turn.session_id):
@@ -150,7 +162,7 @@ class Conversations:
 
     def find_item(self, item_id: str, param: str) -> Object:
         """The item that another refers to."""
-        return self._find(None, item_id, param)[1]
+        return self._find_item(None, item_id, param)[1]
 
 
 def _shown(session: Session) -> Object:

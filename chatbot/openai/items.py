@@ -30,6 +30,12 @@ _WORDS: Mapping[type, str] = {
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _TEXTS = dict.fromkeys(("input_text", "output_text", "summary_text", "text"), "text") | {"refusal": "refusal"}
 
+_PARTS = {
+    # of a part: its type in chat-completions, the field that it must have, its name there, and one more field
+    "input_image": ("image_url", "image_url", "url", "detail"),
+    "input_file": ("file", "file_data", "file_data", "filename"),
+}
+
 
 def refuse(param: str, message: str) -> ChatError:
     """What a client is sent whose request is wrong at a place."""
@@ -126,21 +132,16 @@ def _content(value: object, param: str) -> Any:
 
 
 def _part(part: Any, param: str) -> dict[str, Any]:
-    type_ = require(part, dict, param).get("type")
-    if name := _TEXTS.get(str(type_)):
+    type_ = str(require(part, dict, param).get("type"))
+    if name := _TEXTS.get(type_):
         return {"type": "text", "text": text(part, name, param)}
-    if type_ == "input_image" and not part.get("file_id"):
-        image = {"url": text(part, "image_url", param)} | only(part, "detail")
-        return {"type": "image_url", "image_url": image}
-    if type_ == "input_file" and not part.get("file_id") and not part.get("file_url"):
-        return {
-            "type": "file",
-            "file": only(part, "filename") | {"file_data": text(part, "file_data", param)},
-        }
+    elsewhere = next((name for name in ("file_id", "file_url") if part.get(name)), "")
+    if type_ in _PARTS and not elsewhere:
+        name, needed, inner, more = _PARTS[type_]
+        return {"type": name, name: {inner: text(part, needed, param)} | only(part, more)}
     if type_ == "input_audio" and isinstance(part.get("input_audio"), dict):
         return {"type": "input_audio", "input_audio": part["input_audio"]}
-    name = next((f".{name}" for name in ("file_id", "file_url") if part.get(name)), ".type")
-    raise refuse(param + name, "is not served")
+    raise refuse(f"{param}.{elsewhere or 'type'}", "is not served")
 
 
 # From messages to items

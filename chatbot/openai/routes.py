@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
 from chatbot.chat.asking import Question
 from chatbot.chat.reply import Reply
-from chatbot.chat.reply_registry import ReplyRegistry
 from chatbot.chat.reply_source import ReplySource
-from chatbot.chat.sessions import Sessions
-from chatbot.config import Config
 from chatbot.errors import ChatError
 from chatbot.ids import new_session_id
-from chatbot.llm.client import LLM
 from chatbot.openai.conversations import Conversations, Object, answered, page_of, read_cursor
 from chatbot.openai.events import ResponseEncoder
 from chatbot.openai.identifiers import new_response_id
@@ -27,30 +22,18 @@ from chatbot.openai.requests import read_question
 from chatbot.openai.responses import SETTINGS, Response, failed_response
 from chatbot.records import Session, as_json
 from chatbot.storage.database import when_unlocked
-from chatbot.storage.store import Store
 from chatbot.web.answers import json_response
 from chatbot.web.bodies import read_idempotency_key, read_object
 from chatbot.web.logs import REPLY, SESSION_ID
 from chatbot.web.streaming import StreamListener, stream, until_ended
 
 
-@dataclass(eq=False)
-class OpenAIDoor:
-    """The handlers of responses; those of conversations and of the relay have classes of their own."""
-
-    config: Config
-    store: Store
-    registry: ReplyRegistry
-    sessions: Sessions
-    llm: LLM
-    clock: Callable[[], float]
-
-    def __post_init__(self) -> None:
-        self._conversations = Conversations(self.store, self.registry, self.sessions, self.clock)
+class OpenAIDoor(Conversations):
+    """The handlers of responses, beside those of conversations; the relay has a class of its own."""
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Registers everything under /v1."""
-        relay, conversations = Relay(self.config, self.store, self.llm), self._conversations
+        relay = Relay(self.config, self.store, self.llm)
         router.add_get("/v1/models", relay.models)
         router.add_post("/v1/chat/completions", relay.complete)
         response = "/v1/responses/{response_id}"
@@ -60,21 +43,21 @@ class OpenAIDoor:
         router.add_post(f"{response}/cancel", self.cancel)
         router.add_get(f"{response}/input_items", answered(self.list_input))
         conversation = "/v1/conversations/{conversation_id}"
-        router.add_post("/v1/conversations", conversations.create)
-        router.add_get(conversation, answered(conversations.retrieve))
-        router.add_post(conversation, answered(conversations.update))
-        router.add_delete(conversation, answered(conversations.delete))
-        router.add_post(f"{conversation}/items", answered(conversations.add_items))
-        router.add_get(f"{conversation}/items", answered(conversations.list_items))
-        router.add_get(f"{conversation}/items/{{item_id}}", answered(conversations.retrieve_item))
-        router.add_delete(f"{conversation}/items/{{item_id}}", answered(conversations.delete_item))
+        router.add_post("/v1/conversations", self.create_conversation)
+        router.add_get(conversation, answered(self.retrieve_conversation))
+        router.add_post(conversation, answered(self.update_conversation))
+        router.add_delete(conversation, answered(self.delete_conversation))
+        router.add_post(f"{conversation}/items", answered(self.add_items))
+        router.add_get(f"{conversation}/items", answered(self.list_items))
+        router.add_get(f"{conversation}/items/{{item_id}}", answered(self.retrieve_item))
+        router.add_delete(f"{conversation}/items/{{item_id}}", answered(self.delete_item))
 
     # Beginning one
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /v1/responses": says something and gets the response, whole, streamed, or later."""
         body = await read_object(request)
-        asked, settings = read_question(body, self._conversations.find_item)
+        asked, settings = read_question(body, self.find_item)
         source, headers = await when_unlocked(lambda: self._begin(request, asked, settings, body))
         request[REPLY] = source
         response = Response(source)
@@ -102,9 +85,8 @@ class OpenAIDoor:
         if known := self.registry.known(key, request_hash):
             return known, {"Idempotent-Replayed": "true"}
         require_calls(asked.input, self.store.path_up(session_id, parent))
-        if asked.occupies and self.registry.occupying(session_id):
-            message = "Another response is being written in this conversation."
-            raise ChatError("conversation_locked", message, "conversation")
+        if asked.occupies:
+            self.require_unlocked(session_id)
         self.registry.admit(session_id, occupies=False)
         if asked.stored and not session_id:
             request[SESSION_ID] = session_id = self.sessions.create("{}").session_id
