@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import NamedTuple
 
 REASONING, TEXT, REFUSAL, CALL = "reasoning", "text", "refusal", "call"
@@ -10,6 +11,9 @@ REASONING, TEXT, REFUSAL, CALL = "reasoning", "text", "refusal", "call"
 
 FIELDS = {TEXT: "content", REASONING: "reasoning_content", REFUSAL: "refusal"}
 """The fields of a message or a delta in which the kinds of text stand, as we write them."""
+
+CUT = re.compile(r"^cancelled$|length|filter|max_tokens|context_window|safety|sensitive|prohibit", re.I)
+"""Finds the finish reasons of an answer that was cut: ours, and those that LLMs have for it."""
 
 DELETED = "null"
 """Stands in a turn's input in place of a message that was deleted alone."""

@@ -13,11 +13,10 @@ from collections.abc import Container, Iterator, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from chatbot.records import DELETED, Turn, as_json
+from chatbot.records import CUT, DELETED, Turn, as_json
 
 _ROLE = re.compile(r'\{"role":"([a-z]+)"')
 _NOTHING = tuple(as_json({"role": "assistant", "content": content}) for content in (None, ""))
-_CUT = ("cancelled", "length")
 
 
 def role_of(message: str) -> str:
@@ -105,6 +104,16 @@ def _with_outputs(text: str, outputs: Container[str], answered: Turn | None) -> 
 
 
 def _whole_calls(message: dict[str, Any], answered: Turn | None) -> list[Any]:
-    """A message's calls but the last of an answer that was cut: the cut went through it."""
+    """A message's calls but those that the cut of an answer went through: the last, and any half-written."""
     calls = [call for call in message.get("tool_calls") or () if call]  # null: it was deleted alone
-    return calls[:-1] if answered and answered.finish_reason in _CUT else calls
+    if answered and CUT.search(answered.finish_reason or ""):
+        return [call for call in calls[:-1] if _is_json(call["function"]["arguments"])]
+    return calls
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

@@ -16,12 +16,11 @@ from chatbot.llm.delta import OUR_FIELDS, CallReader, parts, reasoning_in
 from chatbot.llm.fast_path import FastPath
 from chatbot.llm.json_text import dump, one_line, parse, usage_text, valid
 from chatbot.llm.think_tags import ThinkTags
-from chatbot.records import CALL, FIELDS, REASONING, REFUSAL, TEXT, Chunk, Piece
+from chatbot.records import CALL, CUT, FIELDS, REASONING, REFUSAL, TEXT, Chunk, Piece
 
 MAX_HELD = 64
 """How many chunks that say nothing are kept after a finish_reason."""
 
-_CUT_FINISHES = re.compile(r"length|filter|max_tokens|context_window|safety|sensitive|prohibit", re.I)
 _FAILED_FINISHES = re.compile(
     # OpenRouter, vLLM, Zhipu, Moonshot, DeepSeek's insufficient_system_resource, Gemini's MALFORMED_…, Cohere
     r"error|abort|overload|network|fail|time_?out|crash|unavailable|insufficient|exception|disconnect|malformed"
@@ -163,7 +162,7 @@ class ChunkReader:
         if not self._is_relay and not self._kinds & {TEXT, REFUSAL, CALL}:
             if too_long.is_full(self._spent, self.finish_reason, self._context_size):
                 raise errors.full_context()
-            if not self._kinds or not _CUT_FINISHES.search(self.finish_reason):
+            if not self._kinds or not CUT.search(self.finish_reason):
                 is_filtered = re.search("filter|safety", self.finish_reason, re.I)
                 raise errors.ours("filtered" if is_filtered else "empty", self.finish_reason)
         held, self._held = self._held, []

@@ -15,9 +15,9 @@ from typing import Any
 
 from chatbot.chat.reply_source import ReplySource
 from chatbot.errors import ChatError
-from chatbot.openai.output import CUT, KINDS, Item, Outline, part_object
+from chatbot.openai.output import KINDS, Item, Outline, part_object
 from chatbot.openai.responses import Response
-from chatbot.records import CALL, Chunk, Piece, as_json
+from chatbot.records import CALL, CUT, Chunk, Piece, as_json
 from chatbot.web.backpressure import MAX_UNSENT
 
 CATCH_UP_CHUNKS = 256
@@ -76,7 +76,7 @@ class ResponseEncoder:
     def ending(self, source: ReplySource, offset: int, *, live: bool) -> bytes:
         """What ends the stream of a reply that was stored."""
         for item in self._outline.items:
-            is_cut = source.finish_reason in CUT and item is self._outline.current
+            is_cut = CUT.search(source.finish_reason or "") and item is self._outline.current
             self._close(item, "incomplete" if is_cut else "completed")
         return self._end(self._response.to_object())
 

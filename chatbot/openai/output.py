@@ -13,17 +13,9 @@ from typing import Any, NamedTuple
 
 from chatbot.chat.reply_log import ReplyLog, Run
 from chatbot.openai.identifiers import FIRST_OUTPUT, item_id
-from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead, Piece
+from chatbot.records import CALL, CUT, REASONING, REFUSAL, TEXT, CallHead, Piece
 
-CUT = {
-    # finish_reason: the status of such a response, and what its incomplete_details call it
-    "length": ("incomplete", "max_output_tokens"),
-    "content_filter": ("incomplete", "content_filter"),
-    "cancelled": ("cancelled", None),
-}
-"""The answers that were cut; all others are completed."""
-
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\]|\.)*"?', re.DOTALL)
 
 
 class Kind(NamedTuple):
@@ -104,6 +96,14 @@ class Outline:
         return item
 
 
+def status_of(finish_reason: str) -> tuple[str, str | None]:
+    """The status of a response that ended so, and what its incomplete_details call it."""
+    if finish_reason == "cancelled" or not CUT.search(finish_reason):
+        return "cancelled" if finish_reason == "cancelled" else "completed", None
+    is_full = re.search("length|max_tokens|context_window", finish_reason, re.I)
+    return "incomplete", "max_output_tokens" if is_full else "content_filter"
+
+
 def part_object(kind: str, text: str) -> dict[str, Any]:
     """A part of a message or of reasoning as this API has it."""
     kind_ = KINDS[kind]
@@ -116,7 +116,9 @@ def items_of(log: ReplyLog, message_id: str, finish_reason: str | None) -> list[
     outline = Outline(message_id)
     for number, run in enumerate(log.runs):
         outline.turn_to(run).runs.append(number)
-    last = "in_progress" if finish_reason is None else "incomplete" if finish_reason in CUT else "completed"
+    last = "in_progress"
+    if finish_reason is not None:
+        last = "incomplete" if CUT.search(finish_reason) else "completed"
     return [item.to_object(last if item is outline.current else "completed", log) for item in outline.items]
 
 

@@ -10,7 +10,7 @@ from chatbot.chat.reply import Reply
 from chatbot.chat.reply_source import ReplySource
 from chatbot.chat.stored_reply import StoredReply, StoredTurns
 from chatbot.errors import ChatError
-from chatbot.openai.output import CUT, items_of
+from chatbot.openai.output import items_of, status_of
 from chatbot.records import DELETED, Turn
 from chatbot.storage.store import Background
 
@@ -51,7 +51,7 @@ class Response:
         """The response object, as far as the reply has come."""
         source, turn = self.source, self.source.turn
         if turn and turn.finish_reason:
-            status, reason = CUT.get(turn.finish_reason, ("completed", None))
+            status, reason = status_of(turn.finish_reason)
             return self._with_output(
                 status,
                 turn.finish_reason,

@@ -54,11 +54,18 @@ def test_an_output_without_its_call_is_left_out() -> None:
     assert flat(late, tool("a"), Q) == [Q, Q, A, Q], "another turn stands between them"
 
 
-@pytest.mark.parametrize("finish_reason", ["cancelled", "length"])
+@pytest.mark.parametrize("finish_reason", ["cancelled", "length", "MAX_TOKENS", "content_filter"])
 def test_a_call_that_was_cut_is_never_sent(finish_reason: str) -> None:
     turn = make_turn(1, [Q], assistant("x", "a", "b"), finish_reason=finish_reason)
     assert flat([turn], tool("a"), tool("b")) == [Q, assistant("x", "a"), tool("a")]
     assert open_calls(turn) == ["a"]
+
+
+def test_of_calls_written_by_turns_a_cut_leaves_those_that_are_whole() -> None:
+    output = assistant("x", "a", "b", "c").replace('"arguments":"{}"', '"arguments":"{\\"q\\":"', 1)
+    turn = make_turn(1, [Q], output, finish_reason="cancelled")
+    assert open_calls(turn) == ["b"]
+    assert flat([turn], tool("a"), tool("b")) == [Q, assistant("x", "b"), tool("b")]
 
 
 def test_the_calls_that_wait_for_outputs() -> None:

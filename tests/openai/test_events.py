@@ -94,6 +94,8 @@ def test_one_call_is_done_before_the_next_begins():
         ("tool_calls", "response.completed", "completed", None),
         ("length", "response.incomplete", "incomplete", {"reason": "max_output_tokens"}),
         ("content_filter", "response.incomplete", "incomplete", {"reason": "content_filter"}),
+        ("MAX_TOKENS", "response.incomplete", "incomplete", {"reason": "max_output_tokens"}),
+        ("SAFETY", "response.incomplete", "incomplete", {"reason": "content_filter"}),
         ("cancelled", "response.completed", "cancelled", None),
     ],
 )
