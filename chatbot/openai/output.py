@@ -15,7 +15,7 @@ from chatbot.chat.reply_log import ReplyLog, Run
 from chatbot.openai.identifiers import FIRST_OUTPUT, item_id
 from chatbot.records import CALL, CUT, REASONING, REFUSAL, TEXT, CallHead, Piece
 
-_STRING = re.compile(r'"(?:[^"\]|\.)*"?', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 class Kind(NamedTuple):

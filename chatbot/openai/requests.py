@@ -33,12 +33,10 @@ def read_question(body: Mapping[str, Any], find_item: FindItem) -> tuple[Questio
     settings, options = only(given, *SETTINGS, "model"), only(given, *_PASSED_ON)
     _read_tools(given, settings, options)
     _read_text(given.get("text", {}), settings, options)
-    settings["reasoning"] = SETTINGS["reasoning"] | given.get("reasoning", {})
-    if effort := settings["reasoning"]["effort"]:
-        options["reasoning_effort"] = effort
-    if "max_output_tokens" in given:
-        options["max_tokens"] = given["max_output_tokens"]
-    if given.get("service_tier") not in (None, "auto", "default"):
+    reasoning = settings["reasoning"] = SETTINGS["reasoning"] | given.get("reasoning", {})
+    renamed = {"reasoning_effort": reasoning["effort"], "max_tokens": given.get("max_output_tokens")}
+    options |= only(renamed, *renamed)
+    if given.get("service_tier", "auto") not in ("auto", "default"):
         options["service_tier"] = given["service_tier"]
     session_id = read_conversation(given["conversation"]) if "conversation" in given else ""
     settings["conversation"] = bool(session_id)
@@ -98,10 +96,11 @@ def _read_tools(given: Mapping[str, Any], settings: dict[str, Any], options: dic
         text(tool, "name", f"tools[{number}]")
     settings["tools"] = [_FUNCTION | tool for tool in tools]
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        settings["tool_choice"] = choice = {"mode": "auto"} | choice
         listed = require(choice.get("tools"), list, "tool_choice.tools")
         allowed = [tool.get("name") for tool in listed if isinstance(tool, dict)]
         tools = [tool for tool in tools if tool["name"] in allowed]
-        choice = choice.get("mode", "auto")
+        choice = choice["mode"]
     if isinstance(choice, dict) and choice.get("type") == "function":
         choice = {"type": "function", "function": {"name": text(choice, "name", "tool_choice")}}
     elif choice not in ("auto", "none", "required"):
@@ -116,14 +115,16 @@ def _read_tools(given: Mapping[str, Any], settings: dict[str, Any], options: dic
 
 def _read_text(given: Mapping[str, Any], settings: dict[str, Any], options: dict[str, Any]) -> None:
     shape = require(given.get("format") or {"type": "text"}, dict, "text.format")
-    match shape.get("type"):
-        case "json_schema":
-            schema = only(shape, "name", "description", "schema", "strict")
-            options["response_format"] = {"type": "json_schema", "json_schema": schema}
-            shape = {"description": None, "strict": False} | shape
-        case "json_object":
-            options["response_format"] = {"type": "json_object"}
-        case other if other != "text":
-            raise refuse("text.format.type", "must be text, json_schema or json_object")
+    type_ = shape.get("type")
+    if type_ not in ("text", "json_object", "json_schema"):
+        raise refuse("text.format.type", "must be text, json_schema or json_object")
+    if type_ != "text":
+        options["response_format"] = {"type": type_}
+    if type_ == "json_schema":
+        text(shape, "name", "text.format")
+        require(shape.get("schema"), dict, "text.format.schema")
+        schema = only(shape, "name", "description", "schema", "strict")
+        options["response_format"]["json_schema"] = schema
+        shape = {"type": type_, "description": None, "strict": False} | schema
     options |= only(given, "verbosity")
     settings["text"] = {"format": shape, "verbosity": given.get("verbosity") or "medium"}

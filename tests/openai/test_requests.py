@@ -47,6 +47,8 @@ def _said(part: dict[str, Any]) -> dict[str, Any]:
         ("metadata", {"metadata": {"a": 1}}),
         ("metadata", {"metadata": {str(n): "" for n in range(17)}}),
         ("text.format.type", {"text": {"format": {"type": "grammar"}}}),
+        ("text.format.name", {"text": {"format": {"type": "json_schema", "schema": {}}}}),
+        ("text.format.schema", {"text": {"format": {"type": "json_schema", "name": "n"}}}),
         ("previous_response_id", {"previous_response_id": 1}),
         ("previous_response_id", {"previous_response_id": "resp_1", "conversation": "conv_1"}),
         ("conversation", {"conversation": 1}),
