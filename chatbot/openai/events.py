@@ -93,7 +93,7 @@ class ResponseEncoder:
     def _end(self, response: dict[str, Any]) -> bytes:
         status = response["status"]
         self._event(status if status in ("failed", "incomplete") else "completed", response=response)
-        return self._taken()
+        return self._taken() + b"data: [DONE]\n\n"
 
     def _event(self, name: str, /, **fields: Any) -> None:
         """An event without characters at this place, unless the client has it."""

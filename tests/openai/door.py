@@ -51,11 +51,15 @@ class EventStream:
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.response = response
         self.comments = 0
+        self.is_done = False
 
     async def event(self) -> Any:
         """The next event; None at the end."""
         while line := await self.response.content.readline():
-            if line.startswith(b"data: "):
+            if line == b"data: [DONE]\n":
+                self.is_done = True
+            elif line.startswith(b"data: "):
+                assert not self.is_done
                 return json.loads(line[6:])
             self.comments += line.startswith(b":")
         return None
@@ -67,10 +71,11 @@ class EventStream:
         return event
 
     async def rest(self) -> list[Any]:
-        """All events up to the end."""
+        """All events up to the end, which is told."""
         events = []
         while event := await self.event():
             events.append(event)
+        assert self.is_done, "the specification has [DONE] as the last of a stream, however it went"
         return events
 
     def leave(self) -> None:

@@ -81,7 +81,7 @@ def response(source: Source, **settings: Any) -> Response:
 def parse(data: bytes) -> list[dict[str, Any]]:
     """The events in a stream; each one's event: is its type."""
     events = []
-    for block in data.decode().split("\n\n")[:-1]:
+    for block in data.decode().removesuffix("data: [DONE]\n\n").split("\n\n")[:-1]:
         name, data_line = block.split("\n")
         event = json.loads(data_line.removeprefix("data: "))
         assert name == f"event: {event['type']}"
