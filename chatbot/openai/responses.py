@@ -16,7 +16,7 @@ from chatbot.storage.store import Background
 
 SETTINGS: dict[str, Any] = {
     "background": False, "store": True, "parallel_tool_calls": True, "tools": [], "tool_choice": "auto",
-    "instructions": None, "metadata": {}, "previous_response_id": None, "truncation": "disabled",
+    "instructions": None, "metadata": {}, "previous_response_id": None, "truncation": "auto",
     "temperature": 1.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "top_logprobs": 0,
     "max_output_tokens": None, "max_tool_calls": None, "service_tier": "default", "user": None,
     "prompt_cache_key": None, "safety_identifier": None, "reasoning": {"effort": None, "summary": None},

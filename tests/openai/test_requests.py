@@ -92,6 +92,10 @@ async def test_what_clients_send_by_habit_is_accepted(door: Door):
     assert (answer["max_tool_calls"], answer["metadata"]) == (3, {})
 
 
+async def test_a_response_says_that_older_messages_may_have_been_left_out(door: Door):
+    assert (await door.respond("Hi"))["truncation"] == "auto"
+
+
 async def test_the_llm_is_sent_what_was_asked_for(door: Door, llm: ScriptedLLM):
     schema = {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True}
     await door.respond(
