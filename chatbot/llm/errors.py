@@ -176,11 +176,11 @@ def failure_in(value: Any) -> Failure | None:
 _BLAMES_US = re.compile(r"bad_?request|invalid_?(request|parameter|argument)|validation|unprocessable", re.I)
 _BARE = {"message", "detail", "errors", "msg", "error_msg", "error_message", "error_code", "errorMessage"}
 _WORD_NAMES = (
-    *("message", "msg", "detail", "details", "error", "errors", "error_message", "error_msg", "errorMessage"),
+    *("message", "msg", "detail", "details", "error", "errors", "error_message", "error_msg", "errormessage"),
     *("status_msg", "status", "description", "reason", "title", "raw"),
 )
 _CODE_NAMES = (
-    *("code", "type", "status", "status_code", "error_code", "error_type", "param", "statusCode"),
+    *("code", "type", "status", "status_code", "error_code", "error_type", "param", "statuscode", "reason"),
     "http_code",
 )
 
@@ -193,7 +193,10 @@ def words_of(value: Any, depth: int = 0) -> str:
     if isinstance(value, list) and depth <= _MAX_DEPTH:
         words = "; ".join(found for item in value[:4] if (found := words_of(item, depth + 1)))
     elif isinstance(value, dict) and depth <= _MAX_DEPTH:
-        words = next((found for name in _WORD_NAMES if (found := words_of(value.get(name), depth + 1))), "")
+        named = {name.lower(): item for name, item in value.items()}  # Tencent and AWS: "Message"
+        others = (item for item in value.values() if isinstance(item, dict | list))
+        places = (*map(named.get, _WORD_NAMES), *others)
+        words = next((found for item in places if (found := words_of(item, depth + 1))), "")
         metadata = value.get("metadata")  # OpenRouter has the provider's own answer in it
         raw = words_of(metadata.get("raw"), depth + 1) if isinstance(metadata, dict) else ""
         words = f"{words}: {raw}".removeprefix(": ") if raw not in words else words
@@ -223,7 +226,7 @@ def _codes(value: Any, depth: int = 0) -> str:
         found = [_codes(item, depth + 1) for item in value[:4]]
     elif isinstance(value, dict) and depth <= _MAX_DEPTH:
         for name, item in list(value.items())[:50]:
-            if name in _CODE_NAMES and isinstance(item, str | int):
+            if name.lower() in _CODE_NAMES and isinstance(item, str | int):
                 found.append(valid(str(item)[:100]))
             else:
                 found.append(_codes(item, depth + 1))

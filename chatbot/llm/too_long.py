@@ -8,137 +8,147 @@ they are first needed. To add a wording, put it into tests/llm/too_long.json; mo
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # fmt: off
+# Codes and names of exceptions, in words or joined in any way: they are tried without spaces, "_" and "-".
 _CODES = (
-    r"context_length_exceeded|exceed_context_size|context_?window_?exceed|max_prompt_tokens_exceeded"
-    r"|prompt_too_long|input_too_long|tokens_limit_reached|context_(too_long|size_exceeded|overflow)"
-    r"|input_length_error"
+    r"context(length|window|size)+exceed|exceedcontextsize|maxprompttokensexceeded|(prompt|input|tokens)toolong"
+    r"|tokenslimitreached|context(toolong|full|overflow)|outofcontexterr|contentlengthexceed|inputlengtherror"
 )
 # What only looks like it: rates, waiting, plans, money.
 _NEVER = (
     r"\bper[ _-](minute|min|day|hour|second|month)|\b[rt]p[mds]\b|rate.?limit|throttl|wait before|please wait"
     r"|try again (in \d|later)|too many requests|quota|balance|billing|credits?\b|insufficient|concurren|daily"
-    r"|monthly|this (month|week)|today|\btier\b|upgrade|too small|time.?out|deadline|cancel|retries|attempts"
-    r"|余额|配额|额度|限流|频率|频繁|次数|速率|并发|每(分|天|日|秒)|欠费|稍后|超时"
+    r"|monthly|this (month|week)|today|\btier\b|upgrade|too small|time.?out|deadline|took (too|longer)|cancel|retries|attempts"
+    r"|余额|配额|额度|限流|频率|频繁|次数|速率|并发|每(分|天|日|秒)|欠费|充值|账户|套餐|用尽|稍后|超时"
     r"|분당|초당|하루|일일|할당량|사용량|횟수|요청 한도|잔액|결제|잠시"
 )
 # A count of things, or one string, that is no part of the conversation's size.
 _OTHER_THINGS = (
-    r"stop sequences?|input should be|images?\b.{0,12}too (large|big)|number of images|too many (images|tools|stop)"
-    r"|audio.{0,20}(too long|exceed)|invalid tools"
-    r"|(?<!content)(?<!content\])(?<!text)(?<!input)(?<!prompt): string too long"
+    r"stop sequences?|input should be|too many (images|tools|stop)"
+    r"|\b(image|picture|file|audio|video|media|document|tool|function|name|header|queue|batch|schema|url)s?\b"
+    r"(?! (and|tokens))[^.;]{0,40}(too (large|long|big)|exceed)|(文件|图片|音频|视频|工具|函数|名称).{0,12}超"
+    r"|(파일|이미지|함수|도구|이름).{0,20}(초과|너무)"
 )
 _ANSWER = r"(max_?(completion_|new_|output_|response_)?tokens|budget_tokens|maximum tokens you requested)"
 # What speaks of the answer that was asked for. It may be too long all the same, if it also counts the input.
 _OF_THE_ANSWER = (
     rf"^(\W|<\d+>|[\w.]+:|the|parameter|param|value|for|of|field|invalid|range|requested|your)*{_ANSWER}\b"
-    rf"|(range|value|parameter) (of|for)?\W*{_ANSWER}|{_ANSWER}\W{{0,3}}(is |are )?(too large|out of range|invalid)"
-    r"|requested for (the )?(completion|output)|(completion|output|response) (tokens?|length)[^.]{0,40}(exceed|too|limit|at most|maximum)"
-    r"|at most \d+ (completion|output) tokens|输出长度|输出.{0,6}token|최대 출력|출력 토큰|응답 길이"
+    rf"|{_ANSWER}[\W\d]*(is |are )?(too large|out of range|invalid|exceeds|must|should|cannot)"
+    r"|requested for (the )?(completion|output)|(completion|output|response) (tokens?|length|body|size)[^.]{0,40}(exceed|too|limit|at most|maximum)"
+    r"|输出长度|输出.{0,6}token|최대 출력|출력 토큰|응답 길이"
 )
 _ALSO_OF_THE_INPUT = (
-    r"\d+ (input|prompt|inputs) tokens|(in|from) (the|your) (input|messages?|prompt)|input length and|inputs tokens \+"
-    r"|prompt (length|tokens)"
+    r"\b(input|prompt)s? (\w+ )?(tokens?|length|count)|(in|from) (the|your) (input|messages?|prompt)|input and"
 )
 _ANSWER_SIZE = (
     r"(\d+) (?:tokens )?(?:in|for|of) the (?:completion|output)",  # OpenAI, SGLang, OpenRouter
     r"(\d+) (?:output|completion|max_new_tokens)\b",  # vLLM, TGI
     r"\d+ ?\+ ?(\d+) ?>",  # Anthropic
     rf"{_ANSWER}\D{{0,60}}?: ?(\d+)\b",  # vLLM
-    rf"{_ANSWER} ?[(=] ?(\d+)",  # TensorRT-LLM
 )
 
-_SIZE = r"(context|prompt|input|model|sequence)[ _](length|window|size|limit|budget|len)"
+_SIZE = r"((context|prompt|input|model|sequence)[ _](length|window|size|limit|budget|len)|(max|session)[ _]len(gth)?)"
 _SAID = r"(prompts?|inputs?|messages?|conversation|history|query|sequence|context|tokens?|text)"
 _MUCH = (
-    r"(exceed\w*|too (long|large|big|many)|(longer|larger|greater|more|higher) than|beyond|surpass\w*|over(flow)?\b)"
+    r"(exceed\w*|too? (long|large|big|many)|(longer|larger|greater|more|higher) than|beyond|surpass\w*|over(flow)?\b)"
 )
 _PATTERNS = (
     # OpenAI, vLLM, DeepSeek, Together, OpenRouter: "maximum context length is 8192"; xAI: "maximum prompt length is";
     # MiniMax: "context window exceeds limit"; Anthropic: "exceed context limit"; Ollama, LM Studio
-    rf"(maximum|max|exceed\w*|reached|only|available|over|beyond|with|s) ?(model |the )*{_SIZE}",
-    rf"{_SIZE}\b.{{0,80}}({_MUCH}|\bfull\b|requested|reached)",
-    rf">=? ?(the )?(models? )?{_SIZE}|exceed\w* .{{0,40}}\bcontext\b|not fit|not enough (context|room|space)",
-    r"\b(prompt|input|context) (length|size|tokens?)\W+\d+.{0,20}(max|limit|allowed)|contents? (is )?too (long|large)",
+    rf"(maximum|max|exceed\w*|reached|only|available|over|beyond|filled|with|s) ?(model |the )*{_SIZE}",
+    rf"{_SIZE}\b.{{0,80}}({_MUCH}|\bfull\b|requested|reached|exhausted)",
+    rf">=? ?(the )?(models? )?{_SIZE}|exceed\w* .{{0,40}}\bcontext\b|not fit|(not enough|no|out of) (context|room)\b",
+    r"\b(prompt|input|context) (length|size|tokens?)\b[^.]{0,30}\d.{0,20}(max|limit|allowed)|contents? (is )?too (long|large)",
     r"\b(prompt|input|request|messages?|conversation)\b.{0,40}\d+ tokens.{0,40}\b(only|max|limit|at most|up to)",
-    r"(input|prompt) (length|size|tokens?) (should|must) (be (less|at most|under|below|<=)|not exceed)",
     r"max\w* (number of )?(input|prompt|context) tokens",
     # Anthropic, Bedrock, Fireworks: "prompt is too long"; Gemini: "input token count (…) exceeds"; SGLang, MLC,
     # TensorRT-LLM: "prompt has 5000 tokens in total, larger than"; Tencent, Perplexity, Clova: "text too long"
     rf"\b{_SAID}\b[^.]{{0,80}}\b{_MUCH}",
     # Cohere, Mistral: "too many tokens"; Kimi: "exceeded model token limit"; watsonx; Volcengine: "exceed max message tokens"
     r"too (many|large|long)\W+(\w+ )?(tokens|prompt|input|messages?|context|conversation)",
-    r"exceed\w* (\w+ ){0,3}(token|input|prompt)s?( \w+)? limit",
+    r"exceed\w* (\w+ ){0,3}(token|input|prompt)s?( \w+)? limit|tokens? limit ?(reached|:|$)",
     r"exceed\w* (the )?max\w* (?!output|completion|new|response)(\w+ ){0,2}(tokens|length|context)",
     # Groq, Cerebras, Azure: "reduce the length of the messages"; LM Studio: "provide a shorter input"
     r"(reduce|shorten|decrease|trim)\b.{0,30}\b(length|prompt|messages?|input|context|history|conversation|token count)",
-    r"shorter (input|prompt|message|context|conversation|text)",
     # DashScope: "Range of input length should be [1, 30720]"
     r"range of input length|input length .{0,20}(range|between)",
     # TGI: "`inputs` tokens + `max_new_tokens` must be <= 4096", "`inputs` must have less than 1024 tokens"; Cloudflare
-    r"inputs?\b( tokens)?.{0,30} must (be|have) (<=|less than|at most)",
-    r"length of \W*(prompt|messages?|content)\b.{0,20}must be",
+    r"\b(input|prompt|message|context)s?\b[^.;]{0,40}(at most|no more than|less than|<=)[^.;\d]{0,20}\d{3}",
     # SiliconFlow: "max_total_tokens (50000) must be less than or equal to max_seq_len"; TensorRT-LLM: "should not exceed"
     r"max_(seq|model|num|position|input|total)_?(len|length|tokens|embeddings)",
     # Vertex: "input token count is 40000 but model only supports up to 32768"
-    r"(supports?|accepts?|allows?|handles?) (only |up to |at most |a maximum of )+\d+( input| prompt| context)?( tokens)?",
+    r"(supports?|accepts?|allows?|handles?) ((only |up to |at most |a maximum of |a context of )+\d+|\d+ (input|prompt|context) tokens)",
     # "tokens in request more than max tokens allowed" (opencode#27519); Gemini: "Request payload size exceeds the limit"
-    r"(tokens in (the )?request|(request|payload|body)( \w+)?( size| entity| length)?)"
+    r"(tokens in (the )?request|\b(request|payload|body)\b( \w+)?( size| entity| length)?)"
     r".{0,20}(too (large|long|big)|exceeds? (the )?(max|limit|size))|request_too_large|cannot truncate",
+    # DashScope: "Exceeded limit on max bytes per request body"
+    r"exceed\w* (the )?(limit|max)[^.]{0,30}\b(request|payload|body)",
     # llama-server, LM Studio: "n_keep: 23454>= n_ctx: 4096"; Bedrock: "expected maxLength: 2048"; OpenAI's strings
-    r"n_ctx|n_keep|expected maxlength|kv cache.{0,20}full",
-    r"(content|messages|text|input|prompt)\W*: (string|array) too long",
+    r"n_ctx|n_keep|expected maxlength|kv cache.{0,20}full|space in the kv cache",
+    r"(content|messages|text|input|prompt)\W*: (string|array|list) (too long|should have at most)",
     # Baidu: "the max length of current question is 2000", "the max input characters is 24000"
     r"max(imum)? (input characters|length of (the )?(current )?(question|messages?|prompt|query))",
     # Zhipu: "Prompt 超长"; Qwen, Baidu, Xunfei, Hunyuan: "输入内容超过模型最大上下文长度", "Token数量超过上限"
     r"(输入|上下文|提示|prompt|消息|内容|对话|文本|历史|token|长度|字数|字符|请求).{0,30}"
-    r"(超长|过长|太长|超过|超出|超限|大于|过大|过多)",
+    r"(超长|过长|太长|超过|超出|超限|大于|过大|过多|最[大多]支持)",
     r"(超过|超出|超长|过长|太长|大于|最大|限制).{0,20}(上下文|长度|输入|token|字符|字数)",
+    r"(减少|缩短|精简|压缩|清空).{0,4}(输入|上下文|内容|消息|对话|历史|提示)",
     # Clova, Upstage, and Korean gateways; Japanese ones
     r"(입력|프롬프트|메시지|컨텍스트|문맥|대화|텍스트|토큰|길이|내용).{0,30}"
     r"(초과|너무 ?(길|많|크|큽|깁)|깁니다|길어|넘(었|습|는|어|을|음)|벗어)",
     r"(최대|초과).{0,20}(컨텍스트|길이|입력)",
-    r"(入力|プロンプト|コンテキスト|トークン|メッセージ|会話).{0,30}(超え|超過|長すぎ|多すぎ|上限)",
+    r"(入力|プロンプト|コンテキスト|トークン|メッセージ|会話).{0,30}(超え|超过|长すぎ|多すぎ|上限)|最大.{0,6}(入力|コンテキスト)",
 )
 
 _LIMITS = (
-    r"(?:n_ctx|max_seq_len|max_model_len|max_num_tokens|max_position_embeddings)\D{0,12}(\d+)",
+    r"(?:<=|>=?) ?(\d+)",
     r"\[ ?\d+ ?, ?(\d+) ?\]",  # DashScope's range
-    r"\+ ?\d+ ?> ?(\d+)",  # Anthropic's sum
-    r"(\d+) maximum",
-    r"(?:<=|>=?|exceeds?) ?(\d+)",
+    r"(\d+) (?:maximum|(?:are )?available)|(\d+)[ -]tokens? (?:limit|context|window)",
+    r"(?:exceed(?:s|ed|ing)?|(?:longer|larger|greater|more) than)\b[^\d.:;]{0,50}?(?<!by )(\d+)",
     r"context(?:[ _](?:length|window|size|limit))?\b\D{0,40}?(?<!by )(\d+)",
-    r"(?:limit|maximum|max(?: size)?|up to|at most|less than|cannot exceed|allowed|truncate to)\b"
+    r"(?:limit|maximum|max(?: size|_length)?|(?<!add )up to|at most|less than|cannot exceed|allowed|truncate to)\b"
     r"\D{0,40}?(?<!by )(\d+)",
-    r"(?:上限|最大|限制|不能超过|超过了?|최대|제한|한도)\D{0,12}(\d+)",
+    r"(?:上限|最大|最多|限制|不能超过|超过了?|최대|제한|한도|윈도우)\D{0,12}(\d+)",
 )
+_TRADITIONAL = str.maketrans("輸內過長對請數訊", "输内过长对请数讯")
 _NO_TOKENS = r"character|bytes?\b|string|payload|字符|字数|글자|文字|\bmb\b|maxlength"
 # fmt: on
 
 
 def find(status: int, codes: str, words: str) -> tuple[bool, int | None]:
     """Whether a refusal with these codes and words means that, and the tokens that the LLM says it takes."""
-    text = re.sub(r"(?<=\d),(?=\d{3}\b)|['\"`*‘’“”]", "", words.lower())
-    limit = None if re.search(_NO_TOKENS, text) else _number(_LIMITS, text)
-    if re.search(_CODES, f"{codes} {text}", re.I):
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)|['\"`*‘’“”]", "", words.lower().translate(_TRADITIONAL))
+    limit = _limit(text)
+    if re.search(_CODES, re.sub(r"[\s_-]", "", f"{codes} {text}"), re.I):
         return True, limit
-    if status in (401, 402, 429) or re.search(_NEVER, f"{codes} {text}", re.I):
+    if status in (401, 402, 414, 429, 431) or re.search(_NEVER, f"{codes} {text}", re.I):
+        return False, None
+    if "context" not in text and re.search(_OTHER_THINGS, text):
         return False, None
     if status == 413:
         return True, limit
-    if re.search(_OTHER_THINGS, text):
-        return False, None
     answer = _number(_ANSWER_SIZE, text)
     if answer and limit and answer >= limit:
         return False, None  # with whatever less it would be refused again
-    if re.search(_OF_THE_ANSWER, text) and not re.search(_ALSO_OF_THE_INPUT, text):
+    is_of_the_answer = re.search(_OF_THE_ANSWER, text) or re.search(_ANSWER, codes)
+    if is_of_the_answer and not re.search(_ALSO_OF_THE_INPUT, text):
         return False, None
     return any(re.search(pattern, text) for pattern in _PATTERNS), limit
 
 
-def _number(patterns: tuple[str, ...], text: str) -> int | None:
+def _limit(text: str) -> int | None:
+    """How many tokens the LLM says it takes; a number of characters or bytes is none."""
+    unit = r" ?tokens?\b" if re.search(_NO_TOKENS, text) else ""
+    if limit := _number([f"(?:{pattern}){unit}" for pattern in _LIMITS], text):
+        return limit
+    counts = set(re.findall(rf"(?<![\w.:/-])(\d{{3,9}})(?![\w-]){unit}", text))
+    return min(map(int, counts)) if len(counts) == 2 else None  # what was sent is more than what is taken
+
+
+def _number(patterns: Iterable[str], text: str) -> int | None:
     for pattern in patterns:
         for found in re.finditer(pattern, text):
             number = int(found[found.lastindex or 0])
