@@ -27,11 +27,11 @@ class Node(NamedTuple):
 
     @property
     def open_calls(self) -> list[str]:
-        """The ids of the calls that may be given outputs."""
-        heads = [
-            letter.partition(" ")[0] for kind, _, letter in self.heard if kind == "call" and " " in letter
-        ]
-        return heads[:-1] if self.reason == "cancelled" else heads
+        """The ids of the calls that may be given outputs: of a cut reply not the last, nor a half one."""
+        calls = told(self.heard).get("tool_calls", [])
+        if self.reason == "cancelled":
+            calls = [call for call in calls[:-1] if call["function"]["arguments"].isdigit()]
+        return [call["id"] for call in calls]
 
 
 def check(node: Node) -> None:
