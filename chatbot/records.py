@@ -12,7 +12,10 @@ REASONING, TEXT, REFUSAL, CALL = "reasoning", "text", "refusal", "call"
 FIELDS = {TEXT: "content", REASONING: "reasoning_content", REFUSAL: "refusal"}
 """The fields of a message or a delta in which the kinds of text stand, as we write them."""
 
-CUT = re.compile(r"^cancelled$|length|filter|max_tokens|context_window|safety|sensitive|prohibit", re.I)
+FILTERED = re.compile("filter|safety|sensitive|prohibit|recitation|refus|blocklist", re.I)
+"""Finds the finish reasons of an answer of which the rest was kept back."""
+
+CUT = re.compile(rf"^cancelled$|length|max_tokens|context_window|{FILTERED.pattern}", re.I)
 """Finds the finish reasons of an answer that was cut: ours, and those that LLMs have for it."""
 
 DELETED = "null"

@@ -16,7 +16,7 @@ from chatbot.llm.delta import OUR_FIELDS, CallReader, parts, reasoning_in
 from chatbot.llm.fast_path import FastPath
 from chatbot.llm.json_text import dump, one_line, parse, usage_text, valid
 from chatbot.llm.think_tags import ThinkTags
-from chatbot.records import CALL, CUT, FIELDS, REASONING, REFUSAL, TEXT, Chunk, Piece
+from chatbot.records import CALL, CUT, FIELDS, FILTERED, REASONING, REFUSAL, TEXT, Chunk, Piece
 
 MAX_HELD = 64
 """How many chunks that say nothing are kept after a finish_reason."""
@@ -62,12 +62,16 @@ class ChunkReader:
         """Reads the data of one event. Raises ChatError when the LLM reports an error or it is no chunk."""
         if chunk := self.recognise(data):
             return [chunk]
+        while data.startswith(b"data:"):
+            data = data[5:].lstrip()  # one-api writes it twice
         if data.strip() in (b"", b"[DONE]"):
             self.is_done = self.is_done or bool(data.strip())
             return []
         try:
             return self._read_object(parse(data), data, is_whole=False)
         except ValueError:
+            if self.finish_reason:
+                return []  # another way to say [DONE], or an event cut short
             raise _nonsense(data) from None
 
     def read_whole(self, data: bytes) -> list[Chunk]:
@@ -85,10 +89,12 @@ class ChunkReader:
 
     def _read_object(self, chunk: Any, data: bytes, *, is_whole: bool) -> list[Chunk]:
         is_odd = not isinstance(chunk, dict) or not chunk.get("choices")
+        if is_odd and (inner := _unwrapped(chunk)):
+            chunk, is_odd, data = inner, False, dump(inner)
         if (is_odd or b"error" in data or b"base_resp" in data) and (failure := errors.failure_in(chunk)):
             raise failure.to_error()
         if not isinstance(chunk, dict):
-            raise _nonsense(data)
+            raise ValueError
         self._has_begun = True
         choice, is_plain = _first_choice(chunk)
         if b'"usage"' in data:
@@ -163,7 +169,7 @@ class ChunkReader:
             if too_long.is_full(self._spent, self.finish_reason, self._context_size):
                 raise errors.full_context()
             if not self._kinds or not CUT.search(self.finish_reason):
-                is_filtered = re.search("filter|safety", self.finish_reason, re.I)
+                is_filtered = FILTERED.search(self.finish_reason)
                 raise errors.ours("filtered" if is_filtered else "empty", self.finish_reason)
         held, self._held = self._held, []
         return held
@@ -229,6 +235,12 @@ class ChunkReader:
 
 def _nonsense(data: bytes) -> ChatError:
     return errors.ours("nonsense", errors.words_of(data[:4096].decode("utf-8", "replace"))[:200] or "nothing")
+
+
+def _unwrapped(chunk: Any) -> dict[str, Any] | None:
+    """The chunk in an envelope: Cloudflare and some gateways put it into one."""
+    places = [chunk.get("data"), chunk.get("result")] if isinstance(chunk, dict) else []
+    return next((inner for inner in places if isinstance(inner, dict) and inner.get("choices")), None)
 
 
 def _first_choice(chunk: dict[str, Any]) -> tuple[dict[str, Any], bool]:

@@ -6,6 +6,8 @@ import asyncio
 import errno
 import io
 import logging
+import re
+import zlib
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
@@ -33,6 +35,7 @@ LIST_SECONDS = 2.0
 MAX_HEADER_BYTES = 32 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 
+_PACKED = re.compile("gzip|deflate|br|zstd|compress", re.I)  # some servers name a charset there
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 
@@ -123,7 +126,7 @@ class LLM:
             fields.append(f'"messages":{messages}')
             data = f"{{{','.join(fields)}}}".encode()
             response = await self._request("POST", self._endpoint.chat_url, affinity, data)
-            if response.status == 200:
+            if response.status in range(200, 204):
                 return self._accept(response)
             failure = errors.read_failure(
                 response.status, response.headers, await _body(response, MAX_ERROR_BYTES)
@@ -138,7 +141,7 @@ class LLM:
             raise failure.to_error(chose_model=chose_model, where=self._endpoint.name)
 
     def _accept(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
-        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        if _PACKED.search(response.headers.get("Content-Encoding", "")):
             response.close()
             raise errors.ours("compressed")
         self._has_answered = True
@@ -257,8 +260,9 @@ class LLM:
 
 
 async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, or its first `limit` bytes; what came of one that was cut."""
+    """The body, or its first `limit` bytes, unpacked; what came of one that was cut."""
     parts: list[bytes] = []
+    size = limit
     async with response:
         try:
             while limit > 0 and (data := await response.content.readany()):
@@ -266,4 +270,8 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
                 limit -= len(data)
         except BROKEN as error:
             error.__traceback__ = None
-    return b"".join(parts)
+    body = b"".join(parts)
+    try:
+        return zlib.decompressobj(47).decompress(body, size)  # gzip or deflate, unasked, by a proxy
+    except zlib.error:
+        return body

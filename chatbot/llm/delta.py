@@ -25,6 +25,7 @@ _THOUGHTS = ("thinking", "reasoning", "thought", "reasoning.text", "reasoning.su
 _TEXT_FIELDS = (
     *("text", "output_text", "thinking", "reasoning", "refusal", "content", "parts", "summary", "value"),
 )
+_ARGUMENTS = ("arguments", "parameters", "input")
 _MAX_DEPTH = 16
 
 
@@ -84,13 +85,13 @@ class CallReader:
         return pieces, can_pass_on
 
     def _read_entry(self, entry: dict[str, Any]) -> tuple[list[Piece], bool]:
-        function = entry.get("function")
-        can_pass_on = isinstance(function, dict)
+        function = entry.get("function") or entry.get("custom")
+        can_pass_on = isinstance(entry.get("function"), dict)
         function = function if isinstance(function, dict) else entry
         name, given = (
             valid(text) if isinstance(text, str) else "" for text in (function.get("name"), entry.get("id"))
         )
-        arguments = function.get("arguments", function.get("parameters"))
+        arguments = next((function[name] for name in _ARGUMENTS if name in function), None)
         text = arguments if isinstance(arguments, str) else "" if arguments is None else as_json(arguments)
         call = self._find(entry.get("index"), given, name)
         if call is None:

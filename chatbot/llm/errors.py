@@ -161,7 +161,7 @@ def failure_in(value: Any) -> Failure | None:
         inner = value.get(name)
         if not error and isinstance(inner, dict) and inner.get(field):
             error = inner
-    has_words = value.keys() & _BARE or isinstance(value.get("status"), dict)
+    has_words = _BARE.intersection(map(_name, value)) or isinstance(value.get("status"), dict)
     is_bare = has_words and not first and not value.get("usage")
     if not error and (value.get("object") == "error" or is_bare) and words_of(value):
         error = {key: inner for key, inner in value.items() if key not in ("choices", "model")}
@@ -173,16 +173,23 @@ def failure_in(value: Any) -> Failure | None:
     return Failure(0, number, codes, words, retry_after=_retry_after({}, words))
 
 
-_BLAMES_US = re.compile(r"bad_?request|invalid_?(request|parameter|argument)|validation|unprocessable", re.I)
-_BARE = {"message", "detail", "errors", "msg", "error_msg", "error_message", "error_code", "errorMessage"}
+_BLAMES_US = re.compile(
+    r"bad_?request|invalid_?(request|parameter|argument)|validation|unprocessable|value_error", re.I
+)
+_BARE = {"message", "detail", "errors", "msg", "errormsg", "errormessage", "errorcode", "errmsg"}
 _WORD_NAMES = (
-    *("message", "msg", "detail", "details", "error", "errors", "error_message", "error_msg", "errormessage"),
-    *("status_msg", "status", "description", "reason", "title", "raw"),
+    *("message", "msg", "detail", "details", "error", "errors", "errormessage", "errormsg", "errmsg"),
+    *("statusmsg", "status", "description", "reason", "title", "raw", "faultstring"),
 )
 _CODE_NAMES = (
-    *("code", "type", "status", "status_code", "error_code", "error_type", "param", "statuscode", "reason"),
-    "http_code",
+    *("code", "type", "status", "statuscode", "errorcode", "errcode", "errortype", "param", "reason"),
+    "httpcode",
 )
+
+
+def _name(field: str) -> str:
+    """The name of a field however it is written: error_msg, errorMsg, ErrorMsg."""
+    return field.replace("_", "").lower()
 
 
 def words_of(value: Any, depth: int = 0) -> str:
@@ -193,7 +200,7 @@ def words_of(value: Any, depth: int = 0) -> str:
     if isinstance(value, list) and depth <= _MAX_DEPTH:
         words = "; ".join(found for item in value[:4] if (found := words_of(item, depth + 1)))
     elif isinstance(value, dict) and depth <= _MAX_DEPTH:
-        named = {name.lower(): item for name, item in value.items()}  # Tencent and AWS: "Message"
+        named = {_name(name): item for name, item in value.items()}
         others = (item for item in value.values() if isinstance(item, dict | list))
         places = (*map(named.get, _WORD_NAMES), *others)
         words = next((found for item in places if (found := words_of(item, depth + 1))), "")
@@ -226,7 +233,7 @@ def _codes(value: Any, depth: int = 0) -> str:
         found = [_codes(item, depth + 1) for item in value[:4]]
     elif isinstance(value, dict) and depth <= _MAX_DEPTH:
         for name, item in list(value.items())[:50]:
-            if name.lower() in _CODE_NAMES and isinstance(item, str | int):
+            if _name(name) in _CODE_NAMES and isinstance(item, str | int):
                 found.append(valid(str(item)[:100]))
             else:
                 found.append(_codes(item, depth + 1))
@@ -244,7 +251,7 @@ def _retry_after(headers: Mapping[str, str], words: str) -> str | None:
     if re.fullmatch(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT", given, re.ASCII):
         return given
     resets = [headers.get(f"x-ratelimit-reset{name}", "") for name in ("-requests", "-tokens", "")]
-    resets += re.findall(r"(?:again|retry) (?:in|after) ([\d.]+ ?m?s)", words)[:1]
+    resets += re.findall(r"(?:again|retry) (?:in|after) ((?:[\d.]+ ?(?:ms|[hms]))+)", words)[:1]
     for texts in ([headers.get("retry-after-ms", "") + "ms"], [given], resets):
         if found := [seconds for text in texts if (seconds := _seconds(text)) is not None]:
             return str(math.ceil(max(found)))

@@ -243,7 +243,7 @@ class Answer:
                 for event in self._decoder.flush():
                     self._chunks += reader.read(event)
             except ChatError as error:
-                if error.kind != "nonsense" or not (is_cut or reader.finish_reason):
+                if error.kind != "nonsense" or not is_cut:
                     raise  # but an event cut short is as good as none
         elif self._head:
             if is_cut:

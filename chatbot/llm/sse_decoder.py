@@ -4,7 +4,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-
 
 Deliberately unlike the standard, for servers that were seen to do so: a last event without its blank line
 counts; a line of bare JSON is an event (proxies put an error between the events), and so is llama-server's
-`error: {…}`.
+`error: {…}`; events without blank lines between them are told apart, for no JSON goes on with "{" after "}".
 """
 
 from __future__ import annotations
@@ -45,7 +45,11 @@ class Decoder:
                     events.append(b"\n".join(self._data))
                     self._data, self._size = [], 0
             elif line.startswith(b"data:") or line == b"data":
-                self._data.append(line[6:] if line.startswith(b" ", 5) else line[5:])
+                value = line[6:] if line.startswith(b" ", 5) else line[5:]
+                if self._data and self._data[-1].endswith(b"}") and value.startswith((b"{", b"[DONE]")):
+                    events.append(b"\n".join(self._data))
+                    self._data, self._size = [], 0
+                self._data.append(value)
                 self._size += len(line)
             elif line.startswith(b"{") and not self._data:
                 events.append(line)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from chatbot.chat.reply_log import ReplyLog, Run
 from chatbot.openai.identifiers import FIRST_OUTPUT, item_id
-from chatbot.records import CALL, CUT, REASONING, REFUSAL, TEXT, CallHead, Piece
+from chatbot.records import CALL, CUT, FILTERED, REASONING, REFUSAL, TEXT, CallHead, Piece
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
@@ -100,8 +100,7 @@ def status_of(finish_reason: str) -> tuple[str, str | None]:
     """The status of a response that ended so, and what its incomplete_details call it."""
     if finish_reason == "cancelled" or not CUT.search(finish_reason):
         return "cancelled" if finish_reason == "cancelled" else "completed", None
-    is_full = re.search("length|max_tokens|context_window", finish_reason, re.I)
-    return "incomplete", "max_output_tokens" if is_full else "content_filter"
+    return "incomplete", "content_filter" if FILTERED.search(finish_reason) else "max_output_tokens"
 
 
 def part_object(kind: str, text: str) -> dict[str, Any]:

@@ -125,6 +125,10 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "a name that comes after the id": ([calls(call(0, "a")), calls(call(0, None, "f", "{}"))], "<f>{}"),
     "a call that is no list": ([chunk({"tool_calls": call(0, "a", "f", "{}")})], "<f>{}"),
     "function_call": ([chunk({"function_call": {"name": "f", "arguments": "{}"}})], "<f>{}"),
+    "a custom call": ([calls({"id": "a", "type": "custom", "custom": {"name": "f", "input": "x"}})], "<f>x"),
+    "an envelope (Cloudflare, gateways)": (
+        [{"result": text("H"), "success": True}, {"code": 0, "message": "ok", "data": text("i")}], "Hi",
+    ),
     "text and calls": ([text("so"), calls(call(0, "a", "f", "{}"))], "so<f>{}"),
 }  # fmt: skip
 
@@ -189,12 +193,15 @@ BEGINNINGS = {
     "blank lines before JSON": b" \r\n\n" + json.dumps(whole({"content": "Hi"})).encode(),
     "a BOM before JSON": b"\xef\xbb\xbf" + json.dumps(whole({"content": "Hi"})).encode(),
     "JSON lines": "\n".join(map(json.dumps, [text("Hi"), STOP])).encode(),
+    "JSON, and then [DONE]": json.dumps(whole({"content": "Hi"})).encode() + b"\n\n" + DONE,
 }
 EVENTS = b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in (text("Hi"), STOP)) + DONE
 BEGINNINGS |= {
     "blank lines before a stream": b"\n\n\r\n" + EVENTS,
     "a BOM before a stream": b"\xef\xbb\xbf" + EVENTS,
     "a comment before a stream": b": OPENROUTER PROCESSING\n\n" + EVENTS,
+    "events without blank lines": EVENTS.replace(b"\n\n", b"\n"),
+    "data: twice (one-api)": EVENTS.replace(b"data: ", b"data: data: "),
     "an event field before a stream": b"event: message\nid: 1\n" + EVENTS,
 }
 
@@ -235,3 +242,18 @@ async def test_chunks_that_need_no_change_are_passed_on_byte_for_byte(llm: Scrip
     script: list[Step] = stream(*(b"data: " + one + b"\n\n" for one in sent), DONE)
     heard = await play(llm, script)
     assert [one.data for one in heard.chunks] == sent
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        ("201 Created", ""),
+        ("203 Non-Authoritative Information", ""),
+        ("200 OK", "Content-Encoding: UTF-8\r\n"),
+        ("200 OK", "Content-Encoding: none\r\n"),
+    ],
+)
+async def test_an_odd_head_does_not_hide_an_answer(llm: ScriptedLLM, status: str, headers: str) -> None:
+    for body in (json.dumps(whole({"content": "Hi"})).encode(), EVENTS):
+        heard = await play(llm, answer(status, body, headers))
+        assert (heard.said, heard.finish, heard.error) == ("Hi", "stop", None)

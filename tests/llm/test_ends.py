@@ -20,6 +20,8 @@ END = b"0\r\n\r\n"
 WHOLE: dict[str, tuple[list[Any], tuple[Step, ...], str, str]] = {
     # what it is: (chunks, how the body ends, what is said, the finish_reason)
     "[DONE] and the end": ([text("Hi"), STOP, USAGE, DONE], (END,), "Hi", "stop"),
+    "[DONE] in quotes": ([text("Hi"), STOP, b'data: "[DONE]"\n\n'], (END,), "Hi", "stop"),
+    "[DONE] in other words": ([text("Hi"), STOP, b"data: done\n\n"], (END,), "Hi", "stop"),
     "no [DONE] (transformers)": ([text("Hi"), STOP], (END,), "Hi", "stop"),
     "[DONE] and silence": ([text("Hi"), STOP, DONE], (Hang,), "Hi", "stop"),
     "a reset after the finish": ([text("Hi"), STOP], (Abort,), "Hi", "stop"),
@@ -168,6 +170,8 @@ EMPTY: dict[str, tuple[list[Step], str, str]] = {
         stream(chunk({"reasoning": "hm"}), STOP, DONE), "llm_error", "without text",
     ),
     "filtered": (stream(chunk(finish="content_filter"), DONE), "llm_rejected", "content_filter"),
+    "filtered (Gemini)": (stream(chunk(finish="RECITATION"), DONE), "llm_rejected", "RECITATION"),
+    "filtered (Zhipu)": (stream(chunk(finish="sensitive"), DONE), "llm_rejected", "sensitive"),
     "length": (stream(chunk(finish="length"), DONE), "llm_error", '"length"'),
     "HTML": (answer(body=b"<html><title>Sign in</title></html>"), "llm_error", "Sign in"),
     "nonsense": (stream(b"data: nonsense\n\n"), "llm_error", "nonsense"),

@@ -3,7 +3,9 @@
 # ruff: noqa: E501 (a case of a table is a line)
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from typing import Any
 
 import pytest
@@ -35,6 +37,13 @@ FAILURES: dict[str, tuple[int, Any, str, str, str]] = {
         400, {"error": {"message": "Provider returned error", "metadata": {"raw": "{\"error\":{\"message\":\"bad seed\"}}"}}},
         "llm_rejected", "rejected", "Provider returned error: bad seed",
     ),
+    "names in capitals (Tencent)": (
+        400, {"Response": {"Error": {"Code": "x", "Message": "bad seed"}}}, "llm_rejected", "rejected", "bad seed",
+    ),
+    "errmsg": (400, {"errcode": 1, "errMsg": "bad seed"}, "llm_rejected", "rejected", "bad seed"),
+    "fault (Apigee)": (400, {"fault": {"faultstring": "bad seed", "detail": {"errorcode": "x"}}}, "llm_rejected", "rejected", "bad seed"),
+    "gzip, unasked": (400, gzip.compress(b'{"error": "bad seed"}'), "llm_rejected", "rejected", "bad seed"),
+    "deflate, unasked": (400, zlib.compress(b'{"error": "bad seed"}'), "llm_rejected", "rejected", "bad seed"),
     "401": (401, {"error": {"message": "Incorrect API key"}}, "llm_error", "credentials", "LLM_API_KEY: Incorrect"),
     "401 empty": (401, b"", "llm_error", "credentials", "LLM_API_KEY"),
     "a key that is not valid (Gemini)": (
@@ -187,6 +196,8 @@ async def test_when_to_come_again_is_passed_on(
 async def test_when_to_come_again_is_read_out_of_the_words(llm: ScriptedLLM) -> None:
     heard = await play(llm, answer("429 X", {"error": {"message": "Limit. Please try again in 11.05s."}}))
     assert heard.failed.retry_after == "12"
+    heard = await play(llm, answer("429 X", {"error": {"message": "Please try again in 14m24.5s."}}))
+    assert heard.failed.retry_after == "865"
     heard = await play(llm, answer("400 X", {"error": {"message": "bad"}}, "Retry-After: 7\r\n"))
     assert heard.failed.retry_after is None, "what is refused for good is not to be repeated"
 
@@ -233,3 +244,18 @@ def test_too_long_carries_the_words_and_the_limit() -> None:
         "message",
     )
     assert "213462 tokens" in error.message
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "words"),
+    [
+        ({"errorCode": "Throttling", "errorMsg": "Requests throttled"}, "llm_rate_limited", "throttled"),
+        ({"detail": [{"loc": ["body"], "msg": "bad", "type": "value_error"}]}, "llm_rejected", "body: bad"),
+    ],
+)
+async def test_a_failure_inside_a_200_is_known_however_its_fields_are_named(
+    llm: ScriptedLLM, body: Any, code: str, words: str
+) -> None:
+    heard = await play(llm, answer(body=body))
+    assert heard.failed.code == code
+    assert words in heard.failed.message
