@@ -36,9 +36,8 @@ def base_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
         raise ValueError
-    if " " in text or not text.isprintable():
+    if " " in text or not text.isprintable() or parts.port == 0:  # it raises ValueError when it is no port
         raise ValueError
-    _ = parts.port  # raises ValueError when it is no port
     if "[" in parts.netloc:
         ipaddress.IPv6Address(parts.hostname)
     canonical_host(parts.hostname)

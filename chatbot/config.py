@@ -101,6 +101,8 @@ def _number(default: float, low: float, high: float, wants: str = "a whole numbe
     """A number of the type of the `default`."""
 
     def parse(text: str) -> float:
+        if not text.isascii() or "_" in text:  # Python takes 1_000, and digits of all scripts
+            raise ValueError
         value = type(default)(text)
         if not low <= value <= high:  # NaN is in no range
             raise ValueError
@@ -228,7 +230,8 @@ def read_dotenv(text: str) -> dict[str, str]:
 
     found = {}
     for binding in parse_stream(io.StringIO(text)):
-        if binding.error or (binding.key is not None and binding.value is None):
+        is_odd = "\0" in binding.original.string  # no environment can hold that
+        if is_odd or binding.error or (binding.key is not None and binding.value is None):
             blank = re.match(r"\s*", binding.original.string)
             line = binding.original.line + (blank[0].count("\n") if blank else 0)
             raise ConfigError(f".env: line {line} cannot be read; it must be NAME=value")

@@ -110,6 +110,7 @@ def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
         ("LLM_SERVER_URL", "http://"),
         ("LLM_SERVER_URL", "http://host:port"),
         ("LLM_SERVER_URL", "http://host:99999"),
+        ("LLM_SERVER_URL", "http://host:0"),
         ("LLM_SERVER_URL", "http://ex..ample/"),
         ("LLM_SERVER_URL", "http://a%zz/"),
         ("LLM_SERVER_URL", "http://[v1.x]/"),
@@ -174,6 +175,9 @@ def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
         ("MAX_REQUEST_BYTES", "1023"),
         ("MAX_DATABASE_MB", "0"),
         ("MAX_ACTIVE_REPLIES", "0"),
+        ("MAX_REQUEST_BYTES", "1_048_576"),
+        ("LLM_TIMEOUT_SECONDS", "1_0.5"),
+        ("PORT", "８０８０"),
         ("DISCONNECT_GRACE_SECONDS", "-1"),
         ("DISCONNECT_GRACE_SECONDS", "nan"),
         ("STREAM_HEARTBEAT_SECONDS", "0"),
@@ -258,7 +262,7 @@ def test_a_dotenv_is_not_interpolated(text: str, value: str) -> None:
     assert read_dotenv(text) == {"A": value}
 
 
-@pytest.mark.parametrize("line", ["A b=c", "PORT", "A='open", "=x"])
+@pytest.mark.parametrize("line", ["A b=c", "PORT", "A='open", "=x", "A=b\0c", "A\0b=c"])
 def test_a_line_of_dotenv_that_cannot_be_read_is_named(line: str) -> None:
     with pytest.raises(ConfigError, match=r"^\.env: line 4 "):
         read_dotenv(f"# settings\nB=1\n\n{line}\nC=2\n")
