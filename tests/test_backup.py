@@ -18,6 +18,7 @@ from chatbot.storage import backup as backups
 from chatbot.storage.backup import backup, check, prune
 from chatbot.storage.lock import StoreError
 from chatbot.storage.store import Store
+from tests.storage.test_files import NOBODY
 from tests.storage.tools import ROOT, a_chain, a_session, a_turn, count, run, running, turn_at
 
 
@@ -102,7 +103,14 @@ def test_an_existing_file_is_replaced_only_if_asked_for(path: Path, store: Store
     assert target.read_text() == "precious"
     backup(str(path), str(target), force=True)
     assert "0 sessions" in check(str(target))
-    for name, said in (("chat.db", "is the database itself"), ("copy", "was a database in use")):
+    os.mkfifo(tmp_path / "pipe")
+    for name, said in (
+        ("chat.db", "is the database itself"),
+        ("chat.db-wal", "or a part of it"),
+        ("chat.db.lock", "or a part of it"),
+        ("pipe", "pipe is not a regular file"),
+        ("copy", "was a database in use"),
+    ):
         (tmp_path / "copy-wal").touch()
         with pytest.raises(StoreError, match=said):
             backup(str(path), str(tmp_path / name), force=True)
@@ -212,6 +220,26 @@ def test_what_is_no_database_of_ours_is_told(tmp_path: Path) -> None:
             with pytest.raises(StoreError, match=said):
                 command()
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+def test_a_file_is_read_where_nothing_can_be_made_beside_it(path: Path, tmp_path: Path) -> None:
+    for parent in path.parents[:3]:
+        parent.chmod(0o755)
+    script = f"""
+import os, sys
+from chatbot.storage.backup import backup, check
+os.setuid({NOBODY})
+print(check(sys.argv[1]))
+"""
+    with closing(Store(str(path))) as store:
+        a_session(store)
+        assert "nobody has no read permission" in run(script, str(path)).stderr.splitlines()[-1]
+        path.chmod(0o644)
+        refused = run(script, str(path)).stderr.splitlines()[-1]
+        assert "user nobody has no read and write permission" in refused
+        assert f"on {path.resolve()}-wal, which belongs to user root" in refused
+    assert "whole, version 1, 1 sessions" in run(script, str(path)).stdout
 
 
 # Prune

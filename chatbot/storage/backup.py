@@ -20,7 +20,7 @@ from pathlib import Path
 
 from chatbot.errors import ChatError
 from chatbot.storage.database import APPLICATION, when_unlocked
-from chatbot.storage.lock import StoreError
+from chatbot.storage.lock import StoreError, require_access
 from chatbot.storage.store import Store
 
 _STEPS = 1000  # of SQLite's machine between two looks at the clock
@@ -93,13 +93,35 @@ async def _delete(store: Store, session_ids: list[str]) -> None:
 
 def _refuse_target(path: str, target: str, force: bool) -> None:
     if os.path.exists(target):
-        if os.path.exists(path) and os.path.samefile(path, target):
-            raise StoreError(f"{target} is the database itself")
+        for part in _parts(path):
+            if os.path.exists(part) and os.path.samefile(part, target):
+                raise StoreError(f"{target} is the database itself, or a part of it")
+        if not os.path.isfile(target):
+            raise StoreError(f"{target} is not a regular file")
         if not force:
             raise StoreError(f"{target} exists; it is replaced only if that is asked for")
     for rest in (f"{target}-wal", f"{target}-journal"):
         if os.path.exists(rest):  # SQLite would take it for the new file's
             raise StoreError(f"{rest} exists: {target} is or was a database in use")
+
+
+def _parts(path: str) -> list[str]:
+    """A database's file and those that may be beside it."""
+    return [f"{os.path.realpath(path)}{end}" for end in ("", "-wal", "-shm", ".lock")]
+
+
+def _uri(path: str) -> str:
+    """How SQLite is to open a file: as one that nobody writes where nothing can be made beside it.
+
+    Raises StoreError where what is beside it may not be used.
+    """
+    file, *beside, _ = _parts(path)
+    require_access(file, os.R_OK, path)
+    in_use = [name for name in beside if os.path.exists(name)]
+    for name in in_use:
+        require_access(name, os.R_OK | os.W_OK, path)
+    is_open = in_use or os.access(os.path.dirname(file), os.W_OK | os.X_OK, effective_ids=True)
+    return f"{Path(file).as_uri()}?{'mode=rw' if is_open else 'mode=ro&immutable=1'}"
 
 
 @contextmanager
@@ -111,8 +133,7 @@ def _opened(path: str, task: str) -> Iterator[sqlite3.Connection]:
     if not os.path.isfile(path):
         raise StoreError(f"there is no file {path}")
     try:
-        uri = f"{Path(path).absolute().as_uri()}?mode=rw"
-        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(_uri(path), uri=True, isolation_level=None)) as connection:
             if _value(connection, "application_id") != APPLICATION:
                 raise StoreError(f"{path} holds something else, not chat sessions")
             yield connection

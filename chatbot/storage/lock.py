@@ -10,6 +10,7 @@ import fcntl
 import os
 import pwd
 import stat
+from contextlib import suppress
 
 _ACCESS = ((os.R_OK, "read"), (os.W_OK, "write"), (os.X_OK, "search"))
 
@@ -31,15 +32,17 @@ class FileLock:
             raise StoreError(f"cannot open {path}: there is no directory {directory}")
         if os.path.isdir(real):
             raise StoreError(f"cannot open {path}: it is a directory")
-        _require(directory, os.W_OK | os.X_OK, path)
+        if os.path.exists(real) and not os.path.isfile(real):
+            raise StoreError(f"cannot open {path}: it is not a regular file")
+        require_access(directory, os.W_OK | os.X_OK, path)
         for file in (real, f"{real}.lock", f"{real}-wal", f"{real}-shm"):
             if os.path.exists(file):
-                _require(file, os.R_OK | os.W_OK, path)
-        self._file = os.open(f"{real}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                require_access(file, os.R_OK | os.W_OK, path)
+        self._file = _open(f"{real}.lock", path)
         try:
             self._take(path)
             # Only now: to close a file that this process has open in SQLite would drop SQLite's locks on it.
-            os.close(os.open(real, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(_open(real, path))
         except BaseException:
             os.close(self._file)
             raise
@@ -56,15 +59,24 @@ class FileLock:
                 f"cannot lock {path}: its file system has no locks ({error.strerror}), like some network"
                 " file systems; without them a second server could destroy it"
             ) from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # a full disk: then nobody is told who has it
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Lets another server have the file."""
         os.close(self._file)
 
 
-def _require(path: str, access: int, database: str) -> None:
+def _open(path: str, database: str) -> int:
+    """Opens a file, made (0600) if there is none."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"cannot use {database}: {path} cannot be opened: {error.strerror}") from None
+
+
+def require_access(path: str, access: int, database: str) -> None:
     """Raises StoreError if this process lacks a permission; it says which, whose `path` is, and who asks."""
     lacking = [name for bit, name in _ACCESS if access & bit and not os.access(path, bit, effective_ids=True)]
     if not lacking:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -145,11 +146,34 @@ FileLock(sys.argv[1])
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [(".", "it is a directory"), ("nowhere/chat.db", "there is no directory ")]
+    ("name", "said"),
+    [
+        (".", "cannot open .: it is a directory"),
+        ("nowhere/chat.db", "cannot open nowhere/chat.db: there is no directory "),
+        ("/dev/null", "cannot open /dev/null: it is not a regular file"),
+        ("pipe", "cannot open pipe: it is not a regular file"),
+        ("loop", "cannot use loop: .*: Too many levels of symbolic links"),
+        ("n" * 252, f"cannot use {'n' * 252}: .*: File name too long"),
+        ("other", "cannot use other: .*other.lock cannot be opened: Is a directory"),
+    ],
 )
-def test_a_path_that_cannot_be_opened_is_refused_by_name(name: str, said: str) -> None:
-    with pytest.raises(StoreError, match=f"cannot open {name}: {said}"):
+def test_a_path_that_cannot_be_opened_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    os.symlink("loop", "loop")
+    os.mkdir("other.lock")
+    with pytest.raises(StoreError, match=f"^{said}"):
         Store(name)
+
+
+def test_a_lock_into_which_nothing_can_be_written_is_a_lock(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "pwrite", Mock(side_effect=OSError(28, os.strerror(28))))
+    with closing(Store(str(path))), pytest.raises(StoreError, match=r"in use by another server$"):
+        Store(str(path))
 
 
 @pytest.mark.parametrize(
