@@ -45,14 +45,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--demo", action="store_true", help="talk to a built-in ELIZA instead of an LLM")
     parser.add_argument("--version", action="store_true", help="show the version and exit")
     database = parser.add_argument_group("instead of serving, with the database of DATABASE_URL")
-    database.add_argument("--backup", metavar="FILE", help="copy it to FILE, also while a server uses it")
-    database.add_argument("--check", metavar="FILE", help="tell whether the database FILE is whole")
-    database.add_argument("--prune", metavar="FILE", help="delete the sessions of FILE outside of --range")
+    task = database.add_mutually_exclusive_group()
+    for name, wants in (
+        ("--backup", "copy it to FILE, also while a server uses it"),
+        ("--check", "tell whether the database FILE is whole"),
+        ("--prune", "delete the sessions of FILE outside of --range"),
+    ):
+        task.add_argument(name, metavar="FILE", type=_file, help=wants)
     database.add_argument(
         "--range", metavar="00-7f", help="first two digits of the ids of sessions that stay"
     )
     database.add_argument("--force", action="store_true", help="replace a FILE; delete without asking")
     return parser
+
+
+def _file(text: str) -> str:
+    if not text:  # as a variable that is not set; no server is to start instead
+        raise argparse.ArgumentTypeError("it must name a file")
+    return text
 
 
 def _load_dotenv() -> None:

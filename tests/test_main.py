@@ -83,8 +83,13 @@ def test_a_secret_that_is_refused_is_not_shown() -> None:
     assert "geheim" not in refused(run(LLM_API_KEY="geheim und so"))
 
 
-def test_an_unknown_option_is_refused() -> None:
-    assert run("--prot", "1").returncode == 2
+@pytest.mark.parametrize(
+    "arguments", [("--prot", "1"), ("--backup", ""), ("--check", ""), ("--check", "a.db", "--backup", "b.db")]
+)
+def test_options_that_make_no_sense_are_refused(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments, PORT="0")
+    assert result.returncode == 2
+    assert "chatbot: error: " in result.stderr
 
 
 def test_a_port_in_use_is_told() -> None:
