@@ -145,6 +145,29 @@ async def test_a_process_exits_when_its_last_reply_has_ended(
     check_log(process)
 
 
+async def test_what_is_only_relayed_is_waited_for_and_told(
+    llm: ScriptedLLM, tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    gate = Gate()
+    llm.play(reply("Once ", gate, "upon"), events(delta("Once "), Hang), events(delta("Once "), Hang))
+    with chatbot(llm, tmp_path, 1.0) as process:
+        url = f"http://127.0.0.1:{process.port}/v1/chat/completions"
+        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        streams = [Stream(await http.post(url, json=body)) for _ in range(2)]
+        whole = asyncio.create_task(http.post(url, json=body | {"stream": False}))
+        await llm.asked(3)
+        process.signal(signal.SIGTERM)
+        await asyncio.to_thread(process.says, "shutting down")
+        async with http.post(url, json=body) as refused:
+            assert (refused.status, (await refused.json())["error"]["code"]) == (503, "shutting_down")
+        gate.open()
+        assert [ended_properly(await stream.rest()) for stream in streams] == ["[DONE]", "shutting_down"]
+        assert (await whole).status == 503
+        assert (await (await whole).json())["error"]["code"] == "shutting_down"
+        assert await exit_of(process) == 0
+    check_log(process)
+
+
 async def test_a_second_signal_ends_the_grace(
     llm: ScriptedLLM, tmp_path: Path, http: aiohttp.ClientSession
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from chatbot.chat.asking import Asking, Question
 from chatbot.chat.limits import ContextLimits
@@ -59,11 +61,12 @@ class ReplyRegistry:
         self._running: dict[str, Reply] = {}  # by message id
         self._by_name: dict[str, Reply] = {}  # by idempotency key and response id
         self._by_session: dict[str, list[Reply]] = {}
+        self._relays: set[asyncio.Task[Any]] = set()
         self._lingering: set[asyncio.Task[None]] = set()
         self._emptied = asyncio.Event()  # once nothing new may begin: the last has ended
 
     def __len__(self) -> int:
-        return len(self._running)
+        return len(self._running) + len(self._relays)
 
     def __iter__(self) -> Iterator[Reply]:
         return iter(list(self._running.values()))
@@ -134,10 +137,32 @@ class ReplyRegistry:
         if occupies and (running := self.occupying(session_id)):
             message = "The session is being given another reply."
             raise ChatError("session_busy", message, extra={"message_id": running.message_id})
-        self.refuse_if_closing()
-        if len(self._running) >= self._config.max_active_replies:
-            raise ChatError("overloaded", "Too many replies are running.", retry_after="1")
+        self._require_room()
         self._store.require_space()
+
+    def _require_room(self) -> None:
+        self.refuse_if_closing()
+        if len(self) >= self._config.max_active_replies:
+            raise ChatError("overloaded", "Too many replies are running.", retry_after="1")
+
+    @contextmanager
+    def relaying(self) -> Iterator[None]:
+        """Counts a reply that the current task passes on, and nobody keeps; close() cancels the task.
+
+        Raises ChatError: shutting_down, overloaded.
+        """
+        self._require_room()
+        task = asyncio.current_task()
+        assert task
+        self._relays.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            self.refuse_if_closing()
+            raise
+        finally:
+            self._relays.discard(task)
+            self._note_end()
 
     def start(self, question: Question) -> Reply:
         """Begins a reply that was admitted, with no await in between; the caller joins it before it awaits.
@@ -169,9 +194,12 @@ class ReplyRegistry:
         others.remove(reply)
         if not others:
             del self._by_session[reply.session_id]
-        if self.closing and not self._running:
-            self._emptied.set()
+        self._note_end()
         self._on_end(reply)
+
+    def _note_end(self) -> None:
+        if self.closing and not len(self):
+            self._emptied.set()
 
     def _linger(self, task: asyncio.Task[None]) -> None:
         """Remembers the task of a reply that has still to let go of the LLM, or to be stored."""
@@ -181,7 +209,7 @@ class ReplyRegistry:
     async def drain(self, grace: float, hurry: asyncio.Event) -> None:
         """Begins no more replies and waits for those that run: at most `grace` seconds, or until `hurry`."""
         self.closing = True
-        if not self._running:
+        if not len(self):
             return
         waits = {asyncio.create_task(event.wait()) for event in (hurry, self._emptied)}
         await asyncio.wait(waits, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
@@ -194,6 +222,8 @@ class ReplyRegistry:
         self.closing = True
         for reply in self:
             reply.stop(shutting_down())
+        for relay in self._relays:
+            relay.cancel()
         if self._lingering:
             await asyncio.wait(self._lingering, timeout=LAST_WRITES_SECONDS)
         for task in self._lingering:

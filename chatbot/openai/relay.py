@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from chatbot.chat.reply_registry import ReplyRegistry, shutting_down
 from chatbot.config import Config
 from chatbot.errors import ChatError
 from chatbot.ids import affinity_of
@@ -33,6 +34,7 @@ class Relay:
     config: Config
     store: Store
     llm: LLM
+    registry: ReplyRegistry
 
     async def models(self, request: web.Request) -> web.Response:
         """Handle "GET /v1/models": the LLM's own list."""
@@ -52,19 +54,20 @@ class Relay:
         users = (n for n, m in enumerate(messages) if isinstance(m, dict) and m.get("role") == "user")
         begin = as_json(messages[: next(users, len(messages)) + 1])
         affinity = affinity_of(self.store.affinity_key, begin)
-        asking = asyncio.create_task(self.llm.relay(body, affinity=affinity))
-        try:
-            if body.get("stream"):
-                return await self._stream(request, asking, wants_usage=bool(options.get("include_usage")))
-            whole = Completion()
-            async for chunks in await asking:
-                for chunk in chunks:
-                    whole.add(json.loads(chunk.data))
-            return json_response(whole.to_json())
-        finally:
-            asking.cancel()
-            if asking.done() and not asking.cancelled() and not asking.exception():
-                asking.result().close()
+        with self.registry.relaying():
+            asking = asyncio.create_task(self.llm.relay(body, affinity=affinity))
+            try:
+                if body.get("stream"):
+                    return await self._stream(request, asking, wants_usage=bool(options.get("include_usage")))
+                whole = Completion()
+                async for chunks in await asking:
+                    for chunk in chunks:
+                        whole.add(json.loads(chunk.data))
+                return json_response(whole.to_json())
+            finally:
+                asking.cancel()
+                if asking.done() and not asking.cancelled() and not asking.exception():
+                    asking.result().close()
 
     async def _stream(
         self, request: web.Request, asking: asyncio.Task[Answer], *, wants_usage: bool
@@ -85,6 +88,10 @@ class Relay:
             ending = b"data: [DONE]\n\n"
         except ChatError as error:
             ending = b"data: %b\n\n" % dumps(error.to_object())
+        except asyncio.CancelledError:
+            if not self.registry.closing:
+                raise
+            ending = b"data: %b\n\n" % dumps(shutting_down().to_object())
         finally:
             beating.cancel()
         await backpressure.finish(request, response, ending)

@@ -162,6 +162,19 @@ async def test_a_silent_llm_is_bridged(start: StartServer, llm: ScriptedLLM, clo
     assert (await reading)[-1] == "[DONE]"
 
 
+async def test_it_counts_among_the_replies_that_may_run(start: StartServer, llm: ScriptedLLM):
+    door = Door(await start(max_active_replies=1))
+    gate = Gate()
+    llm.play(reply(gate, "Hi"))
+    reading = asyncio.create_task(read(door))
+    await gate.reached.wait()
+    status, refused = await door.call("POST", "/chat/completions", SAID)
+    assert (status, refused["error"]["code"]) == (503, "overloaded")
+    gate.open()
+    assert (await reading)[-1] == "[DONE]"
+    assert (await door.call("POST", "/chat/completions", SAID))[0] == 200
+
+
 async def test_options_of_the_stream_that_are_none_are_refused_by_name(door: Door):
     for options in ("usage", [1]):
         body = SAID | {"stream": True, "stream_options": options}
