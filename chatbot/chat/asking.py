@@ -13,6 +13,7 @@ from chatbot.chat.reply_log import Columns
 from chatbot.config import Config
 from chatbot.errors import TooLong
 from chatbot.ids import affinity_of
+from chatbot.llm.chunks import MAX_MODEL_CHARS
 from chatbot.llm.client import LLM
 from chatbot.llm.response import Answer, Take
 from chatbot.records import Turn
@@ -63,7 +64,7 @@ class Asking:
     @property
     def model(self) -> str:
         """The model that answers, as it names itself, else the one that is asked; "" before that is known."""
-        return (self._answer.model if self._answer else "") or self._model
+        return (self._answer.model if self._answer else "") or self._model[:MAX_MODEL_CHARS]
 
     @property
     def finish_reason(self) -> str | None:

@@ -28,6 +28,9 @@ _FAILED_FINISHES = re.compile(
     re.I,
 )
 
+MAX_MODEL_CHARS = 256
+"""How much of a model's name is kept, whoever gave it."""
+
 
 class ChunkReader:
     """Reads the chunks of one answer in order.
@@ -100,7 +103,7 @@ class ChunkReader:
         if b'"usage"' in data:
             self._note_usage(chunk, choice)
         if not self.model and isinstance(model := chunk.get("model"), str):
-            self.model = valid(model[:256])
+            self.model = valid(model[:MAX_MODEL_CHARS])
         finish = choice.get("finish_reason")
         if not isinstance(finish, str) or finish.lower() in ("null", "none"):
             finish = None

@@ -11,6 +11,12 @@ from chatbot.records import dumps
 
 JSON = "application/json"
 
+COMMON_HEADERS = {
+    "Server": "chatbot",  # and not the versions of what it is made of
+    "X-Content-Type-Options": "nosniff",
+}
+"""What every answer bears, also to what is no HTTP."""
+
 
 def json_response(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A JSON answer; bytes are JSON already."""

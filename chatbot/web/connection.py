@@ -14,7 +14,7 @@ from aiohttp.http import HttpProcessingError, HttpVersion11
 from aiohttp.http_exceptions import LineTooLong
 
 from chatbot.errors import ChatError
-from chatbot.web.answers import error_response, http_error
+from chatbot.web.answers import COMMON_HEADERS, error_response, http_error
 from chatbot.web.backpressure import EVENT_WRITER, MAX_UNSENT, STALL_SECONDS
 from chatbot.web.logs import access_log, request_id
 from chatbot.web.parser import MAX_HEAD, StrictParser
@@ -223,7 +223,7 @@ class Connection(web.RequestHandler):
             log.error("request %s crashed", request_id(request), exc_info=exc or True)
         if request.writer.output_size > 0:
             raise ConnectionResetError("the answer had begun")
-        response = error_response(error, {"X-Request-ID": request_id(request)})
+        response = error_response(error, COMMON_HEADERS | {"X-Request-ID": request_id(request)})
         response.force_close()
         return response
 

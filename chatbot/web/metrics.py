@@ -16,7 +16,6 @@ from aiohttp import web
 
 from chatbot import __version__
 from chatbot.chat.reply import Reply
-from chatbot.records import as_json
 
 MAX_SERIES = 500
 OTHER = "_OTHER"
@@ -71,7 +70,9 @@ class Family:
         yield f"# HELP {name} {self._help}"
         yield f"# TYPE {name} {'histogram' if self._bounds else 'counter'}"
         for values, series in self._series.items():
-            pairs = [f"{label}={as_json(value)}" for label, value in zip(self._labels, values, strict=True)]
+            pairs = [
+                f'{label}="{_escaped(value)}"' for label, value in zip(self._labels, values, strict=True)
+            ]
             labels = f"{{{','.join(pairs)}}}" if pairs else ""
             if not self._bounds:
                 yield f"{name}{labels} {series[-1]:.15g}"
@@ -83,6 +84,11 @@ class Family:
                 yield f"{name}_bucket{{{with_bound}}} {count:.15g}"
             yield f"{name}_count{labels} {count:.15g}"
             yield f"{name}_sum{labels} {series[-1]:.15g}"
+
+
+def _escaped(value: str) -> str:
+    """A label's value; Prometheus knows these escapes and no others."""
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 class Metrics:

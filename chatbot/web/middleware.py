@@ -13,7 +13,7 @@ from aiohttp.http import HttpVersion11
 from chatbot.errors import ChatError, without_frames
 from chatbot.web import backpressure
 from chatbot.web.access import Access
-from chatbot.web.answers import error_response, http_error
+from chatbot.web.answers import COMMON_HEADERS, error_response, http_error
 from chatbot.web.connection import is_surplus
 from chatbot.web.logs import LEFT, SESSION_ID, log_request, request_id, route_of
 
@@ -78,9 +78,8 @@ class Gate:
     async def set_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Adds the headers that every answer bears; an on_response_prepare signal."""
         headers = response.headers
-        headers["Server"] = "chatbot"  # and not the versions of what it is made of
+        headers.update(COMMON_HEADERS)
         headers["X-Request-ID"] = request_id(request)
-        headers["X-Content-Type-Options"] = "nosniff"
         headers.setdefault("Cache-Control", "no-store")
         session_id = request.get(SESSION_ID)
         if session_id and not request.path.startswith("/v1/responses"):  # there an id opens one branch only

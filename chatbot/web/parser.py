@@ -71,5 +71,7 @@ def _check(message: Any) -> None:
         raise BadHttpMessage("not served")
     if len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers) > MAX_HEAD:
         raise LineTooLong(b"", MAX_HEAD)
+    if message.headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+        raise BadHttpMessage("another coding")  # which nobody here undoes
     if not message.path.isascii() or not message.headers.get("Expect", "").isascii():
         raise BadHttpMessage("no text")
