@@ -97,7 +97,7 @@ class Database:
             connection = sqlite3.connect(path, timeout=LOCKED_SECONDS, isolation_level=None)
             self.connection = self._resources.enter_context(closing(connection))
             self._prepare(sync)
-        except (sqlite3.Error, StoreError) as error:
+        except (sqlite3.Error, StoreError, ChatError) as error:
             self.close()
             if _code_of(error) in _BUSY:
                 raise StoreError(f"{path} is locked by another program") from None

@@ -6,6 +6,7 @@ is kept in memory besides is only what waits to be removed (removal.py) or writt
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Container
@@ -23,7 +24,7 @@ from chatbot.storage.tree import Tree
 FAILED_RESPONSE_MS = 3_600_000
 """How long a response can be read that failed in the background."""
 
-_MIN_DISK = 4 * 2**20  # a disk with less free than this is full
+_SPARE_DISK = 16 * 2**20  # kept for deletes and for what runs; of a small disk a quarter
 
 
 class Background(NamedTuple):
@@ -46,7 +47,7 @@ class Store(Tree):
 
     def __init__(self, path: str = ":memory:", max_bytes: int = 2**30, sync: str = "normal") -> None:
         super().__init__(Database(path, sync))
-        self._directory = None if path == ":memory:" else os.path.dirname(os.path.realpath(path))
+        self._path = "" if path == ":memory:" else os.path.realpath(path)
         self._max_bytes = max_bytes
         self._page_size: int = self._db.value("PRAGMA page_size")
         self._bytes_left = 0  # that may be written before the database is measured again
@@ -55,7 +56,7 @@ class Store(Tree):
         """How many sessions are stored, expired ones not yet swept among them."""
         self.affinity_key: bytes = self._db.one("get_secret", ("affinity",))[0]
         """The key of the hashes by which LLM servers tell conversations apart."""
-        self._checkpoints = Checkpoints(path) if self._directory else None
+        self._checkpoints = Checkpoints(path) if self._path else None
 
     def close(self) -> None:
         """Closes the database; a file's WAL is folded back into it."""
@@ -79,8 +80,18 @@ class Store(Tree):
     @property
     def free_bytes(self) -> int:
         """How much may still be written: what the limit leaves, or the disk if that is less."""
-        free = self._max_bytes - self.used_bytes
-        return min(free, shutil.disk_usage(self._directory).free - _MIN_DISK) if self._directory else free
+        unused = self._db.value("PRAGMA freelist_count") * self._page_size  # the file need not grow for that
+        return int(min(self._max_bytes - self.used_bytes, self._disk_left + unused))
+
+    @property
+    def _disk_left(self) -> float:
+        if not self._path:
+            return math.inf
+        disk = shutil.disk_usage(os.path.dirname(self._path))
+        # The file must have room to grow when the WAL is folded back, or nothing can be written any more.
+        size: int = self._db.value("PRAGMA page_count") * self._page_size
+        growth = size - os.path.getsize(self._path)
+        return disk.free - growth - min(_SPARE_DISK, disk.total // 4)
 
     @property
     def is_full(self) -> bool:
@@ -88,17 +99,17 @@ class Store(Tree):
         return self.free_bytes <= 0
 
     def require_space(self, chars: int = 0) -> None:
-        """Raises ChatError("storage_full") if the database has reached its limit; `chars` will be written.
+        """Raises ChatError("storage_full") if the database or the disk is full; `chars` will be written.
 
         Asked before something new is begun and not when it is stored: a reply that was admitted is
         never lost to the limit, which is passed by no more than the replies that are running.
         """
-        if self._bytes_left <= 0:
-            self._bytes_left = self._max_bytes - self.used_bytes
+        if self._bytes_left <= 0 or self._disk_left <= 2 * chars:  # in the WAL and in the file
+            self._bytes_left = self.free_bytes
         if self._bytes_left <= 0 and self.removals.waiting:
             with suppress(Locked):
                 self.removals.remove_piece()
-            self._bytes_left = self._max_bytes - self.used_bytes
+            self._bytes_left = self.free_bytes
         if self._bytes_left <= 0:
             raise ChatError("storage_full", "The database is full.", retry_after="60")
         self._deduct(chars)

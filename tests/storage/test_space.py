@@ -12,6 +12,7 @@ import pytest
 
 from chatbot.errors import ChatError
 from chatbot.records import Prompt
+from chatbot.storage import checkpoint
 from chatbot.storage.store import Store
 from tests.storage.tools import a_chain, a_session, a_turn, count, turn_at
 
@@ -114,6 +115,39 @@ def test_a_disk_with_nothing_left_is_full(tmp_path: Path, monkeypatch: pytest.Mo
         assert not store.is_full
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1))
         assert store.is_full
+
+
+def test_a_disk_that_others_fill_takes_nothing_new_until_something_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Store(str(tmp_path / "chat.db"))) as store:
+        here, there = a_session(store), a_session(store)
+        a_chain(store, here, 100, reply="x" * 50_000)
+        store._db.value("PRAGMA wal_checkpoint(TRUNCATE)")
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**22, 2**22, 0))
+        for begin in (store.require_space, lambda: store.add_session("s", 0, "{}")):
+            with pytest.raises(ChatError, match="full") as caught:
+                begin()
+            assert caught.value.code == "storage_full"
+        assert store.is_full
+        store.add_turn(a_turn(there))  # it was admitted before
+        store.delete_session(here)
+        while store.removals.waiting:
+            store.removals.remove_piece()
+        assert not store.is_full
+        store.require_space()
+
+
+def test_of_a_small_disk_a_quarter_is_spared_and_what_the_wal_will_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "INTERVAL", 60.0)
+    with closing(Store(str(tmp_path / "chat.db"))) as store:
+        store._db.value("PRAGMA wal_checkpoint(TRUNCATE)")
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**22, 0, 2**22))
+        assert store.free_bytes == 3 * 2**20
+        a_chain(store, a_session(store), 20, reply="x" * 50_000)
+        assert store.free_bytes < 2**21 + 2**20 - 20 * 50_000
 
 
 def test_full_memory_is_told_as_full_storage(store: Store) -> None:

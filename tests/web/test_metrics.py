@@ -69,9 +69,14 @@ async def test_a_name_that_a_client_makes_up_is_a_label_and_not_a_long_one(
     llm.play([b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"])
     assert (await server.chat(await server.session(), model=name))[0] == 502
     found = await metrics(server)
-    assert found[
-        'gen_ai_server_request_duration_seconds_count{gen_ai_request_model="a\t\\"\\\\\\n' + "é" * 251 + '"}'
-    ] == 1
+    assert (
+        found[
+            'gen_ai_server_request_duration_seconds_count{gen_ai_request_model="a\t\\"\\\\\\n'
+            + "é" * 251
+            + '"}'
+        ]
+        == 1
+    )
 
 
 def test_no_metric_has_series_without_bound() -> None:
