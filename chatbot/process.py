@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 RESERVED_FILES = 64
 """What is open besides connections: the database, the log, the sockets that listen, and some spare."""
 
+GIVE_BACK_SECONDS = 2.0
+"""How often memory that is free goes back to the system."""
+
 _M_MMAP_THRESHOLD = -3  # mallopt(3)
 
 SURPLUS = 32
@@ -58,8 +61,15 @@ def tune_memory() -> None:
     objects that live as long as it does and no cycles: at its usual threshold the collector would look at
     hundreds of running turns, time and again, and find nothing.
     """
-    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
+        _give_back(asyncio.get_running_loop(), libc)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 5, 50)
+
+
+def _give_back(loop: asyncio.AbstractEventLoop, libc: ctypes.CDLL) -> None:
+    """Gives back what large replies leave free between small things that live on, again and again."""
+    libc.malloc_trim(0)
+    loop.call_later(GIVE_BACK_SECONDS, _give_back, loop, libc)
