@@ -256,6 +256,8 @@ class LLM:
             return errors.ours("proxy", "it cannot be reached")
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             return errors.ours("unreachable")
+        if isinstance(error, aiohttp.ClientResponseError) and error.message.startswith("Got more than"):
+            return errors.ours("large", "headers of over 32 KiB")
         return errors.ours("cut")
 
 

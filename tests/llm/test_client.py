@@ -426,7 +426,8 @@ async def test_headers_of_thirty_kilobytes_are_read_and_longer_ones_are_not(llm:
         llm.play(answer(body=completion("Hi"), headers=f"X-Policy: {'a' * 30_000}\r\n"))
         assert (await hear(way)).said == "Hi"
         llm.play(answer(body=completion("Hi"), headers=f"X-Policy: {'a' * 40_000}\r\n"))
-        assert (await hear(way)).failed.code == "llm_error"
+        failed = (await hear(way)).failed
+        assert (failed.code, failed.message) == ("llm_error", "The LLM server sent headers of over 32 KiB.")
 
 
 async def test_a_wrong_certificate_says_so() -> None:
