@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +28,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _load_dotenv()
         if options.backup or options.check or options.prune:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing unfinished stays behind
             print(_do_with_database(options))
             return 0
         config = Config.from_env(os.environ, {"host": options.host, "port": options.port})
         return _serve(config, demo=options.demo)
     except (ConfigError, StoreError) as error:
         return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -151,6 +152,42 @@ def test_a_copy_that_is_killed_in_the_middle_leaves_no_file(path: Path, store: S
     assert "50 turns" in check(str(target))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_copy_that_is_stopped_in_the_middle_leaves_nothing(
+    number: signal.Signals, path: Path, store: Store, tmp_path: Path
+) -> None:
+    a_chain(store, a_session(store), 50, reply="x" * 100_000)
+    script = COPIES.replace(
+        "backup.backup(sys.argv[1], sys.argv[2])",
+        "import os; os.environ['DATABASE_URL'] = 'sqlite:///' + sys.argv[1]\n"
+        "from chatbot.__main__ import main; sys.exit(main(['--backup', sys.argv[2]]))",
+    )
+    with running(script, str(path), str(tmp_path / "copy")) as copying:
+        copying.send_signal(number)
+        assert copying.wait() == 2
+    assert not [file for file in tmp_path.iterdir() if "copy" in file.name]
+
+
+def test_a_copy_needs_no_links_of_the_file_system(
+    path: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    backup(str(path), str(tmp_path / "copy"))
+    assert "0 sessions" in check(str(tmp_path / "copy"))
+    assert not [file for file in tmp_path.iterdir() if "unfinished" in file.name]
+
+
+@pytest.mark.parametrize("name", ["folder", "new/", ""])
+def test_a_folder_is_no_target_for_a_copy(path: Path, store: Store, tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    target = f"{tmp_path}/{name}" if name else ""
+    with pytest.raises(StoreError, match="is a directory, or names none of its files"):
+        backup(str(path), target, force=True)
+
+
 def test_a_resting_database_is_copied_also_after_a_kill(path: Path, tmp_path: Path) -> None:
     with running(WRITES, str(path)) as writer:
         assert writer.stdout
@@ -200,6 +237,33 @@ def test_a_damaged_file_is_told(path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(StoreError, match=r"damaged|malformed"):
         check(str(path))
+
+
+def test_a_file_that_lacks_its_last_byte_is_told(path: Path) -> None:
+    with closing(Store(str(path))) as store:
+        a_chain(store, a_session(store), 20)
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(StoreError, match="damaged: its last page is cut"):
+        check(str(path))
+
+
+def test_whatever_bit_is_wrong_is_told_in_one_line(path: Path) -> None:
+    Store(str(path)).close()
+    whole = path.read_bytes()
+    for place in range(0, 4096, 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
+        try:
+            said = check(str(path))
+        except StoreError as error:
+            said = str(error)
+        assert len(said.splitlines()) == 1, place
+
+
+def test_a_file_of_another_version_is_told_as_that(path: Path) -> None:
+    Store(str(path)).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("ALTER TABLE turns RENAME TO pages; PRAGMA user_version=2")
+    assert check(str(path)) == f"{path}: whole, version 2, whose tables are not those of 1"
 
 
 def test_a_row_that_belongs_to_nothing_is_damage(path: Path) -> None:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from chatbot.errors import ChatError
-from chatbot.storage.database import APPLICATION, when_unlocked
+from chatbot.storage.database import APPLICATION, VERSION, when_unlocked
 from chatbot.storage.lock import StoreError, require_access
 from chatbot.storage.store import Store
 
@@ -44,15 +44,13 @@ def backup(path: str, target: str, *, force: bool = False) -> str:
                     source.execute("VACUUM INTO ?", (unfinished,))
             found = _examine(unfinished, "quick_check")
             os.fsync(file)
-            if force:
-                os.replace(unfinished, target)
-            else:
-                os.link(unfinished, target)  # fails if there is one by now
+            _give_name(unfinished, target, force)
             _sync_directory(directory)
         finally:
             os.close(file)
-            with suppress(FileNotFoundError):
-                os.unlink(unfinished)
+            for rest in (unfinished, f"{unfinished}-journal"):
+                with suppress(FileNotFoundError):
+                    os.unlink(rest)
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror}") from None
     return f"{target}: {found}, {os.path.getsize(target)} bytes"
@@ -92,11 +90,13 @@ async def _delete(store: Store, session_ids: list[str]) -> None:
 
 
 def _refuse_target(path: str, target: str, force: bool) -> None:
-    if os.path.exists(target):
+    if os.path.isdir(target) or not os.path.basename(target):
+        raise StoreError(f"{target!r} is a directory, or names none of its files")
+    if os.path.lexists(target):
         for part in _parts(path):
-            if os.path.exists(part) and os.path.samefile(part, target):
+            if os.path.exists(part) and os.path.exists(target) and os.path.samefile(part, target):
                 raise StoreError(f"{target} is the database itself, or a part of it")
-        if not os.path.isfile(target):
+        if not os.path.isfile(target) and not os.path.islink(target):
             raise StoreError(f"{target} is not a regular file")
         if not force:
             raise StoreError(f"{target} exists; it is replaced only if that is asked for")
@@ -124,6 +124,18 @@ def _uri(path: str) -> str:
     return f"{Path(file).as_uri()}?{'mode=rw' if is_open else 'mode=ro&immutable=1'}"
 
 
+def _give_name(unfinished: str, target: str, force: bool) -> None:
+    """Renames a finished copy; raises FileExistsError if there is a `target` by now, unless `force`."""
+    if not force:
+        try:
+            os.link(unfinished, target)
+            return
+        except OSError:  # there is one, or the file system has no links: sticks and shares
+            if os.path.lexists(target):
+                raise
+    os.replace(unfinished, target)
+
+
 @contextmanager
 def _opened(path: str, task: str) -> Iterator[sqlite3.Connection]:
     """The database at `path`, if it is one of ours; it is not made, and not changed.
@@ -137,8 +149,10 @@ def _opened(path: str, task: str) -> Iterator[sqlite3.Connection]:
             if _value(connection, "application_id") != APPLICATION:
                 raise StoreError(f"{path} holds something else, not chat sessions")
             yield connection
+    except UnicodeDecodeError:  # SQLite quotes what it cannot read
+        raise StoreError(f"cannot {task} {path}: what it says of its tables is no text") from None
     except sqlite3.Error as error:
-        raise StoreError(f"cannot {task} {path}: {error}") from None
+        raise StoreError(f"cannot {task} {path}: {' '.join(str(error).split())}") from None
 
 
 def _examine(path: str, pragma: str) -> str:
@@ -154,9 +168,20 @@ def _examine(path: str, pragma: str) -> str:
                 raise StoreError(f"{path} is damaged: {' '.join(str(faults[0]).split())}")
             if orphan := connection.execute("PRAGMA foreign_key_check").fetchone():
                 raise StoreError(f"{path} is damaged: a row of {orphan[0]} belongs to nothing")
-            sessions = connection.execute("SELECT count(*) FROM sessions WHERE deleted = 0").fetchone()[0]
-            turns = connection.execute("SELECT count(*) FROM turns").fetchone()[0]
-            return f"version {_value(connection, 'user_version')}, {sessions} sessions, {turns} turns"
+            if os.path.getsize(path) % _value(connection, "page_size"):
+                raise StoreError(f"{path} is damaged: its last page is cut")
+            version = _value(connection, "user_version")
+            try:
+                sessions = _count(connection, "sessions WHERE deleted = 0")
+                return f"version {version}, {sessions} sessions, {_count(connection, 'turns')} turns"
+            except sqlite3.OperationalError:
+                if version == VERSION:
+                    raise
+                return f"version {version}, whose tables are not those of {VERSION}"
+
+
+def _count(connection: sqlite3.Connection, what: str) -> int:
+    return int(connection.execute(f"SELECT count(*) FROM {what}").fetchone()[0])
 
 
 def _bytes_read() -> int:
