@@ -330,6 +330,10 @@ def test_a_file_is_divided_by_the_first_digits_of_its_ids(path: Path) -> None:
     assert "nothing was deleted" in prune(str(path), 0x10, 0x7F, lambda question: False)
     with pytest.raises(StoreError, match="there is no file"):
         prune(str(path.with_name("no")), 0, 1, lambda question: True)
+    path.with_name("empty").touch()
+    with pytest.raises(StoreError, match="holds something else"):
+        prune(str(path.with_name("empty")), 0, 1, lambda question: True)
+    assert path.with_name("empty").stat().st_size == 0
     assert not path.with_name("no").exists()
 
 

@@ -66,8 +66,8 @@ def prune(path: str, first: int, last: int, confirm: Callable[[str], bool]) -> s
 
     `confirm` is asked first, in a sentence that says how many. No server may use the file. Raises StoreError.
     """
-    if not os.path.exists(path):
-        raise StoreError(f"there is no file {path}")
+    with _opened(path, "read"):  # or an empty one would become a database
+        pass
     with closing(Store(path)) as store:
         outside = [name for name in store.session_ids() if not first <= int(name[:2], 16) <= last]
         of_all = f"{len(outside)} of {store.sessions} sessions are outside of {first:02x}-{last:02x}"

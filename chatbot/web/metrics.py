@@ -78,7 +78,7 @@ class Family:
                 yield f"{name}{labels} {series[-1]:.15g}"
                 continue
             count = 0.0
-            for bound, number in zip([*map("{:g}".format, self._bounds), "+Inf"], series, strict=False):
+            for bound, number in zip([*map("{:.15g}".format, self._bounds), "+Inf"], series, strict=False):
                 count += number
                 with_bound = ",".join([*pairs, f'le="{bound}"'])
                 yield f"{name}_bucket{{{with_bound}}} {count:.15g}"
