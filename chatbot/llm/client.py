@@ -138,6 +138,7 @@ class LLM:
                 refused, self._models = model, None  # one look at the list: it may have another by now
                 if await self.model_for({}) != model:
                     continue
+            self._has_answered &= failure.status != 401  # the key was good and is so no more
             raise failure.to_error(chose_model=chose_model, where=self._endpoint.name)
 
     def _accept(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:

@@ -216,6 +216,24 @@ async def test_where_chat_works_the_list_may_be_as_it_likes(llm: ScriptedLLM, li
     assert note
 
 
+@pytest.mark.parametrize(
+    ("failed", "state"),
+    [("401 X", "unauthorized"), ("502 X", "ok"), ("400 X", "ok"), ("429 X", "ok")],
+)
+async def test_an_llm_whose_key_is_refused_for_chats_too_is_no_longer_ready(
+    llm: ScriptedLLM, failed: str, state: str
+) -> None:
+    async with opened(llm) as way:
+        await hear(way)
+        llm.models = answer("401 X" if failed == "401 X" else "502 X", PAGE)
+        assert (await way.ready())[0] == "ok"
+        llm.play(answer(failed))
+        assert (await hear(way)).error
+        assert (await way.ready())[0] == state
+        await hear(way)
+        assert (await way.ready())[0] == "ok"
+
+
 async def test_an_llm_silent_for_two_seconds_is_unreachable(llm: ScriptedLLM, clock: Any) -> None:
     llm.models = [Hang]
     async with opened(llm) as way:
