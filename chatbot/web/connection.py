@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import LineTooLong
 from chatbot.errors import ChatError
 from chatbot.web.answers import COMMON_HEADERS, error_response, http_error
 from chatbot.web.backpressure import EVENT_WRITER, MAX_UNSENT, STALL_SECONDS
-from chatbot.web.logs import access_log, request_id
+from chatbot.web.logs import log_refusal, request_id
 from chatbot.web.parser import MAX_HEAD, StrictParser
 from chatbot.web.patience import Patience
 
@@ -217,7 +217,7 @@ class Connection(web.RequestHandler):
             error = ChatError("invalid_request", "The request is not valid HTTP.")
             if isinstance(exc, LineTooLong):
                 error = ChatError("headers_too_large", f"The headers exceed {MAX_HEAD} bytes.")
-            access_log.info("- - %d bad HTTP: %s", error.status, type(exc).__name__)
+            log_refusal(request, error.status, f"bad HTTP: {type(exc).__name__}")
         else:
             # aiohttp passes no error when it was a TimeoutError: that is the one being handled.
             log.error("request %s crashed", request_id(request), exc_info=exc or True)
@@ -237,7 +237,7 @@ class Connection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Writes an answer, in our shape also one that aiohttp made before the middleware (Expect)."""
         if not resp.prepared and isinstance(resp, web.HTTPException) and isinstance(request, web.Request):
-            access_log.info("- - %d %s", resp.status, type(resp).__name__)
+            log_refusal(request, resp.status, type(resp).__name__)
             resp = http_error(resp)
         finished = await super().finish_response(request, resp, start_time)
         if self._half_closed:

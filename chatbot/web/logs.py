@@ -77,6 +77,12 @@ def log_request(request: web.Request, route: str, status: int, seconds: float) -
     access_log.info("%s %s %d %.1fms %s%s", *line.values(), shown, extra={"fields": about | line})
 
 
+def log_refusal(request: web.BaseRequest, status: int, why: str) -> None:
+    """Writes the line of a request that never came as far as the application."""
+    line = {"method": "-", "route": "-", "status": status, "request_id": request_id(request)}
+    access_log.info("%s %s %d %s %s", *line.values(), why, extra={"fields": line | {"reason": why}})
+
+
 def _quoted(value: object) -> str:
     text = str(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
