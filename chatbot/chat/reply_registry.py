@@ -11,7 +11,7 @@ from typing import Any
 from chatbot.chat.asking import Asking, Question
 from chatbot.chat.limits import ContextLimits
 from chatbot.chat.reply import Reply
-from chatbot.chat.reply_source import ReplySource
+from chatbot.chat.reply_source import Outcome, ReplySource
 from chatbot.chat.stored_reply import StoredReply, StoredTurns
 from chatbot.config import Config
 from chatbot.errors import ChatError
@@ -38,7 +38,7 @@ def shutting_down() -> ChatError:
 
 
 class ReplyRegistry:
-    """All replies that run; `on_end` is called with each one that has ended."""
+    """All replies that run; `on_end` is called with each one that has ended, and with what is relayed."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class ReplyRegistry:
         llm: LLM,
         limits: ContextLimits,
         clock: Callable[[], float],
-        on_end: Callable[[Reply], None] = lambda _: None,
+        on_end: Callable[[Outcome], None] = lambda _: None,
     ) -> None:
         self.closing = False
         self._config = config
@@ -56,7 +56,7 @@ class ReplyRegistry:
         self._llm = llm
         self._limits = limits
         self._clock = clock
-        self._on_end = on_end
+        self.on_end = on_end
         self._stored = StoredTurns(store.turn, store.is_alive)
         self._running: dict[str, Reply] = {}  # by message id
         self._by_name: dict[str, Reply] = {}  # by idempotency key and response id
@@ -195,7 +195,7 @@ class ReplyRegistry:
         if not others:
             del self._by_session[reply.session_id]
         self._note_end()
-        self._on_end(reply)
+        self.on_end(reply)
 
     def _note_end(self) -> None:
         if self.closing and not len(self):

@@ -20,6 +20,20 @@ class Listener(Protocol):
         """Notices that the reply has ended."""
 
 
+class Outcome(Protocol):
+    """What log and metrics tell of an answer of the LLM: as ReplySource has it, or of one only relayed."""
+
+    created_at: int
+    error: ChatError | None
+    finish_reason: str | None
+    usage: str | None
+    first_token_ms: int | None
+
+    @property
+    def model(self) -> str:
+        """Which of the LLM's models answers; "" if that is not known."""
+
+
 class ReplySource(Protocol):
     """A reply while it is written and after.
 

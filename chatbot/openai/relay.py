@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
@@ -12,7 +13,7 @@ from aiohttp import web
 
 from chatbot.chat.reply_registry import ReplyRegistry, shutting_down
 from chatbot.config import Config
-from chatbot.errors import ChatError
+from chatbot.errors import ChatError, without_frames
 from chatbot.ids import affinity_of
 from chatbot.llm.client import LLM
 from chatbot.llm.response import Answer
@@ -23,8 +24,21 @@ from chatbot.web import backpressure
 from chatbot.web.answers import json_response
 from chatbot.web.backpressure import EVENT_STREAM, EventWriter
 from chatbot.web.bodies import read_object
+from chatbot.web.logs import REPLY
 
 _SET_ONCE = ("role", "id", "type", "name")
+
+
+@dataclass(eq=False)
+class Relayed:
+    """What log and metrics tell of a relayed answer."""
+
+    created_at: int
+    model: str = ""
+    error: ChatError | None = None
+    finish_reason: str | None = "cancelled"
+    usage: str | None = None
+    first_token_ms: int | None = None
 
 
 @dataclass(eq=False)
@@ -35,6 +49,7 @@ class Relay:
     store: Store
     llm: LLM
     registry: ReplyRegistry
+    clock: Callable[[], float]
 
     async def models(self, request: web.Request) -> web.Response:
         """Handle "GET /v1/models": the LLM's own list."""
@@ -54,23 +69,38 @@ class Relay:
         users = (n for n, m in enumerate(messages) if isinstance(m, dict) and m.get("role") == "user")
         begin = as_json(messages[: next(users, len(messages)) + 1])
         affinity = affinity_of(self.store.affinity_key, begin)
+        request[REPLY] = told = Relayed(int(self.clock() * 1000))
         with self.registry.relaying():
             asking = asyncio.create_task(self.llm.relay(body, affinity=affinity))
             try:
                 if body.get("stream"):
-                    return await self._stream(request, asking, wants_usage=bool(options.get("include_usage")))
+                    wants_usage = bool(options.get("include_usage"))
+                    return await self._stream(request, asking, told, wants_usage=wants_usage)
                 whole = Completion()
                 async for chunks in await asking:
+                    self._note_first(told, chunks)
                     for chunk in chunks:
                         whole.add(json.loads(chunk.data))
                 return json_response(whole.to_json())
+            except ChatError as error:
+                told.error = without_frames(error)
+                raise
             finally:
                 asking.cancel()
                 if asking.done() and not asking.cancelled() and not asking.exception():
-                    asking.result().close()
+                    answer = asking.result()
+                    answer.close()
+                    told.model, told.usage = answer.model, answer.usage
+                    if answer.is_complete:
+                        told.finish_reason = answer.finish_reason
+                self.registry.on_end(told)
+
+    def _note_first(self, told: Relayed, chunks: list[Chunk]) -> None:
+        if told.first_token_ms is None and any(chunk.pieces for chunk in chunks):
+            told.first_token_ms = max(0, int(self.clock() * 1000) - told.created_at)
 
     async def _stream(
-        self, request: web.Request, asking: asyncio.Task[Answer], *, wants_usage: bool
+        self, request: web.Request, asking: asyncio.Task[Answer], told: Relayed, *, wants_usage: bool
     ) -> web.StreamResponse:
         """Before the first chunk an error is a status, if it comes within a heartbeat."""
         await asyncio.wait((asking,), timeout=self.config.stream_heartbeat_seconds)
@@ -81,12 +111,14 @@ class Relay:
         beating = asyncio.create_task(self._beat(events))
         try:
             async for chunks in await asking:
+                self._note_first(told, chunks)
                 sent = [chunk.data for chunk in chunks if wants_usage or not _is_usage(chunk)]
                 if sent:
                     events.send(b"".join(b"data: %b\n\n" % data for data in sent))
                     await events.wait_until_sent()
             ending = b"data: [DONE]\n\n"
         except ChatError as error:
+            told.error = without_frames(error)
             ending = b"data: %b\n\n" % dumps(error.to_object())
         except asyncio.CancelledError:
             if not self.registry.closing:

@@ -33,7 +33,7 @@ class OpenAIDoor(Conversations):
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Registers everything under /v1."""
-        relay = Relay(self.config, self.store, self.llm, self.registry)
+        relay = Relay(self.config, self.store, self.llm, self.registry, self.clock)
         router.add_get("/v1/models", relay.models)
         router.add_post("/v1/chat/completions", relay.complete)
         response = "/v1/responses/{response_id}"

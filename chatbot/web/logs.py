@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from chatbot.chat.reply_source import ReplySource
+from chatbot.chat.reply_source import Outcome
 from chatbot.ids import new_id
 
 access_log = logging.getLogger("chatbot.access")
@@ -19,7 +19,7 @@ REQUEST_ID = web.RequestKey("request_id", str)
 SESSION_ID = web.RequestKey("session_id", str)
 """The session that a request turned out to be about; becomes X-Session-ID."""
 
-REPLY = web.RequestKey("reply", ReplySource)
+REPLY = web.RequestKey("reply", Outcome)
 """The reply that a request is about: its line says what came of it."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -45,7 +45,7 @@ def route_of(request: web.Request) -> str:
     return resource.canonical if resource else "-"
 
 
-def _of_reply(source: ReplySource | None) -> dict[str, Any]:
+def _of_reply(source: Outcome | None) -> dict[str, Any]:
     """Which model answered, how fast, how much, and how it ended."""
     if source is None:
         return {}

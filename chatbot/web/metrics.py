@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from chatbot import __version__
-from chatbot.chat.reply import Reply
+from chatbot.chat.reply_source import Outcome
 
 MAX_SERIES = 500
 OTHER = "_OTHER"
@@ -128,8 +128,8 @@ class Metrics:
         method = method if method in _METHODS else OTHER
         self._count("http_server_request_duration_seconds", seconds, method, route, str(status))
 
-    def reply_ended(self, reply: Reply) -> None:
-        """Counts a reply that has ended, with what the LLM said of its tokens."""
+    def reply_ended(self, reply: Outcome) -> None:
+        """Counts a reply that has ended, kept here or relayed, with what the LLM said of its tokens."""
         model, error = reply.model, reply.error
         seconds = max(0.0, self._clock() - reply.created_at / 1000)
         self._count("gen_ai_server_request_duration_seconds", seconds, model)

@@ -6,6 +6,8 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from chatbot.openai.relay import Completion
 from tests.openai.door import Door
 from tests.tools.scripted_llm import (
@@ -185,3 +187,39 @@ async def test_options_of_the_stream_that_are_none_are_refused_by_name(door: Doo
 async def test_only_who_asks_for_the_usage_gets_its_chunk(door: Door):
     assert not any('"usage"' in chunk for chunk in await read(door))
     assert any('"usage"' in chunk for chunk in await read(door, stream_options={"include_usage": True}))
+
+
+async def test_what_is_relayed_is_counted_and_told_like_any_reply(
+    door: Door, llm: ScriptedLLM, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "chatbot.access")
+    url = f"{door.server.url}/v1/chat/completions"
+    for is_stream in (False, True):
+        llm.play(reply("Hello"))
+        async with door.server.http.post(url, json=SAID | {"stream": is_stream}) as response:
+            await response.read()
+        assert " model=m first_token_ms=" in caplog.messages[-1]
+        assert caplog.messages[-1].endswith(" end=stop")
+        llm.play(answer("429 Slow", {"error": {"message": "no"}}))
+        async with door.server.http.post(url, json=SAID | {"stream": is_stream}) as response:
+            assert response.status == 429
+        assert caplog.messages[-1].endswith(" end=llm_rate_limited")
+    async with door.server.http.get(f"{door.server.url}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    assert 'chatbot_replies_total{end="stop"} 2' in lines
+    assert 'chatbot_llm_failures_total{kind="rate"} 2' in lines
+    assert 'gen_ai_server_time_to_first_token_seconds_count{gen_ai_request_model="m"} 2' in lines
+
+
+async def test_a_relay_whose_client_leaves_is_counted_as_cancelled(door: Door, llm: ScriptedLLM) -> None:
+    llm.play([*events(delta("Hel"), Hang)])
+    url = f"{door.server.url}/v1/chat/completions"
+    async with door.server.http.post(url, json=SAID | {"stream": True}) as response:
+        await response.content.readany()
+
+    async def is_counted() -> bool:
+        async with door.server.http.get(f"{door.server.url}/metrics") as response:
+            return 'chatbot_replies_total{end="cancelled"} 1' in await response.text()
+
+    while not await is_counted():
+        pass
