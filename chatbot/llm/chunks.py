@@ -254,8 +254,9 @@ def _first_choice(chunk: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     if isinstance(choices, dict):
         return choices, False
     found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
-    first = next((choice for choice in found if not choice.get("index")), None)
-    return first or {}, not found or (first is not None and len(found) == 1)
+    first = next((choice for choice in found if str(choice.get("index") or 0) == "0"), None)
+    is_plain = first is not None and len(found) == 1 and not isinstance(first.get("index"), str)
+    return first or {}, not found or is_plain
 
 
 def _delta_of(choice: dict[str, Any]) -> tuple[dict[str, Any], bool]:

@@ -93,11 +93,14 @@ class CallReader:
         )
         arguments = next((function[name] for name in _ARGUMENTS if name in function), None)
         text = arguments if isinstance(arguments, str) else "" if arguments is None else as_json(arguments)
-        call = self._find(entry.get("index"), given, name)
+        index = entry.get("index")
+        if isinstance(index, str) and index.isdecimal():
+            index = int(index[:9])
+        call = self._find(index, given, name)
         if call is None:
             if not (name or given):
                 return [], False  # a piece of nothing
-            call = _Call(len(self._calls), entry.get("index"), given)
+            call = _Call(len(self._calls), index, given)
             self._calls.append(call)
         call.arguments.append(text)
         as_given = (function.get("name") or "", entry.get("id") or "", arguments or "", entry.get("index"))

@@ -78,6 +78,10 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
         ],
         "Hi",
     ),
+    "an index in a string": (
+        [{"choices": [{"index": index, "delta": {"content": said}}]} for index, said in (("1", "no"), ("0", "Hi"))],
+        "Hi",
+    ),
     "index null": ([{"choices": [{"index": None, "delta": {"content": "Hi"}}]}], "Hi"),
     "finish_reason empty, or 'null' (DashScope)": ([chunk({"content": "H"}, ""), chunk({"content": "i"}, "null")], "Hi"),
     "reasoning_content": ([chunk({"reasoning_content": "hm", "content": None}), text("Hi")], "[hm]Hi"),
@@ -123,6 +127,10 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "pieces without an index": ([calls(call(None, "a", "f", '{"x"')), calls(call(None, arguments=":1}"))], '<f>{"x":1}'),
     "id and name in every piece": ([calls(call(0, "a", "f", '{"x"')), calls(call(0, "a", "f", ":1}"))], '<f>{"x":1}'),
     "a name that comes after the id": ([calls(call(0, "a")), calls(call(0, None, "f", "{}"))], "<f>{}"),
+    "pieces with their index in a string": (
+        [calls(call("0", "a", "f", "{"), call("1", "b", "g", "{")), calls(call("0", arguments="}"), call("1", arguments="}"))],
+        "<f>{<g>{}}",
+    ),
     "a call that is no list": ([chunk({"tool_calls": call(0, "a", "f", "{}")})], "<f>{}"),
     "function_call": ([chunk({"function_call": {"name": "f", "arguments": "{}"}})], "<f>{}"),
     "a custom call": ([calls({"id": "a", "type": "custom", "custom": {"name": "f", "input": "x"}})], "<f>x"),
