@@ -165,6 +165,7 @@ async def test_what_is_only_relayed_is_waited_for_and_told(
         assert (await whole).status == 503
         assert (await (await whole).json())["error"]["code"] == "shutting_down"
         assert await exit_of(process) == 0
+    assert process.output.count(" end=shutting_down") == 2, "the stream and the whole one that were cut"
     check_log(process)
 
 

@@ -69,31 +69,32 @@ class Relay:
         users = (n for n, m in enumerate(messages) if isinstance(m, dict) and m.get("role") == "user")
         begin = as_json(messages[: next(users, len(messages)) + 1])
         affinity = affinity_of(self.store.affinity_key, begin)
-        request[REPLY] = told = Relayed(int(self.clock() * 1000))
-        with self.registry.relaying():
-            asking = asyncio.create_task(self.llm.relay(body, affinity=affinity))
-            try:
-                if body.get("stream"):
-                    wants_usage = bool(options.get("include_usage"))
-                    return await self._stream(request, asking, told, wants_usage=wants_usage)
-                whole = Completion()
-                async for chunks in await asking:
-                    self._note_first(told, chunks)
-                    for chunk in chunks:
-                        whole.add(json.loads(chunk.data))
-                return json_response(whole.to_json())
-            except ChatError as error:
-                told.error = without_frames(error)
-                raise
-            finally:
-                asking.cancel()
-                if asking.done() and not asking.cancelled() and not asking.exception():
-                    answer = asking.result()
-                    answer.close()
-                    told.model, told.usage = answer.model, answer.usage
-                    if answer.is_complete:
-                        told.finish_reason = answer.finish_reason
+        told = Relayed(int(self.clock() * 1000))
+        try:
+            with self.registry.relaying():
+                request[REPLY] = told  # what is refused here is no reply
+                asking = asyncio.create_task(self.llm.relay(body, affinity=affinity))
+                try:
+                    if body.get("stream"):
+                        wants_usage = bool(options.get("include_usage"))
+                        return await self._stream(request, asking, told, wants_usage=wants_usage)
+                    return await self._whole(asking, told)
+                finally:
+                    _let_go(asking, told)
+        except ChatError as error:
+            told.error = without_frames(error)
+            raise
+        finally:
+            if REPLY in request:
                 self.registry.on_end(told)
+
+    async def _whole(self, asking: asyncio.Task[Answer], told: Relayed) -> web.Response:
+        whole = Completion()
+        async for chunks in await asking:
+            self._note_first(told, chunks)
+            for chunk in chunks:
+                whole.add(json.loads(chunk.data))
+        return json_response(whole.to_json())
 
     def _note_first(self, told: Relayed, chunks: list[Chunk]) -> None:
         if told.first_token_ms is None and any(chunk.pieces for chunk in chunks):
@@ -123,7 +124,8 @@ class Relay:
         except asyncio.CancelledError:
             if not self.registry.closing:
                 raise
-            ending = b"data: %b\n\n" % dumps(shutting_down().to_object())
+            told.error = shutting_down()
+            ending = b"data: %b\n\n" % dumps(told.error.to_object())
         finally:
             beating.cancel()
         await backpressure.finish(request, response, ending)
@@ -133,6 +135,17 @@ class Relay:
         while True:
             await asyncio.sleep(self.config.stream_heartbeat_seconds)
             events.keep_alive()
+
+
+def _let_go(asking: asyncio.Task[Answer], told: Relayed) -> None:
+    """Closes the answer, if it has begun, and notes what is known of it."""
+    asking.cancel()
+    if asking.done() and not asking.cancelled() and not asking.exception():
+        answer = asking.result()
+        answer.close()
+        told.model, told.usage = answer.model, answer.usage
+        if answer.is_complete:
+            told.finish_reason = answer.finish_reason
 
 
 class Completion:

@@ -164,7 +164,10 @@ async def test_a_silent_llm_is_bridged(start: StartServer, llm: ScriptedLLM, clo
     assert (await reading)[-1] == "[DONE]"
 
 
-async def test_it_counts_among_the_replies_that_may_run(start: StartServer, llm: ScriptedLLM):
+async def test_it_counts_among_the_replies_that_may_run(
+    start: StartServer, llm: ScriptedLLM, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "chatbot.access")
     door = Door(await start(max_active_replies=1))
     gate = Gate()
     llm.play(reply(gate, "Hi"))
@@ -172,6 +175,7 @@ async def test_it_counts_among_the_replies_that_may_run(start: StartServer, llm:
     await gate.reached.wait()
     status, refused = await door.call("POST", "/chat/completions", SAID)
     assert (status, refused["error"]["code"]) == (503, "overloaded")
+    assert "end=" not in caplog.messages[-1], "nothing ran that could have ended"
     gate.open()
     assert (await reading)[-1] == "[DONE]"
     assert (await door.call("POST", "/chat/completions", SAID))[0] == 200
