@@ -97,7 +97,7 @@ class Database:
             connection = sqlite3.connect(path, timeout=LOCKED_SECONDS, isolation_level=None)
             self.connection = self._resources.enter_context(closing(connection))
             self._prepare(sync)
-        except (sqlite3.Error, StoreError, ChatError) as error:
+        except (sqlite3.Error, StoreError) as error:
             self.close()
             if _code_of(error) in _BUSY:
                 raise StoreError(f"{path} is locked by another program") from None
@@ -114,7 +114,7 @@ class Database:
             "cache_size=-32768",  # 32 MiB: a walk along a path of 10,000 turns takes half as long
             "secure_delete=FAST",  # some builds would fill long texts with zeros, which takes long
         ):
-            self.value(f"PRAGMA {pragma}")
+            self._ask(f"PRAGMA {pragma}")
         schema = self.sql.pop("schema")
         if is_new:
             self.connection.executescript(
@@ -128,8 +128,8 @@ class Database:
 
     def _check_ours(self) -> bool:
         """Refuses other programs' databases, before anything in them is changed; tells whether it is new."""
-        version, application = self.value("PRAGMA user_version"), self.value("PRAGMA application_id")
-        if not version and not application and not self.value("SELECT count(*) FROM sqlite_master"):
+        version, application = self._ask("PRAGMA user_version"), self._ask("PRAGMA application_id")
+        if not version and not application and not self._ask("SELECT count(*) FROM sqlite_master"):
             return True
         if application != APPLICATION:
             raise StoreError("the database holds something else, not chat sessions")
@@ -183,5 +183,12 @@ class Database:
 
     def value(self, sql: str) -> Any:
         """The one value that some SQL selects; None if it has none."""
-        row = self.execute(sql).fetchone()
+        try:
+            return self._ask(sql)
+        except Exception as error:
+            raise translated(error) from None
+
+    def _ask(self, sql: str) -> Any:
+        """The same, with SQLite's own errors."""
+        row = self.connection.execute(sql).fetchone()
         return row[0] if row else None

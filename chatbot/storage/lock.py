@@ -37,6 +37,9 @@ class FileLock:
         require_access(directory, os.W_OK | os.X_OK, path)
         for file in (real, f"{real}.lock", f"{real}-wal", f"{real}-shm"):
             if os.path.exists(file):
+                if not os.path.isfile(file):
+                    why = "Is a directory" if os.path.isdir(file) else "it is not a regular file"
+                    raise StoreError(f"cannot use {path}: {file} cannot be opened: {why}")
                 require_access(file, os.R_OK | os.W_OK, path)
         self._file = _open(f"{real}.lock", path)
         try:

@@ -9,7 +9,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from unittest.mock import Mock
@@ -173,6 +173,26 @@ def test_a_lock_into_which_nothing_can_be_written_is_a_lock(
 ) -> None:
     monkeypatch.setattr(os, "pwrite", Mock(side_effect=OSError(28, os.strerror(28))))
     with closing(Store(str(path))), pytest.raises(StoreError, match=r"in use by another server$"):
+        Store(str(path))
+
+
+@pytest.mark.parametrize("beside", ["", ".lock", "-wal", "-shm"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_refused_by_name(path: Path, beside: str, make: Callable[[str], None]) -> None:
+    make(f"{path}{beside}")
+    with pytest.raises(StoreError, match=r"is not a regular file|[iI]s a directory"):
+        Store(str(path))
+
+
+def test_a_file_that_another_program_keeps_for_itself_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store(str(path)).close()
+    monkeypatch.setattr(database, "LOCKED_SECONDS", 0.05)
+    script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
+    script += "c.execute('PRAGMA locking_mode=EXCLUSIVE'); c.execute('BEGIN EXCLUSIVE'); print(flush=True);"
+    script += "sys.stdin.read()"
+    with running(script, str(path)), pytest.raises(StoreError, match="locked by another program"):
         Store(str(path))
 
 
