@@ -101,7 +101,7 @@ class ChatRequest(NamedTuple):
     """What a client asks: it says something (a message as JSON), or gives the outputs of tools (with the ids
     of their calls), or neither, where it asks again in place of another message's turn.
 
-    `key` and `request_hash` are "" without an Idempotency-Key.
+    `key_hash` and `request_hash` are "" without an Idempotency-Key.
     """
 
     session_id: str
@@ -109,7 +109,7 @@ class ChatRequest(NamedTuple):
     outputs: list[tuple[str, Any]] | None
     replace: str | None
     options: dict[str, Any]
-    key: str
+    key_hash: str
     request_hash: str
 
 
@@ -122,7 +122,7 @@ async def read_chat(request: web.Request) -> ChatRequest:
         raise refused("session_id is missing.", "session_id")
     if named not in (None, session_id):
         raise refused("session_id and the header X-Session-ID differ.", "session_id")
-    key, request_hash = bodies.read_idempotency_key(request, session_id, body)
+    key_hash, request_hash = bodies.read_idempotency_key(request, session_id, body)
     message, outputs, replace = (body.pop(name, None) for name in ("message", "tool_outputs", "replace"))
     if message is not None and outputs is not None:
         raise refused("message and tool_outputs exclude each other.", "tool_outputs")
@@ -134,7 +134,7 @@ async def read_chat(request: web.Request) -> ChatRequest:
         None if outputs is None else [(one["tool_call_id"], one["output"]) for one in outputs],
         replace,
         _options(body),
-        key,
+        key_hash,
         request_hash,
     )
 

@@ -191,7 +191,7 @@ class Api:
         session = self.sessions.find_for_question(asked.session_id)
         request[SESSION_ID] = session.session_id
         try:
-            if known := self.registry.known(asked.key, asked.request_hash):
+            if known := self.registry.known(asked.key_hash, asked.request_hash):
                 self.sessions.use(session.session_id)
                 request[REPLY] = known
                 return known, {"Idempotent-Replayed": "true"}
@@ -202,7 +202,8 @@ class Api:
         except ChatError:
             self.sessions.use(session.session_id)  # no reply's end will mark it as used
             raise
-        question = Question(session.session_id, parent, said, asked.options, asked.key, asked.request_hash)
+        question = Question(session.session_id, parent, said, asked.options)
+        question.key_hash, question.request_hash = asked.key_hash, asked.request_hash
         request[REPLY] = reply = self.registry.start(question)
         return reply, {}
 
@@ -235,7 +236,7 @@ class Api:
                 "Content-Location": f"/api/sessions/{source.session_id}/messages/{source.message_id}/stream",
             }
             # Before it has begun it may have to be asked with less.
-            if source.context_messages and (source.started or source.ended):
+            if source.context_messages and (source.has_pushed or source.ended):
                 about["X-Context-Messages"] = str(source.context_messages)
             return about
 

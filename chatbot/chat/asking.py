@@ -28,15 +28,26 @@ class Question:
     parent: int | None  # the turn that it follows
     input: tuple[str, ...]  # the messages that are new, as JSON
     options: Mapping[str, Any]  # fields of the request to the LLM
-    key: str = ""  # an idempotency key's hash (reply_registry.key_hash); "" without one
-    request_hash: str = ""
+    key_hash: str = ""  # of its idempotency key (reply_registry.key_hash); "" without one
+    request_hash: str = ""  # of what the key was used for
+
+    # What only OpenAI's door sets
+
     # Nothing else may be asked in its session meanwhile; else it becomes current only if its parent still is.
     occupies: bool = True
     stored: bool = True  # else it leaves nothing behind
-    instructions: str | None = None  # stand before the turns, for this once
-    response_id: str | None = None  # OpenAI's door knows it by this id
-    response: str | None = None  # with these settings
     detached: bool = False  # its reply needs no listeners to go on
+    instructions: str | None = None  # stand before the turns, for this once
+    response_id: str | None = None  # the door knows it by this id
+    response: str | None = None  # with these settings
+
+
+class NoAnswer:
+    """Stands for the answer until the LLM begins to give one."""
+
+    model = ""
+    finish_reason = usage = None
+    is_complete = False
 
 
 class Asking:
@@ -48,15 +59,16 @@ class Asking:
     def __init__(
         self, question: Question, *, config: Config, store: Store, llm: LLM, limits: ContextLimits
     ) -> None:
-        self._model = ""
+        self.answer: Answer | NoAnswer = NoAnswer()
         self.context_messages = 0
         self.question = question
         self._config = config
         self._store = store
         self._llm = llm
         self._limits = limits
-        self._answer: Answer | None = None
-        self._context: Context | None = None  # until the answer begins, for it may be long
+        self._model = ""  # that is asked
+        self._has_begun = False  # the answer: something of it was taken
+        self._context: Context  # that is asked with; let go of when the answer has begun, for it may be long
         self._context_start: int | None = None
         self._context_key: str | None = None
         self._tokens = 0  # that the context was estimated to measure, where tokens are limited
@@ -64,22 +76,7 @@ class Asking:
     @property
     def model(self) -> str:
         """The model that answers, as it names itself, else the one that is asked; "" before that is known."""
-        return (self._answer.model if self._answer else "") or self._model[:MAX_MODEL_CHARS]
-
-    @property
-    def finish_reason(self) -> str | None:
-        """How the LLM says that it ended; it may go on all the same."""
-        return self._answer.finish_reason if self._answer else None
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the LLM has said everything and all chunks were taken."""
-        return self._answer is not None and self._answer.is_complete
-
-    @property
-    def usage(self) -> str | None:
-        """How many tokens it took, as the LLM says (JSON), if it has."""
-        return self._answer.usage if self._answer else None
+        return self.answer.model or self._model[:MAX_MODEL_CHARS]
 
     async def run(self, take: Take) -> None:
         """Asks, and has each piece of the answer taken until its end, or until `take` says False.
@@ -97,14 +94,14 @@ class Asking:
                 await self._pass_on(take)
             except TooLong as error:
                 # What may also be a crash is taken for "too long" only once: a crash must cost no history.
-                if self._context is None or (has_guessed and not error.is_certain):
+                if self._has_begun or (has_guessed and not error.is_certain):
                     raise
                 has_guessed = not error.is_certain
                 self._limits.refused(asked, fields, self.context_messages, self._context.tokens, error)
                 budget = self._limits.budget(asked, fields, listed)
                 self._prepare(shrink(self._context, budget, error), budget)
             else:
-                counted = json.loads(self.usage or "{}").get("prompt_tokens")
+                counted = json.loads(self.answer.usage or "{}").get("prompt_tokens")
                 tokens = counted if isinstance(counted, int) else self._tokens
                 return self._limits.answered(asked, self.context_messages, tokens)
 
@@ -130,16 +127,16 @@ class Asking:
         self._context_start, self._context_key = context.start, context.key
 
     async def _pass_on(self, take: Take) -> None:
-        assert self._context
-        answer = self._answer = await self._llm.ask(
+        answer = self.answer = await self._llm.ask(
             self._context.messages, self.question.options, affinity=self._affinity()
         )
         try:
             async for chunks in answer:
                 if not take(chunks):
                     break
-                if self._context:  # these were the first ones
-                    self._context = None
+                if not self._has_begun:
+                    self._has_begun = True
+                    del self._context
                     answer.push_to(take)
         finally:
             answer.close()
@@ -167,9 +164,9 @@ class Asking:
             context_key=self._context_key,
             model=self.model or None,
             first_token_ms=first_token_ms,
-            token_usage=self.usage,
-            idempotency_key=question.key or None,
-            request_hash=question.request_hash if question.key else None,
+            token_usage=self.answer.usage,
+            idempotency_key=question.key_hash or None,
+            request_hash=question.request_hash if question.key_hash else None,
             response_id=question.response_id,
             response=question.response,
             input="\n".join(question.input),

@@ -7,10 +7,12 @@ The rules:
    comes late reads the log from there. So there are no queues, and no listener can slow the reply.
 3. A turn is whole or absent. What was said and what was answered are stored as one row at the end, so what
    fails leaves no trace and frees its idempotency key.
-4. A reply ends once. Its end is decided and stored with no await in between (`_settle`): whoever comes later,
-   be it a cancel, a client or the LLM, finds it decided. If the file is locked, the write is tried again for
-   5 s. A cancel changes nothing in this time; a deletion discards the turn.
-5. A reply that is stopped when the LLM has said its finish_reason is complete: it is stored as finished.
+4. A reply ends once. Its end is decided and stored with no await in between (`_decide_end`): whoever comes
+   later, be it a cancel, a client or the LLM, finds it decided, and nothing more is taken. If the file is
+   locked, the write is tried again for 5 s. A cancel changes nothing in this time; a deletion discards the
+   turn.
+5. A reply that is stopped is stored as cancelled. It is stored as finished if the LLM has said its
+   finish_reason, and either something beyond thoughts has come or the answer is complete.
 6. A reply follows the turn that it was asked after, or begins the conversation. If that turn is deleted with
    all that follows, the reply is discarded. If it is deleted alone, the reply follows its parent.
 
@@ -27,6 +29,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 from chatbot.chat.asking import Asking
 from chatbot.chat.reply_log import ReplyLog
@@ -37,11 +40,11 @@ from chatbot.records import Chunk, Turn, as_json
 from chatbot.storage.database import Locked, when_unlocked
 from chatbot.storage.store import Store
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Reply:
-    """A reply while it is written: a `ReplySource`, which explains its attributes.
+    """A reply while it is written: a `ReplySource`, which explains what it shows of itself.
 
     `on_end` is called when it has ended, `on_linger` with a task that has still to let go or to write.
     """
@@ -60,7 +63,7 @@ class Reply:
         self.session_id = self.question.session_id
         self.created_at = int(clock() * 1000)
         self.message_id = new_turn_id(self.created_at)
-        self.started = self.ended = False
+        self.has_pushed = self.finish_sent = self.ended = False
         self.error: ChatError | None = None
         self.finish_reason: str | None = None
         self.usage: str | None = None
@@ -75,134 +78,89 @@ class Reply:
         self._on_linger = on_linger
         self._loop = asyncio.get_running_loop()
         self._asked_at = self._loop.time()
-        self._task: asyncio.Task[None] | None = None
-        self._is_settled = False
+        self._is_decided = False  # what its end is
         self._writing: asyncio.Task[None] | None = None
         self._listeners: tuple[Listener, ...] = ()
-        self._abandon: asyncio.TimerHandle | None = None
-
-    @property
-    def length(self) -> int:
-        """How many characters it has so far."""
-        return self.log.length
-
-    @property
-    def finish_sent(self) -> bool:
-        """Whether its last chunks were pushed; of one that became too long the rest was not."""
-        return self._asking.is_complete and not self.log.is_full
-
-    @property
-    def model(self) -> str:
-        """Which of the LLM's models answers, "" before that is known."""
-        return self._asking.model
-
-    @property
-    def context_messages(self) -> int:
-        """How many messages the LLM was sent."""
-        return self._asking.context_messages
-
-    # Its listeners
-
-    @property
-    def listeners(self) -> int:
-        """How many listen to it."""
-        return len(self._listeners)
-
-    def join(self, listener: Listener) -> None:
-        """From now on the `listener` is pushed each chunk and woken at the end, until it leaves."""
-        if self._abandon:
-            self._abandon.cancel()
-            self._abandon = None
-        self._listeners += (listener,)
-
-    def leave(self, listener: Listener) -> None:
-        """The `listener` goes; when the last has, the reply goes on for the grace and is then stopped."""
-        # A new tuple, for one may go while all are being pushed a chunk.
-        self._listeners = tuple(other for other in self._listeners if other is not listener)
-        if self._listeners or self._is_settled or self.question.detached:
-            return
-        if self._grace:
-            self._abandon = self._loop.call_later(self._grace, self.stop)
-        else:
-            self.stop()
+        self._grace_timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = self._loop.create_task(self._run(), name="reply")
 
     # Its life
-
-    def start(self) -> None:
-        """Begins to ask the LLM."""
-        self._task = self._loop.create_task(self._run(), name="reply")
 
     async def _run(self) -> None:
         try:
             await self._asking.run(self._take)
-            self._settle(self._asking.finish_reason or "stop")
+            self._decide_end(self._asking.answer.finish_reason)
         except ChatError as error:
-            log.warning("reply %s failed: %s", self.message_id, error.code)
-            self._settle(None, error)
+            logger.warning("reply %s failed: %s", self.message_id, error.code)
+            self._decide_end(None, error)
         except asyncio.CancelledError:
             self.stop()  # nothing happens unless the task was cancelled from outside, with the whole loop
             raise
         except Exception:
-            log.exception("reply %s crashed", self.message_id)
-            self._settle(None, ChatError("internal_error", "Internal error."))
+            logger.exception("reply %s crashed", self.message_id)
+            self._decide_end(None, ChatError("internal_error", "Internal error."))
 
     def _take(self, chunks: list[Chunk]) -> bool:
         """Takes what the LLM said into the log, pushes it to the listeners; False when it wants no more."""
+        if self._is_decided:
+            return False
         burst = []
         for chunk in chunks:
             if not self.log.append(chunk.pieces):
-                self._settle("length")  # listeners read the last of it from the log
+                self._decide_end("length")  # listeners read the last of it from the log
                 return False
             burst.append((chunk, self.log.length))
         for listener in self._listeners:
             listener.push(burst)
-        self.started = True
+        self.has_pushed, self.finish_sent = True, self._asking.answer.is_complete
         if self.first_token_ms is None and self.log.length:
             self.first_token_ms = round((self._loop.time() - self._asked_at) * 1000)
         return True
 
-    # Its ends
+    # Its end
 
     def stop(self, error: ChatError | None = None) -> None:
-        """Ends the reply with what has come, as cancelled; listeners are sent `error`, if given."""
-        finish_reason = self._asking.finish_reason
-        if finish_reason and (self.log.has_answer or self._asking.is_complete):
-            self._settle(finish_reason)
+        """Ends the reply with what has come; listeners are sent `error`, if given."""
+        finish_reason = self._asking.answer.finish_reason
+        if finish_reason and (self.log.has_answer or self.finish_sent):
+            self._decide_end(finish_reason)
         else:
-            self._settle("cancelled", error)
+            self._decide_end("cancelled", error)
 
     def discard(self, error: ChatError) -> None:
         """Ends the reply and stores nothing of it, also if it waits for a locked file."""
-        self._settle(None, error)
+        self._decide_end(None, error)
         if self._writing:
             self._writing.cancel()
-            self._end(error)
+            self._announce_end(error)
 
-    def _settle(self, finish_reason: str | None, error: ChatError | None = None) -> None:
+    def _decide_end(self, finish_reason: str | None, error: ChatError | None = None) -> None:
         """Decides the end, once. Without a finish_reason the reply comes to nothing."""
-        if self._is_settled:
+        if self._is_decided:
             return
-        self._is_settled = True
+        self._is_decided = True
         self._let_go()
         if finish_reason is not None and self.log.length:
-            self._keep(finish_reason, error)
+            self._store_turn(finish_reason, error)
         elif finish_reason in (None, "cancelled"):
-            self._end(error or ChatError("reply_cancelled", "The reply was cancelled before its first word."))
-        else:
-            self._end(ChatError("llm_error", "The LLM server sent a reply without an answer."))
+            self._announce_end(
+                error or ChatError("reply_cancelled", "The reply was cancelled before its first word.")
+            )
+        else:  # all that came was a tool call, whose name alone is longer than a reply may be
+            self._announce_end(ChatError("llm_error", "The LLM server sent a reply without an answer."))
 
     def _let_go(self) -> None:
         """Stops the timer and the task, and keeps what the LLM has counted."""
-        if self._abandon:
-            self._abandon.cancel()
+        if self._grace_timer:
+            self._grace_timer.cancel()
         # The task is not kept: a cancelled one holds its exception, whose frames hold this.
         task, self._task = self._task, None
         if task and task is not asyncio.current_task():
             task.cancel()
             self._on_linger(task)
-        self.usage = self._asking.usage
+        self.usage = self._asking.answer.usage
 
-    def _keep(self, finish_reason: str, error: ChatError | None) -> None:
+    def _store_turn(self, finish_reason: str, error: ChatError | None) -> None:
         """Stores the turn, now or when the file is no longer locked."""
         columns, now = self.log.to_columns(), int(self._clock() * 1000)
         turn = self._asking.to_turn(
@@ -216,18 +174,17 @@ class Reply:
             return
         except Exception as failure:
             error = self._not_stored(failure)
-        self._end(error)
+        self._announce_end(error)
 
     async def _write_later(self, turn: Turn, error: ChatError | None) -> None:
         try:
             await when_unlocked(lambda: self._write(turn))
         except asyncio.CancelledError:
-            self._end(file_locked())
+            self._announce_end(file_locked())
             raise
         except Exception as failure:
             error = self._not_stored(failure)
-        self._writing = None
-        self._end(error)
+        self._announce_end(error)
 
     def _write(self, turn: Turn) -> None:
         question = self.question
@@ -240,10 +197,10 @@ class Reply:
     def _not_stored(self, failure: Exception) -> ChatError:
         if isinstance(failure, ChatError):
             return failure
-        log.error("reply %s could not be stored", self.message_id, exc_info=failure)
+        logger.error("reply %s could not be stored", self.message_id, exc_info=failure)
         return ChatError("internal_error", "Internal error.")
 
-    def _end(self, error: ChatError | None) -> None:
+    def _announce_end(self, error: ChatError | None) -> None:
         """Lets everybody know that it has ended."""
         if self.ended:
             return
@@ -253,22 +210,61 @@ class Reply:
             listener.wake()
         self._on_end(self)
         if self.session_id and not (self.turn and self.turn.seq):
-            self._note_unstored()
+            # No turn was stored, which would have marked the session as used.
+            now = int(self._clock() * 1000)
+            self._note_failure(now)
+            with suppress(ChatError):  # the disk is full
+                self._store.touch(self.session_id, now)
 
-    def _note_unstored(self) -> None:
-        """Marks the session as used all the same, and a response that runs in the background as failed."""
-        now, response_id = int(self._clock() * 1000), self.question.response_id
-        if self.question.detached and response_id and self.error:
-            failing = self._fail_background(response_id, self.error, now)
-            self._on_linger(self._loop.create_task(failing))
-        try:
-            self._store.touch(self.session_id, now)
-        except ChatError:
-            pass  # a full disk
+    # Its listeners
 
-    async def _fail_background(self, response_id: str, error: ChatError, now: int) -> None:
-        failed_of = as_json(error.to_object()["error"])
-        try:
-            await when_unlocked(lambda: self._store.fail_background(response_id, failed_of, now))
-        except ChatError:
-            pass  # a full disk
+    def join(self, listener: Listener) -> None:
+        if self._grace_timer:
+            self._grace_timer.cancel()
+            self._grace_timer = None
+        self._listeners += (listener,)
+
+    def leave(self, listener: Listener) -> None:
+        """When the last listener has left, the reply goes on for the grace and is then stopped."""
+        # A new tuple, for one may go while all are being pushed a chunk.
+        self._listeners = tuple(other for other in self._listeners if other is not listener)
+        if self._listeners or self._is_decided or self.question.detached:
+            return
+        if self._grace:
+            self._grace_timer = self._loop.call_later(self._grace, self.stop)
+        else:
+            self.stop()
+
+    # What it shows of itself
+
+    @property
+    def listeners(self) -> int:
+        """How many listen to it."""
+        return len(self._listeners)
+
+    @property
+    def length(self) -> int:
+        return self.log.length
+
+    @property
+    def model(self) -> str:
+        return self._asking.model
+
+    @property
+    def context_messages(self) -> int:
+        return self._asking.context_messages
+
+    # What only OpenAI's door needs
+
+    def _note_failure(self, now: int) -> None:
+        """Has it stored that a response failed which was accepted in the background."""
+        response_id = self.question.response_id
+        if not (self.question.detached and response_id and self.error):
+            return
+        failed_of = as_json(self.error.to_object()["error"])
+
+        async def write() -> None:
+            with suppress(ChatError):  # the disk is full
+                await when_unlocked(lambda: self._store.fail_background(response_id, failed_of, now))
+
+        self._on_linger(self._loop.create_task(write()))

@@ -29,7 +29,7 @@ def key_hash(scope: str, key: str) -> str:
 
 def _names(question: Question) -> list[str]:
     """What a question's reply is found by besides its message id."""
-    return [name for name in (question.key, question.response_id) if name]
+    return [name for name in (question.key_hash, question.response_id) if name]
 
 
 def shutting_down() -> ChatError:
@@ -181,7 +181,6 @@ class ReplyRegistry:
         self._running[reply.message_id] = reply
         self._by_session.setdefault(question.session_id, []).append(reply)
         self._by_name |= dict.fromkeys(_names(question), reply)
-        reply.start()
         return reply
 
     # Their ends

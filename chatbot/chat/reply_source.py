@@ -21,12 +21,12 @@ class Listener(Protocol):
 
 
 class Outcome(Protocol):
-    """What log and metrics tell of an answer of the LLM: as ReplySource has it, or of one only relayed."""
+    """What became of an answer of the LLM, as log and metrics have it; also of one that is only relayed."""
 
-    created_at: int
+    created_at: int  # when it was asked for, in milliseconds since 1970
     error: ChatError | None
     finish_reason: str | None
-    usage: str | None
+    usage: str | None  # how many tokens it took, as the LLM says (JSON)
     first_token_ms: int | None
 
     @property
@@ -34,32 +34,21 @@ class Outcome(Protocol):
         """Which of the LLM's models answers; "" if that is not known."""
 
 
-class ReplySource(Protocol):
+class ReplySource(Outcome, Protocol):
     """A reply while it is written and after.
 
-    `created_at` is when it was asked for, in milliseconds since 1970. `started`: something was pushed to
-    listeners. Once `ended`, either `error` says why
-    it came to nothing, or `finish_reason` how it ended and `turn` what was stored (its seq is 0 if it was not
-    to be); of one that shutdown stopped, all three are set.
+    Once `ended`, either `error` says why it came to nothing, or `finish_reason` how it ended and `turn` what
+    was stored (its seq is 0 if it was not to be). Of a reply that shutdown stopped, all three are set.
     """
 
     session_id: str
     message_id: str
-    created_at: int
-    started: bool
+    has_pushed: bool  # something, to its listeners
     ended: bool
-    error: ChatError | None
-    finish_reason: str | None
-    usage: str | None
-    first_token_ms: int | None
 
     @property
     def finish_sent(self) -> bool:
-        """Whether the chunk with the finish_reason was pushed to listeners, and what came after it."""
-
-    @property
-    def model(self) -> str:
-        """Which of the LLM's models answers; "" if that is not known."""
+        """Whether its last chunks were pushed, with the finish_reason."""
 
     @property
     def context_messages(self) -> int:

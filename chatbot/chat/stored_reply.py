@@ -42,7 +42,7 @@ class StoredTurns:
 class StoredReply:
     """A stored reply as a `ReplySource`; its long texts are read when they are needed."""
 
-    started = finish_sent = ended = True
+    has_pushed = finish_sent = ended = True
     error: ChatError | None = None
     context_messages = 0
 

@@ -96,7 +96,8 @@ class OpenAIDoor(Conversations):
         text = as_json({name: value for name, value in settings.items() if value != SETTINGS.get(name)})
         if asked.detached:
             self.store.add_background(response_id, session_id, int(self.clock() * 1000), text)
-        question = replace(asked, session_id=session_id, parent=parent, key=key, request_hash=request_hash)
+        question = replace(asked, session_id=session_id, parent=parent)
+        question.key_hash, question.request_hash = key, request_hash
         question.response_id, question.response = response_id, text
         return self.registry.start(question), {}
 

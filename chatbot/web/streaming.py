@@ -108,7 +108,7 @@ class StreamListener:
 
     async def begin(self) -> None:
         """Waits for the first event or the end, a heartbeat at most: the LLM may take its time."""
-        if not self._source.started and not self._source.ended:
+        if not self._source.has_pushed and not self._source.ended:
             await self._sleep_until_due()
 
     async def run(self, request: web.Request, response: web.StreamResponse) -> None:

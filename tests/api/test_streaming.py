@@ -21,7 +21,7 @@ class Source:
     """A reply that says what a test says."""
 
     session_id, message_id, created_at, model, usage = "s", "m", 0, "llama", '{"total_tokens":7}'
-    started = finish_sent = ended = False
+    has_pushed = finish_sent = ended = False
     finish_reason: str | None = None
     error: ChatError | None = None
 
@@ -37,7 +37,7 @@ class Source:
         pieces = (Piece(TEXT, text),) if text else ()
         self.log.append(pieces)
         self.listener.push([(Chunk(data, pieces), self.log.length)])
-        self.started = True
+        self.has_pushed = True
 
     def finish(self) -> None:
         self.say("", b'"finish"')
@@ -176,7 +176,7 @@ async def test_chunks_that_the_log_does_not_hold_are_bounded_too(writer: Writer)
 async def test_long_text_is_read_from_the_log_in_pieces(writer: Writer) -> None:
     source = Source()
     source.log.append((Piece(TEXT, "z" * 20_000),))
-    source.started = True
+    source.has_pushed = True
     task = listen(source)
     await turns()
     source.finish()
@@ -190,7 +190,7 @@ async def test_one_who_comes_between_the_finish_and_the_end_waits_for_the_end(
 ) -> None:
     source = Source()
     source.log.append((Piece(TEXT, "one"),))
-    source.started = source.finish_sent = True
+    source.has_pushed = source.finish_sent = True
     task = listen(source, after=3)
     await turns()
     source.say("", b"never")

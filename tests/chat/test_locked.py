@@ -49,7 +49,7 @@ async def advance(room: Room, seconds: float) -> None:
 
 async def test_a_turn_is_stored_when_the_file_is_free_again(room: Room, lock: sqlite3.Connection) -> None:
     session_id = room.session()
-    reply = await finished(room, session_id, lock, key="k", request_hash="h")
+    reply = await finished(room, session_id, lock, key_hash="k", request_hash="h")
     await advance(room, 4)
     assert not reply.ended
     assert room.registry.occupying(session_id) is reply, "the session is still busy"

@@ -51,7 +51,7 @@ async def test_a_key_finds_the_reply_while_it_runs_and_after_and_no_other(room: 
     assert room.registry.known("", "hash") is None
     assert room.registry.known(key, "hash") is None
     room.llm.answers.append(FakeAnswer().say(text("Hi")).finish())
-    reply = room.ask(session_id, key=key, request_hash="hash")
+    reply = room.ask(session_id, key_hash=key, request_hash="hash")
     assert room.registry.known(key, "hash") is reply
     await turns_of_the_loop()
     stored = room.registry.known(key, "hash")
@@ -83,7 +83,7 @@ async def test_a_stored_reply_is_what_the_running_one_was(room: Room) -> None:
     ):
         assert getattr(stored, name) == getattr(was, name), name
     assert stored.log.read(0, 99) == was.log.read(0, 99)
-    assert (stored.started, stored.finish_sent, stored.ended, stored.error) == (True, True, True, None)
+    assert (stored.has_pushed, stored.finish_sent, stored.ended, stored.error) == (True, True, True, None)
     stored.stop()
     room.sessions.rewind(session_id, turn.turn_id)
     with pytest.raises(ChatError, match="deleted"):

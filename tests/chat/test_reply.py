@@ -24,7 +24,7 @@ async def test_a_stored_turn_tells_all_that_was_said_and_how(room: Room) -> None
     session_id = room.session()
     first = await room.turn(session_id)
     said = ('{"role":"user","content":"One"}', '{"role":"user","content":"Two"}')
-    reply = room.ask(session_id, *said, options={"model": "big"}, key="k", request_hash="h")
+    reply = room.ask(session_id, *said, options={"model": "big"}, key_hash="k", request_hash="h")
     await turns_of_the_loop()
     await room.clock.advance(2)
     answer = room.llm.given[-1].say(THOUGHT, text("Hi"), call("call_1"))
@@ -60,7 +60,7 @@ async def test_listeners_are_pushed_each_chunk_with_its_offset_and_woken_at_the_
     assert listeners[0].pushed == [(b"{}", 4), (b'"Once "', 9), *live]
     assert listeners[1].pushed == live
     assert [one.woken for one in listeners] == [1, 1]
-    assert (reply.started, reply.finish_sent, reply.ended, reply.error) == (True, True, True, None)
+    assert (reply.has_pushed, reply.finish_sent, reply.ended, reply.error) == (True, True, True, None)
 
 
 @pytest.mark.parametrize("said", ANSWERS)
@@ -105,6 +105,18 @@ async def test_a_reply_that_is_stopped_lets_go_of_the_llm_at_once_and_ends_once(
     assert (reply.turn, reply.error, reply.length) == (turn, None, 12)
     assert room.llm.given[0].closed
     assert len(room.ended) == 1
+
+
+async def test_a_reply_takes_nothing_more_once_its_end_is_decided(room: Room) -> None:
+    reply, listener = room.ask(room.session()), Recorder()
+    reply.join(listener)
+    await turns_of_the_loop()
+    room.llm.given[0].say(text("Once "))
+    await turns_of_the_loop()
+    reply.stop()
+    room.llm.given[0].is_complete = True
+    assert not reply._take([text("upon")])
+    assert (reply.length, reply.finish_sent, len(listener.pushed)) == (5, False, 1)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +165,7 @@ async def test_a_reply_that_passes_4_mib_is_cut_there(room: Room) -> None:
 @pytest.mark.parametrize("said", ["text", "nothing"])
 async def test_a_failure_leaves_no_trace_whatever_had_come(room: Room, said: str) -> None:
     session_id = room.session()
-    reply = room.ask(session_id, key="k", request_hash="h")
+    reply = room.ask(session_id, key_hash="k", request_hash="h")
     await turns_of_the_loop()
     room.llm.given[0].say(*ANSWERS[said]).fail(ChatError("llm_error", "Sorry."))
     await turns_of_the_loop()

@@ -42,7 +42,7 @@ class Source:
     message_id: str = MESSAGE
     created_at: int = 1_700_000_000_000
     model: str = "test-model"
-    started: bool = True
+    has_pushed: bool = True
     finish_sent: bool = False
     heard_at: float = 0.0
     ended: bool = False

@@ -44,7 +44,7 @@ async def test_a_hang_up_leaves_what_came(door: Door, clock: Clock):
     await stream.until("response.output_text.delta")
     stream.leave()
     response_id = created["response"]["id"]
-    await until(lambda: door.server.replies.by_response(response_id)._abandon is not None)  # type: ignore[union-attr]
+    await until(lambda: door.server.replies.by_response(response_id)._grace_timer is not None)  # type: ignore[union-attr]
     clock.advance(61)
     await door.server.ended()
     _, response = await door.call("GET", f"/responses/{response_id}")
