@@ -1,7 +1,7 @@
 -- Everything the server says to SQLite: first the tables, then every statement.
 --
 -- A "-- name:" line says what the statement after it is for, which is run by a method of chatbot/storage/. Times are
--- whole milliseconds since 1970 (UTC). Ids are UUIDs as text. What every turn needs takes its values by place.
+-- whole milliseconds since 1970 (UTC). Ids are UUIDs as text.
 
 -- name: schema: Run once, for a new database.
 CREATE TABLE sessions (
@@ -125,7 +125,9 @@ UPDATE sessions SET last_accessed = max(last_accessed, :used), idle_since = :use
 INSERT INTO turns (input_count, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start,
                    context_key, model, first_token_ms, token_usage, idempotency_key, request_hash, response_id,
                    response, input, output, reasoning, layout, chunk_ends)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (:input_count, :session_id, :parent, :turn_id, :asked_at, :replied_at, :finish_reason, :calls, :context_start,
+        :context_key, :model, :first_token_ms, :token_usage, :idempotency_key, :request_hash, :response_id,
+        :response, :input, :output, :reasoning, :layout, :chunk_ends);
 -- name: turns_up: Whole turns: one, what it follows, what that follows …; at most as many as are wanted (-1: all).
 WITH RECURSIVE up(seq) AS (SELECT ? UNION ALL SELECT parent FROM up CROSS JOIN turns USING (seq))
 SELECT seq, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start, context_key, model,

@@ -104,16 +104,17 @@ class Reply:
         """Takes what the LLM said into the log, pushes it to the listeners; False when it wants no more."""
         if self._is_decided:
             return False
-        burst = []
+        log, burst = self.log, []
         for chunk in chunks:
-            if not self.log.append(chunk.pieces):
+            if not log.append(chunk.pieces):
                 self._decide_end("length")  # listeners read the last of it from the log
                 return False
-            burst.append((chunk, self.log.length))
+            burst.append((chunk, log.length))
         for listener in self._listeners:
             listener.push(burst)
-        self.has_pushed, self.finish_sent = True, self._asking.answer.is_complete
-        if self.first_token_ms is None and self.log.length:
+        self.has_pushed = True
+        self.finish_sent = self._asking.answer.is_complete
+        if self.first_token_ms is None and log.length:
             self.first_token_ms = round((self._loop.time() - self._asked_at) * 1000)
         return True
 

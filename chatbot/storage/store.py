@@ -226,7 +226,7 @@ class Store(Tree):
                 raise ChatError("message_not_found", "The message that this one follows is gone.")
             if turn.idempotency_key and self.removals.waiting:
                 self._free_key(turn.idempotency_key)
-            seq = self._db.run("add_turn", (turn.input.count("\n") + 1, *turn[1:])).lastrowid
+            seq = self._db.run("add_turn", turn._asdict() | {"input_count": len(turn.messages)}).lastrowid
             assert seq is not None
             moves = not if_at_parent or session.current == parent
             self._db.run("go_to", (seq if moves else session.current, turn.replied_at, session_id))
