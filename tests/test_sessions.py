@@ -21,7 +21,7 @@ class Wall:
 
     def __init__(self, server: Running) -> None:
         self.ms = 1_700_000_000_000
-        server.replies._clock = server.sessions._clock = self.now
+        server.replies.clock = server.sessions._clock = self.now
 
     def now(self) -> float:
         return self.ms / 1000

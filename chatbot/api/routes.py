@@ -186,7 +186,7 @@ class Api:
         """The reply to a chat request, begun or met again, and the headers that say so.
 
         A client that has `after` characters of the reply wants that one: a new reply would have other text.
-        Nothing is awaited before the reply has a listener: without one it may be stopped.
+        Nothing is awaited before the client listens: if all others have left the reply, its grace may run out.
         """
         session = self.sessions.find_for_question(asked.session_id)
         request[SESSION_ID] = session.session_id
@@ -215,6 +215,8 @@ class Api:
 
     def _question(self, session: Session, asked: ChatRequest) -> tuple[int | None, tuple[str, ...]]:
         """Which turn the question follows, and what is said in it."""
+        if asked.said and asked.replace is None:  # a plain message, as nearly always
+            return session.current, asked.said
         parent, said = session.current, asked.said or ()
         if asked.replace is not None:
             parent, said = questions.in_place_of(self.store, session.session_id, asked.replace, asked.said)

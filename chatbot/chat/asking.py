@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from chatbot.chat.context import Context, Head, plan, shrink, system_message
@@ -50,22 +50,23 @@ class NoAnswer:
     is_complete = False
 
 
+@dataclass(eq=False)
 class Asking:
     """One question on its way to the LLM, and its answer on the way back.
 
     `context_messages` is how many messages of the conversation went.
     """
 
-    def __init__(
-        self, question: Question, *, config: Config, store: Store, llm: LLM, limits: ContextLimits
-    ) -> None:
+    question: Question
+    _: KW_ONLY
+    config: Config
+    store: Store
+    llm: LLM
+    limits: ContextLimits
+
+    def __post_init__(self) -> None:
         self.answer: Answer | NoAnswer = NoAnswer()
         self.context_messages = 0
-        self.question = question
-        self._config = config
-        self._store = store
-        self._llm = llm
-        self._limits = limits
         self._model = ""  # that is asked
         self._has_begun = False  # the answer: something of it was taken
         self._context: Context  # that is asked with; let go of when the answer has begun, for it may be long
@@ -84,9 +85,9 @@ class Asking:
         Raises ChatError.
         """
         fields = self.question.options
-        self._model = asked = await self._llm.model_for(fields)
-        listed = self._llm.context_size(asked)
-        budget = self._limits.budget(asked, fields, listed)
+        self._model = asked = await self.llm.model_for(fields)
+        listed = self.llm.context_size(asked)
+        budget = self.limits.budget(asked, fields, listed)
         self._prepare(self.plan_context(asked, budget, fields), budget)
         has_guessed = False
         while True:
@@ -97,13 +98,13 @@ class Asking:
                 if self._has_begun or (has_guessed and not error.is_certain):
                     raise
                 has_guessed = not error.is_certain
-                self._limits.refused(asked, fields, self.context_messages, self._context.tokens, error)
-                budget = self._limits.budget(asked, fields, listed)
+                self.limits.refused(asked, fields, self.context_messages, self._context.tokens, error)
+                budget = self.limits.budget(asked, fields, listed)
                 self._prepare(shrink(self._context, budget, error), budget)
             else:
                 counted = json.loads(self.answer.usage or "{}").get("prompt_tokens")
                 tokens = counted if isinstance(counted, int) else self._tokens
-                return self._limits.answered(asked, self.context_messages, tokens)
+                return self.limits.answered(asked, self.context_messages, tokens)
 
     def plan_context(self, model: str, budget: Budget, fields: Mapping[str, Any] | None) -> Context:
         """What the question is asked with, within `budget`.
@@ -111,14 +112,14 @@ class Asking:
         `fields` are those of the request; without them it is not known which tools go with it.
         """
         question, session_id = self.question, self.question.session_id
-        prompt = self._store.prompt(session_id) if session_id else None
+        prompt = self.store.prompt(session_id) if session_id else None
         system = [text for text in (prompt and prompt.content, question.instructions) if text]
-        if not system and self._config.system_prompt:
-            system = [self._config.system_prompt]
+        if not system and self.config.system_prompt:
+            system = [self.config.system_prompt]
         # In one message: the templates of many models refuse a second one.
         head = Head.of(model, fields, [system_message("\n\n".join(system))] if system else [])
-        path = self._store.path_up(session_id, question.parent)
-        return plan(path, question.input, head, budget, send_reasoning=self._config.send_reasoning)
+        path = self.store.path_up(session_id, question.parent)
+        return plan(path, question.input, head, budget, send_reasoning=self.config.send_reasoning)
 
     def _prepare(self, context: Context, budget: Budget) -> None:
         self._context = context
@@ -127,7 +128,7 @@ class Asking:
         self._context_start, self._context_key = context.start, context.key
 
     async def _pass_on(self, take: Take) -> None:
-        answer = self.answer = await self._llm.ask(
+        answer = self.answer = await self.llm.ask(
             self._context.messages, self.question.options, affinity=self._affinity()
         )
         try:
@@ -176,6 +177,6 @@ class Asking:
     def _affinity(self) -> str | None:
         """By what LLM servers know the conversation; its id, which opens it, is not theirs to know."""
         session_id = self.question.session_id
-        if not session_id or not self._llm.wants_affinity:
+        if not session_id or not self.llm.wants_affinity:
             return None
-        return affinity_of(self._store.affinity_key, session_id)
+        return affinity_of(self.store.affinity_key, session_id)

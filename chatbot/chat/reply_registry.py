@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from chatbot.chat.asking import Asking, Question
@@ -27,43 +28,32 @@ def key_hash(scope: str, key: str) -> str:
     return hashlib.sha256(f"{scope}\n{key}".encode()).hexdigest()
 
 
-def _names(question: Question) -> list[str]:
-    """What a question's reply is found by besides its message id."""
-    return [name for name in (question.key_hash, question.response_id) if name]
-
-
 def shutting_down() -> ChatError:
     """What clients are sent while the process ends."""
     return ChatError("shutting_down", "The server is shutting down.", retry_after="5")
 
 
+@dataclass(eq=False, kw_only=True)
 class ReplyRegistry:
     """All replies that run; `on_end` is called with each one that has ended, and with what is relayed."""
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        store: Store,
-        llm: LLM,
-        limits: ContextLimits,
-        clock: Callable[[], float],
-        on_end: Callable[[Outcome], None] = lambda _: None,
-    ) -> None:
+    config: Config
+    store: Store
+    llm: LLM
+    limits: ContextLimits
+    clock: Callable[[], float]
+    on_end: Callable[[Outcome], None]
+
+    def __post_init__(self) -> None:
         self.closing = False
-        self._config = config
-        self._store = store
-        self._llm = llm
-        self._limits = limits
-        self._clock = clock
-        self.on_end = on_end
-        self._stored = StoredTurns(store.turn, store.is_alive)
+        self._stored = StoredTurns(self.store.turn, self.store.is_alive)
         self._running: dict[str, Reply] = {}  # by message id
-        self._by_name: dict[str, Reply] = {}  # by idempotency key and response id
+        self._by_key: dict[str, Reply] = {}
+        self._by_response: dict[str, Reply] = {}
         self._by_session: dict[str, list[Reply]] = {}
         self._relays: set[asyncio.Task[Any]] = set()
         self._lingering: set[asyncio.Task[None]] = set()
-        self._emptied = asyncio.Event()  # once nothing new may begin: the last has ended
+        self._enough = asyncio.Event()  # set when a shutdown need not wait any longer
 
     def __len__(self) -> int:
         return len(self._running) + len(self._relays)
@@ -80,9 +70,7 @@ class ReplyRegistry:
 
     def occupying(self, session_id: str) -> Reply | None:
         """The reply that occupies a session."""
-        return next(
-            (reply for reply in self._by_session.get(session_id, ()) if reply.question.occupies), None
-        )
+        return next((reply for reply in self.replies_in(session_id) if reply.question.occupies), None)
 
     def replies_in(self, session_id: str) -> list[Reply]:
         """All replies that run in a session."""
@@ -90,30 +78,30 @@ class ReplyRegistry:
 
     def by_response(self, response_id: str) -> Reply | None:
         """The running reply that OpenAI's door calls by this id."""
-        return self._by_name.get(response_id)
+        return self._by_response.get(response_id)
 
     def find(self, session_id: str, message_id: str) -> ReplySource:
         """A running or stored reply of a session; raises ChatError("message_not_found")."""
         reply = self._running.get(message_id)
         if reply and reply.session_id == session_id:
             return reply
-        found = self._store.turn_of(session_id, message_id)
+        found = self.store.turn_of(session_id, message_id)
         if not found or found[1] != 0:
             raise ChatError("message_not_found", "There is no such reply in this session.", "message_id")
         return StoredReply(found[0], self._stored)
 
-    def known(self, key: str, request_hash: str) -> ReplySource | None:
-        """The reply that was given, or is being given, under an idempotency key (see key_hash).
+    def known(self, key_hash: str, request_hash: str) -> ReplySource | None:
+        """The reply that was given, or is being given, under an idempotency key.
 
         Raises ChatError("idempotency_key_reused") if the key was used for another request.
         """
-        if not key:
-            return None
-        used_for: str | None
         source: ReplySource
-        if reply := self._by_name.get(key):
+        used_for: str | None
+        if not key_hash:
+            return None
+        if reply := self._by_key.get(key_hash):
             source, used_for = reply, reply.question.request_hash
-        elif turn := self._store.turn_by_key(key):
+        elif turn := self.store.turn_by_key(key_hash):
             source, used_for = StoredReply(turn, self._stored), turn.request_hash
         else:
             return None
@@ -138,11 +126,11 @@ class ReplyRegistry:
             message = "The session is being given another reply."
             raise ChatError("session_busy", message, extra={"message_id": running.message_id})
         self._require_room()
-        self._store.require_space()
+        self.store.require_space()
 
     def _require_room(self) -> None:
         self.refuse_if_closing()
-        if len(self) >= self._config.max_active_replies:
+        if len(self) >= self.config.max_active_replies:
             raise ChatError("overloaded", "Too many replies are running.", retry_after="1")
 
     @contextmanager
@@ -165,30 +153,32 @@ class ReplyRegistry:
             self._note_end()
 
     def start(self, question: Question) -> Reply:
-        """Begins a reply that was admitted, with no await in between; the caller joins it before it awaits.
+        """Begins a reply that was admitted, with no await in between. Its end marks the session as used.
 
-        The session counts as used when the reply ends.
+        The caller joins it before it awaits: only a listener that leaves has a reply stopped for want of any.
         """
-        asking = Asking(question, config=self._config, store=self._store, llm=self._llm, limits=self._limits)
         reply = Reply(
-            asking,
-            grace=self._config.disconnect_grace_seconds,
-            store=self._store,
-            clock=self._clock,
+            Asking(question, config=self.config, store=self.store, llm=self.llm, limits=self.limits),
+            grace=self.config.disconnect_grace_seconds,
+            store=self.store,
+            clock=self.clock,
             on_end=self._forget,
             on_linger=self._linger,
         )
         self._running[reply.message_id] = reply
         self._by_session.setdefault(question.session_id, []).append(reply)
-        self._by_name |= dict.fromkeys(_names(question), reply)
+        if question.key_hash:
+            self._by_key[question.key_hash] = reply
+        if question.response_id:
+            self._by_response[question.response_id] = reply
         return reply
 
     # Their ends
 
     def _forget(self, reply: Reply) -> None:
         del self._running[reply.message_id]
-        for name in _names(reply.question):
-            del self._by_name[name]
+        self._by_key.pop(reply.question.key_hash, None)
+        self._by_response.pop(reply.question.response_id or "", None)
         others = self._by_session[reply.session_id]
         others.remove(reply)
         if not others:
@@ -198,23 +188,22 @@ class ReplyRegistry:
 
     def _note_end(self) -> None:
         if self.closing and not len(self):
-            self._emptied.set()
+            self._enough.set()
 
     def _linger(self, task: asyncio.Task[None]) -> None:
         """Remembers the task of a reply that has still to let go of the LLM, or to be stored."""
         self._lingering.add(task)
         task.add_done_callback(self._lingering.discard)
 
-    async def drain(self, grace: float, hurry: asyncio.Event) -> None:
-        """Begins no more replies and waits for those that run: at most `grace` seconds, or until `hurry`."""
-        self.closing = True
-        if not len(self):
-            return
-        waits = {asyncio.create_task(event.wait()) for event in (hurry, self._emptied)}
-        await asyncio.wait(waits, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
-        for task in waits:
-            task.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
+    async def drain(self, grace: float, enough: asyncio.Event) -> None:
+        """Begins no more replies and waits for those that run: at most `grace` seconds, or until `enough`.
+
+        The last reply that ends sets `enough` too.
+        """
+        self.closing, self._enough = True, enough
+        if len(self):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(enough.wait(), grace)
 
     async def close(self) -> None:
         """Stops what still runs: what came is stored as cancelled, listeners are sent that it shuts down."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from chatbot.chat.reply_log import ReplyLog
 from chatbot.chat.reply_source import Listener
@@ -40,7 +40,7 @@ class StoredTurns:
 
 
 class StoredReply:
-    """A stored reply as a `ReplySource`; its long texts are read when they are needed."""
+    """A stored reply: a `ReplySource`, which explains what it shows. Long texts are read when they are needed."""
 
     has_pushed = finish_sent = ended = True
     error: ChatError | None = None
@@ -56,30 +56,26 @@ class StoredReply:
         self.first_token_ms = turn.first_token_ms
         self._seq = turn.seq
         self._turns = turns
-        self._length: int | None = None
 
     @property
     def log(self) -> ReplyLog:
-        """All that it consists of. Raises ChatError if it was deleted meanwhile."""
         return self._turns.log(self._seq)
 
-    @property
+    @cached_property
     def length(self) -> int:
-        """How many characters it has."""
-        if self._length is None:
-            self._length = self.log.length
-        return self._length
+        return self.log.length
 
     @property
     def turn(self) -> Turn | None:
-        """Its turn, read anew. Raises ChatError if it was deleted meanwhile."""
         return self._turns.turn(self._seq)
 
+    # Nothing will come any more, and nobody is missed.
+
     def join(self, listener: Listener) -> None:
-        """Nothing will come any more."""
+        pass
 
     def leave(self, listener: Listener) -> None:
-        """Nobody is missed."""
+        pass
 
     def stop(self, error: ChatError | None = None) -> None:
-        """It has ended."""
+        pass

@@ -185,7 +185,8 @@ async def stream(
     *,
     waits: bool = True,
 ) -> web.StreamResponse:
-    """Answers with a reply; nothing is awaited between finding it and this, or it may be stopped by then.
+    """Answers with a reply. Nothing is awaited between finding it and this: if all others have left it, its
+    grace may run out meanwhile.
 
     If the listener `waits` for the first event, an error that `headers` raises then is still a status.
     """
