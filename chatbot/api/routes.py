@@ -186,7 +186,7 @@ class Api:
         """The reply to a chat request, begun or met again, and the headers that say so.
 
         A client that has `after` characters of the reply wants that one: a new reply would have other text.
-        Nothing is awaited before the client listens: if all others have left the reply, its grace may run out.
+        Nothing is awaited before the client listens: if all others have left a reply, its grace may run out.
         """
         session = self.sessions.find_for_question(asked.session_id)
         request[SESSION_ID] = session.session_id

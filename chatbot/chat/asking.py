@@ -9,14 +9,12 @@ from typing import Any
 
 from chatbot.chat.context import Context, Head, plan, shrink, system_message
 from chatbot.chat.limits import Budget, ContextLimits
-from chatbot.chat.reply_log import Columns
 from chatbot.config import Config
 from chatbot.errors import TooLong
 from chatbot.ids import affinity_of
 from chatbot.llm.chunks import MAX_MODEL_CHARS
 from chatbot.llm.client import LLM
 from chatbot.llm.response import Answer, Take
-from chatbot.records import Turn
 from chatbot.storage.store import Store
 
 
@@ -70,8 +68,8 @@ class Asking:
         self._model = ""  # that is asked
         self._has_begun = False  # the answer: something of it was taken
         self._context: Context  # that is asked with; let go of when the answer has begun, for it may be long
-        self._context_start: int | None = None
-        self._context_key: str | None = None
+        self.context_start: int | None = None
+        self.context_key: str | None = None
         self._tokens = 0  # that the context was estimated to measure, where tokens are limited
 
     @property
@@ -125,7 +123,7 @@ class Asking:
         self._context = context
         self.context_messages = context.count
         self._tokens = 0 if budget.tokens is None else context.tokens
-        self._context_start, self._context_key = context.start, context.key
+        self.context_start, self.context_key = context.start, context.key
 
     async def _pass_on(self, take: Take) -> None:
         answer = self.answer = await self.llm.ask(
@@ -141,38 +139,6 @@ class Asking:
                     answer.push_to(take)
         finally:
             answer.close()
-
-    def to_turn(
-        self,
-        turn_id: str,
-        asked_at: int,
-        replied_at: int,
-        finish_reason: str,
-        first_token_ms: int | None,
-        said: Columns,
-    ) -> Turn:
-        """The question and what was said to it, as they are stored."""
-        question = self.question
-        return Turn(
-            seq=0,
-            session_id=question.session_id,
-            parent=question.parent,
-            turn_id=turn_id,
-            asked_at=asked_at,
-            replied_at=replied_at,
-            finish_reason=finish_reason,
-            context_start=self._context_start,
-            context_key=self._context_key,
-            model=self.model or None,
-            first_token_ms=first_token_ms,
-            token_usage=self.answer.usage,
-            idempotency_key=question.key_hash or None,
-            request_hash=question.request_hash if question.key_hash else None,
-            response_id=question.response_id,
-            response=question.response,
-            input="\n".join(question.input),
-            **said._asdict(),
-        )
 
     def _affinity(self) -> str | None:
         """By what LLM servers know the conversation; its id, which opens it, is not theirs to know."""

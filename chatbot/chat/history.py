@@ -109,6 +109,13 @@ def _of_turn(turn: Turn, size_of: Callable[[str], int]) -> list[_Sized]:
     return found
 
 
+def _around(turn: Turn, place: int, size_of: Callable[[str], int]) -> tuple[list[_Sized], list[_Sized]]:
+    """The messages of a turn before one of them, and those after it."""
+    own = _of_turn(turn, size_of)
+    here = [ref.place for ref, _, _ in own].index(place)
+    return own[:here], own[here + 1 :]
+
+
 def _backwards(
     store: Store, session: Session, before: str | None, size_of: Callable[[str], int]
 ) -> Iterator[_Sized]:
@@ -119,8 +126,7 @@ def _backwards(
     if before is not None:
         turn, place = find_message(store, session_id, before, "before")
         seq = turn.parent
-        own = [one for one in _of_turn(turn, size_of) if one[0].place]
-        yield from reversed([one for one in own if not place or one[0].place < place])
+        yield from reversed(_around(turn, place, size_of)[0])
     for turn in store.path_up(session_id, seq):
         yield from reversed(_of_turn(turn, size_of))
     if prompt:
@@ -139,9 +145,7 @@ def _forwards(store: Store, session: Session, after: str, size_of: Callable[[str
         path = store.path(session_id, session.current, above=turn.seq - 1)
         if not path or path.pop(0) != turn.seq:
             raise not_found("after")
-        if place:
-            own = _of_turn(turn, size_of)
-            yield from (one for one in own if not one[0].place or one[0].place > place)
+        yield from _around(turn, place, size_of)[1]
     for seq in path:
         if found := store.turn(seq):
             yield from _of_turn(found, size_of)

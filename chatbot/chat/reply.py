@@ -163,9 +163,26 @@ class Reply:
 
     def _store_turn(self, finish_reason: str, error: ChatError | None) -> None:
         """Stores the turn, now or when the file is no longer locked."""
-        columns, now = self.log.to_columns(), int(self._clock() * 1000)
-        turn = self._asking.to_turn(
-            self.message_id, self.created_at, now, finish_reason, self.first_token_ms, columns
+        asking, question = self._asking, self.question
+        turn = Turn(
+            seq=0,
+            session_id=question.session_id,
+            parent=question.parent,
+            turn_id=self.message_id,
+            asked_at=self.created_at,
+            replied_at=int(self._clock() * 1000),
+            finish_reason=finish_reason,
+            context_start=asking.context_start,
+            context_key=asking.context_key,
+            model=asking.model or None,
+            first_token_ms=self.first_token_ms,
+            token_usage=self.usage,
+            idempotency_key=question.key_hash or None,
+            request_hash=question.request_hash or None,
+            response_id=question.response_id,
+            response=question.response,
+            input="\n".join(question.input),
+            **self.log.to_columns()._asdict(),
         )
         try:
             self._write(turn)

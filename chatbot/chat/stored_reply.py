@@ -40,7 +40,7 @@ class StoredTurns:
 
 
 class StoredReply:
-    """A stored reply: a `ReplySource`, which explains what it shows. Long texts are read when they are needed."""
+    """A stored reply: a `ReplySource`, which explains what it shows. Long texts are read when needed."""
 
     has_pushed = finish_sent = ended = True
     error: ChatError | None = None
