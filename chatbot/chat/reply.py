@@ -78,7 +78,7 @@ class Reply:
         self._on_linger = on_linger
         self._loop = asyncio.get_running_loop()
         self._asked_at = self._loop.time()
-        self._is_decided = False  # what its end is
+        self._is_decided = False  # whether its end is
         self._writing: asyncio.Task[None] | None = None
         self._listeners: tuple[Listener, ...] = ()
         self._grace_timer: asyncio.TimerHandle | None = None
@@ -147,7 +147,7 @@ class Reply:
             self._announce_end(
                 error or ChatError("reply_cancelled", "The reply was cancelled before its first word.")
             )
-        else:  # all that came was a tool call, whose name alone is longer than a reply may be
+        else:  # all that came was the name of a tool, which alone is longer than a reply may be
             self._announce_end(ChatError("llm_error", "The LLM server sent a reply without an answer."))
 
     def _let_go(self) -> None:
@@ -185,38 +185,33 @@ class Reply:
             **self.log.to_columns()._asdict(),
         )
         try:
-            self._write(turn)
+            self._write(turn, error)
         except Locked:
             self._writing = self._loop.create_task(self._write_later(turn, error))
             self._on_linger(self._writing)
-            return
-        except Exception as failure:
-            error = self._not_stored(failure)
-        self._announce_end(error)
 
     async def _write_later(self, turn: Turn, error: ChatError | None) -> None:
         try:
-            await when_unlocked(lambda: self._write(turn))
-        except asyncio.CancelledError:
-            self._announce_end(file_locked())
+            with suppress(ChatError):
+                await when_unlocked(lambda: self._write(turn, error))
+        finally:
+            self._announce_end(file_locked())  # nothing happens if it was written
+
+    def _write(self, turn: Turn, error: ChatError | None) -> None:
+        """Writes the turn and announces the end. Raises Locked."""
+        try:
+            seq = 0
+            if self.question.stored:
+                seq = self._store.add_turn(turn, if_at_parent=not self.question.occupies)
+            self.turn, self.finish_reason = turn._replace(seq=seq), turn.finish_reason
+        except Locked:
             raise
-        except Exception as failure:
-            error = self._not_stored(failure)
+        except ChatError as failure:
+            error = failure
+        except Exception:
+            logger.exception("reply %s could not be stored", self.message_id)
+            error = ChatError("internal_error", "Internal error.")
         self._announce_end(error)
-
-    def _write(self, turn: Turn) -> None:
-        question = self.question
-        seq = 0
-        if question.stored:
-            seq = self._store.add_turn(turn, if_at_parent=not question.occupies)
-        self.turn = turn._replace(seq=seq)
-        self.finish_reason = turn.finish_reason
-
-    def _not_stored(self, failure: Exception) -> ChatError:
-        if isinstance(failure, ChatError):
-            return failure
-        logger.error("reply %s could not be stored", self.message_id, exc_info=failure)
-        return ChatError("internal_error", "Internal error.")
 
     def _announce_end(self, error: ChatError | None) -> None:
         """Lets everybody know that it has ended."""
