@@ -64,12 +64,12 @@ class Asking:
     @property
     def model(self) -> str:
         """The model that answers, as it names itself, else the one that is asked; "" before that is known."""
-        return (self._answer.model if self._answer else "") or self._model[:MAX_MODEL_CHARS]
+        return (self._answer.reader.model if self._answer else "") or self._model[:MAX_MODEL_CHARS]
 
     @property
     def finish_reason(self) -> str | None:
         """How the LLM says that it ended; it may go on all the same."""
-        return self._answer.finish_reason if self._answer else None
+        return self._answer.reader.finish_reason if self._answer else None
 
     @property
     def is_complete(self) -> bool:
@@ -79,7 +79,7 @@ class Asking:
     @property
     def usage(self) -> str | None:
         """How many tokens it took, as the LLM says (JSON), if it has."""
-        return self._answer.usage if self._answer else None
+        return self._answer.reader.usage if self._answer else None
 
     async def run(self, take: Take) -> None:
         """Asks, and has each piece of the answer taken until its end, or until `take` says False.
@@ -134,15 +134,10 @@ class Asking:
         answer = self._answer = await self._llm.ask(
             self._context.messages, self.question.options, affinity=self._affinity()
         )
-        try:
-            async for chunks in answer:
-                if not take(chunks):
-                    break
-                if self._context:  # these were the first ones
-                    self._context = None
-                    answer.push_to(take)
-        finally:
-            answer.close()
+        await answer.deliver(take, self._drop_context)
+
+    def _drop_context(self) -> None:
+        self._context = None
 
     def to_turn(
         self,
