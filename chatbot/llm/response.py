@@ -40,7 +40,7 @@ _STREAM_BEGINS = (b"data", b"event", b"id:", b"retry", b"error:", b":")
 class Answer:
     """An answer that has begun: deliver() it, or loop over it and close() it.
 
-    `reader` knows its model, its finish_reason and its usage. It `is_complete` when all of it was handed over.
+    `reader` knows its model, finish_reason and usage. It `is_complete` when all of it was handed over.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class Answer:
     def _read_end(self, *, is_cut: bool) -> None:
         """The body has ended, or its connection broke, or it was silent for too long."""
         reader = self.reader
-        if self._idle.has_fired and (reader.is_doubtful or not reader.finish_reason):
+        if self._idle.has_fired and not reader.is_certain:
             raise errors.ours("timeout", f"{self._patience:g}")
         if self._decoder:
             try:
