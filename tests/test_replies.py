@@ -68,7 +68,7 @@ async def finish_is_held(server: Running, session: str) -> None:
     """Waits until the LLM has said how the reply ends, and not yet that it does."""
     running = server.replies.occupying(session)
     assert running
-    await until(lambda: running._asking.answer.finish_reason is not None)
+    await until(lambda: running._asking.answer.reader.finish_reason is not None)
 
 
 # The client leaves

@@ -285,7 +285,7 @@ async def test_a_reply_that_had_finished_by_the_end_of_the_grace_is_done(
     await stream.event()
     running = server.replies.occupying(session)
     assert running
-    await until(lambda: running._asking.answer.finish_reason is not None)
+    await until(lambda: running._asking.answer.reader.finish_reason is not None)
     await (await stopping(server))
     found = await stream.rest()
     assert ended_properly(found) == "[DONE]", "the turn is complete and stored: nothing to come back for"

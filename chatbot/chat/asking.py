@@ -12,7 +12,7 @@ from chatbot.chat.limits import Budget, ContextLimits
 from chatbot.config import Config
 from chatbot.errors import TooLong
 from chatbot.ids import affinity_of
-from chatbot.llm.chunks import MAX_MODEL_CHARS
+from chatbot.llm.chunks import MAX_MODEL_CHARS, ChunkReader
 from chatbot.llm.client import LLM
 from chatbot.llm.response import Answer, Take
 from chatbot.storage.store import Store
@@ -43,8 +43,7 @@ class Question:
 class NoAnswer:
     """Stands for the answer until the LLM begins to give one."""
 
-    model = ""
-    finish_reason = usage = None
+    reader = ChunkReader()  # that has read nothing
     is_complete = False
 
 
@@ -75,7 +74,7 @@ class Asking:
     @property
     def model(self) -> str:
         """The model that answers, as it names itself, else the one that is asked; "" before that is known."""
-        return self.answer.model or self._model[:MAX_MODEL_CHARS]
+        return self.answer.reader.model or self._model[:MAX_MODEL_CHARS]
 
     async def run(self, take: Take) -> None:
         """Asks, and has each piece of the answer taken until its end, or until `take` says False.
@@ -100,7 +99,7 @@ class Asking:
                 budget = self.limits.budget(asked, fields, listed)
                 self._prepare(shrink(self._context, budget, error), budget)
             else:
-                counted = json.loads(self.answer.usage or "{}").get("prompt_tokens")
+                counted = json.loads(self.answer.reader.usage or "{}").get("prompt_tokens")
                 tokens = counted if isinstance(counted, int) else self._tokens
                 return self.limits.answered(asked, self.context_messages, tokens)
 
@@ -129,16 +128,12 @@ class Asking:
         answer = self.answer = await self.llm.ask(
             self._context.messages, self.question.options, affinity=self._affinity()
         )
-        try:
-            async for chunks in answer:
-                if not take(chunks):
-                    break
-                if not self._has_begun:
-                    self._has_begun = True
-                    del self._context
-                    answer.push_to(take)
-        finally:
-            answer.close()
+        await answer.deliver(take, self._note_beginning)
+
+    def _note_beginning(self) -> None:
+        """Lets go of the context: it is too late to ask again with less."""
+        self._has_begun = True
+        del self._context
 
     def _affinity(self) -> str | None:
         """By what LLM servers know the conversation; its id, which opens it, is not theirs to know."""

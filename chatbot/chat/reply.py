@@ -89,7 +89,7 @@ class Reply:
     async def _run(self) -> None:
         try:
             await self._asking.run(self._take)
-            self._decide_end(self._asking.answer.finish_reason)
+            self._decide_end(self._asking.answer.reader.finish_reason)
         except ChatError as error:
             logger.warning("reply %s failed: %s", self.message_id, error.code)
             self._decide_end(None, error)
@@ -122,7 +122,7 @@ class Reply:
 
     def stop(self, error: ChatError | None = None) -> None:
         """Ends the reply with what has come; listeners are sent `error`, if given."""
-        finish_reason = self._asking.answer.finish_reason
+        finish_reason = self._asking.answer.reader.finish_reason
         if finish_reason and (self.log.has_answer or self.finish_sent):
             self._decide_end(finish_reason)
         else:
@@ -159,7 +159,7 @@ class Reply:
         if task and task is not asyncio.current_task():
             task.cancel()
             self._on_linger(task)
-        self.usage = self._asking.answer.usage
+        self.usage = self._asking.answer.reader.usage
 
     def _store_turn(self, finish_reason: str, error: ChatError | None) -> None:
         """Stores the turn, now or when the file is no longer locked."""

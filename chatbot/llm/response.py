@@ -38,10 +38,9 @@ _STREAM_BEGINS = (b"data", b"event", b"id:", b"retry", b"error:", b":")
 
 
 class Answer:
-    """An answer that has begun: `async for chunks in answer`, then close() it.
+    """An answer that has begun: deliver() it, or loop over it and close() it.
 
-    The loop ends when the answer `is_complete`, as soon as its last chunks are handed over, and raises
-    ChatError if it is not, after all that came before.
+    `reader` knows its model, finish_reason and usage. It `is_complete` when all of it was handed over.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Answer:
         self._idle = idle
         self._patience = patience
         self._loop = asyncio.get_running_loop()
-        self._reader = reader
+        self.reader = reader
         self._report = report
         self._messages: str | None = messages  # for the report of a failure before the first chunk
         self._head = bytearray()  # what has come of an answer that is no stream, or may be none
@@ -67,26 +66,28 @@ class Answer:
         self._decoder: Decoder | None = None  # of a stream
         self._burst = b""  # what has come and was not read yet
         self._chunks: list[Chunk] = []  # what was read and not handed over yet
-        self._take: Take | None = None
+        self._take: Take | None = None  # what the transport's callback hands chunks to
         self._has_ended = False
         self._failure: Exception | None = None
         self._tap = Tap(response, self._arrived)
         idle.set(patience, self._give_up)
 
-    @property
-    def model(self) -> str:
-        """The model that answers, as it names itself; "" if it does not."""
-        return self._reader.model
+    async def deliver(self, take: Take, on_first: Callable[[], None]) -> None:
+        """Hands all chunks to `take`, until the end or until it says False, and closes the answer.
 
-    @property
-    def finish_reason(self) -> str | None:
-        """Why the reply ended; None before that is known. More may come, and take it back."""
-        return self._reader.finish_reason
-
-    @property
-    def usage(self) -> str | None:
-        """What it cost, as JSON text; None if the LLM does not say."""
-        return self._reader.usage
+        `on_first` is called when the first ones were taken. From then on there are two ways to `take`: the
+        transport's callback takes a chunk while the task waits here; the task takes what is left of a burst,
+        and the end. Raises ChatError after all that came before.
+        """
+        try:
+            async for chunks in self:
+                if not take(chunks):
+                    break
+                if not self._take:
+                    self._take = take
+                    on_first()
+        finally:
+            self.close()
 
     def __aiter__(self) -> Answer:
         return self
@@ -109,13 +110,6 @@ class Answer:
                 # No local variable may hold it: its traceback has this frame, which would be a cycle.
                 self._failure = None
         raise StopAsyncIteration
-
-    def push_to(self, take: Take) -> None:
-        """From now on chunks go to `take` where they come in; the loop waits for the end and gets the rest.
-
-        If `take` says False, the answer ends.
-        """
-        self._take = take
 
     def close(self) -> None:
         """Lets go of the LLM: at once if the answer is not complete, so that it stops working."""
@@ -171,7 +165,7 @@ class Answer:
         """
         decoder, self._burst = self._decoder, b""
         is_event = decoder and decoder.is_between and data.startswith(b"data: ") and data.endswith(b"\n\n")
-        if is_event and (chunk := self._reader.recognise(data[6:-2])):
+        if is_event and (chunk := self.reader.recognise(data[6:-2])):
             self._idle.heard_at = self._loop.time()
             return [chunk]  # so it is nearly always: one whole event, in which only the text is new
         if len(data) > SLICE_BYTES:
@@ -215,7 +209,7 @@ class Answer:
 
     def _read_events(self, data: bytes, decoder: Decoder) -> None:
         """Takes a piece of a stream."""
-        reader = self._reader
+        reader = self.reader
         known = reader.finish_reason
         try:
             for event in decoder.feed(data):
@@ -235,8 +229,8 @@ class Answer:
 
     def _read_end(self, *, is_cut: bool) -> None:
         """The body has ended, or its connection broke, or it was silent for too long."""
-        reader = self._reader
-        if self._idle.has_fired and (reader.is_doubtful or not reader.finish_reason):
+        reader = self.reader
+        if self._idle.has_fired and not reader.is_certain:
             raise errors.ours("timeout", f"{self._patience:g}")
         if self._decoder:
             try:
@@ -253,5 +247,5 @@ class Answer:
 
     def _complete(self, *, is_cut: bool) -> None:
         """Nothing more will come: hands over the chunks that were held, if the reply is complete."""
-        self._chunks += self._reader.end(is_cut=is_cut)
+        self._chunks += self.reader.end(is_cut=is_cut)
         self._has_ended = self.is_complete = True

@@ -143,9 +143,9 @@ def _let_go(asking: asyncio.Task[Answer], told: Relayed) -> None:
     if asking.done() and not asking.cancelled() and not asking.exception():
         answer = asking.result()
         answer.close()
-        told.model, told.usage = answer.model, answer.usage
+        told.model, told.usage = answer.reader.model, answer.reader.usage
         if answer.is_complete:
-            told.finish_reason = answer.finish_reason
+            told.finish_reason = answer.reader.finish_reason
 
 
 class Completion:

@@ -56,25 +56,27 @@ class FakeAnswer:
         self._steps.put_nowait(error)
         return self
 
-    def __aiter__(self) -> FakeAnswer:
+    @property
+    def reader(self) -> FakeAnswer:
+        """What a reader would know, this knows itself."""
         return self
 
-    async def __anext__(self) -> list[Chunk]:
-        step = await self._steps.get()
-        if step is None:
-            raise StopAsyncIteration
-        if isinstance(step, ChatError):
-            raise step
-        if step[0].data == b"finish":
-            self.finish_reason, self.usage = self._ending
-            self.is_complete = self._steps.qsize() > 0
-        return step
-
-    def push_to(self, take: object) -> None:
-        """All of it comes through the loop."""
-
-    def close(self) -> None:
-        self.closed = True
+    async def deliver(self, take: Callable[[list[Chunk]], bool], on_first: Callable[[], None]) -> None:
+        has_begun = False
+        try:
+            while (step := await self._steps.get()) is not None:
+                if isinstance(step, ChatError):
+                    raise step
+                if step[0].data == b"finish":
+                    self.finish_reason, self.usage = self._ending
+                    self.is_complete = self._steps.qsize() > 0
+                if not take(step):
+                    break
+                if not has_begun:
+                    on_first()
+                has_begun = True
+        finally:
+            self.closed = True
 
 
 class FakeLLM:

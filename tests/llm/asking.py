@@ -38,7 +38,7 @@ class Heard:
     answer: Answer | None = None
 
     def take(self, chunks: list[Chunk]) -> bool:
-        """Takes what comes over the tapped connection."""
+        """Takes what comes."""
         self.chunks += chunks
         return True
 
@@ -54,7 +54,7 @@ class Heard:
 
     @property
     def finish(self) -> str | None:
-        return self.answer.finish_reason if self.answer else None
+        return self.answer.reader.finish_reason if self.answer else None
 
     @property
     def failed(self) -> ChatError:
@@ -84,15 +84,9 @@ async def hear(
     heard = Heard()
     try:
         heard.answer = await llm.ask(messages, fields, affinity=affinity)
-        async for chunks in heard.answer:
-            if not heard.chunks:
-                heard.answer.push_to(heard.take)
-            heard.chunks += chunks
+        await heard.answer.deliver(heard.take, lambda: None)
     except ChatError as error:
         heard.error = error
-    finally:
-        if heard.answer:
-            heard.answer.close()
     return heard
 
 

@@ -191,7 +191,7 @@ async def test_what_comes_whole_where_a_stream_was_due_is_read_as_well(llm: Scri
     heard = await play(llm, answer(body=whole(one["choices"][0]["delta"], usage={"total_tokens": 7})))
     assert (heard.said, heard.finish, heard.error) == (said, "stop", None)
     assert heard.answer
-    assert heard.answer.usage == '{"total_tokens":7}'
+    assert heard.answer.reader.usage == '{"total_tokens":7}'
     [got] = heard.json
     assert got["object"] == "chat.completion.chunk"
     assert got["choices"][0]["finish_reason"] == "stop"
@@ -242,7 +242,7 @@ async def test_how_it_begins_tells_what_it_is_and_not_its_content_type(
 async def test_usage_is_found_wherever_it_stands(llm: ScriptedLLM, place: Any) -> None:
     heard = await play(llm, stream(text("Hi"), place({"total_tokens": 7}), DONE))
     assert heard.answer
-    assert heard.answer.usage == '{"total_tokens":7}'
+    assert heard.answer.reader.usage == '{"total_tokens":7}'
 
 
 async def test_chunks_that_need_no_change_are_passed_on_byte_for_byte(llm: ScriptedLLM) -> None:

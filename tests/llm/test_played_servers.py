@@ -52,7 +52,7 @@ async def test_what_a_real_server_said_is_understood(
         heard = await hear(way)
     assert (heard.said, heard.finish) == (said, finish), heard.error
     assert heard.answer
-    assert '"prompt_tokens"' in (heard.answer.usage or "")
+    assert '"prompt_tokens"' in (heard.answer.reader.usage or "")
 
 
 @pytest.mark.parametrize(("name", "server", "kind", "code", "words"), FAILED)

@@ -35,8 +35,8 @@ async def test_a_real_stream_is_passed_on_as_it_came(
     assert [*(one.data for one in heard.chunks), b"[DONE]"] == sent
     assert (heard.said, heard.finish) == ("- slot.", "length")
     assert heard.answer
-    assert bool(heard.answer.usage) == (kind == "llama-server" and name == "stream_usage")
-    assert heard.answer.model
+    assert bool(heard.answer.reader.usage) == (kind == "llama-server" and name == "stream_usage")
+    assert heard.answer.reader.model
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ async def test_a_real_whole_answer_is_read(
         heard = await hear(way)
     assert (heard.said, heard.finish) == (text, finish)
     assert heard.answer
-    assert '"total_tokens"' in (heard.answer.usage or "")
+    assert '"total_tokens"' in (heard.answer.reader.usage or "")
 
 
 @pytest.mark.parametrize("name", ["too_long", "too_long_stream"])

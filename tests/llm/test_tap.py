@@ -21,17 +21,9 @@ STOP = chunk(finish="stop")
 
 
 async def tapped(way: LLM, take: Take, *, gate: Gate | None = None) -> Answer:
-    """Asks, taps after the first word, opens the gate, and loops to the end."""
+    """Asks, opens the gate after the first word, when the connection is tapped, and waits for the end."""
     answer = await way.ask((HI,), {})
-    try:
-        async for chunks in answer:
-            take(chunks)
-            answer.push_to(take)
-            if gate:
-                gate.open()
-                gate = None
-    finally:
-        answer.close()
+    await answer.deliver(take, gate.open if gate else lambda: None)
     return answer
 
 
@@ -59,7 +51,7 @@ async def test_one_connection_serves_answers_that_are_tapped_one_after_the_other
             llm.play([*stream(words[0], end=()), gate, *stream(*words[1:], STOP, DONE)[1:]])
             answer = await tapped(way, taken, gate=gate)
             assert taken.said == "".join(f"{number} " for number in range(20))
-            assert answer.finish_reason == "stop"
+            assert answer.reader.finish_reason == "stop"
         assert llm.connections == 1
 
 

@@ -1,4 +1,4 @@
-"""Takes apart what a chunk or a whole answer adds to the reply, in whatever shape it is written. No I/O."""
+"""Reads the tool calls of a reply: in pieces, whole, or several at once, and in whatever shape. No I/O."""
 
 from __future__ import annotations
 
@@ -7,65 +7,13 @@ import secrets
 from typing import Any
 
 from chatbot.llm.json_text import valid
-from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead, Piece, as_json
+from chatbot.records import CALL, CallHead, Piece, as_json
 
-REASONING_FIELDS = (
-    "reasoning_content",  # DeepSeek, vLLM, SGLang, llama-server, Zhipu, Moonshot; it is our name for it, too
-    "reasoning",  # OpenRouter, Ollama, Groq, newer vLLM
-    "thinking",
-    "thought",
-    "reasoning_text",  # Copilot
-    "thinking_content",
-    "reasoning_details",  # OpenRouter and MiniMax, beside `reasoning` or alone
-    "thinking_blocks",  # LiteLLM, beside `reasoning_content`
-)
-OUR_FIELDS = frozenset({*REASONING_FIELDS, "content", "refusal", "tool_calls", "function_call"})
-
-_THOUGHTS = ("thinking", "reasoning", "thought", "reasoning.text", "reasoning.summary", "redacted_thinking")
-_TEXT_FIELDS = (
-    *("text", "output_text", "thinking", "reasoning", "refusal", "content", "parts", "summary", "value"),
-)
 _ARGUMENTS = ("arguments", "parameters", "input")
-_MAX_DEPTH = 16
-
-
-def parts(value: Any, kind: str = TEXT, depth: int = 0) -> list[tuple[str, str]]:
-    """The texts in a content of any shape, each with its kind: a string, parts, parts in parts."""
-    if isinstance(value, str):
-        return [(kind, value)] if value else []
-    if isinstance(value, list) and depth < _MAX_DEPTH:
-        return [found for part in value for found in parts(part, kind, depth + 1)]
-    if not isinstance(value, dict) or depth >= _MAX_DEPTH:
-        return []
-    named = value.get("type")
-    if named in _THOUGHTS or value.get("thought") is True:  # the last is Gemini's
-        kind = REASONING
-    elif named == "refusal":
-        kind = REFUSAL
-    for name in _TEXT_FIELDS:
-        if inner := value.get(name):
-            other = {"thinking": REASONING, "reasoning": REASONING, "refusal": REFUSAL}.get(name, kind)
-            return parts(inner, other, depth + 1)
-    return []
-
-
-def reasoning_in(delta: dict[str, Any]) -> tuple[str, str]:
-    """The reasoning in a delta and the field that it stands in: the first of its names that holds any."""
-    if delta.keys().isdisjoint(REASONING_FIELDS):
-        return "", ""
-    for name in REASONING_FIELDS:
-        if value := delta.get(name):
-            found = parts(value, REASONING)
-            if text := "".join(text for _, text in found):
-                return text, name if isinstance(value, str) else ""
-    return "", ""
 
 
 class CallReader:
-    """Reads the tool calls of one reply, which come in pieces, whole, or several at once.
-
-    Calls without an id, or with another's, are given one of their own.
-    """
+    """Reads the calls of one reply; those without an id, or with another's, are given one of their own."""
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []

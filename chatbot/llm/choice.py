@@ -1,0 +1,167 @@
+"""Reads what one chunk adds to the reply, in whatever shape it is written, and writes it in ours. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from chatbot.llm.calls import CallReader
+from chatbot.llm.json_text import dump, valid
+from chatbot.llm.think_tags import ThinkTags
+from chatbot.records import CALL, FIELDS, REASONING, REFUSAL, TEXT, Piece
+
+_REASONING_FIELDS = (
+    "reasoning_content",  # DeepSeek, vLLM, SGLang, llama-server, Zhipu, Moonshot; it is our name for it, too
+    "reasoning",  # OpenRouter, Ollama, Groq, newer vLLM
+    "thinking",
+    "thought",
+    "reasoning_text",  # Copilot
+    "thinking_content",
+    "reasoning_details",  # OpenRouter and MiniMax, beside `reasoning` or alone
+    "thinking_blocks",  # LiteLLM, beside `reasoning_content`
+)
+_OUR_FIELDS = frozenset({*_REASONING_FIELDS, "content", "refusal", "tool_calls", "function_call"})
+
+_THOUGHTS = ("thinking", "reasoning", "thought", "reasoning.text", "reasoning.summary", "redacted_thinking")
+_TEXT_FIELDS = (
+    *("text", "output_text", "thinking", "reasoning", "refusal", "content", "parts", "summary", "value"),
+)
+_MAX_DEPTH = 16
+
+
+class ChoiceReader:
+    """Reads the choices of one answer's chunks in order.
+
+    Half a character, and what may be a part of a tag, wait for the next chunk.
+    """
+
+    def __init__(self) -> None:
+        self._tags = ThinkTags()
+        self._calls = CallReader()
+        self._halves: dict[str, str] = {}  # by kind, first halves of surrogate pairs
+        self._came_as_delta = False
+
+    def read(self, choice: dict[str, Any], *, is_last: bool, is_whole: bool) -> tuple[list[Piece], bool]:
+        """What a choice adds to the reply, and whether it stands there just as we would write it."""
+        delta, is_message = _delta_of(choice)
+        found = _parts(delta.get("content"))
+        if is_message and is_whole and self._came_as_delta:
+            found = []  # MiniMax repeats the whole at the end
+        self._came_as_delta = self._came_as_delta or bool(found and not is_message)
+        thoughts = _reasoning_in(delta)
+        texts = {REASONING: thoughts, TEXT: "", REFUSAL: ""}
+        for kind, text in (*found, *_parts(delta.get("refusal"), REFUSAL)):
+            texts[kind] += text
+        self._settle_texts(texts, is_last)
+        calls, can_pass_on = self._calls.read(delta)
+        can_pass_on = can_pass_on and not is_message and thoughts in ("", delta.get(FIELDS[REASONING]))
+        pieces: list[Piece] = []
+        for kind, text in texts.items():
+            can_pass_on = can_pass_on and (delta.get(FIELDS[kind]) or "") == text
+            if text:
+                pieces.append(Piece(kind, text))
+        for call in calls:
+            piece = call._replace(text=self._whole(f"call {call.call}", call.text, is_last))
+            if piece.length:
+                pieces.append(piece)
+        return pieces, can_pass_on
+
+    def _settle_texts(self, texts: dict[str, str], is_last: bool) -> None:
+        """Takes out of the texts what must wait for the next chunk: half a character, what may be a tag."""
+        for kind, text in texts.items():
+            texts[kind] = self._whole(kind, text, is_last)
+        thoughts, texts[TEXT] = self._tags.feed(texts[TEXT])
+        texts[REASONING] += thoughts
+        if is_last:
+            thoughts, text = self._tags.flush()
+            texts[REASONING] += thoughts
+            texts[TEXT] += text
+
+    def _whole(self, kind: str, text: str, is_last: bool) -> str:
+        """`text` with a surrogate pair joined that began in the chunk before; a lone half is replaced.
+
+        A first half at the end waits for the next chunk, so that every chunk is valid Unicode.
+        """
+        if kind not in self._halves and (text.isascii() or not text):
+            return text
+        text = self._halves.pop(kind, "") + text
+        if not is_last and text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._halves[kind] = text[:-1], text[-1]
+        return valid(text)
+
+
+def first_choice(chunk: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The choice with the index 0, and whether it is the only one."""
+    choices = chunk.get("choices")
+    if not choices:
+        return {}, True
+    if isinstance(choices, dict):
+        return choices, False
+    found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    first = next((choice for choice in found if str(choice.get("index") or 0) == "0"), None)
+    is_plain = first is not None and len(found) == 1 and not isinstance(first.get("index"), str)
+    return first or {}, not found or is_plain
+
+
+def _delta_of(choice: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """What a choice adds, and whether it stands elsewhere than in its `delta`."""
+    delta, message = choice.get("delta"), choice.get("message")
+    if not delta and isinstance(message, dict):
+        return message, True
+    if isinstance(delta, dict):
+        return delta, False
+    text = delta or choice.get("text")  # as in completions
+    return {"content": text}, bool(text)
+
+
+def rewritten(chunk: dict[str, Any], pieces: Sequence[Piece], finish: str | None) -> bytes:
+    """The chunk as we would write it, with these pieces and this finish_reason."""
+    choice, _ = first_choice(chunk)
+    if not choice:
+        return dump(chunk | {"choices": []})
+    delta = choice.get("delta") or choice.get("message")
+    kept = {k: v for k, v in delta.items() if k not in _OUR_FIELDS} if isinstance(delta, dict) else {}
+    kept |= {FIELDS[piece.kind]: piece.text for piece in pieces if piece.kind != CALL}
+    calls: dict[int, dict[str, Any]] = {}
+    for piece in pieces:
+        if piece.kind == CALL:
+            call = calls.setdefault(piece.call, {"index": piece.call, "function": {"arguments": ""}})
+            if piece.head:
+                call |= {"id": piece.head.id, "type": "function"}
+                call["function"]["name"] = piece.head.name
+            call["function"]["arguments"] += piece.text
+    if calls:
+        kept["tool_calls"] = list(calls.values())
+    rest = {k: v for k, v in choice.items() if k not in ("message", "text")}
+    choices = [rest | {"index": 0, "delta": kept, "finish_reason": finish}]
+    return dump(chunk | {"object": "chat.completion.chunk", "choices": choices})
+
+
+def _parts(value: Any, kind: str = TEXT, depth: int = 0) -> list[tuple[str, str]]:
+    """The texts in a content of any shape, each with its kind: a string, parts, parts in parts."""
+    if isinstance(value, str):
+        return [(kind, value)] if value else []
+    if isinstance(value, list) and depth < _MAX_DEPTH:
+        return [found for part in value for found in _parts(part, kind, depth + 1)]
+    if not isinstance(value, dict) or depth >= _MAX_DEPTH:
+        return []
+    named = value.get("type")
+    if named in _THOUGHTS or value.get("thought") is True:  # the last is Gemini's
+        kind = REASONING
+    elif named == "refusal":
+        kind = REFUSAL
+    for name in _TEXT_FIELDS:
+        if inner := value.get(name):
+            other = {"thinking": REASONING, "reasoning": REASONING, "refusal": REFUSAL}.get(name, kind)
+            return _parts(inner, other, depth + 1)
+    return []
+
+
+def _reasoning_in(delta: dict[str, Any]) -> str:
+    """The reasoning in a delta: in the first of its fields that holds any."""
+    if delta.keys().isdisjoint(_REASONING_FIELDS):
+        return ""
+    for name in _REASONING_FIELDS:
+        if text := "".join(text for _, text in _parts(delta.get(name), REASONING)):
+            return text
+    return ""
