@@ -188,11 +188,8 @@ def plan(
         places.append(len(turns))
     context = Context(head, turns, parts, places, began, send_reasoning, places[0], reason)
     if excess := context.excess(places[0], budget):
-        context.reason = excess
-        if began is None:  # as many turns as fit
-            context.place = next((place for place in places if not context.excess(place, budget)), places[-1])
-        else:
-            context.place = context.step(context.half(budget), budget)
+        wanted = context.place if began is None else context.half(budget)  # of another head as many as fit
+        context.place, context.reason = context.step(wanted, budget), excess
     if context.place == 0 and is_whole:
         context.reason = WHOLE
     return context
