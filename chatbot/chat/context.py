@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import chain
 from typing import Any, NamedTuple
 
 from chatbot.chat import tokens
@@ -29,21 +29,26 @@ WHOLE = "whole_conversation"
 
 
 class Head(NamedTuple):
-    """What stands before the turns: system messages (JSON). `key` is a hash by which it is known again.
+    """What stands before the turns: system messages, and tools (JSON). By the hash `key` it is known again.
 
     One whose tools aren't known has half of a key.
     """
 
     messages: tuple[str, ...]
+    tools: str
     key: str
-    length: int
 
     @classmethod
     def of(cls, model: str, fields: Mapping[str, Any] | None, messages: Iterable[str]) -> Head:
         """The head of a request; its tools stand before the turns, too. Without `fields` none are known."""
         messages, tools = tuple(messages), as_json(fields["tools"]) if fields and fields.get("tools") else ""
         key = _short_hash(as_json([model, *messages])) + (_short_hash(tools) if fields is not None else "")
-        return cls(messages, key, sum(map(tokens.length_of, messages)) + tokens.length_of(tools))
+        return cls(messages, tools, key)
+
+    @property
+    def length(self) -> int:
+        """How long it is, as tokens.py measures it."""
+        return sum(map(tokens.length_of, (*self.messages, self.tools)))
 
 
 def _short_hash(text: str) -> str:
@@ -56,70 +61,47 @@ def system_message(content: str) -> str:
 
 
 @dataclass
-class _Material:
-    """What a context is chosen from: turns, oldest first, what is sent of each and, last, what is newly said.
+class Context:
+    """What is sent, and what it was chosen from; made by plan() and shrink().
 
-    `starts` are the places at which it may begin; `counts` and `totals` say how many messages and tokens it
-    then has. `is_whole`: there is no turn above. `began` and `reason` are the last context's; it had another
-    head if `began` is None.
+    `path` are the turns that were read, oldest first; `parts` what is sent of each and, last, what is newly
+    said. It begins at `place`, one of the `places` at which it may, and `reason` says why. The last context
+    began at the turn `began`; it had another head if that is None.
     """
 
     head: Head
-    turns: Sequence[Turn]
-    sent: Sequence[Sequence[str]]
-    starts: Sequence[int]
-    counts: Sequence[int]
-    is_whole: bool
+    path: Sequence[Turn]
+    parts: Sequence[Sequence[str]]
+    places: Sequence[int]
     began: int | None
-    reason: str
     send_reasoning: bool
-
-    @cached_property
-    def totals(self) -> list[int]:
-        """How many tokens it has from each place on; measured only where tokens are limited."""
-        lengths = [_lengths(turn, messages) for turn, messages in zip(self.turns, self.sent, strict=False)]
-        return tokens.measure(
-            self.turns,
-            lengths,
-            head=self.head.length,
-            said=sum(map(tokens.length_of, self.sent[-1])),
-            began=self.began,
-            send_reasoning=self.send_reasoning,
-        )
-
-    def excess(self, start: int, budget: Budget) -> str | None:
-        """The word for the limit that a context from there would exceed."""
-        if self.counts[start] > budget.messages:
-            return budget.messages_reason
-        if budget.tokens is not None and self.totals[start] > budget.tokens:
-            return budget.tokens_reason
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What is sent; made by plan() and shrink().
-
-    `messages` are JSON texts, the head's first; `count` is how many there are besides the head's. `reason`
-    says why it begins there; `key` is what the turn keeps as its context_key.
-    """
-
-    messages: list[str]
-    count: int
+    place: int
     reason: str
-    key: str
-    _place: int
-    _material: _Material
+
+    @property
+    def messages(self) -> list[str]:
+        """The messages as JSON, the head's first."""
+        return [*self.head.messages, *chain.from_iterable(self.parts[self.place :])]
+
+    @property
+    def count(self) -> int:
+        """How many messages there are besides the head's."""
+        return sum(map(len, self.parts[self.place :]))
+
+    @property
+    def key(self) -> str:
+        """What the turn keeps as its context_key."""
+        return f"{self.head.key}:{self.reason}"
 
     @property
     def tokens(self) -> int:
         """About how many tokens all messages measure."""
-        return self._material.totals[self._place]
+        return self.totals[self.place]
 
     @property
     def turns(self) -> Sequence[Turn]:
         """The turns that are sent."""
-        return self._material.turns[self._place :]
+        return self.path[self.place :]
 
     @property
     def start(self) -> int | None:
@@ -137,8 +119,55 @@ class Context:
     @property
     def measured(self) -> int | None:
         """How many tokens it measured up to its newest answer by the LLM's own count, if that began there."""
-        stands = self.turns and self._material.began == self.start
-        return tokens.counted(self.turns[-1]) if stands else None
+        return tokens.counted(self.turns[-1]) if self.turns and self.began == self.start else None
+
+    @cached_property
+    def totals(self) -> list[int]:
+        """How many tokens it has from each place on; measured only where tokens are limited."""
+        return tokens.measure(
+            self.path,
+            [_lengths(turn, messages) for turn, messages in zip(self.path, self.parts, strict=False)],
+            head=self.head.length,
+            said=sum(map(tokens.length_of, self.parts[-1])),
+            began=self.began,
+            send_reasoning=self.send_reasoning,
+        )
+
+    def size(self, place: int) -> int:
+        """How many messages it would have from there on; where nothing is said yet, one will be."""
+        return sum(map(len, self.parts[place:])) + (not self.parts[-1])
+
+    def excess(self, place: int, budget: Budget) -> str | None:
+        """The word for the limit that it would exceed if it began there."""
+        if self.size(place) > budget.messages:
+            return budget.messages_reason
+        if budget.tokens is not None and self.totals[place] > budget.tokens:
+            return budget.tokens_reason
+        return None
+
+    def half(self, budget: Budget) -> int:
+        """Where half of what is allowed begins, if it has more."""
+        half = self.place
+        if self.size(half) > budget.messages:
+            # The newest turn is on top of those that were within the limit.
+            half = len(self.path) - max(1, (len(self.turns) - 1) // 2)
+        if budget.tokens is not None and self.tokens > budget.tokens:
+            # Half of what is left beside the head and what is newly said, and a little more.
+            least = (budget.tokens + self.head.length // 4) // 2 + budget.tokens // 32
+            half = max([half, *(place for place in self.places if self.totals[place] >= least)])
+        return half
+
+    def step(self, wanted: int, budget: Budget) -> int:
+        """The first place after its own, and from the `wanted` one on, that is within the limits.
+
+        The last round stays where it can, if it is longer than what was wanted.
+        """
+        later = [place for place in self.places if place > self.place] or [self.place]
+        with_turns = [place for place in later if place < len(self.path)]
+        if wanted < len(self.path) and with_turns:
+            wanted = min(wanted, with_turns[-1])
+        fitting = (place for place in later if place >= wanted and not self.excess(place, budget))
+        return next(fitting, later[-1])
 
 
 def plan(
@@ -148,102 +177,63 @@ def plan(
 
     `path` is the conversation from its newest turn upwards, and is read only as far as needed.
     """
-    material = _material(path, said, head, budget, send_reasoning)
-    starts, end = material.starts, len(material.turns)
-    begin, reason = starts[0], material.excess(starts[0], budget)
-    if reason and material.began is None:  # as many turns as fit
-        begin = next((start for start in starts if not material.excess(start, budget)), starts[-1])
-    elif reason:
-        is_counted = material.counts[begin] > budget.messages
-        # The newest turn is on top of those that were within the limit.
-        wanted = end - max(1, (end - begin - 1) // 2) if is_counted else begin
-        begin = _step(material, begin, max(wanted, _half(material, begin, budget)), budget)
-    if begin == 0 and material.is_whole:
-        reason = WHOLE
-    return _context(material, begin, reason or material.reason)
+    is_round = bool(said) and not may_open(said[0])  # what is said belongs to the round above it
+    turns, began, reason = _read(path, is_round, head, budget)
+    parts = sent_of(turns, said, send_reasoning=send_reasoning)
+    is_whole = not turns or turns[0].parent is None
+    places = [place for place, turn in enumerate(turns) if opens(turn) or (place == 0 and is_whole)]
+    if began is not None:
+        places = [place for place in places if turns[place].seq >= began] or places[-1:]
+    if not is_round or not places:
+        places.append(len(turns))
+    context = Context(head, turns, parts, places, began, send_reasoning, places[0], reason)
+    if excess := context.excess(places[0], budget):
+        wanted = context.place if began is None else context.half(budget)  # of another head as many as fit
+        context.place, context.reason = context.step(wanted, budget), excess
+    if context.place == 0 and is_whole:
+        context.reason = WHOLE
+    return context
 
 
 def shrink(context: Context, budget: Budget, error: TooLong) -> Context:
     """The context without its older half, after the LLM refused it; raises the error if none of it can go."""
-    material, begin = context._material, context._place
-    if begin == material.starts[-1]:
+    if context.place == context.places[-1]:
         raise error
-    is_named = budget.tokens_reason == LISTED and material.excess(begin, budget) == LISTED
-    size = len(context.turns)
-    wanted = _half(material, begin, budget) if is_named else begin + size - size // 2
-    return _context(material, _step(material, begin, wanted, budget), LISTED if is_named else REFUSED)
-
-
-def _half(material: _Material, begin: int, budget: Budget) -> int:
-    """Where too many tokens are sent: the last place from which on more than half of what is allowed is used.
-
-    That is half of what is left beside the head and what is newly said, and a little more, for it's an
-    estimate.
-    """
-    if budget.tokens is None or material.totals[begin] <= budget.tokens:
-        return begin
-    half = (budget.tokens + material.head.length // 4) // 2 + budget.tokens // 32
-    return max((start for start in material.starts if material.totals[start] >= half), default=begin)
-
-
-def _step(material: _Material, begin: int, wanted: int, budget: Budget) -> int:
-    """The first place after `begin`, and from the `wanted` one on, that is within the limits.
-
-    The last round stays where it can, if it is longer than what was wanted.
-    """
-    later = [start for start in material.starts if start > begin] or [begin]
-    with_turns = [start for start in later if start < len(material.turns)]
-    if wanted < len(material.turns) and with_turns:
-        wanted = min(wanted, with_turns[-1])
-    fitting = (start for start in later if start >= wanted and not material.excess(start, budget))
-    return next(fitting, later[-1])
-
-
-def _context(material: _Material, begin: int, reason: str) -> Context:
-    sent = [message for messages in material.sent[begin:] for message in messages]
-    messages, key = [*material.head.messages, *sent], f"{material.head.key}:{reason}"
-    return Context(messages, len(sent), reason, key, begin, material)
-
-
-def _material(
-    path: Iterable[Turn], said: Sequence[str], head: Head, budget: Budget, send_reasoning: bool
-) -> _Material:
-    is_round = bool(said) and not may_open(said[0])  # what is said belongs to the round above it
-    turns, began, reason, is_whole = _read(path, is_round, head, budget)
-    sent = sent_of(turns, said, send_reasoning=send_reasoning)
-    counts = [*accumulate((len(messages) for messages in reversed(sent)), initial=0 if said else 1)]
-    starts = [place for place, turn in enumerate(turns) if opens(turn) or (place == 0 and is_whole)]
-    later = [place for place in starts if began is None or turns[place].seq >= began] or starts[-1:]
-    starts = later if is_round and later else [*later, len(turns)]
-    return _Material(head, turns, sent, starts, counts[:0:-1], is_whole, began, reason, send_reasoning)
+    is_named = budget.tokens_reason == LISTED and context.excess(context.place, budget) == LISTED
+    wanted = context.half(budget) if is_named else context.place + (len(context.turns) + 1) // 2
+    return replace(context, place=context.step(wanted, budget), reason=LISTED if is_named else REFUSED)
 
 
 def _read(
     path: Iterable[Turn], is_round: bool, head: Head, budget: Budget
-) -> tuple[list[Turn], int | None, str, bool]:
-    """The turns that may be sent, oldest first; where the last context began, and why; whether it is all.
+) -> tuple[list[Turn], int | None, str]:
+    """The turns that may be sent, oldest first; where the last context began, and why.
 
-    One turn above the beginning is read with them. A turn that only added messages was not sent, so it
-    doesn't say where a context began; if none says it of this head, there are as many turns as might fit.
+    A turn that only added messages was not sent, so it doesn't say where a context began; if none says it of
+    this head, there are as many turns as might fit.
     """
     turns: list[Turn] = []
     began, reason, count, length, is_known = None, MESSAGES, 0, 0, False
     for turn in path:
+        turns.append(turn)
         if not is_known and turn.context_key:
             is_known = True
             key, _, why = turn.context_key.partition(":")
             if key.startswith(head.key):
                 began, reason = turn.seq if turn.context_start is None else turn.context_start, why
-        turns.append(turn)
-        count += len(turn.messages) + (turn.output is not None)
-        is_enough = count >= budget.messages
-        if budget.tokens is not None:
-            length += tokens.length_of(turn.input) + tokens.length_of(turn.output or "")
-            is_enough = is_enough or length * tokens.LEAST_RATE > budget.tokens
         is_round = is_round and not opens(turn)
-        if not is_round and (is_enough if began is None else turn.seq < began):
-            return turns[::-1], began, reason, False
-    return turns[::-1], began, reason, True
+        if began is not None:
+            # The turn above helps to measure, and may open a context if messages of this one were deleted.
+            is_enough = turn.seq < began or (turn.seq == began and budget.tokens is None and opens(turn))
+        else:
+            count += len(turn.messages) + (turn.output is not None)
+            is_enough = count >= budget.messages
+            if budget.tokens is not None:
+                length += tokens.length_of(turn.input) + tokens.length_of(turn.output or "")
+                is_enough = is_enough or length * tokens.LEAST_RATE > budget.tokens
+        if is_enough and not is_round:
+            break
+    return turns[::-1], began, reason
 
 
 def _lengths(turn: Turn, sent: Sequence[str]) -> tokens.Lengths:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Container, Iterator, Sequence
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 from chatbot.records import CUT, DELETED, Turn, as_json
 
@@ -46,10 +46,11 @@ def open_calls(turn: Turn) -> list[str]:
 
 def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool = False) -> list[list[str]]:
     """What is sent of each of the turns, oldest first, and last of what is newly `said`: JSON messages."""
-    entries = [*_entries(turns, said)]
+    messages = [*_messages(turns, said)]
     sent: list[list[str]] = [[] for _ in range(len(turns) + 1)]
     waiting: set[str] = set()  # calls that were sent, and their outputs not yet
-    for number, (place, text, role, answered) in enumerate(entries):
+    for number, (place, text, answered) in enumerate(messages, 1):
+        role = "assistant" if answered else role_of(text)
         if role == "tool":
             call = _call_of(text)
             if call in waiting:
@@ -58,8 +59,8 @@ def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool 
             continue
         waiting = set()
         if answered.calls if answered else role == "assistant" and '"tool_calls":' in text:
-            outputs = takewhile(lambda entry: entry.role == "tool", entries[number + 1 :])
-            text, waiting = _with_outputs(text, {_call_of(entry.text) for entry in outputs}, answered)
+            outputs = takewhile(lambda one: role_of(one[1]) == "tool", messages[number:])
+            text, waiting = _with_outputs(text, {_call_of(output) for _, output, _ in outputs}, answered)
         if text in _NOTHING:
             continue
         if send_reasoning and answered and answered.reasoning:
@@ -68,24 +69,16 @@ def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool 
     return sent
 
 
-class _Entry(NamedTuple):
-    """A message at its place among the turns; `answered` is the turn whose answer it is, if it is one."""
-
-    place: int
-    text: str
-    role: str
-    answered: Turn | None = None
-
-
-def _entries(turns: Sequence[Turn], said: Sequence[str]) -> Iterator[_Entry]:
+def _messages(turns: Sequence[Turn], said: Sequence[str]) -> Iterator[tuple[int, str, Turn | None]]:
+    """Each message, its place among the turns, and the turn whose answer it is, if it is one."""
     for place, turn in enumerate(turns):
         for text in turn.messages:
             if text != DELETED:
-                yield _Entry(place, text, role_of(text))
+                yield place, text, None
         if turn.output is not None:
-            yield _Entry(place, turn.output, "assistant", turn)
+            yield place, turn.output, turn
     for text in said:
-        yield _Entry(len(turns), text, role_of(text))
+        yield len(turns), text, None
 
 
 def _call_of(text: str) -> str:

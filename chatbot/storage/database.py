@@ -59,16 +59,11 @@ def translated(error: BaseException) -> BaseException:
     """The error as it is to be raised: SQLite's ways of saying "full" and "locked" in our words."""
     if isinstance(error, MemoryError):
         return ChatError("storage_full", "The memory is full.", retry_after="60")
-    code = _code_of(error)
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what it says in detail
     if code in _FULL:
         log.error("storage: %s", str(error))  # a handler that keeps records would keep its frames
         return ChatError("storage_full", "The storage is full.", retry_after="60")
     return Locked(str(error)) if code in _BUSY else error
-
-
-def _code_of(error: BaseException) -> int:
-    """SQLite's code of an error, without what it says in detail."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def load_statements(text: str) -> dict[str, str]:
@@ -97,9 +92,9 @@ class Database:
             connection = sqlite3.connect(path, timeout=LOCKED_SECONDS, isolation_level=None)
             self.connection = self._resources.enter_context(closing(connection))
             self._prepare(sync)
-        except (sqlite3.Error, StoreError) as error:
+        except (sqlite3.Error, StoreError, ChatError, Locked) as error:
             self.close()
-            if _code_of(error) in _BUSY:
+            if isinstance(translated(error), Locked):
                 raise StoreError(f"{path} is locked by another program") from None
             raise StoreError(f"cannot use {path}: {error}") from None
 
@@ -114,7 +109,7 @@ class Database:
             "cache_size=-32768",  # 32 MiB: a walk along a path of 10,000 turns takes half as long
             "secure_delete=FAST",  # some builds would fill long texts with zeros, which takes long
         ):
-            self._ask(f"PRAGMA {pragma}")
+            self.execute(f"PRAGMA {pragma}")
         schema = self.sql.pop("schema")
         if is_new:
             self.connection.executescript(
@@ -128,8 +123,8 @@ class Database:
 
     def _check_ours(self) -> bool:
         """Refuses other programs' databases, before anything in them is changed; tells whether it is new."""
-        version, application = self._ask("PRAGMA user_version"), self._ask("PRAGMA application_id")
-        if not version and not application and not self._ask("SELECT count(*) FROM sqlite_master"):
+        version, application = self.value("PRAGMA user_version"), self.value("PRAGMA application_id")
+        if not version and not application and not self.value("SELECT count(*) FROM sqlite_master"):
             return True
         if application != APPLICATION:
             raise StoreError("the database holds something else, not chat sessions")
@@ -182,13 +177,5 @@ class Database:
             raise translated(error) from None
 
     def value(self, sql: str) -> Any:
-        """The one value that some SQL selects; None if it has none."""
-        try:
-            return self._ask(sql)
-        except Exception as error:
-            raise translated(error) from None
-
-    def _ask(self, sql: str) -> Any:
-        """The same, with SQLite's own errors."""
-        row = self.connection.execute(sql).fetchone()
-        return row[0] if row else None
+        """The one value that some SQL selects."""
+        return self.execute(sql).fetchone()[0]

@@ -30,17 +30,13 @@ class FileLock:
         directory = os.path.dirname(real)
         if not os.path.isdir(directory):
             raise StoreError(f"cannot open {path}: there is no directory {directory}")
-        if os.path.isdir(real):
-            raise StoreError(f"cannot open {path}: it is a directory")
-        if os.path.exists(real) and not os.path.isfile(real):
-            raise StoreError(f"cannot open {path}: it is not a regular file")
-        require_access(directory, os.W_OK | os.X_OK, path)
         for file in (real, f"{real}.lock", f"{real}-wal", f"{real}-shm"):
             if os.path.exists(file):
                 if not os.path.isfile(file):
-                    why = "Is a directory" if os.path.isdir(file) else "it is not a regular file"
-                    raise StoreError(f"cannot use {path}: {file} cannot be opened: {why}")
+                    what = "a directory" if os.path.isdir(file) else "not a regular file"
+                    raise StoreError(f"cannot open {path}: {file} is {what}")
                 require_access(file, os.R_OK | os.W_OK, path)
+        require_access(directory, os.W_OK | os.X_OK, path)
         self._file = _open(f"{real}.lock", path)
         try:
             self._take(path)

@@ -85,11 +85,11 @@ class Tree:
         return None if row is None or self.removals.include(row[0], seq) else str(row[0])
 
     def path_up(self, session_id: str, seq: int | None) -> Iterator[Turn]:
-        """A turn, what it follows, what that follows …: each is read when it is asked for.
+        """A turn of a session, what it follows, what that follows …: each is read when it is asked for.
 
         Nothing may be awaited before the last one: the read keeps the WAL from being cut.
         """
-        if seq is None or self._session_of(seq) != session_id:
+        if seq is None or self.removals.include(session_id, seq):
             return iter(())
         return map(Turn._make, self._db.rows("turns_up", (seq, -1)))
 
