@@ -10,7 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
-from chatbot.web.connection import Connection, Connections, Refusal
+from chatbot.web.connection import Connection, Refusal
+from chatbot.web.stalls import Connections
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from chatbot.chat.reply_registry import key_hash
 from chatbot.errors import ChatError
-from chatbot.web.patience import Patience
+from chatbot.web.stalls import Patience
 
 BODY_SECONDS = 30.0
 """How long a body may take to arrive."""

@@ -30,10 +30,6 @@ class StrictParser:
         """Whether the body of the last request has come to its end."""
         return self._body is None or self._body.is_eof()
 
-    def forget(self) -> None:
-        """Lets go of the last body."""
-        self._body = None
-
     def feed_data(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
         """What the parser makes of the next bytes; raises HttpProcessingError, once, when it cannot go on."""
         if self._is_broken:
