@@ -36,16 +36,6 @@ SURPLUS_SECONDS = 1.0
 MAX_WAITING = 2
 """Requests that wait behind one that is being answered; while there are as many, no more is read."""
 
-OPTIONS: dict[str, Any] = {
-    "access_log": None,
-    "auto_decompress": False,
-    "keepalive_timeout": KEEP_ALIVE_SECONDS,
-    "max_line_size": MAX_HEAD,
-    "max_field_size": MAX_HEAD,
-    "read_bufsize": 64 * 1024,  # of each body that nobody reads yet, twice this is kept
-}
-"""What aiohttp's connections are made with."""
-
 
 class Connection(web.RequestHandler):
     """One client's connection; tells even what is no HTTP in the shape of our errors.
@@ -59,7 +49,16 @@ class Connection(web.RequestHandler):
     def __init__(
         self, manager: web.Server, loop: asyncio.AbstractEventLoop, connections: Connections
     ) -> None:
-        super().__init__(manager, loop=loop, **OPTIONS)
+        super().__init__(
+            manager,
+            loop=loop,
+            access_log=cast(Any, None),
+            auto_decompress=False,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+            max_line_size=MAX_HEAD,
+            max_field_size=MAX_HEAD,
+            read_bufsize=64 * 1024,  # of each body that nobody reads yet, twice this is kept
+        )
         self._strict = StrictParser(self._parser)
         self._parser = cast(Any, self._strict)
         self._max_msg_queue_size = MAX_WAITING
@@ -209,14 +208,6 @@ class Connection(web.RequestHandler):
             self._lingering_time = 0.0  # no more of a body will come
             self._close = not self._messages
         return finished
-
-
-class Refusal(asyncio.Protocol):
-    """A connection for which there is no room at all: it is closed unread."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Closes it."""
-        cast(asyncio.Transport, transport).abort()
 
 
 def is_surplus(request: web.Request) -> bool:
