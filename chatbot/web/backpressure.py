@@ -1,4 +1,4 @@
-"""Sends bytes to a client no faster than it reads; one that reads nothing is dropped (stalls.py).
+"""Sends bytes to a client no faster than it reads; stalls.py drops a client that reads nothing.
 
 Each connection lets its transport hold back a writer as soon as one byte stays unsent, so waiting for the
 transport (`drain`) means waiting until the client has been sent everything.

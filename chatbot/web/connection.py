@@ -38,7 +38,7 @@ MAX_WAITING = 2
 
 
 class Connection(web.RequestHandler):
-    """One client's connection; tells even what is no HTTP in the shape of our errors.
+    """One client's connection; even bytes that are no HTTP are answered in the shape of our errors.
 
     Private attributes of aiohttp that it relies on: _close, _current_request, _lingering_time,
     _max_msg_queue_size, _message_tail, _messages, _msg_queue_resume_size, _parser, _request_count, _waiter.
@@ -126,9 +126,10 @@ class Connection(web.RequestHandler):
     # A client that comes, and one that does not read
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Bounds what the kernel holds unsent for a client, so that a slow reader is seen to read.
+        """Bounds what the kernel holds unsent for a client.
 
-        It would take megabytes, and say that there is room only when a third of them was read.
+        It would take megabytes, and report room only after a third of them was read: until then a client that
+        reads slowly would look like one that does not read.
         """
         self._connections.open += 1
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux, macOS

@@ -14,7 +14,10 @@ MAX_HEAD = 32 * 1024
 
 
 class StrictParser:
-    """Stands before aiohttp's parser, in C or in Python, and refuses what only one of them does, or none."""
+    """Stands before aiohttp's parser, of which there is one in C and one in Python.
+
+    It refuses also what only the other one refuses, and some of what neither does.
+    """
 
     def __init__(self, parser: Any) -> None:
         self._parser = parser

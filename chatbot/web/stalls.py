@@ -65,10 +65,10 @@ class StallWatch:
 
 
 class Patience:
-    """Ends after `seconds`, for one who looks at it every `look` seconds or more often.
+    """Ends after `seconds`, if left() is called every `look` seconds or more often.
 
     The time for which this process was stopped (SIGSTOP, a laptop's lid) does not count: its clients could
-    neither send nor read. It was stopped if between two looks much more real time went by than was to.
+    neither send nor read. It was stopped if much more real time than `look` lies between two calls.
     """
 
     def __init__(self, seconds: float, look: float) -> None:

@@ -42,9 +42,9 @@ SAFE = {
 
 
 class File:
-    """What is the same for everybody: compressed once, and sent only to who has not seen it yet.
+    """A file that is the same for everybody: compressed once, and not sent to a browser that has it.
 
-    The name says by its suffix what it is; `policy` is its Content-Security-Policy.
+    The suffix of its name says what it holds; `policy` is its Content-Security-Policy.
     """
 
     def __init__(self, name: str, body: bytes, policy: str = CONTENT_SECURITY_POLICY) -> None:
