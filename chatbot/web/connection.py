@@ -146,7 +146,7 @@ class Connection(web.RequestHandler):
         """Something could not be sent at once: the client is watched."""
         super().pause_writing()
         if self.transport is not None:
-            self._stall_watch = StallWatch(self._connections, self._count_sent, self.transport.abort)
+            self._stall_watch = StallWatch(self._connections, self.transport, self._count_written)
 
     def resume_writing(self) -> None:
         """Everything was sent."""
@@ -158,12 +158,9 @@ class Connection(web.RequestHandler):
             self._stall_watch.stop()
             self._stall_watch = None
 
-    def _count_sent(self) -> int:
-        """How many bytes of the current answer have left this process."""
-        request, transport = self._current_request, self.transport
-        if request is None or transport is None:
-            return 0
-        return request.writer.output_size - transport.get_write_buffer_size()
+    def _count_written(self) -> int:
+        """How many bytes of the current answer were given to the transport."""
+        return self._current_request.writer.output_size if self._current_request else 0
 
     # Answers that do not come from the application
 

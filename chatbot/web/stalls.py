@@ -34,19 +34,19 @@ class Connections:
 class StallWatch:
     """Watches one client, from when something could not be sent at once until all of it was.
 
-    `count_sent` tells how many bytes have left this process: a client that reads makes that grow. `drop` ends
-    the connection of a client that does not.
+    `count_written` tells how many bytes the `transport` was given. Those that no longer wait in it have left
+    this process: if they become no more, the client does not read.
     """
 
     def __init__(
-        self, connections: Connections, count_sent: Callable[[], int], drop: Callable[[], None]
+        self, connections: Connections, transport: asyncio.Transport, count_written: Callable[[], int]
     ) -> None:
         self._connections = connections
-        self._count_sent = count_sent
-        self._drop = drop
+        self._transport = transport
+        self._count_written = count_written
         self._loop = asyncio.get_running_loop()
         connections.stalled += 1
-        self._sent = -1
+        self._sent: int | None = None
         self._look()
 
     def stop(self) -> None:
@@ -55,11 +55,12 @@ class StallWatch:
         self._timer.cancel()
 
     def _look(self) -> None:
-        if (sent := self._count_sent()) != self._sent:
+        sent = self._count_written() - self._transport.get_write_buffer_size()
+        if sent != self._sent:
             self._sent, self._patience = sent, Patience(STALL_SECONDS, LOOK_SECONDS)
         elif self._patience.left() <= 0:
             self._connections.dropped += 1
-            self._drop()
+            self._transport.abort()
             return
         self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
 
