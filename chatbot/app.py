@@ -21,10 +21,10 @@ from chatbot.storage.database import when_unlocked
 from chatbot.storage.lock import StoreError
 from chatbot.storage.store import Store
 from chatbot.web.access import Access
-from chatbot.web.connection import Connections
 from chatbot.web.health import Health
 from chatbot.web.metrics import Metrics
 from chatbot.web.middleware import Gate
+from chatbot.web.stalls import Connections
 from chatbot.web.static import Static
 
 STORE = web.AppKey("store", Store)

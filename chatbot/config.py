@@ -45,11 +45,8 @@ def _database(text: str) -> str:
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # 1e999, half a surrogate pair
-    except RecursionError:
-        raise ValueError from None
+    value = json.loads(text)
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # 1e999, half a surrogate pair
     if not isinstance(value, dict):
         raise ValueError
     return value
@@ -85,19 +82,12 @@ def id_range(text: str) -> tuple[int, int]:
     return first, last
 
 
-def _setting(
-    default: Any,
-    parse: Callable[[str], Any],
-    wants: str,
-    *,
-    secret: bool = False,
-    blank_is_empty: bool = True,
-) -> Any:
-    metadata = {"parse": parse, "wants": wants, "blank_is_empty": blank_is_empty}
-    return field(default_factory=lambda: default, repr=not secret, metadata=metadata)
+def _setting(default: Any, parse: Callable[[str], Any], wants: str, *, secret: bool = False) -> Any:
+    """A setting: how its text is read, and in words what it must be. `parse` may raise as from_env() says."""
+    return field(default_factory=lambda: default, repr=not secret, metadata={"parse": parse, "wants": wants})
 
 
-def _number(default: float, low: float, high: float, wants: str = "a whole number from {} to {}") -> Any:
+def _number(default: float, low: float, high: float) -> Any:
     """A number of the type of the `default`."""
 
     def parse(text: str) -> float:
@@ -108,32 +98,20 @@ def _number(default: float, low: float, high: float, wants: str = "a whole numbe
             raise ValueError
         return value
 
-    return _setting(default, parse, wants.format(low, high))
-
-
-def _seconds(default: float, *, above_zero: bool = False) -> Any:
-    low, start = (_ABOVE_ZERO, "above 0, at most") if above_zero else (0, "from 0 to")
-    return _number(default, low, 86_400, f"a number of seconds {start} 86400")
-
-
-def _choice(default: Any, values: Mapping[str, Any], wants: str) -> Any:
-    """One of the words of `values`, however it is capitalised."""
-
-    def parse(text: str) -> Any:
-        if text.lower() not in values:
-            raise ValueError
-        return values[text.lower()]
-
-    return _setting(default, parse, wants)
+    kind = "a whole number" if isinstance(default, int) else "a number"
+    span = f"above 0, at most {high}" if low == _ABOVE_ZERO else f"from {low} to {high}"
+    return _setting(default, parse, f"{kind} {span}")
 
 
 def _word(default: str, *words: str) -> Any:
+    """One of the words, however it is capitalised."""
+    by_lower = {word.lower(): word for word in words}
     wants = f"{', '.join(words[:-1])} or {words[-1]}"
-    return _choice(default, {word.lower(): word for word in words}, wants)
+    return _setting(default, lambda text: by_lower[text.lower()], wants)
 
 
 def _list(parse: Callable[[str], str], wants: str, *, secret: bool = False) -> Any:
-    """Words with commas between. Blanks are an error: without any key everybody would be let in."""
+    """Words with commas between, at least one: without any key everybody would be let in."""
 
     def parse_all(text: str) -> tuple[str, ...]:
         words = [word for word in map(str.strip, text.split(",")) if word.strip("\"' ")]
@@ -141,7 +119,7 @@ def _list(parse: Callable[[str], str], wants: str, *, secret: bool = False) -> A
             raise Hint("names nothing; leave it empty if that is meant")
         return tuple(map(parse, words))
 
-    return _setting((), parse_all, f"comma-separated {wants}", secret=secret, blank_is_empty=False)
+    return _setting((), parse_all, f"comma-separated {wants}", secret=secret)
 
 
 @dataclass(frozen=True)
@@ -156,27 +134,25 @@ class Config:
     )
     llm_extra_body: Mapping[str, Any] = _setting({}, _extra_body, "a JSON object", secret=True)
     system_prompt: str = _setting("", str, "a text")
-    llm_timeout_seconds: float = _seconds(120.0, above_zero=True)
+    llm_timeout_seconds: float = _number(120.0, _ABOVE_ZERO, 86_400)
     max_context_messages: int = _number(10, 1, 10_000)
     max_context_tokens: int = _number(0, 0, 1_000_000_000)
-    session_timeout_hours: float = _number(
-        24.0, _ABOVE_ZERO, 876_000, "a number of hours above 0, at most 876000"
-    )
+    session_timeout_hours: float = _number(24.0, _ABOVE_ZERO, 876_000)
     database_url: str = _setting(
         ":memory:", _database, "sqlite:///:memory:, sqlite:///relative.db or sqlite:////absolute.db"
     )
     database_sync: str = _word("normal", "normal", "full")
     host: str = _setting("127.0.0.1", listen_address, "an IP address or localhost")
-    port: int = _number(8080, 0, 65_535, "a port from 0 to 65535 (0: any free one)")
+    port: int = _number(8080, 0, 65_535)
     api_keys: tuple[str, ...] = _list(_key, "keys of printable ASCII", secret=True)
     allowed_origins: tuple[str, ...] = _list(origin, "origins like https://example.com")
     max_request_bytes: int = _number(8_388_608, 1024, 2**30)
     max_database_mb: int = _number(1024, 1, 2**24)
     max_active_replies: int = _number(1000, 1, 1_000_000)
-    disconnect_grace_seconds: float = _seconds(60.0)
-    stream_heartbeat_seconds: float = _seconds(15.0, above_zero=True)
-    shutdown_grace_seconds: float = _seconds(10.0)
-    send_reasoning: bool = _choice(False, _FLAGS, "true or false")
+    disconnect_grace_seconds: float = _number(60.0, 0, 86_400)
+    stream_heartbeat_seconds: float = _number(15.0, _ABOVE_ZERO, 86_400)
+    shutdown_grace_seconds: float = _number(10.0, 0, 86_400)
+    send_reasoning: bool = _setting(False, lambda text: _FLAGS[text.lower()], "true or false")
     session_id_range: tuple[int, int] = _setting((0, 0xFF), id_range, "two hex digits twice, like 00-7f")
     log_level: str = _word("INFO", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
     log_format: str = _word("text", "text", "json")
@@ -194,14 +170,14 @@ class Config:
             if text is None:
                 name = setting.name.upper()
                 text = environ.get(name, "")
-            if not (text.strip() if setting.metadata["blank_is_empty"] else text):
+            if not text.strip() and (not text or setting.name != "api_keys"):  # blanks are no open door
                 continue
             try:
                 values[setting.name] = setting.metadata["parse"](text.strip())
                 text.encode()  # an environment of broken UTF-8 shows up as lone surrogates
             except Hint as hint:
                 raise ConfigError(f"{name} {hint}") from None
-            except ValueError:
+            except (ValueError, LookupError, RecursionError):
                 # A URL may hold a password.
                 shown = f", not {text.strip()!r}" if setting.repr and "@" not in text else ""
                 if name == "HOST":

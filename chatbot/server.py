@@ -14,7 +14,7 @@ from chatbot.app import REGISTRY, create_app
 from chatbot.config import Config
 from chatbot.storage.store import Store
 from chatbot.web.accept import Acceptor
-from chatbot.web.connection import Connections
+from chatbot.web.stalls import Connections
 
 log = logging.getLogger(__name__)
 

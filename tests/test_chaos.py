@@ -17,7 +17,7 @@ import pytest
 
 from chatbot.chat.reply import Reply
 from chatbot.llm.response import Answer
-from chatbot.web import connection
+from chatbot.web import stalls
 from chatbot.web.streaming import StreamListener
 from tests.chaos.random_llm import RandomLLM
 from tests.chaos.visitor import Visitor
@@ -79,8 +79,8 @@ async def test_chaos(
     seed = int(os.environ.get("CHAOS_SEED", random.randrange(2**32)))
     print(f"CHAOS_SEED={seed} CHAOS_SECONDS={SECONDS:g}")
     caplog.set_level(logging.ERROR)
-    monkeypatch.setattr(connection, "STALL_SECONDS", 1.0)
-    monkeypatch.setattr(connection, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(stalls, "STALL_SECONDS", 1.0)
+    monkeypatch.setattr(stalls, "LOOK_SECONDS", 0.2)
     server = await start(disconnect_grace_seconds=0.3, llm_timeout_seconds=1.0, stream_heartbeat_seconds=0.05)
     await server.call("GET", "/api/health")
     tasks, open_files = len(asyncio.all_tasks()), descriptors()

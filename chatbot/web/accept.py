@@ -6,11 +6,12 @@ import asyncio
 import errno
 import logging
 import socket
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
-from chatbot.web.connection import Connection, Connections, Refusal
+from chatbot.web.connection import Connection
+from chatbot.web.stalls import Connections
 
 log = logging.getLogger(__name__)
 
@@ -69,22 +70,26 @@ class Acceptor:
             log.warning("%s", message)
 
 
+class Refusal(asyncio.Protocol):
+    """A connection for which there is no room at all: it is closed unread."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Closes it."""
+        cast(asyncio.Transport, transport).abort()
+
+
 def open_sockets(host: str, port: int) -> list[socket.socket]:
     """Sockets that listen at `host`; localhost is two addresses, and both get one port. Raises OSError."""
     if host != "localhost":
         return [_bind(host, port)]
-    attempts = 1 if port else 10
-    while True:
-        attempts -= 1
-        first = _bind("127.0.0.1", port)
-        try:
-            return [first, _bind("::1", first.getsockname()[1])]
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:  # there is no IPv6 here
-                return [first]
-            first.close()
-            if not attempts:
-                raise
+    first = _bind("127.0.0.1", port)
+    try:
+        return [first, _bind("::1", first.getsockname()[1])]
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:  # there is no IPv6 here
+            return [first]
+        first.close()
+        raise
 
 
 def _bind(address: str, port: int) -> socket.socket:

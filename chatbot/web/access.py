@@ -18,8 +18,6 @@ _OPEN_PATHS = ("/api/health", "/api/health/ready", "/api/openapi.json")
 _OWN = re.compile(r"https?://((?:localhost|[0-9]+(?:\.[0-9]+){3}|\[[0-9a-f:.]+\])(?::[0-9]+)?)")
 """An origin that may be the server's own: its host is an address or localhost."""
 
-_HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,4096}")
-
 EXPOSED_HEADERS = (
     "Content-Location, Idempotent-Replayed, Location, Retry-After, "
     "X-Context-Messages, X-Message-ID, X-Request-ID, X-Session-ID, X-Should-Retry"
@@ -77,7 +75,7 @@ class Access:
         headers = {"Access-Control-Allow-Methods": METHODS, "Access-Control-Max-Age": "600"}
         # Client libraries send headers of their own, which nobody can list.
         asked_for = request.headers.get("Access-Control-Request-Headers", "")
-        if _HEADER_NAMES.fullmatch(asked_for):
+        if asked_for.isascii() and asked_for.isprintable():
             headers["Access-Control-Allow-Headers"] = asked_for
         return web.Response(status=204, headers=headers)
 

@@ -1,4 +1,4 @@
-"""Sends bytes to a client no faster than it reads; who reads nothing at all is dropped by connection.py.
+"""Sends bytes to a client no faster than it reads; stalls.py drops a client that reads nothing.
 
 Each connection lets its transport hold back a writer as soon as one byte stays unsent, so waiting for the
 transport (`drain`) means waiting until the client has been sent everything.
@@ -21,9 +21,6 @@ MAX_UNSENT = 64 * 1024
 
 PIECE_BYTES = 32 * 1024
 """About how many bytes of a long body are made and written at once."""
-
-STALL_SECONDS = 30.0
-"""How long a client may read nothing of what waits for it."""
 
 EVENT_STREAM = {
     "Content-Type": "text/event-stream; charset=utf-8",

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from chatbot.chat.reply_registry import key_hash
 from chatbot.errors import ChatError
-from chatbot.web.patience import Patience
+from chatbot.web.stalls import Patience
 
 BODY_SECONDS = 30.0
 """How long a body may take to arrive."""
@@ -125,8 +125,8 @@ _strict = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 def parse_json(body: bytes) -> Any:
     """The value of a JSON text; one that is empty is an empty object.
 
-    Refuses, naming the field, what Python takes for JSON and what JSON, Unicode or a small stack do not.
-    Raises ChatError: invalid_json, invalid_request.
+    Python takes more than JSON and Unicode allow (NaN, half a surrogate pair) and than is wise (deep
+    nesting): that is refused, and the field is named. Raises ChatError: invalid_json, invalid_request.
     """
     if not body or body.isspace():
         return {}
@@ -162,7 +162,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def _oddity(name: str, value: Any) -> str:
-    """What no JSON or Unicode is in a field."""
+    """What in a field is no JSON or no Unicode; "" if nothing is."""
     try:
         (name + _strict(value)).encode()
     except UnicodeEncodeError:

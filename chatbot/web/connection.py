@@ -1,4 +1,4 @@
-"""One client's connection: what HTTP is let through, how long it may read nothing, how many there may be."""
+"""One client's connection: how a hang-up is noticed, and what is answered to a client that speaks no HTTP."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, cast
 
 from aiohttp import web
@@ -15,21 +14,12 @@ from aiohttp.http_exceptions import LineTooLong
 
 from chatbot.errors import ChatError
 from chatbot.web.answers import COMMON_HEADERS, error_response, http_error
-from chatbot.web.backpressure import EVENT_WRITER, MAX_UNSENT, STALL_SECONDS
+from chatbot.web.backpressure import EVENT_WRITER, MAX_UNSENT
 from chatbot.web.logs import log_refusal, request_id
 from chatbot.web.parser import MAX_HEAD, StrictParser
-from chatbot.web.patience import Patience
+from chatbot.web.stalls import Connections, StallWatch
 
 log = logging.getLogger(__name__)
-
-KEEP_ALIVE_SECONDS = 75.0
-"""How long a connection may be without a complete request; longer than proxies keep theirs (nginx: 60)."""
-
-LOOK_SECONDS = 5.0
-"""How often it is looked whether a client reads."""
-
-SURPLUS_SECONDS = 1.0
-"""How long a connection lives that came when there were already as many as there may be."""
 
 PROBE_AFTER = 0.01
 """Seconds until a client that ended its half of the connection is asked whether it is still there."""
@@ -37,59 +27,38 @@ PROBE_AFTER = 0.01
 LOOK_AFTER = (0.01, 0.1, 1.0)
 """Seconds after that at which it is looked whether it answered that it is gone."""
 
+KEEP_ALIVE_SECONDS = 75.0
+"""How long a connection may be without a complete request; longer than proxies keep theirs (nginx: 60)."""
+
+SURPLUS_SECONDS = 1.0
+"""How long a connection lives that came when there were already as many as there may be."""
+
 MAX_WAITING = 2
 """Requests that wait behind one that is being answered; while there are as many, no more is read."""
 
-OPTIONS: dict[str, Any] = {
-    "access_log": None,
-    "auto_decompress": False,
-    "keepalive_timeout": KEEP_ALIVE_SECONDS,
-    "max_line_size": MAX_HEAD,
-    "max_field_size": MAX_HEAD,
-    "read_bufsize": 64 * 1024,  # of each body that nobody reads yet, twice this is kept
-}
-"""What aiohttp's connections are made with."""
-
-
-@dataclass
-class Connections:
-    """How many connections there are and may be: `limit` are served, `surplus` more are refused in words."""
-
-    limit: int = 1_000_000
-    surplus: int = 0
-    open: int = 0
-    refused: int = 0
-    stalled: int = 0
-    dropped: int = 0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether one more would only be sent away."""
-        return self.open >= self.limit
-
 
 class Connection(web.RequestHandler):
-    """One client's connection; tells even what is no HTTP in the shape of our errors.
+    """One client's connection; even bytes that are no HTTP are answered in the shape of our errors.
 
     Private attributes of aiohttp that it relies on: _close, _current_request, _lingering_time,
-    _max_msg_queue_size, _message_tail, _messages, _msg_queue_resume_size, _parser, _paused, _request_count,
-    _waiter.
+    _max_msg_queue_size, _message_tail, _messages, _msg_queue_resume_size, _parser, _request_count, _waiter.
     """
 
-    __slots__ = (
-        "_connections",
-        "_half_closed",
-        "_patience",
-        "_sent",
-        "_stall_timer",
-        "_strict",
-        "is_surplus",
-    )
+    __slots__ = ("_connections", "_half_closed", "_stall_watch", "_strict", "is_surplus")
 
     def __init__(
         self, manager: web.Server, loop: asyncio.AbstractEventLoop, connections: Connections
     ) -> None:
-        super().__init__(manager, loop=loop, **OPTIONS)
+        super().__init__(
+            manager,
+            loop=loop,
+            access_log=cast(Any, None),
+            auto_decompress=False,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+            max_line_size=MAX_HEAD,
+            max_field_size=MAX_HEAD,
+            read_bufsize=64 * 1024,  # of each body that nobody reads yet, twice this is kept
+        )
         self._strict = StrictParser(self._parser)
         self._parser = cast(Any, self._strict)
         self._max_msg_queue_size = MAX_WAITING
@@ -97,79 +66,29 @@ class Connection(web.RequestHandler):
         self._connections = connections
         self.is_surplus = connections.is_full
         self._half_closed = False
-        self._stall_timer: asyncio.TimerHandle | None = None
-        self._sent = 0  # at the last look
+        self._stall_watch: StallWatch | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Bounds what the kernel holds unsent for a client, so that a slow reader is seen to read.
-
-        It would take megabytes, and say that there is room only when a third of them was read.
-        """
-        self._connections.open += 1
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux, macOS
-            with suppress(OSError):  # it may have been reset already
-                connection = transport.get_extra_info("socket")
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
-        # Has pause_writing called at the first byte that stays unsent.
-        cast(asyncio.Transport, transport).set_write_buffer_limits(0)
-        super().connection_made(transport)
-        if self.is_surplus:
-            self._loop.call_later(SURPLUS_SECONDS, self.force_close)
+    # A client that hangs up
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Lets go of all that is large: what is left of it may wait for the garbage collector."""
+        """The client has gone, or was dropped.
+
+        aiohttp then cancels the handler, since server.py sets handler_cancellation: a stream ends by that.
+        All that is large is let go of here: what is left of it may wait for the garbage collector.
+        """
         self._connections.open -= 1
-        if self._paused:
-            self._connections.stalled -= 1
-        if self._stall_timer:
-            self._stall_timer.cancel()
+        self._stop_watching()
         super().connection_lost(exc)
-        self._strict.forget()
+        del self._strict  # which holds the last body
         self._messages.clear()
         self._message_tail = b""
 
-    # Clients that do not read
-
-    def pause_writing(self) -> None:
-        """Begins to watch whether the client reads: something could not be sent at once."""
-        super().pause_writing()
-        self._connections.stalled += 1
-        self._sent, self._patience = self._count_sent(), Patience(STALL_SECONDS, LOOK_SECONDS)
-        if not self._stall_timer:
-            self._stall_timer = self._loop.call_later(LOOK_SECONDS, self._look)
-
-    def resume_writing(self) -> None:
-        """Everything was sent. The timer notices, for this may happen often."""
-        self._connections.stalled -= 1
-        super().resume_writing()
-
-    def _count_sent(self) -> int:
-        """How many bytes of the current answer have left this process."""
-        request, transport = self._current_request, self.transport
-        if request is None or transport is None:
-            return 0
-        return request.writer.output_size - transport.get_write_buffer_size()
-
-    def _look(self) -> None:
-        self._stall_timer = None
-        if not self._paused or self.transport is None:
-            return
-        if (sent := self._count_sent()) != self._sent:
-            self._sent, self._patience = sent, Patience(STALL_SECONDS, LOOK_SECONDS)
-        elif self._patience.left() <= 0:
-            self._connections.dropped += 1
-            self.transport.abort()
-            return
-        self._stall_timer = self._loop.call_later(LOOK_SECONDS, self._look)
-
-    # Clients that have said all they will say
-
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
-        """Keeps the connection for the answers that are due; returns whether there are any.
+        """The client has ended its half of the connection: it waits for its answers, or it has gone.
 
-        A client that left looks the same at first: after a moment it is asked.
+        Returns whether answers are due, for which the connection is kept. After a moment the client is asked.
         """
-        # It waits for a request unless it serves one, or was woken for one that it has not taken yet.
+        # aiohttp waits for a request unless it serves one, or was woken for one that it has not taken yet.
         is_busy = self._request_count > 0 and self._waiter is None
         if self.transport is None or not (is_busy or self._messages):
             return False
@@ -178,7 +97,7 @@ class Connection(web.RequestHandler):
         return True
 
     def _probe(self) -> None:
-        """Sends something that means nothing: who is gone answers that with a reset."""
+        """Sends something that means nothing: a client that has gone answers that with a reset."""
         request, transport = self._current_request, self.transport
         if transport is None:
             return
@@ -195,10 +114,53 @@ class Connection(web.RequestHandler):
             self._loop.call_later(seconds, self._end_if_reset)
 
     def _end_if_reset(self) -> None:
+        """Ends the connection if the client has answered with a reset.
+
+        After the end of the client's half asyncio reads no more: it would see a reset only at the next write.
+        """
         if self.transport is not None:
             connection = self.transport.get_extra_info("socket")
             if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 self.transport.abort()
+
+    # A client that comes, and one that does not read
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Bounds what the kernel holds unsent for a client.
+
+        It would take megabytes, and report room only after a third of them was read: until then a client that
+        reads slowly would look like one that does not read.
+        """
+        self._connections.open += 1
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux, macOS
+            with suppress(OSError):  # it may have been reset already
+                connection = transport.get_extra_info("socket")
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
+        # Has pause_writing called at the first byte that stays unsent.
+        cast(asyncio.Transport, transport).set_write_buffer_limits(0)
+        super().connection_made(transport)
+        if self.is_surplus:
+            self._loop.call_later(SURPLUS_SECONDS, self.force_close)
+
+    def pause_writing(self) -> None:
+        """Something could not be sent at once: the client is watched."""
+        super().pause_writing()
+        if self.transport is not None:
+            self._stall_watch = StallWatch(self._connections, self.transport, self._count_written)
+
+    def resume_writing(self) -> None:
+        """Everything was sent."""
+        self._stop_watching()
+        super().resume_writing()
+
+    def _stop_watching(self) -> None:
+        if self._stall_watch:
+            self._stall_watch.stop()
+            self._stall_watch = None
+
+    def _count_written(self) -> int:
+        """How many bytes of the current answer were given to the transport."""
+        return self._current_request.writer.output_size if self._current_request else 0
 
     # Answers that do not come from the application
 
@@ -244,14 +206,6 @@ class Connection(web.RequestHandler):
             self._lingering_time = 0.0  # no more of a body will come
             self._close = not self._messages
         return finished
-
-
-class Refusal(asyncio.Protocol):
-    """A connection for which there is no room at all: it is closed unread."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Closes it."""
-        cast(asyncio.Transport, transport).abort()
 
 
 def is_surplus(request: web.Request) -> bool:

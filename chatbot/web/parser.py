@@ -14,7 +14,10 @@ MAX_HEAD = 32 * 1024
 
 
 class StrictParser:
-    """Stands before aiohttp's parser, in C or in Python, and refuses what only one of them does, or none."""
+    """Stands before aiohttp's parser, of which there is one in C and one in Python.
+
+    It refuses also what only the other one refuses, and some of what neither does.
+    """
 
     def __init__(self, parser: Any) -> None:
         self._parser = parser
@@ -29,10 +32,6 @@ class StrictParser:
     def has_whole_body(self) -> bool:
         """Whether the body of the last request has come to its end."""
         return self._body is None or self._body.is_eof()
-
-    def forget(self) -> None:
-        """Lets go of the last body."""
-        self._body = None
 
     def feed_data(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
         """What the parser makes of the next bytes; raises HttpProcessingError, once, when it cannot go on."""

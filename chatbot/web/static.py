@@ -23,8 +23,6 @@ CONTENT_TYPES = {
     ".webmanifest": "application/manifest+json",
     ".woff2": "font/woff2",
 }
-COMPRESSED = {".png", ".woff2"}
-"""What gzip makes no smaller."""
 
 _GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
 """Finds in an Accept-Encoding header that gzip is taken: named, and not with a quality of 0."""
@@ -44,23 +42,22 @@ SAFE = {
 
 
 class File:
-    """What is the same for everybody: compressed once, and sent only to who has not seen it yet.
+    """A file that is the same for everybody: compressed once, and not sent to a browser that has it.
 
-    The name says by its suffix what it is; `policy` is its Content-Security-Policy.
+    The suffix of its name says what it holds; `policy` is its Content-Security-Policy.
     """
 
     def __init__(self, name: str, body: bytes, policy: str = CONTENT_SECURITY_POLICY) -> None:
-        self._suffix = name[name.rfind(".") :]
         self.body = body
         self.etag = sha256(body).hexdigest()[:32]
-        content_type = CONTENT_TYPES.get(self._suffix, "application/octet-stream")
+        content_type = CONTENT_TYPES.get(name[name.rfind(".") :], "application/octet-stream")
         self._headers = SAFE | {"Content-Security-Policy": policy, "Content-Type": content_type}
 
     @cached_property
     def gzipped(self) -> bytes | None:
         """The file compressed, when it is first asked for; None if that is no shorter."""
         # mtime=0: the same file makes the same bytes, which proxies may compare.
-        smaller = self.body if self._suffix in COMPRESSED else gzip.compress(self.body, 9, mtime=0)
+        smaller = gzip.compress(self.body, 9, mtime=0)
         return smaller if len(smaller) < len(self.body) else None
 
     def answer(self, request: web.Request, cache_control: str = "no-cache") -> web.Response:

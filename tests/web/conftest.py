@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from chatbot.web.connection import Connections
+from chatbot.web.stalls import Connections
 from tests.tools.processes import ROOT, Process
 from tests.web.client import Client
 from tests.web.site import Site

@@ -12,15 +12,15 @@ from contextlib import suppress
 from aiohttp import web
 
 from chatbot import process
-from chatbot.web import backpressure, bodies, connection
+from chatbot.web import backpressure, bodies, stalls
 from chatbot.web.accept import Acceptor
 from chatbot.web.access import Access
 from chatbot.web.answers import json_response
 from chatbot.web.backpressure import Pieces
 from chatbot.web.bodies import parse_json, read_body
-from chatbot.web.connection import Connections
 from chatbot.web.logs import set_up
 from chatbot.web.middleware import Gate
+from chatbot.web.stalls import Connections
 
 
 class Site:
@@ -130,8 +130,8 @@ async def main() -> None:
     """Serves for ever, with as many connections as there are files for."""
     set_up("INFO", "text")
     if patience := os.environ.get("PATIENCE"):
-        bodies.BODY_SECONDS = connection.STALL_SECONDS = float(patience)
-        bodies.LOOK_SECONDS = connection.LOOK_SECONDS = float(patience) / 10
+        bodies.BODY_SECONDS = stalls.STALL_SECONDS = float(patience)
+        bodies.LOOK_SECONDS = stalls.LOOK_SECONDS = float(patience) / 10
     process.on_stop_signal(asyncio.current_task().cancel)  # type: ignore[union-attr]
     connections = Connections(process.connection_limit(process.raise_file_limit()), process.SURPLUS)
     site = Site(connections)

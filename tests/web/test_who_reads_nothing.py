@@ -39,6 +39,18 @@ async def test_who_reads_nothing_is_dropped_after_thirty_seconds(
     assert (site.connections.dropped, site.connections.stalled) == (1, 0)
 
 
+async def test_who_reads_nothing_of_what_is_left_when_it_is_closed_is_dropped_too(
+    site: Site, clock: Clock, client: Make
+) -> None:
+    await client().get(f"/events?size={BIG}")
+    await stalled(site, clock, 0)
+    assert site._runner.server
+    [connection] = site._runner.server.connections
+    connection.force_close()
+    await stalled(site, clock, 36)
+    assert (site.connections.open, site.connections.stalled, site.connections.dropped) == (0, 0, 1)
+
+
 async def test_a_stream_that_is_silent_drops_nobody_who_has_read_it_all(
     site: Site, clock: Clock, client: Make
 ) -> None:

@@ -1,0 +1,88 @@
+"""How many connections there may be, and how long a client is waited for that neither reads nor sends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+STALL_SECONDS = 30.0
+"""How long a client may read nothing of what waits for it."""
+
+LOOK_SECONDS = 5.0
+"""How often it is looked whether a client reads."""
+
+
+@dataclass
+class Connections:
+    """How many connections there are and may be: `limit` are served, `surplus` more are refused in words."""
+
+    limit: int = 1_000_000
+    surplus: int = 0
+    open: int = 0
+    refused: int = 0
+    stalled: int = 0
+    dropped: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more would only be sent away."""
+        return self.open >= self.limit
+
+
+class StallWatch:
+    """Watches one client, from when something could not be sent at once until all of it was.
+
+    `count_written` tells how many bytes the `transport` was given. Those that no longer wait in it have left
+    this process: if they become no more, the client does not read.
+    """
+
+    def __init__(
+        self, connections: Connections, transport: asyncio.Transport, count_written: Callable[[], int]
+    ) -> None:
+        self._connections = connections
+        self._transport = transport
+        self._count_written = count_written
+        self._loop = asyncio.get_running_loop()
+        connections.stalled += 1
+        self._sent: int | None = None
+        self._look()
+
+    def stop(self) -> None:
+        """Ends the watch: all was sent, or the connection is lost."""
+        self._connections.stalled -= 1
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        sent = self._count_written() - self._transport.get_write_buffer_size()
+        if sent != self._sent:
+            self._sent, self._patience = sent, Patience(STALL_SECONDS, LOOK_SECONDS)
+        elif self._patience.left() <= 0:
+            self._connections.dropped += 1
+            self._transport.abort()
+            return
+        self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
+
+
+class Patience:
+    """Ends after `seconds`, if left() is called every `look` seconds or more often.
+
+    The time for which this process was stopped (SIGSTOP, a laptop's lid) does not count: its clients could
+    neither send nor read. It was stopped if much more real time than `look` lies between two calls.
+    """
+
+    def __init__(self, seconds: float, look: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._end = self._loop.time() + seconds
+        self._look = look
+        self._looked = time.monotonic()
+
+    def left(self) -> float:
+        """How many seconds are left; none or less when it has ended."""
+        now = time.monotonic()
+        stopped = now - self._looked - self._look
+        self._looked = now
+        if stopped > self._look:
+            self._end += stopped
+        return self._end - self._loop.time()
