@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
 import uuid
 
@@ -31,8 +32,10 @@ def new_turn_id(now: int) -> str:
     New ones stand together at the end of the database's index of them. The last three digits tell the
     messages of a turn apart: 000 is its reply.
     """
-    time, random = f"{now:012x}", new_id()
-    return f"{time[:8]}-{time[8:]}-7{random[15:33]}000"
+    random = int.from_bytes(os.urandom(10), "big")
+    value = (now & 0xFFFFFFFFFFFF) << 80 | random & ~0xFFF
+    value = value & ~(0xF << 76) & ~(0x3 << 62) | 7 << 76 | 2 << 62
+    return str(uuid.UUID(int=value))
 
 
 def message_id(turn_id: str, place: int) -> str:
