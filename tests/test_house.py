@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,14 @@ def test_at_most_ten_files_lie_beside_one_another_at_the_top() -> None:
 def test_each_room_says_what_lives_there(room: Path) -> None:
     tree = ast.parse((room / "__init__.py").read_text("utf-8"))
     assert ast.get_docstring(tree)
+
+
+def test_the_architecture_names_functions_that_are_there() -> None:
+    table = (CHATBOT.parent / "ARCHITECTURE.md").read_text("utf-8").partition("| what happens |")[2]
+    rows = re.findall(r"^\|[^|]*\| `([a-z_/]+\.py)` \| (.+) \|$", table, re.MULTILINE)
+    named = [(file, name) for file, words in rows for name in re.findall("`([a-z_]+)`", words)]
+    assert len(named) > 50, "the table was not read"
+    known = {"handler_cancellation", "await", "finally", "reply_cancelled"}
+    for file, name in named:
+        text = (CHATBOT / file).read_text("utf-8")
+        assert name in known or f"def {name}(" in text, f"{file} has no {name}"
