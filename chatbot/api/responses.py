@@ -59,27 +59,24 @@ def active_object(store: Store, session: Session, reply: Reply) -> dict[str, Any
 
 def prompt_object(prompt: Prompt) -> dict[str, Any]:
     """The system prompt of a session as its first message."""
-    shown = {"message_id": prompt.message_id, "role": "system", "content": prompt.content}
-    return shown | {"created_at": rfc3339(prompt.created_at), "token_usage": None, "finish_reason": None}
+    message = {"role": "system", "content": prompt.content}
+    return _message(prompt.message_id, message, prompt.created_at)
 
 
 def message_object(store: Store, turn: Turn, place: int, *, omit: bool = False) -> dict[str, Any]:
     """A message of a turn; `omit`: without what pictures, sound and files hold."""
-    message = json.loads(turn.messages[place - 1] if place else turn.output or "")
-    if "tool_calls" in message:
-        message["tool_calls"] = [call for call in message["tool_calls"] if call]  # null: deleted alone
-    if omit:
-        message["content"] = without_parts(message.get("content"))
-    if not place and _has_refusal(turn):
-        log = ReplyLog.from_turn(turn)
-        pieces = log.read(0, log.length)
-        for name, kind in (("content", TEXT), ("refusal", REFUSAL)):
-            message[name] = "".join(piece.text for piece in pieces if piece.kind == kind) or None
-    shown = {"message_id": message_id(turn.turn_id, place), "role": message.pop("role")}
-    shown |= {"content": message.pop("content", None)} | _about(turn, place) | message
+    if place == 0:
+        result = _reply(turn)
+    else:
+        message = json.loads(turn.messages[place - 1])
+        if "tool_calls" in message:
+            message["tool_calls"] = [call for call in message["tool_calls"] if call]  # null: deleted alone
+        if omit:
+            message["content"] = without_parts(message.get("content"))
+        result = _message(message_id(turn.turn_id, place), message, turn.asked_at)
     if found := versions(store, turn, place):
-        shown["versions"] = {"ids": found.ids, "index": found.ids.index(found.own)}
-    return shown
+        result["versions"] = {"ids": found.ids, "index": found.ids.index(found.own)}
+    return result
 
 
 def plain_message(turn: Turn, place: int) -> bytes | None:
@@ -88,26 +85,56 @@ def plain_message(turn: Turn, place: int) -> bytes | None:
     # `","` stands between two strings and in none: in an object of two texts once.
     if text.count('","') != 1 or '","content":"' not in text or (not place and _has_refusal(turn)):
         return None
-    own, about = message_id(turn.turn_id, place), as_json(_about(turn, place))
-    return f'{{"message_id":"{own}",{text[1:-1]},{about[1:]}'.encode()
-
-
-def _about(turn: Turn, place: int) -> dict[str, Any]:
-    """What is shown of a message besides what the LLM is sent of it."""
-    if place:
-        return {"created_at": rfc3339(turn.asked_at), "token_usage": None, "finish_reason": None}
-    about: dict[str, Any] = {
-        "created_at": rfc3339(turn.replied_at),
-        "token_usage": json.loads(turn.token_usage) if turn.token_usage else None,
-        "finish_reason": turn.finish_reason,
-    }
-    more = {"reasoning": turn.reasoning, "model": turn.model, "first_token_ms": turn.first_token_ms}
-    return about | {name: value for name, value in more.items() if value is not None}
+    at, usage, finish, more = turn.asked_at, "null", "null", ""
+    if not place:
+        at, usage, finish = turn.replied_at, turn.token_usage or "null", as_json(turn.finish_reason)
+        if turn.reasoning is not None:
+            more = f',"reasoning":{as_json(turn.reasoning)}'
+        if turn.model is not None:
+            more += f',"model":{as_json(turn.model)}'
+        if turn.first_token_ms is not None:
+            more += f',"first_token_ms":{turn.first_token_ms}'
+    own = message_id(turn.turn_id, place)
+    end = f'"created_at":"{rfc3339(at)}","token_usage":{usage},"finish_reason":{finish}{more}}}'
+    return f'{{"message_id":"{own}",{text[1:-1]},{end}'.encode()
 
 
 def _has_refusal(turn: Turn) -> bool:
     """Whether some of the reply's content is a refusal."""
     return turn.layout is not None and '"x"' in turn.layout
+
+
+def _message(message_id: str, message: dict[str, Any], created_at: int) -> dict[str, Any]:
+    result = {
+        "message_id": message_id,
+        "role": message.pop("role"),
+        "content": message.pop("content", None),
+        "created_at": rfc3339(created_at),
+        "token_usage": None,
+        "finish_reason": None,
+    }
+    return result | message
+
+
+def _reply(turn: Turn) -> dict[str, Any]:
+    message = json.loads(turn.output or "{}")
+    refusal = None
+    if _has_refusal(turn):
+        log = ReplyLog.from_turn(turn)
+        pieces = log.read(0, log.length)
+        message["content"], refusal = (
+            "".join(piece.text for piece in pieces if piece.kind == kind) or None for kind in (TEXT, REFUSAL)
+        )
+    result = _message(turn.turn_id, message, turn.replied_at)
+    result["token_usage"] = json.loads(turn.token_usage) if turn.token_usage else None
+    result["finish_reason"] = turn.finish_reason
+    more = {
+        "reasoning": turn.reasoning,
+        "refusal": refusal,
+        "model": turn.model,
+        "first_token_ms": turn.first_token_ms,
+    }
+    return result | {name: value for name, value in more.items() if value is not None}
 
 
 def without_parts(content: Any) -> Any:
