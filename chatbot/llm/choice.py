@@ -52,7 +52,10 @@ class ChoiceReader:
         texts = {REASONING: thoughts, TEXT: "", REFUSAL: ""}
         for kind, text in (*found, *_parts(delta.get("refusal"), REFUSAL)):
             texts[kind] += text
-        self._settle_texts(texts, is_last)
+        for kind, text in texts.items():
+            texts[kind] = self._whole(kind, text, is_last)
+        tagged, texts[TEXT] = self._tags.feed(texts[TEXT], is_last=is_last)
+        texts[REASONING] += tagged
         calls, can_pass_on = self._calls.read(delta)
         can_pass_on = can_pass_on and not is_message and thoughts in ("", delta.get(FIELDS[REASONING]))
         pieces: list[Piece] = []
@@ -65,17 +68,6 @@ class ChoiceReader:
             if piece.length:
                 pieces.append(piece)
         return pieces, can_pass_on
-
-    def _settle_texts(self, texts: dict[str, str], is_last: bool) -> None:
-        """Takes out of the texts what must wait for the next chunk: half a character, what may be a tag."""
-        for kind, text in texts.items():
-            texts[kind] = self._whole(kind, text, is_last)
-        thoughts, texts[TEXT] = self._tags.feed(texts[TEXT])
-        texts[REASONING] += thoughts
-        if is_last:
-            thoughts, text = self._tags.flush()
-            texts[REASONING] += thoughts
-            texts[TEXT] += text
 
     def _whole(self, kind: str, text: str, is_last: bool) -> str:
         """`text` with a surrogate pair joined that began in the chunk before; a lone half is replaced.

@@ -83,9 +83,7 @@ class Tap(asyncio.Protocol):
         self._notify()
 
     def pause_writing(self) -> None:
-        """Passes it on."""
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """Passes it on."""
         self._protocol.resume_writing()

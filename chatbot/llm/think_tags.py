@@ -13,7 +13,7 @@ _HEAD, _THINKING, _AFTER, _TEXT = range(4)
 class ThinkTags:
     """Cuts a text that comes in pieces into reasoning and text; tags and the white space at them are neither.
 
-    Characters that may yet become a tag wait for the next piece, or for flush().
+    Characters that may yet become a tag wait for the next piece, unless there is none.
     """
 
     def __init__(self) -> None:
@@ -21,9 +21,9 @@ class ThinkTags:
         self._waiting = ""
         self._at_start = True  # of the reasoning: what is white space there belongs to the tag
 
-    def feed(self, text: str) -> tuple[str, str]:
+    def feed(self, text: str, *, is_last: bool) -> tuple[str, str]:
         """Takes the next characters; returns the reasoning and then the text that are certain now."""
-        if self._state == _TEXT or not text:
+        if self._state == _TEXT:
             return "", text
         text, self._waiting = self._waiting + text, ""
         reasoning = ""
@@ -31,11 +31,10 @@ class ThinkTags:
             head = text.lstrip()
             if head.startswith(OPEN):
                 self._state, text = _THINKING, head[len(OPEN) :]
-            elif OPEN.startswith(head) and len(text) < MAX_WAITING:
-                self._waiting = text
-                return "", ""
-            else:
+            elif not OPEN.startswith(head) or len(text) >= MAX_WAITING:
                 self._state = _TEXT
+            elif not is_last:
+                self._waiting, text = text, ""
         if self._state == _THINKING:
             if self._at_start:
                 text = text.lstrip()
@@ -44,16 +43,15 @@ class ThinkTags:
             if tag:
                 self._state, reasoning, text = _AFTER, inner.rstrip(), rest
             else:
-                reasoning = inner[: -len(kept)] if (kept := _undecided(inner)) else inner
-                self._waiting, text = kept, ""
+                kept, text = _undecided(inner), ""
+                reasoning = inner.removesuffix(kept)
+                if is_last:
+                    reasoning += kept.rstrip()
+                else:
+                    self._waiting = kept
         if self._state == _AFTER and (text := text.lstrip()):
             self._state = _TEXT
         return reasoning, text
-
-    def flush(self) -> tuple[str, str]:
-        """The text has ended: returns what waited, as reasoning and as text."""
-        waiting, self._waiting = self._waiting, ""
-        return (waiting.rstrip(), "") if self._state == _THINKING else ("", waiting)
 
 
 def _undecided(text: str) -> str:
