@@ -95,10 +95,10 @@ async def test_a_backup_has_what_was_acknowledged_or_is_not_there(
                         await asyncio.sleep(moment)
                         server.signal(signal.SIGKILL)
                     code = await copying
-                    assert (code == 0) == target.exists(), "a copy that was not finished is there"
+                    assert code != 0 or target.exists(), "a copy that was finished is not there"
                     assert who == "backup" or code == 0, server.output
                     killed += code != 0
-                    if target.exists():
+                    if target.exists():  # a killed one may have been about to exit; what is there is whole
                         whole += 1
                         check(target, load, before)
                         target.unlink()
