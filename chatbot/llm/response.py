@@ -40,7 +40,8 @@ _STREAM_BEGINS = (b"data", b"event", b"id:", b"retry", b"error:", b":")
 class Answer:
     """An answer that has begun: deliver() it, or loop over it and close() it.
 
-    `reader` knows its model, finish_reason and usage. It `is_complete` when all of it was handed over.
+    `reader` knows its model, finish_reason and usage. It `is_complete` when all of it was read;
+    its last chunks are handed over then.
     """
 
     def __init__(
