@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 from chatbot.chat import tokens
@@ -66,7 +67,7 @@ class Context:
 
     `path` are the turns that were read, oldest first; `parts` what is sent of each and, last, what is newly
     said. It begins at `place`, one of the `places` at which it may, and `reason` says why. The last context
-    began at the turn `began`; it had another head if that is None.
+    began at the turn `began`; it had another head if that is None. `is_asked`: something is newly said.
     """
 
     head: Head
@@ -75,6 +76,7 @@ class Context:
     places: Sequence[int]
     began: int | None
     send_reasoning: bool
+    is_asked: bool
     place: int
     reason: str
 
@@ -133,13 +135,14 @@ class Context:
             send_reasoning=self.send_reasoning,
         )
 
-    def size(self, place: int) -> int:
-        """How many messages it would have from there on; where nothing is said yet, one will be."""
-        return sum(map(len, self.parts[place:])) + (not self.parts[-1])
+    @cached_property
+    def sizes(self) -> list[int]:
+        """How many messages it would have from each place on; where nothing is said yet, one will be."""
+        return [*accumulate(map(len, reversed(self.parts)), initial=0 if self.is_asked else 1)][:0:-1]
 
     def excess(self, place: int, budget: Budget) -> str | None:
         """The word for the limit that it would exceed if it began there."""
-        if self.size(place) > budget.messages:
+        if self.sizes[place] > budget.messages:
             return budget.messages_reason
         if budget.tokens is not None and self.totals[place] > budget.tokens:
             return budget.tokens_reason
@@ -148,7 +151,7 @@ class Context:
     def half(self, budget: Budget) -> int:
         """Where half of what is allowed begins, if it has more."""
         half = self.place
-        if self.size(half) > budget.messages:
+        if self.sizes[half] > budget.messages:
             # The newest turn is on top of those that were within the limit.
             half = len(self.path) - max(1, (len(self.turns) - 1) // 2)
         if budget.tokens is not None and self.tokens > budget.tokens:
@@ -186,7 +189,7 @@ def plan(
         places = [place for place in places if turns[place].seq >= began] or places[-1:]
     if not is_round or not places:
         places.append(len(turns))
-    context = Context(head, turns, parts, places, began, send_reasoning, places[0], reason)
+    context = Context(head, turns, parts, places, began, send_reasoning, bool(said), places[0], reason)
     if excess := context.excess(places[0], budget):
         wanted = context.place if began is None else context.half(budget)  # of another head as many as fit
         context.place, context.reason = context.step(wanted, budget), excess
@@ -201,7 +204,9 @@ def shrink(context: Context, budget: Budget, error: TooLong) -> Context:
         raise error
     is_named = budget.tokens_reason == LISTED and context.excess(context.place, budget) == LISTED
     wanted = context.half(budget) if is_named else context.place + (len(context.turns) + 1) // 2
-    return replace(context, place=context.step(wanted, budget), reason=LISTED if is_named else REFUSED)
+    shrunk = copy(context)  # with what was measured
+    shrunk.place, shrunk.reason = context.step(wanted, budget), LISTED if is_named else REFUSED
+    return shrunk
 
 
 def _read(

@@ -96,7 +96,7 @@ class Database:
             self.close()
             if isinstance(translated(error), Locked):
                 raise StoreError(f"{path} is locked by another program") from None
-            raise StoreError(f"cannot use {path}: {error}") from None
+            raise StoreError(f"cannot use {path}: {error.__context__ or error}") from None  # SQLite's words
 
     def _prepare(self, sync: str) -> None:
         """Makes the tables if there are none, and compiles every statement."""

@@ -82,14 +82,18 @@ def open_sockets(host: str, port: int) -> list[socket.socket]:
     """Sockets that listen at `host`; localhost is two addresses, and both get one port. Raises OSError."""
     if host != "localhost":
         return [_bind(host, port)]
-    first = _bind("127.0.0.1", port)
-    try:
-        return [first, _bind("::1", first.getsockname()[1])]
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:  # there is no IPv6 here
-            return [first]
-        first.close()
-        raise
+    attempts = 1 if port else 10
+    while True:
+        attempts -= 1
+        first = _bind("127.0.0.1", port)
+        try:
+            return [first, _bind("::1", first.getsockname()[1])]
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:  # there is no IPv6 here
+                return [first]
+            first.close()
+            if not attempts:
+                raise
 
 
 def _bind(address: str, port: int) -> socket.socket:

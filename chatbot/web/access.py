@@ -75,7 +75,7 @@ class Access:
         headers = {"Access-Control-Allow-Methods": METHODS, "Access-Control-Max-Age": "600"}
         # Client libraries send headers of their own, which nobody can list.
         asked_for = request.headers.get("Access-Control-Request-Headers", "")
-        if asked_for.isascii() and asked_for.isprintable():
+        if asked_for and asked_for.isascii() and asked_for.replace("\t", " ").isprintable():
             headers["Access-Control-Allow-Headers"] = asked_for
         return web.Response(status=204, headers=headers)
 

@@ -322,3 +322,13 @@ async def test_what_is_too_long_is_not_asked_again_once_something_was_sent(room:
     await turns_of_the_loop()
     assert reply.error
     assert (reply.error.code, len(room.llm.asked)) == ("context_too_long", 2)
+
+
+async def test_what_is_said_and_not_sent_takes_no_place_in_a_context(start_room: StartRoom) -> None:
+    room = start_room(max_context_messages=4)
+    session_id = room.session()
+    for _ in range(2):
+        await room.turn(session_id)
+    room.ask(session_id, '{"role":"assistant","content":""}')
+    await turns_of_the_loop()
+    assert len(room.llm.asked[-1][0]) == 4, "the context was full, and not over"
