@@ -107,6 +107,6 @@ def _whole_calls(message: dict[str, Any], answered: Turn | None) -> list[Any]:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # or brackets too deep to be read
         return False
     return True

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chatbot.chat.turn_messages import open_calls, sent_of
-from chatbot.records import Turn
+from chatbot.records import Turn, as_json
 from tests.context.conversation import assistant, make_turn, tool, user
 
 Q, A = user("Q"), assistant("A")
@@ -66,6 +66,14 @@ def test_of_calls_written_by_turns_a_cut_leaves_those_that_are_whole() -> None:
     turn = make_turn(1, [Q], output, finish_reason="cancelled")
     assert open_calls(turn) == ["b"]
     assert flat([turn], tool("a"), tool("b")) == [Q, assistant("x", "b"), tool("b")]
+
+
+def test_a_cut_call_that_is_nested_too_deep_to_be_read_is_not_sent() -> None:
+    message = json.loads(assistant(None, "a", "b"))
+    message["tool_calls"][0]["function"]["arguments"] = "[" * 200_000
+    turn = make_turn(1, [Q], as_json(message), finish_reason="length")
+    assert open_calls(turn) == []
+    assert flat([turn], tool("a")) == [Q]
 
 
 def test_the_calls_that_wait_for_outputs() -> None:
