@@ -170,7 +170,8 @@ class Config:
             if text is None:
                 name = setting.name.upper()
                 text = environ.get(name, "")
-            if not text.strip() and (not text or setting.name != "api_keys"):  # blanks are no open door
+            is_list = setting.type == "tuple[str, ...]"  # of which blanks name nothing, and are no open door
+            if not (text if is_list else text.strip()):
                 continue
             try:
                 values[setting.name] = setting.metadata["parse"](text.strip())

@@ -165,6 +165,7 @@ def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
         ("API_KEYS", "  "),
         ("API_KEYS", '""'),
         ("ALLOWED_ORIGINS", " , "),
+        ("ALLOWED_ORIGINS", "  "),
         ("ALLOWED_ORIGINS", "null"),
         ("ALLOWED_ORIGINS", "file://x"),
         ("ALLOWED_ORIGINS", "https://a@example.com"),

@@ -237,6 +237,17 @@ async def test_a_preflight_of_an_allowed_origin_needs_no_key(start: StartServer,
     assert int(headers["Access-Control-Max-Age"]) > 0
 
 
+@pytest.mark.parametrize("asked_for", [None, "x-a,\tx-b", f"x-{'a' * 5000}"])
+async def test_a_preflight_is_granted_what_it_asks_for_and_nothing_else(
+    start: StartServer, asked_for: str | None
+) -> None:
+    server = await start(allowed_origins=(ALLOWED,))
+    asking = {"Origin": ALLOWED, "Access-Control-Request-Method": "POST"}
+    asking |= {"Access-Control-Request-Headers": asked_for} if asked_for else {}
+    status, _, headers = await server.call("OPTIONS", "/api/chat", headers=asking)
+    assert (status, headers.get("Access-Control-Allow-Headers")) == (204, asked_for)
+
+
 @pytest.mark.parametrize("origin", ["https://evil.example", "null"])
 async def test_a_preflight_of_another_site_is_refused(start: StartServer, origin: str) -> None:
     server = await start(allowed_origins=(ALLOWED,))

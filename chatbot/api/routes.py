@@ -228,7 +228,10 @@ class Api:
     async def _stream(
         self, request: web.Request, source: ReplySource, after: int, headers: dict[str, str]
     ) -> web.StreamResponse:
-        """Sends a reply from character `after` on; an error before its first event is a status."""
+        """Sends a reply from character `after` on.
+
+        An error before the first event is a status, if it comes within a heartbeat.
+        """
 
         def all_headers() -> dict[str, str]:
             if source.error and not source.length:

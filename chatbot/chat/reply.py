@@ -11,8 +11,8 @@ The rules:
    later, be it a cancel, a client or the LLM, finds it decided, and nothing more is taken. If the file is
    locked, the write is tried again for 5 s. A cancel changes nothing in this time; a deletion discards the
    turn.
-5. A reply that is stopped is stored as cancelled. It is stored as finished if the LLM has said its
-   finish_reason, and either something beyond thoughts has come or the answer is complete.
+5. A reply that is stopped is stored as cancelled, unless the LLM has said its finish_reason and has sent more
+   than thoughts, or all of its answer: then it is stored as finished.
 6. A reply follows the turn that it was asked after, or begins the conversation. If that turn is deleted with
    all that follows, the reply is discarded. If it is deleted alone, the reply follows its parent.
 
@@ -238,7 +238,7 @@ class Reply:
         self._listeners += (listener,)
 
     def leave(self, listener: Listener) -> None:
-        """When the last listener has left, the reply goes on for the grace and is then stopped."""
+        """When the last listener has left, the reply is stopped after the grace, unless it is detached."""
         # A new tuple, for one may go while all are being pushed a chunk.
         self._listeners = tuple(other for other in self._listeners if other is not listener)
         if self._listeners or self._is_decided or self.question.detached:

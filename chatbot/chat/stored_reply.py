@@ -1,4 +1,4 @@
-"""A reply that ended long ago, for those who listen to it or ask for it again."""
+"""A reply that is stored, for clients that listen to it or ask for it again."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Understands an LLM's chunks in order: which are passed on, how the reply ends, what it cost. No I/O.
 
 What one chunk adds is read by choice.ChoiceReader. A chunk is passed on byte for byte if we would write it in
-the same way; else it is rewritten. A chunk with a finish_reason is held until the stream ends, because some
-LLMs send text after it; it goes out without its finish_reason if text follows.
+the same way; else it is rewritten. A finish_reason is held until the stream ends, because some LLMs send
+text after it: then the chunk goes out without it.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class EventWriter:
     """Writes a stream whose headers were sent straight to the connection.
 
     What aiohttp does between StreamResponse.write and the transport would cost more than all that we do to a
-    token. Whatever is written is whole events.
+    token. Whatever is written is whole events, or a keep-alive between two of them.
     """
 
     def __init__(self, request: web.Request, transport: asyncio.Transport) -> None:

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from chatbot.chat.context import WHOLE, Head, plan, system_message
+from chatbot.chat.context import WHOLE, Head, plan, shrink, system_message
 from chatbot.chat.limits import Budget, ContextLimits
+from chatbot.errors import TooLong
 from chatbot.ids import message_id
 from tests.context.conversation import Conversation, assistant, make_turn, tool, user
 from tests.tools.prefix_llm import PrefixLLM
@@ -204,3 +205,31 @@ def test_what_belongs_to_a_round_is_read_up_to_the_users_message() -> None:
     context = plan(reversed(turns[:-1]), turns[-1].messages, Head.of("m", {}, []), Budget(2))
     assert context.start == 1
     assert context.count == 13
+
+
+class Counted(list[str]):
+    """What is sent of a turn; counts how often anybody asks how much that is."""
+
+    asked = 0
+
+    def __len__(self) -> int:
+        Counted.asked += 1
+        return super().__len__()
+
+
+def test_choosing_where_a_context_begins_counts_each_turn_once() -> None:
+    path = [make_turn(seq, [user("Q")], assistant("A")) for seq in range(500, 0, -1)]
+    context = plan(path, [user("Q")], Head.of("m", {}, []), Budget(2000))
+    context.__dict__.pop("sizes", None)
+    context.parts = [Counted(part) for part in context.parts]
+    Counted.asked = 0
+    assert context.step(0, Budget(1)) == 500
+    assert Counted.asked <= len(context.parts)
+
+
+def test_a_context_that_is_made_shorter_is_not_measured_again() -> None:
+    path = [make_turn(seq, [user("Q")], assistant("A")) for seq in range(9, 0, -1)]
+    context = plan(path, [user("Q")], Head.of("m", {}, []), Budget(100, 10_000))
+    shorter = shrink(context, Budget(100, 10_000), TooLong("context_too_long", "Too long."))
+    assert (len(context.turns), len(shorter.turns)) == (9, 4)
+    assert shorter.totals is context.totals

@@ -286,3 +286,14 @@ def test_a_number_that_json_does_not_have_is_not_sent_on() -> None:
     with pytest.raises(ChatError, match="a number that JSON does not have") as caught:
         read_all(data)
     assert caught.value.code == "llm_error"
+
+
+@pytest.mark.parametrize("is_relay", [False, True])
+def test_text_takes_a_finish_back_also_when_it_looks_like_the_text_before(is_relay: bool) -> None:
+    reader = ChunkReader(is_relay=is_relay)
+    for text in ("a", "b"):
+        reader.read(dump(chunk(text)))
+    reader.read(dump(chunk("", "stop")))
+    assert reader.finish_reason == "stop"
+    reader.read(dump(chunk("c")))
+    assert reader.finish_reason is None

@@ -7,6 +7,8 @@ import fcntl
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -352,3 +354,17 @@ def test_in_memory_there_is_no_lock_no_thread_and_no_file(tmp_path: Path) -> Non
     with closing(Store()) as store:
         a_chain(store, a_session(store), 2)
         assert (threading.active_count(), store.wal_bytes, list(tmp_path.iterdir())) == (threads, 0, [])
+
+
+def test_a_disk_that_fails_at_the_start_is_told_in_sqlites_words(tmp_path: Path) -> None:
+    code = """
+import resource, signal, sys
+from chatbot.storage.database import Database
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+Database(sys.argv[1])
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "chat.db"], capture_output=True, text=True, check=False
+    )
+    assert said.stderr.endswith("chat.db: disk I/O error\n"), said.stderr
