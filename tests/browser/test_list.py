@@ -37,7 +37,8 @@ async def test_renaming_changes_the_title_everywhere_and_keeps_other_metadata(re
     await reader.ask("a name to change")
     path = f"/sessions/{reader.session()}"
     await server.call("PATCH", path, {"metadata": {"title": "a name to change", "colour": "red"}})
-    await reader.rename("A better name")
+    async with reader.page.expect_response(lambda response: response.request.method == "PATCH"):
+        await reader.rename("A better name")
     await reader.see(reader.listed, "A better name")
     await reader.see(reader.page.locator("h1"), "A better name")
     _, session = await server.call("GET", path)
