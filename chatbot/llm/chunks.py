@@ -14,7 +14,7 @@ from chatbot.errors import ChatError
 from chatbot.llm import errors, too_long
 from chatbot.llm.choice import ChoiceReader, first_choice, rewritten
 from chatbot.llm.fast_path import FastPath
-from chatbot.llm.json_text import dump, one_line, parse, usage_text, valid
+from chatbot.llm.json_text import dump, one_line, parse_odd, usage_text, valid
 from chatbot.records import CALL, CUT, FILTERED, REFUSAL, TEXT, Chunk
 
 MAX_HELD = 64
@@ -69,7 +69,7 @@ class ChunkReader:
             self.is_done = self.is_done or bool(data.strip())
             return []
         try:
-            return self._read_object(parse(data), data, is_whole=False)
+            return self._read_object(*parse_odd(data), is_whole=False)
         except ValueError:
             if self.finish_reason:
                 return []  # another way to say [DONE], or an event cut short
@@ -78,7 +78,7 @@ class ChunkReader:
     def read_whole(self, data: bytes) -> list[Chunk]:
         """Reads an answer that came in one piece, or as JSON lines, which is a stream in disguise."""
         try:
-            chunks = self._read_object(parse(data), data, is_whole=True)
+            chunks = self._read_object(*parse_odd(data), is_whole=True)
         except ValueError:
             lines = [line for line in data.splitlines() if line.strip()]
             if len(lines) < 2 or not lines[0].startswith(b"{"):

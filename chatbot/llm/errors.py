@@ -161,6 +161,8 @@ def failure_in(value: Any) -> Failure | None:
         inner = value.get(name)
         if not error and isinstance(inner, dict) and inner.get(field):
             error = inner
+    if isinstance(error, int) and error:
+        error = value | {"code": error}  # its status, or True beside its words
     has_words = _BARE.intersection(map(_name, value)) or isinstance(value.get("status"), dict)
     is_bare = has_words and not first and not value.get("usage")
     if not error and (value.get("object") == "error" or is_bare) and words_of(value):

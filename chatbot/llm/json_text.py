@@ -15,12 +15,24 @@ def valid(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def parse(data: bytes) -> Any:
+def parse(data: bytes, decoder: json.JSONDecoder | None = None) -> Any:
     """Parses JSON, which mostly is UTF-8; raises ValueError if it is none, or nested absurdly deep."""
     try:
-        return _DECODER.decode(data.decode("utf-8", "replace").lstrip("\ufeff \t\r\n"))
+        return (decoder or _STRICT).decode(data.decode("utf-8", "replace").lstrip("\ufeff \t\r\n"))
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def parse_odd(data: bytes) -> tuple[Any, bytes]:
+    """Parses what nearly is JSON, too: with raw control characters in texts, or NaN, which becomes null.
+
+    Returns the value, and its JSON as it may be passed on. Raises ValueError if it is none.
+    """
+    try:
+        return parse(data), data
+    except ValueError:
+        value = parse(data, _LENIENT)
+        return value, dump(value)
 
 
 def dump(value: dict[str, Any]) -> bytes:
@@ -52,4 +64,5 @@ def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_reject_constant)
+_STRICT = json.JSONDecoder(parse_constant=_reject_constant)
+_LENIENT = json.JSONDecoder(parse_constant=lambda _: None, strict=False)

@@ -83,7 +83,7 @@ FAILED: dict[str, tuple[list[Any], tuple[Step, ...], str, str]] = {
     "a stop in every chunk, and a cut": ([STOP, chunk({"content": "two"}, "stop")], CUT, "llm_error", "broke"),
     "nonsense": ([b"data: <html>\n\n"], (END,), "llm_error", "not a chat completion"),
     "plain words": ([b"data: upstream went away\n\n"], (END,), "llm_error", "upstream went away"),
-    "a number that is none": ([b'data: {"choices": NaN}\n\n'], (END,), "llm_error", "not a chat completion"),
+    "a number that is none": ([b'data: {"choices": 01}\n\n'], (END,), "llm_error", "not a chat completion"),
     "an error": ([{"error": {"message": "GPU lost", "code": 500}}, DONE], (END,), "llm_error", "GPU lost"),
     "an error of plain text": ([{"error": "GPU lost"}], (END,), "llm_error", "GPU lost"),
     "an error with its event's name": (

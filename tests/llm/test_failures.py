@@ -251,6 +251,8 @@ def test_too_long_carries_the_words_and_the_limit() -> None:
     [
         ({"errorCode": "Throttling", "errorMsg": "Requests throttled"}, "llm_rate_limited", "throttled"),
         ({"detail": [{"loc": ["body"], "msg": "bad", "type": "value_error"}]}, "llm_rejected", "body: bad"),
+        ({"error": True, "message": "bad key", "status": 401}, "llm_error", "LLM_API_KEY: bad key"),
+        ({"error": 503}, "llm_unavailable", "not available now"),
     ],
 )
 async def test_a_failure_inside_a_200_is_known_however_its_fields_are_named(
