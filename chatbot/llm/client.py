@@ -105,7 +105,7 @@ class LLM:
         try:
             response = await self._post(messages, body, affinity, is_relay=is_relay)
             reader = ChunkReader(is_relay=is_relay, context_size=self.context_size(str(body["model"])))
-            return Answer(response, idle, self._patience, reader, self._reports.report, messages)
+            return Answer(response, idle, reader, self._reports.report, messages)
         except BaseException as error:
             idle.end()
             # Nobody else may have cancelled the task too; cf. asyncio.timeout.
@@ -127,7 +127,12 @@ class LLM:
             data = f"{{{','.join(fields)}}}".encode()
             response = await self._request("POST", self._endpoint.chat_url, affinity, data)
             if response.status in range(200, 204):
-                return self._accept(response)
+                if _PACKED.search(response.headers.get("Content-Encoding", "")):
+                    response.close()
+                    raise errors.ours("compressed")
+                self._has_answered = True
+                self._responses.add(response)
+                return response
             failure = errors.read_failure(
                 response.status, response.headers, await _body(response, MAX_ERROR_BYTES)
             )
@@ -140,14 +145,6 @@ class LLM:
                     continue
             self._has_answered &= failure.status != 401  # the key was good and is so no more
             raise failure.to_error(chose_model=chose_model, where=self._endpoint.name)
-
-    def _accept(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
-        if _PACKED.search(response.headers.get("Content-Encoding", "")):
-            response.close()
-            raise errors.ours("compressed")
-        self._has_answered = True
-        self._responses.add(response)
-        return response
 
     # Its models
 

@@ -44,14 +44,12 @@ class FastPath:
 
     def study(self, chunk: Chunk) -> None:
         """Learns from a chunk that was parsed and is passed on as it came, if it is one of plain text."""
-        if len(chunk.pieces) != 1 or chunk.pieces[0].kind not in FIELDS:
+        data, piece = chunk.data, chunk.pieces[0]
+        if len(chunk.pieces) != 1 or piece.kind not in FIELDS:
             return
-        if self._has_spoken and self._credit >= 3:
-            self._learn(chunk.data, chunk.pieces[0])
-        self._has_spoken = True
-
-    def _learn(self, data: bytes, piece: Piece) -> None:
-        """Remembers what stands around the text, having proved that it is the text that stands there."""
+        if not self._has_spoken or self._credit < 3:
+            self._has_spoken = True
+            return
         self._credit -= 3
         name = FIELDS[piece.kind]
         literal = json.dumps(piece.text, ensure_ascii=False).encode()

@@ -13,11 +13,13 @@ class IdleTimeout:
     """Calls `on_idle` once nothing was heard for `seconds`, until end().
 
     Whoever hears something sets `heard_at` (loop time), and that is all it costs: the timer looks when it
-    fires, and goes on waiting if something was heard. `has_fired` is whether it came to the call.
+    fires, and goes on waiting if something was heard. `has_fired` is whether it came to the call. `patience`
+    is how many seconds were allowed at first.
     """
 
     def __init__(self, seconds: float, on_idle: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
+        self.patience = seconds
         self.has_fired = False
         self._timer: asyncio.TimerHandle | None = None
         self._begin(seconds, on_idle)

@@ -48,7 +48,6 @@ class Answer:
         self,
         response: aiohttp.ClientResponse,
         idle: IdleTimeout,
-        patience: float,
         reader: ChunkReader,
         report: Callable[[ChatError, str | None], ChatError],
         messages: str,
@@ -57,7 +56,6 @@ class Answer:
         self._response = response
         self._content = response.content
         self._idle = idle
-        self._patience = patience
         self._loop = asyncio.get_running_loop()
         self.reader = reader
         self._report = report
@@ -71,7 +69,7 @@ class Answer:
         self._has_ended = False
         self._failure: Exception | None = None
         self._tap = Tap(response, self._arrived)
-        idle.set(patience, self._give_up)
+        idle.set(idle.patience, self._give_up)
 
     async def deliver(self, take: Take, on_first: Callable[[], None]) -> None:
         """Hands all chunks to `take`, until the end or until it says False, and closes the answer.
@@ -226,13 +224,13 @@ class Answer:
         if reader.may_end_soon:
             self._idle.shorten(SHORT_WAIT_SECONDS)
         elif known and not reader.finish_reason:
-            self._idle.set(self._patience, self._give_up)
+            self._idle.set(self._idle.patience, self._give_up)
 
     def _read_end(self, *, is_cut: bool) -> None:
         """The body has ended, or its connection broke, or it was silent for too long."""
         reader = self.reader
         if self._idle.has_fired and not reader.is_certain:
-            raise errors.ours("timeout", f"{self._patience:g}")
+            raise errors.ours("timeout", f"{self._idle.patience:g}")
         if self._decoder:
             try:
                 for event in self._decoder.flush():

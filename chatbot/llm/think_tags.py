@@ -7,7 +7,7 @@ OPEN, CLOSE = "<think>", "</think>"
 MAX_WAITING = 256
 """White space that is longer belongs to no tag: it would be copied again with each piece that comes."""
 
-_HEAD, _THINKING, _AFTER, _TEXT = range(4)
+_HEAD, _OPENED, _THINKING, _CLOSED, _TEXT = range(5)
 
 
 class ThinkTags:
@@ -19,7 +19,6 @@ class ThinkTags:
     def __init__(self) -> None:
         self._state = _HEAD
         self._waiting = ""
-        self._at_start = True  # of the reasoning: what is white space there belongs to the tag
 
     def feed(self, text: str, *, is_last: bool) -> tuple[str, str]:
         """Takes the next characters; returns the reasoning and then the text that are certain now."""
@@ -30,18 +29,17 @@ class ThinkTags:
         if self._state == _HEAD:
             head = text.lstrip()
             if head.startswith(OPEN):
-                self._state, text = _THINKING, head[len(OPEN) :]
+                self._state, text = _OPENED, head[len(OPEN) :]
             elif not OPEN.startswith(head) or len(text) >= MAX_WAITING:
                 self._state = _TEXT
             elif not is_last:
                 self._waiting, text = text, ""
+        if self._state == _OPENED and (text := text.lstrip()):
+            self._state = _THINKING
         if self._state == _THINKING:
-            if self._at_start:
-                text = text.lstrip()
-                self._at_start = not text
             inner, tag, rest = text.partition(CLOSE)
             if tag:
-                self._state, reasoning, text = _AFTER, inner.rstrip(), rest
+                self._state, reasoning, text = _CLOSED, inner.rstrip(), rest
             else:
                 kept, text = _undecided(inner), ""
                 reasoning = inner.removesuffix(kept)
@@ -49,7 +47,7 @@ class ThinkTags:
                     reasoning += kept.rstrip()
                 else:
                     self._waiting = kept
-        if self._state == _AFTER and (text := text.lstrip()):
+        if self._state == _CLOSED and (text := text.lstrip()):
             self._state = _TEXT
         return reasoning, text
 
