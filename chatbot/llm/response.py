@@ -61,7 +61,6 @@ class Answer:
         self._report = report
         self._messages: str | None = messages  # for the report of a failure before the first chunk
         self._head = bytearray()  # what has come of an answer that is no stream, or may be none
-        self._is_whole = False  # whether it comes in one piece
         self._decoder: Decoder | None = None  # of a stream
         self._burst = b""  # what has come and was not read yet
         self._chunks: list[Chunk] = []  # what was read and not handed over yet
@@ -193,17 +192,14 @@ class Answer:
     def _read_head(self, data: bytes) -> None:
         """Finds out whether it is a stream or one piece, by what comes: Content-Types lie."""
         self._idle.heard_at = self._loop.time()
+        was_undecided = len(self._head) < len(b"error:")  # too little to tell
         self._head += data
-        if not self._is_whole:
-            head = bytes(self._head).lstrip(b"\xef\xbb\xbf \t\r\n")  # blank lines, a BOM
-            self._head = bytearray(head)
-            if head.startswith(_STREAM_BEGINS):
-                self._decoder = Decoder()
-                self._head.clear()
+        if was_undecided:
+            self._head = self._head.lstrip(b"\xef\xbb\xbf \t\r\n")  # blank lines, a BOM
+            if self._head.startswith(_STREAM_BEGINS):
+                self._decoder, head, self._head = Decoder(), bytes(self._head), bytearray()
                 self._read_events(head, self._decoder)
-                return
-            self._is_whole = not any(begin.startswith(head) for begin in _STREAM_BEGINS)
-        if len(self._head) > MAX_WHOLE_BYTES:
+        elif len(self._head) > MAX_WHOLE_BYTES:
             raise errors.ours("large", "an answer of over 8 MiB")
 
     def _read_events(self, data: bytes, decoder: Decoder) -> None:
