@@ -7,7 +7,6 @@ import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from itertools import dropwhile, islice
-from typing import Any
 
 from aiohttp import web
 
@@ -17,17 +16,14 @@ from chatbot.config import Config
 from chatbot.errors import ChatError
 from chatbot.ids import new_turn_id
 from chatbot.llm.client import LLM
-from chatbot.openai.identifiers import place_of
-from chatbot.openai.items import answer_items, message_without, messages_of, refuse, said_items
-from chatbot.openai.requests import read_conversation, read_metadata
+from chatbot.openai.items import Object, answer_items, message_without, place_of, said_items
+from chatbot.openai.requests import messages_of, read_conversation, read_metadata, refuse
 from chatbot.records import DELETED, Session, Turn
 from chatbot.storage.database import when_unlocked
 from chatbot.storage.store import Store
 from chatbot.web.answers import json_response
 from chatbot.web.bodies import read_object
 from chatbot.web.logs import SESSION_ID
-
-Object = dict[str, Any]
 
 
 def answered(

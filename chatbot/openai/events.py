@@ -15,9 +15,9 @@ from typing import Any
 
 from chatbot.chat.reply_source import ReplySource
 from chatbot.errors import ChatError
-from chatbot.openai.output import KINDS, Item, Outline, part_object
+from chatbot.openai.items import KINDS, Item, Object, Outline, part_object
 from chatbot.openai.responses import Response
-from chatbot.records import CALL, CUT, Chunk, Piece, as_json
+from chatbot.records import CUT, Chunk, Piece, as_json
 from chatbot.web.backpressure import MAX_UNSENT
 
 CATCH_UP_CHUNKS = 256
@@ -86,11 +86,11 @@ class ResponseEncoder:
             return self.ending(self._source, self.offset, live=False)
         # Nothing is kept of what came before a failure; who had that must be sent the end all the same.
         self._bare = max(self._bare, self._after + 1 - self.offset)
-        return self._end(self._response.failed(error))
+        return self._end(self._response.to_object(error))
 
     # The events
 
-    def _end(self, response: dict[str, Any]) -> bytes:
+    def _end(self, response: Object) -> bytes:
         status = response["status"]
         self._event(status if status in ("failed", "incomplete") else "completed", response=response)
         return self._taken() + b"data: [DONE]\n\n"
@@ -145,15 +145,15 @@ class ResponseEncoder:
         self._head = f'event: {type_}\ndata: {{"type":"{type_}","sequence_number":'
         self._tail = f',{fields[1:-1]},"delta":'
 
-    def _at(self, item: Item) -> dict[str, Any]:
+    def _at(self, item: Item) -> Object:
         """Which item and part of it an event speaks of."""
-        at: dict[str, Any] = {"item_id": item.id, "output_index": item.index}
-        index = "summary_index" if item.type == "reasoning" else "content_index"
-        return at if item.head else at | {index: len(item.runs) - 1}
+        at: Object = {"item_id": item.id, "output_index": item.index}
+        return at if item.head else at | {f"{item.kind.parts}_index": len(item.runs) - 1}
 
     def _close_part(self, item: Item) -> None:
-        """The events that end the newest part of an item: of a call, or of the one with the newest run."""
-        name, at, text = CALL if item.head else self._kind, self._at(item), item.text(self._source.log)
+        """The events that end the newest part of an item."""
+        log, at = self._source.log, self._at(item)
+        name, text = log.runs[item.runs[-1]].kind, item.text(log)
         kind, head = KINDS[name], {"name": item.head.name} if item.head else {}
         self._event(f"{kind.events}.done", **at, **head, **kind.more, **{kind.field: text})
         if kind.part:

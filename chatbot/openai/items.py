@@ -1,182 +1,119 @@
-"""Translates between the items of this API and chat-completions messages, in both directions.
+"""Shows what a turn holds as items: what was said, from its messages; what was answered, from its log.
 
-What is said is a turn's lines, a message each. The calls of one assistant's message are items of their own.
+An item's id is its turn's, with its place as the last three digits: from 001 on what was said, from 800 on
+what was answered. Two more digits tell the calls of one message that was said apart.
+
+Of an answer, a message goes on while text and refusal follow each other, each run of them a part of it;
+anything else ends it. A call goes on wherever its arguments do. Nothing is copied: an item knows which runs
+of the log it has.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from chatbot.chat.reply_log import ReplyLog
-from chatbot.chat.turn_messages import role_of, sent_of
-from chatbot.errors import ChatError
-from chatbot.ids import MAX_INPUT_MESSAGES
-from chatbot.openai.identifiers import item_id
-from chatbot.openai.output import items_of, part_object
-from chatbot.records import DELETED, TEXT, Turn, as_json
+from chatbot.chat.reply_log import ReplyLog, Run
+from chatbot.ids import message_id
+from chatbot.records import CALL, CUT, DELETED, REASONING, REFUSAL, TEXT, CallHead, Piece, Turn, as_json
 
-FindItem = Callable[[str, str], dict[str, Any]]
-"""Finds an item by its id alone; the other text names the field that has it."""
+Object = dict[str, Any]
 
-T = TypeVar("T")
+FIRST_OUTPUT = 0x800
+"""The place of the first item of an answer."""
 
-_WORDS: Mapping[type, str] = {
-    bool: "true or false", int: "an integer", float: "a number", str: "a string",
-    dict: "an object", list: "a list",
-}  # fmt: skip
-_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
-_TEXTS = dict.fromkeys(("input_text", "output_text", "summary_text", "text"), "text") | {"refusal": "refusal"}
+_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
+_ID = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{29})([0-9a-f]{3})([0-9a-f]{2})?")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
-_PARTS = {
-    # of a part: its type in chat-completions, the field that it must have, its name there, and one more field
-    "input_image": ("image_url", "image_url", "url", "detail"),
-    "input_file": ("file", "file_data", "file_data", "filename"),
+
+class Kind(NamedTuple):
+    """What this API makes of a kind of pieces: names of types and fields. A call has no parts."""
+
+    item: str
+    events: str
+    field: str  # of the whole text
+    parts: str = ""  # the field of the item
+    part: str = ""
+    part_events: str = "content_part"
+    more: Mapping[str, Any] = {}  # of each event with text
+
+
+KINDS = {
+    TEXT: Kind("message", "output_text", "text", "content", "output_text", more={"logprobs": []}),
+    REFUSAL: Kind("message", "refusal", "refusal", "content", "refusal"),
+    REASONING: Kind(
+        "reasoning", "reasoning_summary_text", "text", "summary", "summary_text", "reasoning_summary_part"
+    ),
+    CALL: Kind("function_call", "function_call_arguments", "arguments"),
 }
 
 
-def refuse(param: str, message: str) -> ChatError:
-    """What a client is sent whose request is wrong at a place."""
-    return ChatError("invalid_request", f"{param} {message}.", param)
+def item_id(type_: str, turn_id: str, place: int, call: int = 0) -> str:
+    """The id of an item of a turn; `call` counts the calls of one message that was said."""
+    id_ = message_id(turn_id, place).replace("-", "")
+    return f"{_PREFIXES[type_]}_{id_}" + (f"{call:02x}" if call else "")
 
 
-def require(value: Any, type_: type[T], param: str) -> T:
-    """The value, if it is of one of JSON's types; raises ChatError that names the field if it is not."""
-    if type(value) is type_ or (type_ is float and type(value) is int):
-        return cast(T, value)
-    raise refuse(param, f"must be {_WORDS[type_]}")
+def place_of(id_: str) -> tuple[str, int, int]:
+    """The id of the turn that an item belongs to, its place there, and the call; "" if it is no such id."""
+    if found := _ID.fullmatch(id_):
+        return str(uuid.UUID(f"{found[1]}000")), int(found[2], 16), int(found[3] or "0", 16)
+    return "", 0, 0
 
 
-def text(value: Mapping[str, Any], name: str, param: str) -> str:
-    """A field of an object that must be a string."""
-    return require(value.get(name), str, f"{param}.{name}")
+def part_object(kind: str, text: str) -> Object:
+    """A part of a message or of reasoning that was answered."""
+    kind_ = KINDS[kind]
+    more = {"annotations": [], **kind_.more} if kind == TEXT else {}
+    return {"type": kind_.part, kind_.field: text} | more
 
 
-def only(value: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Those fields alone, if they are there."""
-    return {name: value[name] for name in names if value.get(name) is not None}
+# What was said
 
 
-# From items to messages
+def said_items(messages: Iterable[str], turn_id: str) -> list[Object]:
+    """The items of a turn's messages, none of one that was deleted."""
+    return [
+        {"id": item_id(type_, turn_id, place, call), "type": type_, "status": "completed"} | fields
+        for place, line in enumerate(messages, 1)
+        if line != DELETED
+        for type_, call, fields in _items_of_message(json.loads(line))
+    ]
 
 
-def messages_of(value: object, param: str, find_item: FindItem) -> tuple[str, ...]:
-    """The messages, as JSON, that an input says: a string or a list of items."""
-    if isinstance(value, str):
-        value = [{"role": "user", "content": value}]
-    if not isinstance(value, list):
-        raise refuse(param, "must be a string or a list of items")
-    messages: list[dict[str, Any]] = []
-    for number, item in enumerate(value):
-        _add_item(messages, item, f"{param}[{number}]", find_item)
-    if len(messages) > MAX_INPUT_MESSAGES:
-        raise refuse(param, f"says more than {MAX_INPUT_MESSAGES} messages")
-    return tuple(as_json(message) for message in messages)
-
-
-def require_calls(messages: Sequence[str], before: Iterable[Turn]) -> None:
-    """Refuses a tool's output that the LLM would not be sent: one without a call just before it."""
-    outputs = Counter(message for message in messages if role_of(message) == "tool")
-    if not outputs:
-        return
-    turns: list[Turn] = []
-    for turn in before:
-        turns.insert(0, turn)
-        if turn.output is not None:
-            break
-    for message in outputs - Counter(sent_of(turns, messages)[-1]):
-        call = json.loads(message)["tool_call_id"]
-        words = f"has an output of the call {call!r}, which was not made just before, was cut or has one"
-        raise refuse("input", words)
-
-
-def _add_item(messages: list[dict[str, Any]], item: Any, param: str, find_item: FindItem) -> None:
-    type_ = require(item, dict, param).get("type") or ("message" if "role" in item else "item_reference")
-    last = messages[-1] if messages else {}
-    if type_ == "item_reference":
-        _add_item(messages, find_item(text(item, "id", param), f"{param}.id"), param, find_item)
-    elif type_ == "message":
-        role = _ROLES.get(text(item, "role", param))
-        if not role:
-            raise refuse(f"{param}.role", f"must be one of {', '.join(_ROLES)}")
-        content = _content(item.get("content"), f"{param}.content")
-        if role == "assistant" and not isinstance(content, str):
-            content = "".join(part.get("text", "") for part in content)
-        if role == "assistant" and "tool_calls" in last:  # said beside the calls, before their outputs
-            last["content"] = (last["content"] or "") + content
-        else:
-            messages.append({"role": role, "content": content})
-    elif type_ == "function_call":
-        function = {name: text(item, name, param) for name in ("name", "arguments")}
-        call = {"id": text(item, "call_id", param), "type": "function", "function": function}
-        if last.get("role") != "assistant":
-            messages.append(last := {"role": "assistant", "content": None})
-        last.setdefault("tool_calls", []).append(call)
-    elif type_ == "function_call_output":
-        output = _content(item.get("output"), f"{param}.output")
-        messages.append({"role": "tool", "tool_call_id": text(item, "call_id", param), "content": output})
-    elif type_ != "reasoning":  # which is never sent back
-        raise refuse(f"{param}.type", f"is {type_!r}, which is not served")
-
-
-def _content(value: object, param: str) -> Any:
-    """Text, or parts as chat-completions have them."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise refuse(param, "must be a string or a list of parts")
-    parts = [_part(part, f"{param}[{number}]") for number, part in enumerate(value)]
-    return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
-
-
-def _part(part: Any, param: str) -> dict[str, Any]:
-    type_ = str(require(part, dict, param).get("type"))
-    if name := _TEXTS.get(type_):
-        return {"type": "text", "text": text(part, name, param)}
-    elsewhere = next((name for name in ("file_id", "file_url") if part.get(name)), "")
-    if type_ in _PARTS and not elsewhere:
-        name, needed, inner, more = _PARTS[type_]
-        return {"type": name, name: {inner: text(part, needed, param)} | only(part, more)}
-    if type_ == "input_audio" and isinstance(part.get("input_audio"), dict):
-        return {"type": "input_audio", "input_audio": part["input_audio"]}
-    raise refuse(f"{param}.{elsewhere or 'type'}", "is not served")
-
-
-# From messages to items
-
-
-def said_items(messages: Iterable[str], turn_id: str) -> list[dict[str, Any]]:
-    """The items that were said in a turn, in its messages."""
-    return [item for place, line in enumerate(messages, 1) for item in items_of_message(line, turn_id, place)]
-
-
-def answer_items(turn: Turn) -> list[dict[str, Any]]:
-    """The items that were answered in a turn, none if it has no answer."""
-    return items_of(ReplyLog.from_turn(turn), turn.turn_id, turn.finish_reason or "")
-
-
-def items_of_message(line: str, turn_id: str, place: int) -> list[dict[str, Any]]:
-    """The items of a message (JSON) at its place in a turn, none of one that was deleted."""
-    message = json.loads(line)
-    if not message:
-        return []
-
-    def item(type_: str, call: int = 0, **fields: Any) -> dict[str, Any]:
-        id_ = item_id(type_, turn_id, place, call)
-        return {"id": id_, "type": type_, "status": "completed"} | fields
-
-    role, content, items = message["role"], message.get("content"), []
+def _items_of_message(message: Object) -> Iterator[tuple[str, int, Object]]:
+    """The type of each item of a message, which of its calls it is, and what it has besides."""
+    role, content = message["role"], message.get("content")
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+    shown = [_part_object(part, role) for part in parts]
     if role == "tool":
-        output = content if isinstance(content, str) else _parts(content, role)
-        return [item("function_call_output", call_id=message["tool_call_id"], output=output)]
-    if content is not None:
-        items.append(item("message", role=role, content=_parts(content, role)))
+        output = content if isinstance(content, str) else shown
+        yield "function_call_output", 0, {"call_id": message["tool_call_id"], "output": output}
+    elif content is not None:
+        yield "message", 0, {"role": role, "content": shown}
     for number, call in enumerate(message.get("tool_calls") or ()):
         if call:  # null: it was deleted alone
-            items.append(item("function_call", number, call_id=call["id"], **call["function"]))
-    return items
+            yield "function_call", number, {"call_id": call["id"], **call["function"]}
+
+
+def _part_object(part: Any, role: str) -> Any:
+    """A part that was said, of those that chat-completions have."""
+    match part["type"]:
+        case "text" if role == "assistant":
+            return part_object(TEXT, part["text"])
+        case "text":
+            return {"type": "input_text", "text": part["text"]}
+        case "image_url":
+            image = part["image_url"]
+            return {"type": "input_image", "image_url": image["url"], "detail": image.get("detail", "auto")}
+        case "file":
+            return {"type": "input_file"} | part["file"]
+    return part
 
 
 def message_without(line: str, type_: str, call: int) -> str:
@@ -194,20 +131,83 @@ def message_without(line: str, type_: str, call: int) -> str:
     return DELETED if message["content"] is None and "tool_calls" not in message else as_json(message)
 
 
-def _parts(content: Any, role: str) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = []
-    given: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    for part in given:
-        if part["type"] == "text" and role == "assistant":
-            parts.append(part_object(TEXT, part["text"]))
-        elif part["type"] == "text":
-            parts.append({"type": "input_text", "text": part["text"]})
-        elif part["type"] == "image_url":
-            image = part["image_url"]
-            detail = image.get("detail", "auto")
-            parts.append({"type": "input_image", "image_url": image["url"], "detail": detail})
-        elif part["type"] == "file":
-            parts.append({"type": "input_file"} | part["file"])
-        else:
-            parts.append(part)
-    return parts
+# What was answered
+
+
+@dataclass(slots=True)
+class Item:
+    """An item of an answer; `runs` are the numbers of those in the log that it consists of."""
+
+    kind: Kind
+    id: str
+    index: int
+    head: CallHead | None
+    runs: list[int] = field(default_factory=list)
+    is_done: bool = False
+
+    def text(self, log: ReplyLog) -> str:
+        """The characters of its newest part; of a call all of its arguments."""
+        return "".join(_text_of(log, number) for number in (self.runs if self.head else self.runs[-1:]))
+
+    def has_ended(self, log: ReplyLog) -> bool:
+        """Whether nothing will go on in it when another begins: of a call, that its brackets are closed.
+
+        Only the first run of a call is looked at: one that was interrupted may be so a thousand times.
+        """
+        if not self.head or len(self.runs) > 1:
+            return not self.head
+        bare = _STRING.sub("", self.text(log))
+        return 0 < sum(map(bare.count, "{[")) <= sum(map(bare.count, "]}"))
+
+    def to_object(self, status: str, log: ReplyLog) -> Object:
+        """It as this API has it."""
+        begun: Object = {"id": self.id, "type": self.kind.item, "status": status}
+        if self.head:
+            return begun | {"call_id": self.head.id, "name": self.head.name, "arguments": self.text(log)}
+        role = {"role": "assistant"} if self.kind.item == "message" else {}
+        parts = [part_object(log.runs[number].kind, _text_of(log, number)) for number in self.runs]
+        return begun | role | {self.kind.parts: parts}
+
+
+class Outline:
+    """The items of an answer, as they began; the `current` one has the newest run."""
+
+    def __init__(self, turn_id: str) -> None:
+        self.items: list[Item] = []
+        self.current: Item | None = None
+        self._turn_id = turn_id
+        self._calls: dict[int, Item] = {}
+
+    def turn_to(self, run: Run | Piece) -> Item:
+        """Makes the item current to which a run belongs: one that goes on, or a new one without runs."""
+        kind = KINDS[run.kind]
+        item = self._calls.get(run.call) if run.kind == CALL else self.current
+        if not item or item.kind.item != kind.item:
+            index = len(self.items)
+            item = Item(kind, item_id(kind.item, self._turn_id, FIRST_OUTPUT + index), index, run.head)
+            self.items.append(item)
+        if run.kind == CALL:
+            self._calls[run.call] = item
+        self.current = item
+        return item
+
+
+def items_of(log: ReplyLog, turn_id: str, finish_reason: str | None) -> list[Object]:
+    """The items of an answer, of one that still runs (finish_reason None) too."""
+    outline = Outline(turn_id)
+    for number, run in enumerate(log.runs):
+        outline.turn_to(run).runs.append(number)
+    last = "in_progress"
+    if finish_reason is not None:
+        last = "incomplete" if CUT.search(finish_reason) else "completed"
+    return [item.to_object(last if item is outline.current else "completed", log) for item in outline.items]
+
+
+def answer_items(turn: Turn) -> list[Object]:
+    """The items that were answered in a turn, none if it has no answer."""
+    return items_of(ReplyLog.from_turn(turn), turn.turn_id, turn.finish_reason or "")
+
+
+def _text_of(log: ReplyLog, number: int) -> str:
+    """The characters of a run."""
+    return next(log.pieces(log.runs[number].start, log.length)).text

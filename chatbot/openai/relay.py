@@ -17,7 +17,7 @@ from chatbot.errors import ChatError, without_frames
 from chatbot.ids import affinity_of
 from chatbot.llm.client import LLM
 from chatbot.llm.response import Answer
-from chatbot.openai.items import refuse, require
+from chatbot.openai.requests import refuse, require
 from chatbot.records import Chunk, as_json, dumps
 from chatbot.storage.store import Store
 from chatbot.web import backpressure

@@ -1,17 +1,36 @@
-"""Reads a request for a response: what is said, what the LLM is sent besides, what the response repeats."""
+"""Reads what clients send: the items that are said, which become chat-completions messages, and settings.
+
+What is said is a turn's lines, a message each. The calls of one assistant's message are items of their own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import json
+import re
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from chatbot.chat.asking import Question
+from chatbot.chat.turn_messages import role_of, sent_of
 from chatbot.errors import ChatError
-from chatbot.openai.identifiers import session_of
-from chatbot.openai.items import FindItem, messages_of, only, refuse, require, text
+from chatbot.ids import MAX_INPUT_MESSAGES
+from chatbot.openai.items import Object
 from chatbot.openai.responses import SETTINGS
-from chatbot.records import as_json
+from chatbot.records import Turn, as_json
 
+FindItem = Callable[[str, str], Object]
+"""Finds an item by its id alone; the other text names the field that has it."""
+
+T = TypeVar("T")
+
+_WORDS: Mapping[type, str] = {
+    bool: "true or false", int: "an integer", float: "a number", str: "a string",
+    dict: "an object", list: "a list",
+}  # fmt: skip
+_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+_TEXTS = dict.fromkeys(("input_text", "output_text", "summary_text", "text"), "text") | {"refusal": "refusal"}
 _TYPES: Mapping[str, type] = {
     name: str if value is None else type(value) for name, value in SETTINGS.items() if name != "tool_choice"
 } | {"max_output_tokens": int, "max_tool_calls": int, "model": str, "stream": bool, "include": list}
@@ -21,21 +40,142 @@ _PASSED_ON = (
 )
 _NOT_SERVED = ("prompt", "context_management", "moderation", "top_logprobs")
 _FUNCTION = {"description": None, "parameters": None, "strict": None}
+_CONVERSATION = re.compile(r"conv_([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
-def read_question(body: Mapping[str, Any], find_item: FindItem) -> tuple[Question, dict[str, Any]]:
+def refuse(param: str, message: str) -> ChatError:
+    """What a client is sent whose request is wrong at a place."""
+    return ChatError("invalid_request", f"{param} {message}.", param)
+
+
+def require(value: Any, type_: type[T], param: str) -> T:
+    """The value, if it is of one of JSON's types; raises ChatError that names the field if it is not."""
+    if type(value) is type_ or (type_ is float and type(value) is int):
+        return cast(T, value)
+    raise refuse(param, f"must be {_WORDS[type_]}")
+
+
+def _text(value: Mapping[str, Any], name: str, param: str) -> str:
+    """A field of an object that must be a string."""
+    return require(value.get(name), str, f"{param}.{name}")
+
+
+def _only(value: Mapping[str, Any], *names: str) -> Object:
+    """Those fields alone, if they are there."""
+    return {name: value[name] for name in names if value.get(name) is not None}
+
+
+# What is said
+
+
+def messages_of(value: object, param: str, find_item: FindItem) -> tuple[str, ...]:
+    """The messages, as JSON, that an input says: a string or a list of items."""
+    if isinstance(value, str):
+        value = [{"role": "user", "content": value}]
+    if not isinstance(value, list):
+        raise refuse(param, "must be a string or a list of items")
+    messages: list[Object] = []
+    for number, item in enumerate(value):
+        message = _message(item, f"{param}[{number}]", find_item)
+        if not message:
+            continue
+        last = messages[-1] if messages else {}
+        is_both = last.get("role") == message["role"] == "assistant"
+        if is_both and "tool_calls" in (last | message):  # said beside the calls, before their outputs
+            texts = [one["content"] for one in (last, message) if one["content"] is not None]
+            calls = [*last.get("tool_calls", ()), *message.get("tool_calls", ())]
+            last |= {"content": "".join(texts) if texts else None, "tool_calls": calls}
+        else:
+            messages.append(message)
+    if len(messages) > MAX_INPUT_MESSAGES:
+        raise refuse(param, f"says more than {MAX_INPUT_MESSAGES} messages")
+    return tuple(as_json(message) for message in messages)
+
+
+def _message(item: Any, param: str, find_item: FindItem) -> Object:
+    """The message that an item is by itself; none of reasoning, which is never sent back."""
+    type_ = require(item, dict, param).get("type") or ("message" if "role" in item else "item_reference")
+    match type_:
+        case "item_reference":
+            return _message(find_item(_text(item, "id", param), f"{param}.id"), param, find_item)
+        case "message":
+            role = _ROLES.get(_text(item, "role", param))
+            if not role:
+                raise refuse(f"{param}.role", f"must be one of {', '.join(_ROLES)}")
+            content = _content(item.get("content"), f"{param}.content")
+            if role == "assistant" and not isinstance(content, str):
+                content = "".join(part.get("text", "") for part in content)
+            return {"role": role, "content": content}
+        case "function_call":
+            function = {name: _text(item, name, param) for name in ("name", "arguments")}
+            call = {"id": _text(item, "call_id", param), "type": "function", "function": function}
+            return {"role": "assistant", "content": None, "tool_calls": [call]}
+        case "function_call_output":
+            output = _content(item.get("output"), f"{param}.output")
+            return {"role": "tool", "tool_call_id": _text(item, "call_id", param), "content": output}
+        case "reasoning":
+            return {}
+    raise refuse(f"{param}.type", f"is {type_!r}, which is not served")
+
+
+def _content(value: object, param: str) -> Any:
+    """Text, or parts as chat-completions have them."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise refuse(param, "must be a string or a list of parts")
+    parts = [_part(part, f"{param}[{number}]") for number, part in enumerate(value)]
+    return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
+
+
+def _part(part: Any, param: str) -> Object:
+    type_ = str(require(part, dict, param).get("type"))
+    if name := _TEXTS.get(type_):
+        return {"type": "text", "text": _text(part, name, param)}
+    elsewhere = next((name for name in ("file_id", "file_url") if part.get(name)), "")
+    if type_ == "input_image" and not elsewhere:
+        image = {"url": _text(part, "image_url", param)} | _only(part, "detail")
+        return {"type": "image_url", "image_url": image}
+    if type_ == "input_file" and not elsewhere:
+        file = {"file_data": _text(part, "file_data", param)} | _only(part, "filename")
+        return {"type": "file", "file": file}
+    if type_ == "input_audio" and isinstance(part.get("input_audio"), dict):
+        return {"type": "input_audio", "input_audio": part["input_audio"]}
+    raise refuse(f"{param}.{elsewhere or 'type'}", "is not served")
+
+
+def require_calls(messages: Sequence[str], before: Iterable[Turn]) -> None:
+    """Refuses a tool's output that the LLM would not be sent: one without a call just before it."""
+    outputs = Counter(message for message in messages if role_of(message) == "tool")
+    if not outputs:
+        return
+    turns: list[Turn] = []
+    for turn in before:
+        turns.insert(0, turn)
+        if turn.output is not None:
+            break
+    for message in outputs - Counter(sent_of(turns, messages)[-1]):
+        call = json.loads(message)["tool_call_id"]
+        words = f"has an output of the call {call!r}, which was not made just before, was cut or has one"
+        raise refuse("input", words)
+
+
+# How it is asked
+
+
+def read_question(body: Mapping[str, Any], find_item: FindItem) -> tuple[Question, Object]:
     """What is asked, not yet at its place, and the settings: what the response repeats of the request.
 
     Raises ChatError that names the field at fault, or the one that is not served.
     """
     given = {name: value for name, value in body.items() if value is not None}
     _check(given)
-    settings, options = only(given, *SETTINGS, "model"), only(given, *_PASSED_ON)
+    settings, options = _only(given, *SETTINGS, "model"), _only(given, *_PASSED_ON)
     _read_tools(given, settings, options)
     _read_text(given.get("text", {}), settings, options)
     reasoning = settings["reasoning"] = SETTINGS["reasoning"] | given.get("reasoning", {})
     renamed = {"reasoning_effort": reasoning["effort"], "max_tokens": given.get("max_output_tokens")}
-    options |= only(renamed, *renamed)
+    options |= _only(renamed, *renamed)
     if given.get("service_tier", "auto") not in ("auto", "default"):
         options["service_tier"] = given["service_tier"]
     session_id = read_conversation(given["conversation"]) if "conversation" in given else ""
@@ -72,28 +212,27 @@ def read_metadata(body: Mapping[str, Any]) -> str:
         isinstance(text, str) and len(text) <= 512 and len(name) <= 64 for name, text in value.items()
     )
     if len(value) > 16 or not all(is_right):
-        raise refuse(
-            "metadata", "must hold at most 16 strings of at most 512 characters, named with at most 64"
-        )
+        words = "must hold at most 16 strings of at most 512 characters, named with at most 64"
+        raise refuse("metadata", words)
     return as_json(value)
 
 
 def read_conversation(value: object) -> str:
-    """The session that a request calls its conversation: an id, or an object that has it."""
+    """The session that a request calls its conversation: by its id, dashed or not, or an object with it."""
     name = value.get("id") if isinstance(value, dict) else value
     if not isinstance(name, str):
         raise refuse("conversation", "must be a string or an object with an id")
-    if session_id := session_of(name):
-        return session_id
+    if found := _CONVERSATION.fullmatch(name.lower()):
+        return str(uuid.UUID(found[1]))
     raise ChatError("not_found", "There is no such conversation.", "conversation")
 
 
-def _read_tools(given: Mapping[str, Any], settings: dict[str, Any], options: dict[str, Any]) -> None:
+def _read_tools(given: Mapping[str, Any], settings: Object, options: Object) -> None:
     tools, choice = given.get("tools", []), given.get("tool_choice", "auto")
     for number, tool in enumerate(tools):
         if not isinstance(tool, dict) or tool.get("type") != "function":
             raise refuse(f"tools[{number}].type", "must be function; no other tools are served")
-        text(tool, "name", f"tools[{number}]")
+        _text(tool, "name", f"tools[{number}]")
     settings["tools"] = [_FUNCTION | tool for tool in tools]
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         settings["tool_choice"] = choice = {"mode": "auto"} | choice
@@ -102,18 +241,18 @@ def _read_tools(given: Mapping[str, Any], settings: dict[str, Any], options: dic
         tools = [tool for tool in tools if tool["name"] in allowed]
         choice = choice["mode"]
     if isinstance(choice, dict) and choice.get("type") == "function":
-        choice = {"type": "function", "function": {"name": text(choice, "name", "tool_choice")}}
+        choice = {"type": "function", "function": {"name": _text(choice, "name", "tool_choice")}}
     elif choice not in ("auto", "none", "required"):
         raise refuse("tool_choice", "must be auto, none, required, or an object for functions")
     if tools:  # LLM servers refuse the others without tools
-        functions = [only(tool, "name", *_FUNCTION) for tool in tools]
+        functions = [_only(tool, "name", *_FUNCTION) for tool in tools]
         options["tools"] = [{"type": "function", "function": function} for function in functions]
-        options |= only(given, "parallel_tool_calls")
+        options |= _only(given, "parallel_tool_calls")
         if choice != "auto":
             options["tool_choice"] = choice
 
 
-def _read_text(given: Mapping[str, Any], settings: dict[str, Any], options: dict[str, Any]) -> None:
+def _read_text(given: Mapping[str, Any], settings: Object, options: Object) -> None:
     shape = require(given.get("format") or {"type": "text"}, dict, "text.format")
     type_ = shape.get("type")
     if type_ not in ("text", "json_object", "json_schema"):
@@ -121,10 +260,10 @@ def _read_text(given: Mapping[str, Any], settings: dict[str, Any], options: dict
     if type_ != "text":
         options["response_format"] = {"type": type_}
     if type_ == "json_schema":
-        text(shape, "name", "text.format")
+        _text(shape, "name", "text.format")
         require(shape.get("schema"), dict, "text.format.schema")
-        schema = only(shape, "name", "description", "schema", "strict")
+        schema = _only(shape, "name", "description", "schema", "strict")
         options["response_format"]["json_schema"] = schema
         shape = {"type": type_, "description": None, "strict": False} | schema
-    options |= only(given, "verbosity")
+    options |= _only(given, "verbosity")
     settings["text"] = {"format": shape, "verbosity": given.get("verbosity") or "medium"}

@@ -10,8 +10,8 @@ from chatbot.chat.reply import Reply
 from chatbot.chat.reply_source import ReplySource
 from chatbot.chat.stored_reply import StoredReply, StoredTurns
 from chatbot.errors import ChatError
-from chatbot.openai.output import items_of, status_of
-from chatbot.records import DELETED, Turn
+from chatbot.openai.items import Object, items_of
+from chatbot.records import CUT, DELETED, FILTERED, Turn
 from chatbot.storage.store import Background
 
 SETTINGS: dict[str, Any] = {
@@ -47,11 +47,12 @@ class Response:
         self.is_background = bool(self.settings.get("background"))
         self.has_conversation = bool(self.settings.get("conversation"))
 
-    def to_object(self) -> dict[str, Any]:
-        """The response object, as far as the reply has come."""
-        source, turn = self.source, self.source.turn
+    def to_object(self, error: ChatError | None = None) -> Object:
+        """The response object, as far as the reply has come; an `error` is what ended its stream."""
+        source, turn = self.source, None if error else self.source.turn
+        error = error or source.error
         if turn and turn.finish_reason:
-            status, reason = status_of(turn.finish_reason)
+            status, reason = _status_of(turn.finish_reason)
             return self._with_output(
                 status,
                 turn.finish_reason,
@@ -59,21 +60,16 @@ class Response:
                 incomplete_details={"reason": reason} if reason else None,
                 completed_at=turn.replied_at // 1000 if status == "completed" else None,
             )
-        if source.error:
-            return self.failed(source.error)
-        # It is queued as long as the LLM was not asked.
-        return self._with_output("in_progress" if source.context_messages else "queued", None)
-
-    def failed(self, error: ChatError) -> dict[str, Any]:
-        """The response of which nothing was stored: it failed, or was cancelled before its first word."""
-        if error.code == "reply_cancelled":
+        if not error:  # it is queued as long as the LLM was not asked
+            return self._with_output("in_progress" if source.context_messages else "queued", None)
+        if error.code == "reply_cancelled":  # before its first word
             return self._with_output("cancelled", "cancelled")
         shown = {"code": _ERRORS.get(error.code, "server_error"), "message": error.message}
-        if not self.source.error:  # it was stored, but deleted meanwhile
+        if not source.error:  # it was stored, but deleted meanwhile
             return self.without_output("failed") | {"error": shown}
         return self._with_output("failed", "cancelled", error=shown)
 
-    def without_output(self, status: str) -> dict[str, Any]:
+    def without_output(self, status: str) -> Object:
         """The response object at its beginning, with the model that was asked for."""
         settings = {name: self.settings.get(name, value) for name, value in SETTINGS.items()}
         known = {
@@ -86,7 +82,7 @@ class Response:
         }
         return settings | known | _PENDING
 
-    def _with_output(self, status: str, finish_reason: str | None, **became: Any) -> dict[str, Any]:
+    def _with_output(self, status: str, finish_reason: str | None, **became: Any) -> Object:
         begun, source = self.without_output(status), self.source
         output = items_of(source.log, source.message_id, finish_reason)
         return begun | {"model": source.model or begun["model"], "output": output} | became
@@ -102,7 +98,14 @@ def failed_response(row: Background) -> Response:
     return Response(reply, turn)
 
 
-def usage_object(text: str) -> dict[str, Any] | None:
+def _status_of(finish_reason: str) -> tuple[str, str | None]:
+    """The status of a response that ended so, and what its incomplete_details call it."""
+    if finish_reason == "cancelled" or not CUT.search(finish_reason):
+        return "cancelled" if finish_reason == "cancelled" else "completed", None
+    return "incomplete", "content_filter" if FILTERED.search(finish_reason) else "max_output_tokens"
+
+
+def usage_object(text: str) -> Object | None:
     """The LLM's usage in this API's words; None if it does not count the prompt and the answer."""
     usage = json.loads(text)
     sent, said = usage.get("prompt_tokens"), usage.get("completion_tokens")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import replace
-from typing import Any
 
 from aiohttp import web
 
@@ -13,12 +13,11 @@ from chatbot.chat.reply import Reply
 from chatbot.chat.reply_source import ReplySource
 from chatbot.errors import ChatError
 from chatbot.ids import new_session_id
-from chatbot.openai.conversations import Conversations, Object, answered, page_of, read_cursor
+from chatbot.openai.conversations import Conversations, answered, page_of, read_cursor
 from chatbot.openai.events import ResponseEncoder
-from chatbot.openai.identifiers import new_response_id
-from chatbot.openai.items import refuse, require_calls, said_items
+from chatbot.openai.items import Object, said_items
 from chatbot.openai.relay import Relay
-from chatbot.openai.requests import read_question
+from chatbot.openai.requests import read_question, refuse, require_calls
 from chatbot.openai.responses import SETTINGS, Response, failed_response
 from chatbot.records import Session, as_json
 from chatbot.storage.database import when_unlocked
@@ -69,7 +68,7 @@ class OpenAIDoor(Conversations):
         return json_response(response.to_object(), headers=headers)
 
     def _begin(
-        self, request: web.Request, asked: Question, settings: dict[str, Any], body: dict[str, Any]
+        self, request: web.Request, asked: Question, settings: Object, body: Object
     ) -> tuple[ReplySource, dict[str, str]]:
         """The reply to a request, begun or met again, and the headers that say so.
 
@@ -90,7 +89,9 @@ class OpenAIDoor(Conversations):
         self.registry.admit(session_id, occupies=False)
         if asked.stored and not session_id:
             request[SESSION_ID] = session_id = self.sessions.create("{}").session_id
-        response_id = new_response_id(session_id or new_session_id(*self.config.session_id_range))
+        # Nobody can guess it, and it begins as the session's does, so that a proxy knows where it belongs.
+        begin = (session_id or new_session_id(*self.config.session_id_range))[:2]
+        response_id = f"resp_{begin}{secrets.token_hex(16)}"
         # Only what is not as it is for everybody is kept.
         settings = {"model": self.config.llm_model} | settings
         text = as_json({name: value for name, value in settings.items() if value != SETTINGS.get(name)})

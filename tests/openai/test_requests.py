@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from chatbot.errors import ChatError
-from chatbot.openai.items import messages_of, require_calls, said_items
-from chatbot.openai.requests import read_question
+from chatbot.openai.items import said_items
+from chatbot.openai.requests import messages_of, read_question, require_calls
 from tests.openai.door import Door
 from tests.tools.scripted_llm import DONE, END, ScriptedLLM, delta, events
 
