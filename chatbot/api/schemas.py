@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from chatbot.config import SERVER_FIELDS
@@ -10,32 +11,19 @@ from chatbot.errors import ERRORS
 Schema = dict[str, Any]
 
 
-def object_of(properties: dict[str, Schema], *required: str, **more: Any) -> Schema:
-    """An object with some fields."""
-    return {"type": "object", "properties": properties, "required": list(required), **more}
-
-
-def list_of(items: Schema, **more: Any) -> Schema:
-    """An array."""
-    return {"type": "array", "items": items, **more}
-
-
-def any_of(*schemas: Schema, **more: Any) -> Schema:
-    """One of several."""
-    return {"anyOf": list(schemas), **more}
-
-
 STRING: Schema = {"type": "string"}
-TEXT: Schema = {"type": "string", "minLength": 1}
-NUMBER: Schema = {"type": "number"}
-WHOLE: Schema = {"type": "integer"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 FROM_ONE: Schema = {"type": "integer", "minimum": 1}
-BOOLEAN: Schema = {"type": "boolean"}
 OBJECT: Schema = {"type": "object"}
 NULL: Schema = {"type": "null"}
 ID: Schema = {"type": "string", "format": "uuid"}
-TIME: Schema = {"type": "string", "format": "date-time"}
+_KINDS: dict[str, Schema] = {
+    "id": ID, "time": {"type": "string", "format": "date-time"}, "text": STRING,
+    "word": {"type": "string", "minLength": 1}, "count": COUNT, "from_one": FROM_ONE,
+    "whole": {"type": "integer"}, "number": {"type": "number"}, "bool": {"type": "boolean"},
+    "object": OBJECT, "null": NULL, "any": {},
+}  # fmt: skip
+"""The words of shapes for what a field may be; any other word names a schema of ANSWERS."""
 
 
 def ref(kind: str, name: str) -> Schema:
@@ -43,26 +31,31 @@ def ref(kind: str, name: str) -> Schema:
     return {"$ref": f"#/components/{kind}/{name}"}
 
 
-_KINDS = {"id": ID, "time": TIME, "count": COUNT, "from_one": FROM_ONE, "whole": WHOLE, "number": NUMBER}
-_KINDS |= {"text": STRING, "word": TEXT, "object": OBJECT, "bool": BOOLEAN, "null": NULL}
+def any_of(*schemas: Schema, **more: Any) -> Schema:
+    """One of several."""
+    return {"anyOf": list(schemas), **more}
 
 
-def _shape(fields: str, **more: Any) -> Schema:
-    """An object, from words such as `content:text|Part[]|null`; one that ends in "?" may be absent."""
+def _shape(fields: str, about: Mapping[str, Schema] | None = None, **more: Any) -> Schema:
+    """An object, from words such as `content:text|Part[]|null`; a field that ends in "?" may be absent.
+
+    `about` adds to what the words say of a field, `more` to the object.
+    """
     properties, required = {}, []
     for field in fields.split():
-        name, _, kinds = field.partition(":")
-        if not kinds.endswith("?"):
+        name, _, kind = field.partition(":")
+        if not kind.endswith("?"):
             required.append(name)
-        schemas = [_kind(kind) for kind in kinds.removesuffix("?").split("|")]
-        properties[name] = any_of(*schemas) if len(schemas) > 1 else schemas[0]
-    return object_of(properties, *required, **more)
+        properties[name] = _kind(kind.removesuffix("?")) | (about or {}).get(name, {})
+    return {"type": "object", "properties": properties, "required": required, **more}
 
 
-def _kind(kind: str) -> Schema:
-    if kind.endswith("[]"):
-        return list_of(_kind(kind[:-2]))
-    return _KINDS.get(kind) or ref("schemas", kind)
+def _kind(words: str) -> Schema:
+    if "|" in words:
+        return any_of(*map(_kind, words.split("|")))
+    if words.endswith("[]"):
+        return {"type": "array", "items": _kind(words[:-2])}
+    return _KINDS[words] if words in _KINDS else ref("schemas", words)
 
 
 # What clients send; null counts as absent.
@@ -73,53 +66,45 @@ def _given(name: str) -> Schema:
 
 
 def _part(kind: str, content: Schema) -> Schema:
-    return object_of({"type": {"const": kind}, kind: content}, "type", kind)
+    return _shape(f"type:any {kind}:any", {"type": {"const": kind}, kind: content})
 
 
-PARTS = list_of(
-    any_of(
+_KINDS["Parts"] = {
+    "type": "array",
+    "items": any_of(
         _part("text", STRING),
-        _part("image_url", object_of({"url": TEXT, "detail": STRING}, "url")),
-        _part("input_audio", object_of({"data": TEXT, "format": TEXT}, "data", "format")),
-        _part("file", object_of({"file_data": TEXT, "file_id": TEXT, "filename": STRING})),
+        _part("image_url", _shape("url:word detail:text?")),
+        _part("input_audio", _shape("data:word format:word")),
+        _part("file", _shape("file_data:word? file_id:word? filename:text?")),
     ),
-    minItems=1,
-    description="Content parts of the chat-completions API, which go to the LLM as they are.",
-)
+    "minItems": 1,
+    "description": "Content parts of the chat-completions API, which go to the LLM as they are.",
+}
+_KINDS["ToolOutput"] = _shape("tool_call_id:word output:text|Parts", additionalProperties=False)
 # They go to the LLM as they are: it knows best which values it takes.
-OPTIONS = _shape(
-    "model:word reasoning_effort:word verbosity:word user:text temperature:number top_p:number min_p:number "
-    "presence_penalty:number frequency_penalty:number repetition_penalty:number max_tokens:from_one "
-    "max_completion_tokens:from_one seed:whole top_k:whole response_format:object logit_bias:object "
-    "stop:word|word[] tools:object[] tool_choice:word|object parallel_tool_calls:bool"
-)["properties"]
-TOOL_OUTPUT = object_of(
-    {"tool_call_id": TEXT, "output": any_of(STRING, PARTS)},
-    *("tool_call_id", "output"),
-    additionalProperties=False,
+_OPTIONS = (
+    "model:word? reasoning_effort:word? verbosity:word? user:text? temperature:number? top_p:number? "
+    "min_p:number? presence_penalty:number? frequency_penalty:number? repetition_penalty:number? "
+    "max_tokens:from_one? max_completion_tokens:from_one? seed:whole? top_k:whole? response_format:object? "
+    "logit_bias:object? stop:word|word[]? tools:object[]? tool_choice:word|object? parallel_tool_calls:bool?"
 )
 SESSION_ID, MESSAGE_ID = "5b0f6a3e-4c1d-4f7e-9a52-0d8f3c6b7e21", "019c1363-49c0-7f60-8b1e-5c7d0a2f6000"
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
-CHAT = object_of(
+CHAT = _shape(
+    "session_id:word? message:word|Parts? tool_outputs:ToolOutput[]? replace:word? "
+    f"{_OPTIONS} extra_body:object?",
     {
-        "session_id": TEXT | {"description": "Or else in the header X-Session-ID."},
-        "message": any_of(TEXT, PARTS),
-        "tool_outputs": list_of(
-            TOOL_OUTPUT,
-            minItems=1,
-            description="In place of a message, after a reply that called tools: what the calls came to.",
-        ),
-        "replace": TEXT
-        | {"description": "Asks in place of this message's turn; without a message the same again."},
-    }
-    | OPTIONS
-    | {
-        "extra_body": OBJECT
-        | {
+        "session_id": {"description": "Or else in the header X-Session-ID."},
+        "tool_outputs": {
+            "minItems": 1,
+            "description": "In place of a message, after a reply that called tools: what the calls came to.",
+        },
+        "replace": {"description": "Asks in place of this message's turn; without a message the same again."},
+        "extra_body": {
             "propertyNames": {"not": {"enum": list(SERVER_FIELDS)}},
             "description": "Whatever else the LLM is to be sent; what is named beside it wins.",
-        }
+        },
     },
     additionalProperties=False,
     anyOf=[_given("message"), _given("tool_outputs"), _given("replace")],
@@ -135,17 +120,19 @@ CHAT = object_of(
         {"session_id": SESSION_ID, "replace": MESSAGE_ID, "message": "안녕히 계세요"},
     ],
 )
-METADATA = OBJECT | {"description": "Anything, up to 16 KiB as JSON."}
-NEW_SESSION = object_of(
-    {"metadata": METADATA, "system_prompt": STRING},
+_METADATA = {"description": "Anything, up to 16 KiB as JSON."}
+NEW_SESSION = _shape(
+    "metadata:object? system_prompt:text?",
+    {"metadata": _METADATA},
     additionalProperties=False,
     examples=[{}, {"metadata": {"user": "kim"}, "system_prompt": "Be brief."}],
 )
-CHANGES = object_of(
+CHANGES = _shape(
+    "metadata:object? current:word? system_prompt:text?",
     {
-        "metadata": METADATA,
-        "current": TEXT | {"description": "Goes to the newest end below this message."},
-        "system_prompt": STRING | {"description": 'Applies from the next turn; "" removes it.'},
+        "metadata": _METADATA,
+        "current": {"description": "Goes to the newest end below this message."},
+        "system_prompt": {"description": 'Applies from the next turn; "" removes it.'},
     },
     additionalProperties=False,
     anyOf=[_given("metadata"), _given("current"), _given("system_prompt")],
@@ -188,16 +175,15 @@ ANSWERS: dict[str, Schema] = {
         "chunk as the LLM's API has it; `[DONE]` comes last, once the turn is stored, or an `Error` in its "
         "place. In a silence the comment line `: keep-alive` comes.",
     ),
-    "Error": object_of({"error": ref("schemas", "ErrorBody")}, "error"),
-    "ErrorBody": object_of(
+    "Error": _shape("error:ErrorBody"),
+    "ErrorBody": _shape(
+        "code:any message:text param:text|null type:any message_id:id?",
         {
             "code": {"enum": list(ERRORS)},
-            "message": STRING,
-            "param": any_of(STRING, NULL, description="The field, header or parameter at fault."),
+            "param": {"description": "The field, header or parameter at fault."},
             "type": {"enum": sorted({kind for _, kind in ERRORS.values()})},
-            "message_id": ID | {"description": "Of the running reply, with `session_busy`."},
+            "message_id": {"description": "Of the running reply, with `session_busy`."},
         },
-        *("code", "message", "param", "type"),
     ),
     "Health": _shape("status:text", additionalProperties=True),
     "Document": OBJECT,
