@@ -246,7 +246,7 @@ class Api:
             return about
 
         listener = StreamListener(source, after, Events(), self.config.stream_heartbeat_seconds)
-        return await stream(request, source, listener, all_headers)
+        return await stream(request, listener, all_headers)
 
     def _reply_answer(self, source: ReplySource, headers: dict[str, str]) -> web.StreamResponse:
         """A reply that has ended, as a message."""

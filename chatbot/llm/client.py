@@ -83,8 +83,9 @@ class LLM:
     ) -> Answer:
         """Asks for a reply to `messages`, which are JSON texts, and waits until the LLM begins to answer.
 
-        `fields` go over LLM_EXTRA_BODY, as they are; `affinity` is the key of the conversation. Raises
-        ChatError; TooLong if less of the conversation might do.
+        `fields` stand before those of LLM_EXTRA_BODY, but for nulls and for what this LLM server has refused;
+        `affinity` is the key of the conversation. Raises ChatError; TooLong if less of the conversation might
+        do.
         """
         chosen = {name: value for name, value in fields.items() if value is not None}
         return await self._ask(f"[{','.join(messages)}]", chosen, affinity)

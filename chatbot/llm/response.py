@@ -1,4 +1,19 @@
-"""Reads one answer of the LLM server as it comes, as a stream of events or in one piece, up to its end."""
+"""Reads one answer of the LLM server as it comes, as a stream of events or in one piece, up to its end.
+
+Two functions ask for what has come, in turns:
+
+    __anext__   the task: for the first chunks, for what is left of a long burst, and at the end
+    _arrived    the transport's callback, by way of tap.py: for all the rest, so that no task is woken for it
+
+Both have it read by _read, which chooses by what is known by then:
+
+    a stream    _read_events
+    the end     _read_end
+    otherwise   _read_head, which keeps the bytes until they show a stream, or until the end
+
+A failure is kept in `_failure`, which the task raises after the chunks that came before it. `_has_ended`
+ends both ways. However it ends, close() lets go of the LLM: deliver() calls it, also if its task is cancelled.
+"""
 
 from __future__ import annotations
 
@@ -219,7 +234,7 @@ class Answer:
             self._idle.heard_at = self._loop.time()  # after the finish, only text counts
         if reader.may_end_soon:
             self._idle.shorten(SHORT_WAIT_SECONDS)
-        elif known and not reader.finish_reason:
+        elif known and not reader.finish_reason:  # text came after all, so the LLM goes on
             self._idle.set(self._idle.patience, self._give_up)
 
     def _read_end(self, *, is_cut: bool) -> None:

@@ -192,7 +192,7 @@ class OpenAIDoor(Conversations):
                 _raise_failure(source)
             return headers
 
-        return await stream(request, source, listener, all_headers, waits=waits)
+        return await stream(request, listener, all_headers, waits=waits)
 
 
 def _raise_failure(source: ReplySource) -> None:

@@ -36,17 +36,18 @@ It is more than for text, because the log does not hold such chunks: a client th
 
 async def stream(
     request: web.Request,
-    source: ReplySource,
     listener: StreamListener,
     headers: Callable[[], Mapping[str, str]],
     *,
     waits: bool = True,
 ) -> web.StreamResponse:
-    """Answers with a reply. Nothing is awaited between finding it and this: if all others have left it, its
-    grace may run out meanwhile.
+    """Answers with the reply that `listener` is to be sent.
 
-    If the listener `waits` for the first event, an error that `headers` raises then is still a status.
+    Nothing is awaited between finding the reply and this: if all others have left it, its grace may run out
+    meanwhile. If the listener `waits` for the first event, an error that `headers` raises then is still a
+    status.
     """
+    source = listener.source
     source.join(listener)
     try:
         if waits:
@@ -65,7 +66,7 @@ class StreamListener:
         if after > source.length:
             message = f"The reply has only {source.length} characters."
             raise ChatError("invalid_request", message, "Last-Event-ID")
-        self._source = source
+        self.source = source
         self._encoder = encoder
         self._heartbeat = heartbeat
         self._offset = after
@@ -80,7 +81,7 @@ class StreamListener:
 
     async def begin(self) -> None:
         """Waits for the first event or the end, a heartbeat at most: the LLM may take its time."""
-        if not self._source.has_pushed and not self._source.ended:
+        if not self.source.has_pushed and not self.source.ended:
             await self._sleep_until_due()
 
     async def run(self, request: web.Request, response: web.StreamResponse) -> None:
@@ -88,7 +89,7 @@ class StreamListener:
 
         Raises ConnectionResetError when the client has gone.
         """
-        source = self._source
+        source = self.source
         events = await self._send_headers(request, response)
         try:
             await self._catch_up(events)
@@ -114,10 +115,10 @@ class StreamListener:
 
     async def _catch_up(self, events: EventWriter) -> None:
         """Sends what the client lacks, if anything, no faster than it reads."""
-        while self._offset < self._source.length:
+        while self._offset < self.source.length:
             await events.wait_until_sent()
             await asyncio.sleep(0)  # others have their turn
-            data, self._offset = self._encoder.catch_up(self._source, self._offset)
+            data, self._offset = self._encoder.catch_up(self.source, self._offset)
             self._send(data)
 
     async def _sleep_until_due(self) -> None:
@@ -130,7 +131,7 @@ class StreamListener:
             timer.cancel()
 
     def _ending(self) -> bytes:
-        source = self._source
+        source = self.source
         if source.error:
             return self._encoder.error(source.error)
         return self._encoder.ending(source, self._offset, live=self._is_live and source.finish_sent)
