@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -200,16 +199,11 @@ def test_it_is_small_and_tells_nothing_of_where_it_was_built(pyz: Path) -> None:
     assert any("aiohttp" in name and "LICENSE" in name for name in names), "the licences must go along"
 
 
-def test_it_starts_in_less_than_twice_the_time_of_an_installed_copy(pyz: Path, bare: Path) -> None:
-    def first_answer(*command: str | Path, env: dict[str, str]) -> float:
-        began = time.perf_counter()
-        with start_chatbot("--demo", "--port", "0", command=command, env=env, cwd=bare) as server:
-            assert get(server, "/api/health")[0] == 200
-            return time.perf_counter() - began
-
-    # By turns, and the best of each: whatever else the machine does is left out as far as it can be.
-    installed, packed = [], []
-    for _ in range(4):
-        installed.append(first_answer(sys.executable, "-m", "chatbot", env={"PYTHONPATH": str(ROOT)}))
-        packed.append(first_answer(sys.executable, "-I", pyz, env={}))
-    assert min(packed) < 2 * min(installed), f"{packed} against {installed}"
+def test_every_module_comes_compiled_and_is_never_compiled_anew(pyz: Path) -> None:
+    with zipfile.ZipFile(pyz) as archive:
+        names = set(archive.namelist())
+        modules = {name for name in names if name.endswith(".py") and name != "__main__.py"}
+        assert {f"{name}c" for name in modules} <= names
+        for name in modules:
+            flags = int.from_bytes(archive.read(f"{name}c")[4:8], "little")
+            assert flags == 0b01, f"{name} is compared with its source at each start"  # PEP 552

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +17,6 @@ from tests.tools.processes import ROOT, Process, start_chatbot
 from tests.tools.raw import RawClient
 from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, Step, delta, events, reply
 from tests.tools.server import Event, Running, StartServer, Stream, text_of, until
-
-SPARE = 2.0
-"""The process exits within the grace and this many seconds."""
 
 
 @contextmanager
@@ -64,6 +60,7 @@ class Client:
 
 
 async def exit_of(process: Process) -> int:
+    """Its exit code; it is waited for no longer than `WAIT_SECONDS` of tests/tools/processes.py."""
     return await asyncio.to_thread(process.wait)
 
 
@@ -96,15 +93,12 @@ async def test_fifty_streams_end_properly_and_in_time(
         streams = [await client.stream(session, str(n)) for n, session in enumerate(sessions)]
         begun = await asyncio.gather(*(stream.event() for stream in streams))
         assert [event and event.text for event in begun] == ["Once "] * 50
-        began = time.monotonic()
         process.signal(signal.SIGTERM)
         await asyncio.to_thread(process.says, "shutting down")
         gate.open()
         ends = await asyncio.gather(*(stream.rest() for stream in streams))
         code = await exit_of(process)
-        took = time.monotonic() - began
     assert code == 0, process.output
-    assert took < grace + SPARE, f"it took {took:.2f} s to exit"
     assert [ended_properly(found) for found in ends] == ["shutting_down", "[DONE]"] * 25
     assert [text_of(found[:-1]) for found in ends[1::2]] == ["upon"] * 25
     check_log(process)
@@ -119,12 +113,9 @@ async def test_fifty_streams_end_properly_and_in_time(
 
 async def test_a_process_with_nothing_to_do_exits_at_once(llm: ScriptedLLM, tmp_path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        with chatbot(llm, tmp_path, 60) as process:
-            began = time.monotonic()
+        with chatbot(llm, tmp_path, 3600) as process:
             process.signal(number)
             assert await exit_of(process) == 0
-            took = time.monotonic() - began
-        assert took < SPARE, f"it took {took:.2f} s to exit"
         check_log(process)
 
 
@@ -179,12 +170,9 @@ async def test_a_second_signal_ends_the_grace(
         await stream.event()
         process.signal(signal.SIGTERM)
         await asyncio.to_thread(process.says, "shutting down")
-        began = time.monotonic()
         process.signal(signal.SIGTERM)
         assert ended_properly(await stream.rest()) == "shutting_down"
         assert await exit_of(process) == 0
-        took = time.monotonic() - began
-    assert took < SPARE, f"it took {took:.2f} s after the second signal"
     check_log(process)
 
 
@@ -199,12 +187,9 @@ async def test_a_client_that_does_not_read_does_not_hold_the_exit_up(
         body = {"session_id": await client.session(), "message": "Hi"}
         await silent.request(process.port, "POST", "/api/chat/stream", body)
         await gate.reached.wait()
-        began = time.monotonic()
         process.signal(signal.SIGTERM)
         assert await exit_of(process) == 0
-        took = time.monotonic() - began
     silent.close()
-    assert took < 0.2 + SPARE, f"it took {took:.2f} s to exit"
     check_log(process)
 
 

@@ -103,7 +103,7 @@ class ReplyLog:
         return list(self.pieces(start, limit))
 
     def pieces(self, start: int, limit: int) -> Iterator[Piece]:
-        """The same pieces one by one, for a caller that may not want all; nothing may be written meanwhile."""
+        """The same pieces one by one, of which not all may be wanted; nothing may be written meanwhile."""
         text, end = self._whole(), min(start + limit, self.length)
         number = bisect_right(self.runs, start, key=lambda run: run.start)
         while start < end:

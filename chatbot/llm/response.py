@@ -12,7 +12,8 @@ Both have it read by _read, which chooses by what is known by then:
     otherwise   _read_head, which keeps the bytes until they show a stream, or until the end
 
 A failure is kept in `_failure`, which the task raises after the chunks that came before it. `_has_ended`
-ends both ways. However it ends, close() lets go of the LLM: deliver() calls it, also if its task is cancelled.
+ends both ways. However it ends, close() lets go of the LLM: deliver() calls it, also if its task is
+cancelled.
 """
 
 from __future__ import annotations

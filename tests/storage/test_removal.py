@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,38 +70,39 @@ def test_what_waits_to_be_removed_is_found_by_nothing(store: Store) -> None:
     store.add_turn(a_turn(here, root, idempotency_key="k2", request_hash="h"))
 
 
-async def test_a_long_conversation_is_removed_in_pieces_of_under_20_ms(tmp_path: Path) -> None:
+@pytest.fixture
+def four_looks_are_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock that ends a piece has gone on by a quarter of it each time that it is looked at."""
+    for room in ("removal", "store"):
+        monkeypatch.setattr(f"chatbot.storage.{room}.perf_counter", Ticking(PIECE_SECONDS / 4))
+
+
+@pytest.mark.usefixtures("four_looks_are_a_piece")
+async def test_a_long_conversation_is_removed_in_pieces(tmp_path: Path) -> None:
     with closing(Store(str(tmp_path / "chat.db"), max_bytes=2**40)) as store:
         here, there, large = a_session(store), a_session(store), a_session(store)
-        chain = a_chain(store, here, 3000)
-        a_chain(store, there, 3000)
+        chain = a_chain(store, here, 300)
+        a_chain(store, there, 300)
         a_chain(store, large, 5, reply="x" * 4 * 2**20)
-        longest = [0.0]
-
-        def measure(began: float) -> None:
-            longest[0] = max(longest[0], time.thread_time() - began)
-
+        turns = [count(store, "turns")]
         for delete in (
             lambda: store.rewind(here, turn_at(store, chain[1])),
             lambda: store.delete_session(there),
             lambda: store.delete_session(large),
         ):
-            began = time.thread_time()
             unlocked(delete)
-            measure(began)
+            turns.append(count(store, "turns"))
         assert store.removals.waiting
         removal = asyncio.create_task(store.removals.remove_all())
         while not removal.done():
-            began = time.thread_time()
             await asyncio.sleep(0)
-            measure(began)
+            turns.append(count(store, "turns"))
         assert (count(store, "turns"), count(store, "sessions"), count(store, "removals")) == (1, 1, 0)
-        assert longest[0] < 0.02, f"{longest[0] * 1000:.1f} ms"
+        assert max(before - after for before, after in pairwise(turns)) <= 4
 
 
-def test_responses_that_failed_are_removed_in_pieces(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in ("removal", "store"):  # four looks at the clock are a piece
-        monkeypatch.setattr(f"chatbot.storage.{room}.perf_counter", Ticking(PIECE_SECONDS / 4))
+@pytest.mark.usefixtures("four_looks_are_a_piece")
+def test_responses_that_failed_are_removed_in_pieces(store: Store) -> None:
     here = a_session(store)
 
     def fail(count: int) -> None:
@@ -142,20 +143,20 @@ async def test_turns_are_read_as_fast_while_others_are_removed(
     assert [store.is_alive(seq) for seq in (gone, chain[-2], chain[-1], last)] == [False, True, False, False]
 
 
+@pytest.mark.usefixtures("four_looks_are_a_piece")
 async def test_a_sweep_marks_many_and_delays_nobody(tmp_path: Path) -> None:
     with closing(Store(str(tmp_path / "chat.db"))) as store:
         for _ in range(200):
             a_chain(store, a_session(store), 1, reply="x" * 100_000)
         used = a_session(store, 9)
 
-        def sweep() -> tuple[int, float]:
-            began = time.thread_time()
-            return store.evict(now=10, cutoff=5, limit=100, in_use=()), time.thread_time() - began
+        def sweep() -> int:
+            return store.evict(now=10, cutoff=5, limit=100, in_use=())
 
-        found, took = unlocked(sweep)
-        assert (found, took < 0.02) == (100, True), took
+        assert unlocked(sweep) == 100
         assert store.sessions == 101
-        while unlocked(sweep)[0]:
+        assert count(store, "turns") >= 196, "the rest is removed in pieces"
+        while unlocked(sweep):
             pass
         await store.removals.remove_all()
         assert (store.sessions, count(store, "turns")) == (1, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
@@ -17,6 +16,7 @@ from chatbot.errors import ChatError
 from chatbot.records import Prompt
 from chatbot.storage.store import Store
 from tests.storage.tools import a_chain, a_session, a_turn, count, turn_at
+from tests.tools.counting import Counted, Steps
 
 
 @pytest.fixture
@@ -228,27 +228,22 @@ def test_the_tree_is_what_a_model_of_it_says(seed: int, at_once: bool) -> None:
 # What it costs
 
 
-def quickest(store: Store, here: str, seq: int) -> float:
-    """The time that the newest turns and a rewind of the newest take, at their best."""
-    times = []
-    for _ in range(30):
-        newest = store.add_turn(a_turn(here, seq))
-        began = time.perf_counter()
-        assert len(list(islice(store.path_up(here, newest), 10))) == 10
-        store.rewind(here, turn_at(store, newest))
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
-def test_the_newest_turns_cost_the_same_in_a_conversation_of_any_length(store: Store) -> None:
+def test_the_newest_turns_cost_the_same_in_a_conversation_of_any_length(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     short, long = a_session(store), a_session(store)
     ends = {here: a_chain(store, here, length)[-1] for here, length in ((short, 10), (long, 10_000))}
-    for _ in range(3):  # other processes may have slowed one of them
-        ratio = quickest(store, long, ends[long]) / quickest(store, short, ends[short])
-        if ratio < 2:
-            break
-    assert ratio < 2
-    began = time.process_time()
+    steps, rows = Steps(store._db.connection), Counted(monkeypatch, store._db, "rows")
+
+    def cost_of_newest(here: str) -> tuple[int, int]:
+        newest = store.add_turn(a_turn(here, ends[here]))
+        steps.take(), rows.take()
+        assert len(list(islice(store.path_up(here, newest), 10))) == 10
+        store.rewind(here, turn_at(store, newest))
+        return steps.take(), rows.take()
+
+    assert cost_of_newest(long) == cost_of_newest(short)
     assert len(store.path(long, ends[long])) == 10_000
+    one_walk = steps.take()
     assert store.rewind(long, turn_at(store, store.path(long, ends[long])[0])) == 20_000
-    assert time.process_time() - began < 0.2, "three walks along all of it"
+    assert steps.take() < 4 * one_walk, "three walks along all of it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,22 @@ class Counted:
                 yield one
 
         monkeypatch.setattr(owner, name, counted)
+
+    def take(self) -> int:
+        count, self._count = self._count, 0
+        return count
+
+
+class Steps:
+    """How much work SQLite did, in steps of its virtual machine; `take()` says so and begins anew."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._count = 0
+        connection.set_progress_handler(self._note, 1)
+
+    def _note(self) -> int:
+        self._count += 1
+        return 0  # goes on
 
     def take(self) -> int:
         count, self._count = self._count, 0

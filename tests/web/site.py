@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 from aiohttp import web
 
@@ -126,9 +128,28 @@ def _megabytes(request: web.Request) -> int:
     return int(asked) if asked.isdecimal() else 0
 
 
+def count_looks(loop: Any) -> None:
+    """Has SIGUSR1 say how often the event loop has looked for work since the one before."""
+    select, looks, is_asked = loop._selector.select, 0, False
+
+    def counted(timeout: float | None = None) -> Any:
+        nonlocal looks
+        looks += 1
+        return select(timeout)
+
+    def answer() -> None:
+        nonlocal looks, is_asked
+        print(f"looks: {looks}" if is_asked else "counting", file=sys.stderr, flush=True)
+        looks, is_asked = 0, True
+
+    loop._selector.select = counted
+    loop.add_signal_handler(signal.SIGUSR1, answer)
+
+
 async def main() -> None:
     """Serves for ever, with as many connections as there are files for."""
     set_up("INFO", "text")
+    count_looks(asyncio.get_running_loop())
     if patience := os.environ.get("PATIENCE"):
         bodies.BODY_SECONDS = stalls.STALL_SECONDS = float(patience)
         bodies.LOOK_SECONDS = stalls.LOOK_SECONDS = float(patience) / 10

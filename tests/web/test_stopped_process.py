@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 
 import pytest
 
@@ -37,9 +36,7 @@ async def test_who_read_all_that_had_been_sent_is_not_dropped(process: Process) 
 async def test_who_reads_nothing_is_dropped(process: Process) -> None:
     one = Client(process.port)
     await one.get("/events?size=4000000")
-    began = time.monotonic()
     await asyncio.to_thread(process.says, "GET /events 499")
-    assert 1 <= time.monotonic() - began < 3
     one.leave()
 
 
