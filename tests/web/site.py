@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -128,28 +129,30 @@ def _megabytes(request: web.Request) -> int:
     return int(asked) if asked.isdecimal() else 0
 
 
-def count_looks(loop: Any) -> None:
-    """Has SIGUSR1 say how often the event loop has looked for work since the one before."""
-    select, looks, is_asked = loop._selector.select, 0, False
+def count_work(loop: Any) -> None:
+    """Has SIGUSR1 say what the event loop has done since the one before: its rounds, and what it caught."""
+    done = {"rounds": 0, "errors": 0}
 
-    def counted(timeout: float | None = None) -> Any:
-        nonlocal looks
-        looks += 1
-        return select(timeout)
+    def counted(name: str, do: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*args: Any) -> Any:
+            done[name] += 1
+            return do(*args)
 
-    def answer() -> None:
-        nonlocal looks, is_asked
-        print(f"looks: {looks}" if is_asked else "counting", file=sys.stderr, flush=True)
-        looks, is_asked = 0, True
+        return counting
 
-    loop._selector.select = counted
+    def answer(numbers: Iterator[int] = itertools.count()) -> None:  # noqa: B008
+        print(f"work {next(numbers)}: {sum(done.values())} {done}", file=sys.stderr, flush=True)
+        done.update(rounds=0, errors=0)
+
+    loop._selector.select = counted("rounds", loop._selector.select)
+    loop.call_exception_handler = counted("errors", loop.call_exception_handler)
     loop.add_signal_handler(signal.SIGUSR1, answer)
 
 
 async def main() -> None:
     """Serves for ever, with as many connections as there are files for."""
     set_up("INFO", "text")
-    count_looks(asyncio.get_running_loop())
+    count_work(asyncio.get_running_loop())
     if patience := os.environ.get("PATIENCE"):
         bodies.BODY_SECONDS = stalls.STALL_SECONDS = float(patience)
         bodies.LOOK_SECONDS = stalls.LOOK_SECONDS = float(patience) / 10
