@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from chatbot.chat.context import Context, Head, plan, shrink, system_message
+from chatbot.chat.context import WHOLE, Context, Head, plan, shrink, system_message
 from chatbot.chat.limits import Budget, ContextLimits
 from chatbot.config import Config
 from chatbot.errors import TooLong
@@ -35,6 +35,7 @@ class Question:
     occupies: bool = True
     stored: bool = True  # else it leaves nothing behind
     detached: bool = False  # its reply needs no listeners to go on
+    truncates: bool = True  # what does not fit goes without its oldest turns; else it is an error
     instructions: str | None = None  # stand before the turns, for this once
     response_id: str | None = None  # the door knows it by this id
     response: str | None = None  # with these settings
@@ -85,14 +86,18 @@ class Asking:
         self._model = asked = await self.llm.model_for(fields)
         listed = self.llm.context_size(asked)
         budget = self.limits.budget(asked, fields, listed)
-        self._prepare(self.plan_context(asked, budget, fields), budget)
+        context = self.plan_context(asked, budget, fields)
+        if not self.question.truncates and context.reason != WHOLE:
+            raise TooLong("context_too_long", "Not all of the conversation fits, and truncation is disabled.")
+        self._prepare(context, budget)
         has_guessed = False
         while True:
             try:
                 await self._pass_on(take)
             except TooLong as error:
                 # What may also be a crash is taken for "too long" only once: a crash must cost no history.
-                if self._has_begun or (has_guessed and not error.is_certain):
+                is_crash = has_guessed and not error.is_certain
+                if self._has_begun or is_crash or not self.question.truncates:
                     raise
                 has_guessed = not error.is_certain
                 self.limits.refused(asked, fields, self.context_messages, self._context.tokens, error)

@@ -31,8 +31,8 @@ class Models(NamedTuple):
     sizes: dict[str, int]
 
 
-def read(data: bytes) -> Models:
-    """Reads the list. Raises ChatError if it is none or names no model."""
+def entries_of(data: bytes) -> dict[str, dict[str, Any]]:
+    """The entries of the list by their names. Raises ChatError if it is none or names no model."""
     try:
         listed = parse(data) if data.strip() else []  # mlx-lm with a model that is not in its cache
     except ValueError:
@@ -49,6 +49,12 @@ def read(data: bytes) -> Models:
             entries.setdefault(name, entry)
     if not entries:
         raise ChatError("llm_error", "The LLM server lists no model; name one with LLM_MODEL.", kind="model")
+    return entries
+
+
+def read(data: bytes) -> Models:
+    """Reads the list. Raises ChatError if it is none or names no model."""
+    entries = entries_of(data)
     first = next((name for name, entry in entries.items() if _can_chat(name, entry)), next(iter(entries)))
     return Models(first, {name: size for name, entry in entries.items() if (size := _size(entry))})
 

@@ -16,8 +16,9 @@ from chatbot.config import Config
 from chatbot.errors import ChatError, without_frames
 from chatbot.ids import affinity_of
 from chatbot.llm.client import LLM
+from chatbot.llm.models import entries_of
 from chatbot.llm.response import Answer
-from chatbot.openai.requests import refuse, require
+from chatbot.openai.requests import known, refuse, require
 from chatbot.records import Chunk, as_json, dumps
 from chatbot.storage.store import Store
 from chatbot.web import backpressure
@@ -55,6 +56,14 @@ class Relay:
         """Handle "GET /v1/models": the LLM's own list."""
         return json_response(await self.llm.models())
 
+    async def model(self, request: web.Request) -> web.Response:
+        """Handle "GET /v1/models/{model}": one entry of the list."""
+        name = request.match_info["model"]
+        entry = entries_of(await self.llm.models()).get(name)
+        if entry is None:
+            raise ChatError("not_found", "The LLM server lists no such model.", "model")
+        return json_response({"object": "model"} | entry | {"id": name})
+
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /v1/chat/completions": the LLM's answer, streamed or whole.
 
@@ -83,7 +92,7 @@ class Relay:
                     _let_go(asking, told)
         except ChatError as error:
             told.error = without_frames(error)
-            raise
+            raise known(error) from None
         finally:
             if REPLY in request:
                 self.registry.on_end(told)
@@ -120,7 +129,7 @@ class Relay:
             ending = b"data: [DONE]\n\n"
         except ChatError as error:
             told.error = without_frames(error)
-            ending = b"data: %b\n\n" % dumps(error.to_object())
+            ending = b"data: %b\n\n" % dumps(known(error).to_object())
         except asyncio.CancelledError:
             if not self.registry.closing:
                 raise

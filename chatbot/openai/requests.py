@@ -48,6 +48,13 @@ def refuse(param: str, message: str) -> ChatError:
     return ChatError("invalid_request", f"{param} {message}.", param)
 
 
+def known(error: ChatError) -> ChatError:
+    """The error as clients of this API know it: LangChain looks for its code of what is too long."""
+    if error.code != "context_too_long":
+        return error
+    return ChatError(error.code, error.message, "input", extra={"code": "context_length_exceeded"})
+
+
 def require(value: Any, type_: type[T], param: str) -> T:
     """The value, if it is of one of JSON's types; raises ChatError that names the field if it is not."""
     if type(value) is type_ or (type_ is float and type(value) is int):
@@ -186,6 +193,7 @@ def read_question(body: Mapping[str, Any], find_item: FindItem) -> tuple[Questio
     question = Question(session_id, None, said, options, occupies=bool(session_id))
     question.stored, question.detached = given.get("store", True), given.get("background", False)
     question.instructions = given.get("instructions")
+    question.truncates = given.get("truncation") != "disabled"
     return question, settings
 
 
@@ -196,6 +204,8 @@ def _check(given: Mapping[str, Any]) -> None:
     for name in _NOT_SERVED:
         if given.get(name):
             raise refuse(name, "is not served")
+    if given.get("truncation", "auto") not in ("auto", "disabled"):
+        raise refuse("truncation", "must be auto or disabled")
     if "message.output_text.logprobs" in given.get("include", ()):
         raise refuse("include", "of message.output_text.logprobs is not served")
     if given.get("background") and not given.get("store", True):

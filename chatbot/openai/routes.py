@@ -17,7 +17,7 @@ from chatbot.openai.conversations import Conversations, answered, page_of, read_
 from chatbot.openai.events import ResponseEncoder
 from chatbot.openai.items import Object, said_items
 from chatbot.openai.relay import Relay
-from chatbot.openai.requests import read_question, refuse, require_calls
+from chatbot.openai.requests import known, read_question, refuse, require_calls
 from chatbot.openai.responses import SETTINGS, Response, failed_response
 from chatbot.records import Session, as_json
 from chatbot.storage.database import when_unlocked
@@ -34,6 +34,7 @@ class OpenAIDoor(Conversations):
         """Registers everything under /v1."""
         relay = Relay(self.config, self.store, self.llm, self.registry, self.clock)
         router.add_get("/v1/models", relay.models)
+        router.add_get("/v1/models/{model:.+}", relay.model)
         router.add_post("/v1/chat/completions", relay.complete)
         response = "/v1/responses/{response_id}"
         router.add_post("/v1/responses", self.create)
@@ -81,8 +82,8 @@ class OpenAIDoor(Conversations):
         key, request_hash = read_idempotency_key(request, scope, said)
         if key and not scope:
             raise refuse("Idempotency-Key", "needs a conversation or an API key to which it belongs")
-        if known := self.registry.known(key, request_hash):
-            return known, {"Idempotent-Replayed": "true"}
+        if source := self.registry.known(key, request_hash):
+            return source, {"Idempotent-Replayed": "true"}
         require_calls(asked.input, self.store.path_up(session_id, parent))
         if asked.occupies:
             self.require_unlocked(session_id)
@@ -198,4 +199,4 @@ class OpenAIDoor(Conversations):
 def _raise_failure(source: ReplySource) -> None:
     """Raises what a reply failed of, if nothing of it was stored; one that was cancelled did not fail."""
     if source.error and not source.finish_reason and source.error.code != "reply_cancelled":
-        raise source.error
+        raise known(source.error)

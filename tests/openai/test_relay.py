@@ -227,3 +227,21 @@ async def test_a_relay_whose_client_leaves_is_counted_as_cancelled(door: Door, l
 
     while not await is_counted():
         pass
+
+
+async def test_a_model_is_its_entry_in_the_list(door: Door, llm: ScriptedLLM):
+    whole = {"id": "a/b c", "object": "model", "created": 1, "owned_by": "me"}
+    llm.models = answer(body={"data": [whole, {"id": "x"}]})
+    assert await door.call("GET", "/models/a/b%20c") == (200, whole)
+    assert (await door.call("GET", "/models/x"))[1] == {"object": "model", "id": "x"}
+    status, refused = await door.call("GET", "/models/b")
+    assert (status, refused["error"]["param"]) == (404, "model")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_what_is_too_long_has_the_code_that_clients_look_for(
+    door: Door, llm: ScriptedLLM, streamed: bool
+):
+    llm.play(answer("400 Bad Request", {"error": {"message": "maximum context length is 9 tokens"}}))
+    status, refused = await door.call("POST", "/chat/completions", SAID | {"stream": streamed})
+    assert (status, refused["error"]["code"]) == (400, "context_length_exceeded")

@@ -11,7 +11,8 @@ from chatbot.errors import ChatError
 from chatbot.openai.items import said_items
 from chatbot.openai.requests import messages_of, read_question, require_calls
 from tests.openai.door import Door
-from tests.tools.scripted_llm import DONE, END, ScriptedLLM, delta, events
+from tests.tools.scripted_llm import DONE, END, ScriptedLLM, answer, delta, events
+from tests.tools.server import StartServer
 
 TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 
@@ -57,6 +58,7 @@ def _said(part: dict[str, Any]) -> dict[str, Any]:
         ("input", {"input": []}),
         ("input", {"input": 5}),
         ("input[0]", {"input": ["a"]}),
+        ("truncation", {"truncation": "sometimes"}),
         ("input[0].type", {"input": [{"type": "computer_call_output"}]}),
         ("input[0].role", {"input": [{"role": "tool", "content": "a"}]}),
         ("input[0].content", {"input": [{"role": "user"}]}),
@@ -94,6 +96,31 @@ async def test_what_clients_send_by_habit_is_accepted(door: Door):
 
 async def test_a_response_says_that_older_messages_may_have_been_left_out(door: Door):
     assert (await door.respond("Hi"))["truncation"] == "auto"
+
+
+async def test_with_truncation_disabled_all_is_sent_or_an_error_comes(start: StartServer, llm: ScriptedLLM):
+    door = Door(await start(max_context_messages=4))
+    first = await door.respond("1")
+    second = await door.respond("2", previous_response_id=first["id"], truncation="disabled")
+    assert (second["truncation"], len(llm.exchanges[1].body["messages"])) == ("disabled", 3)
+    third = {"input": "3", "previous_response_id": second["id"]}
+    for more in ({}, {"stream": True}):
+        error = await door.refused(400, "input", **third, **more, truncation="disabled")
+        assert error["code"] == "context_length_exceeded"
+    assert len(llm.exchanges) == 2, "the LLM was asked"
+    assert (await door.respond(**third))["status"] == "completed"
+
+
+async def test_with_truncation_disabled_nothing_is_dropped_that_the_llm_finds_too_long(
+    door: Door, llm: ScriptedLLM
+):
+    first = await door.respond("1")
+    llm.play(answer("400 Bad Request", {"error": {"code": "context_length_exceeded", "message": "m"}}))
+    error = await door.refused(
+        400, "input", input="2", previous_response_id=first["id"], truncation="disabled"
+    )
+    assert error["code"] == "context_length_exceeded"
+    assert len(llm.exchanges) == 2, "it was asked again with less"
 
 
 async def test_the_llm_is_sent_what_was_asked_for(door: Door, llm: ScriptedLLM):
