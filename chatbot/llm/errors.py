@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from chatbot.errors import ChatError, TooLong
 from chatbot.llm import too_long
 from chatbot.llm.json_text import parse, valid
+from chatbot.records import as_json
 
 MAX_MESSAGE_CHARS = 2_000
 _MAX_DEPTH = 8
@@ -143,7 +144,10 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failur
     except ValueError:
         value, is_json = body.decode("utf-8", "replace"), False
     words = words_of(value)
-    return Failure(status, status, _codes(value), words, is_json, _retry_after(headers, words))
+    if not words and 300 <= status < 400 and (place := headers.get("Location")):
+        words = f"it redirects to {place.partition('?')[0][:200]}"
+    wait = _retry_after(headers, body.decode("utf-8", "replace"))
+    return Failure(status, status, _codes(value), words, is_json, wait)
 
 
 def failure_in(value: Any) -> Failure | None:
@@ -172,13 +176,13 @@ def failure_in(value: Any) -> Failure | None:
     codes, words = _codes(error), words_of(error)
     found = re.search(r"\b[45]\d\d\b", codes)
     number = int(found[0]) if found else 400 if _BLAMES_US.search(codes) else 500
-    return Failure(0, number, codes, words, retry_after=_retry_after({}, words))
+    return Failure(0, number, codes, words, retry_after=_retry_after({}, as_json(error)))
 
 
 _BLAMES_US = re.compile(
     r"bad_?request|invalid_?(request|parameter|argument)|validation|unprocessable|value_error", re.I
 )
-_BARE = {"message", "detail", "errors", "msg", "errormsg", "errormessage", "errorcode", "errmsg"}
+_BARE = {"message", "detail", "errors", "msg", "errormsg", "errormessage", "errorcode", "errmsg", "fault"}
 _WORD_NAMES = (
     *("message", "msg", "detail", "details", "error", "errors", "errormessage", "errormsg", "errmsg"),
     *("statusmsg", "status", "description", "reason", "title", "raw", "faultstring"),
@@ -223,7 +227,7 @@ def _plain(text: str, depth: int) -> str:
         except ValueError:
             pass
     if re.match(r"<(html|!doc)|<.*</", text, re.I | re.S):
-        title = re.search(r"<(title|h1)[^>]*>(.*?)</", text, re.I | re.S)
+        title = re.search(r"<(title|h1|message)[^>]*>(.*?)</", text, re.I | re.S)
         text = " ".join(title[2].split()) if title else ""
     return valid(text[:MAX_MESSAGE_CHARS]).strip()
 
@@ -247,13 +251,21 @@ def _codes(value: Any, depth: int = 0) -> str:
     return " ".join(filter(None, found))[:1000]
 
 
-def _retry_after(headers: Mapping[str, str], words: str) -> str | None:
+_WAITS = re.compile(
+    r"(?:again|retry) (?:in|after) ((?:[\d.]+ ?(?:ms|[hms]))+)"
+    # LiteLLM has the provider's answer as text, with a backslash before each quote
+    r'|"retry_?(?:after|delay)(?:_seconds)?(?:_(ms))?\\*" *: *\\*"?([\d.]+(?:ms|[hms])?)\b',
+    re.I,
+)
+
+
+def _retry_after(headers: Mapping[str, str], body: str) -> str | None:
     """When to come again, as a Retry-After header wants it: whole seconds or a date."""
     given = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT", given, re.ASCII):
         return given
     resets = [headers.get(f"x-ratelimit-reset{name}", "") for name in ("-requests", "-tokens", "")]
-    resets += re.findall(r"(?:again|retry) (?:in|after) ((?:[\d.]+ ?(?:ms|[hms]))+)", words)[:1]
+    resets += [words or f"{number}{unit}" for words, unit, number in _WAITS.findall(body)[:1]]
     for texts in ([headers.get("retry-after-ms", "") + "ms"], [given], resets):
         if found := [seconds for text in texts if (seconds := _seconds(text)) is not None]:
             return str(math.ceil(max(found)))

@@ -13,7 +13,7 @@ import pytest
 from chatbot.errors import ChatError, TooLong
 from chatbot.llm.errors import read_failure
 from tests.llm.asking import DONE, hear, opened, play, stream
-from tests.tools.scripted_llm import Close, Hang, ScriptedLLM, Step, answer
+from tests.tools.scripted_llm import END, Close, Hang, ScriptedLLM, Step, answer, events
 
 FAILURES: dict[str, tuple[int, Any, str, str, str]] = {
     # what it is: (status, body, our code, kind, a part of our message)
@@ -111,7 +111,15 @@ FAILURES: dict[str, tuple[int, Any, str, str, str]] = {
     "502 with a title": (502, b"<html><title>Bad gateway</title></html>", "llm_error", "failed", "Bad gateway"),
     "504": (504, b"", "llm_error", "slow", "answered 504"),
     "408": (408, b"", "llm_error", "slow", "answered 408"),
-    "a redirect": (302, b"", "llm_error", "failed", "answered 302"),
+    "a redirect to nowhere": (302, b"", "llm_error", "failed", "answered 302"),
+    "403 of a store of files": (
+        403, b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>",
+        "llm_error", "forbidden", "it: Access Denied (403)",
+    ),
+    "Apigee": (
+        429, {"fault": {"faultstring": "Rate limit quota violation", "detail": {"errorcode": "policies.ratelimit.QuotaViolation"}}},
+        "llm_rate_limited", "rate", "quota violation",
+    ),
     "418": (418, {"error": {"message": "why"}}, "llm_rejected", "rejected", "why"),
 }  # fmt: skip
 
@@ -134,7 +142,7 @@ async def test_each_failure_has_its_code_and_the_llms_own_words(llm: ScriptedLLM
 async def test_a_failure_inside_a_stream_is_the_same(llm: ScriptedLLM, name: str) -> None:
     status, body, code, kind, words = FAILURES[name]
     body = body[0] if isinstance(body, list) else body
-    body["error"].setdefault("code", status)
+    body.get("error", body).setdefault("code", status)
     heard = await play(llm, stream(body, DONE))
     assert (heard.failed.code, heard.failed.kind) == (code, kind)
     assert words in heard.failed.message
@@ -200,6 +208,35 @@ async def test_when_to_come_again_is_read_out_of_the_words(llm: ScriptedLLM) -> 
     assert heard.failed.retry_after == "865"
     heard = await play(llm, answer("400 X", {"error": {"message": "bad"}}, "Retry-After: 7\r\n"))
     assert heard.failed.retry_after is None, "what is refused for good is not to be repeated"
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "38.4s"}]}, "39"),
+        ({"retry_after": 5}, "5"),
+        ({"metadata": {"retry_after_seconds": "7"}}, "7"),
+        ({"retry_after_ms": 1500}, "2"),
+        ({"retry_after": None}, None),
+        ({"retry": "after 5"}, None),
+    ],
+)
+async def test_when_to_come_again_is_read_out_of_fields(
+    llm: ScriptedLLM, more: dict[str, Any], expected: str | None
+) -> None:
+    error = {"error": {"code": 429, "message": "slow", "status": "RESOURCE_EXHAUSTED"} | more}
+    for failed in (
+        answer("429 X", [error]),
+        answer("429 X", error),
+        [*events(b"data: " + json.dumps(error).encode() + b"\n\n"), END],
+    ):
+        heard = await play(llm, failed)
+        assert (heard.failed.code, heard.failed.retry_after) == ("llm_rate_limited", expected)
+
+
+async def test_a_redirect_says_where_to(llm: ScriptedLLM) -> None:
+    heard = await play(llm, answer("308 X", b"", "Location: https://llm.example/v1/chat?key=s3\r\n"))
+    assert heard.failed.message == "The LLM server failed: it redirects to https://llm.example/v1/chat (308)"
 
 
 SECRETS = {"llm_api_key": "sk-very-secret-1", "llm_headers": {"api-key": "header-secret-2", "X-Org": "org3"}}
