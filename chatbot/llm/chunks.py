@@ -13,7 +13,7 @@ from typing import Any
 from chatbot.errors import ChatError
 from chatbot.llm import errors, too_long
 from chatbot.llm.choice import ChoiceReader, first_choice, rewritten
-from chatbot.llm.fast_path import FastPath
+from chatbot.llm.fast_path import EVENT, FastPath
 from chatbot.llm.json_text import dump, one_line, parse_odd, usage_text, valid
 from chatbot.records import CALL, CUT, FILTERED, REFUSAL, TEXT, Chunk
 
@@ -54,14 +54,12 @@ class ChunkReader:
         self._held_object: dict[str, Any] = {}
         self._choices = ChoiceReader()
         self._fast = FastPath()
-
-    def recognise(self, data: bytes) -> Chunk | None:
-        """Reads the data of one event if it is plain text like the last; None if it must be read()."""
-        return self._fast.recognise(data)
+        self.recognise = self._fast.recognise
+        """Reads an event, as it came, if it is plain text like the last; None if its data must be read()."""
 
     def read(self, data: bytes) -> list[Chunk]:
         """Reads the data of one event. Raises ChatError when the LLM reports an error or it is no chunk."""
-        if chunk := self._fast.recognise(data):
+        if chunk := self.recognise(b"%b%b%b" % (EVENT[0], data, EVENT[1])):
             return [chunk]
         while data.startswith(b"data:"):
             data = data[5:].lstrip()  # one-api writes it twice

@@ -12,6 +12,9 @@ import json
 
 from chatbot.records import FIELDS, TEXT, Chunk, Piece
 
+EVENT = (b"data: ", b"\n\n")
+"""What stands around a chunk in an event, as nearly all LLM servers write it."""
+
 
 class FastPath:
     """What was learned of one stream."""
@@ -26,12 +29,12 @@ class FastPath:
         """Recognises nothing until it learns again: what comes next must be read with what came before."""
         self._before, self._after, self._least = b"\0", b"\0", 2
 
-    def recognise(self, data: bytes) -> Chunk | None:
-        """Reads a chunk like the one that was learned; None for any other. It has no line end in it."""
-        if not data.startswith(self._before) or not data.endswith(self._after):
+    def recognise(self, event: bytes) -> Chunk | None:
+        """Reads an event with a chunk like the one that was learned; None for any other."""
+        if not event.startswith(self._before) or not event.endswith(self._after):
             return None
-        literal = data[len(self._before) : -len(self._after)]
-        if b'"' in literal or b"\\" in literal or len(data) < self._least:
+        literal = event[len(self._before) : -len(self._after)]
+        if b'"' in literal or b"\\" in literal or len(event) < self._least:
             return None
         try:
             text = literal.decode()
@@ -40,7 +43,7 @@ class FastPath:
         if not text.isprintable():  # control characters are no JSON
             return None
         self._credit += 1
-        return Chunk(data, (Piece(self._kind, text),) if text else ())
+        return Chunk(event[len(EVENT[0]) : -len(EVENT[1])], (Piece(self._kind, text),) if text else ())
 
     def study(self, chunk: Chunk) -> None:
         """Learns from a chunk that was parsed and is passed on as it came, if it is one of plain text."""
@@ -63,5 +66,6 @@ class FastPath:
         except (ValueError, LookupError, TypeError):
             return
         if proved:
-            self._before, self._after, self._least = before, after, len(before) + len(after)
+            self._before, self._after = EVENT[0] + before, after + EVENT[1]
+            self._least = len(self._before) + len(self._after)
             self._kind = piece.kind

@@ -178,8 +178,7 @@ class Answer:
         A failure is kept, to be raised when they were handed over.
         """
         decoder, self._burst = self._decoder, b""
-        is_event = decoder and decoder.is_between and data.startswith(b"data: ") and data.endswith(b"\n\n")
-        if is_event and (chunk := self.reader.recognise(data[6:-2])):
+        if decoder and decoder.is_between and (chunk := self.reader.recognise(data)):
             self._idle.heard_at = self._loop.time()
             return [chunk]  # so it is nearly always: one whole event, in which only the text is new
         if len(data) > SLICE_BYTES:
