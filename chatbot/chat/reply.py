@@ -199,6 +199,8 @@ class Reply:
 
     def _write(self, turn: Turn, error: ChatError | None) -> None:
         """Writes the turn and announces the end. Raises Locked."""
+        # It may have been deleted alone since the first try, so that this follows another.
+        turn = turn._replace(parent=self.question.parent)
         try:
             seq = 0
             if self.question.stored:

@@ -111,7 +111,7 @@ class LLM:
             idle.end()
             # Nobody else may have cancelled the task too; cf. asyncio.timeout.
             if idle.has_fired and isinstance(error, asyncio.CancelledError) and not task.uncancel():
-                error = errors.ours("timeout", f"{self._patience:g}")
+                error = self._silent()
             raise self._reports.report(error, messages) if isinstance(error, ChatError) else error from None
 
     async def _post(
@@ -157,15 +157,17 @@ class LLM:
         named = fields.get("model") or self._configured_model
         if named and self._has_looked:
             return str(named)
-        async with self._looking:
-            if not self._models and not (named and self._has_looked):
-                try:
-                    async with asyncio.timeout(LIST_SECONDS if named else None):
-                        self._models = models.read(await self.models())
-                except (ChatError, TimeoutError):
-                    if not named:
-                        raise
-                self._has_looked = True
+        try:
+            async with asyncio.timeout(LIST_SECONDS if named else self._patience), self._looking:
+                if not self._models and not (named and self._has_looked):
+                    self._models = models.read(await self.models())
+        except TimeoutError:
+            if not named:
+                raise self._silent() from None
+        except ChatError:
+            if not named:
+                raise
+        self._has_looked = True
         return str(named) if named else self._models.first if self._models else ""
 
     def context_size(self, model: str) -> int | None:
@@ -210,6 +212,9 @@ class LLM:
         return {503: "loading", 401: "unauthorized", 403: "unauthorized"}.get(status, "error"), note
 
     # HTTP
+
+    def _silent(self) -> ChatError:
+        return errors.ours("timeout", f"{self._patience:g}")
 
     async def _request(
         self, method: str, url: Any, affinity: str | None, data: bytes | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from chatbot.errors import ChatError
 from chatbot.llm import models
 from chatbot.records import dumps
 from tests.llm.asking import hear, opened
@@ -164,6 +165,19 @@ async def test_a_silent_list_is_a_timeout(llm: ScriptedLLM, clock: Any) -> None:
         await listed_by(llm)
         clock.advance(5)
         assert (await asking).failed.code == "llm_timeout"
+
+
+async def test_a_silent_list_keeps_nobody_for_longer_than_an_answer(llm: ScriptedLLM, clock: Any) -> None:
+    llm.models = [Hang]
+    async with opened(llm, llm_model="", llm_timeout_seconds=5) as way:
+        waiting = [asyncio.create_task(way.model_for({})) for _ in range(3)]
+        await listed_by(llm)
+        clock.advance(5)
+        for one in waiting:
+            with pytest.raises(ChatError, match="silent for 5 seconds") as failed:
+                await one
+            assert failed.value.code == "llm_timeout"
+    assert llm.model_requests == 1
 
 
 async def test_the_list_is_passed_on(llm: ScriptedLLM) -> None:
