@@ -47,6 +47,8 @@ class Columns(NamedTuple):
 class ReplyLog:
     """`length` counts characters (code points), `size` the bytes that they and the heads are as UTF-8."""
 
+    __slots__ = ("_call", "_ends", "_kind", "_max_bytes", "_parts", "is_full", "length", "runs", "size")
+
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.length = 0
         self.size = 0

@@ -39,6 +39,11 @@ class ChunkReader:
     [DONE]. With `is_relay` chunks are passed on as they came, whatever they hold.
     """
 
+    __slots__ = (
+        "_choices", "_context_size", "_fast", "_has_begun", "_held", "_held_object", "_is_doubtful",
+        "_is_relay", "_kinds", "_spent", "finish_reason", "is_done", "model", "recognise", "usage"
+    )  # fmt: skip
+
     def __init__(self, *, is_relay: bool = False, context_size: int | None = None) -> None:
         self.model = ""
         self.finish_reason: str | None = None

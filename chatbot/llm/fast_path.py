@@ -19,6 +19,8 @@ EVENT = (b"data: ", b"\n\n")
 class FastPath:
     """What was learned of one stream."""
 
+    __slots__ = ("_after", "_before", "_credit", "_has_spoken", "_kind", "_least")
+
     def __init__(self) -> None:
         self.forget()
         self._kind = TEXT

@@ -17,6 +17,8 @@ class IdleTimeout:
     is how many seconds were allowed at first.
     """
 
+    __slots__ = ("_loop", "_on_idle", "_seconds", "_timer", "has_fired", "heard_at", "patience")
+
     def __init__(self, seconds: float, on_idle: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
         self.patience = seconds

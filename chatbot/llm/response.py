@@ -60,6 +60,11 @@ class Answer:
     its last chunks are handed over then.
     """
 
+    __slots__ = (
+        "__weakref__", "_burst", "_chunks", "_content", "_decoder", "_failure", "_has_ended", "_head",
+        "_idle", "_loop", "_messages", "_report", "_response", "_take", "_tap", "is_complete", "reader"
+    )  # fmt: skip
+
     def __init__(
         self,
         response: aiohttp.ClientResponse,

@@ -24,6 +24,8 @@ class Decoder:
     an event has come since the last one ended.
     """
 
+    __slots__ = ("_data", "_rest", "_size", "is_between")
+
     def __init__(self) -> None:
         self._rest = b""  # a line that has not ended
         self._data: list[bytes] = []  # the data lines of an event that has not ended

@@ -19,6 +19,8 @@ class Tap(asyncio.Protocol):
     connection is lost. It reads the body, or calls wake() so that the task does.
     """
 
+    __slots__ = ("_content", "_on_event", "_protocol", "_transport", "_waiter")
+
     def __init__(self, response: aiohttp.ClientResponse, on_event: Callable[[], None]) -> None:
         self._content = response.content
         self._on_event: Callable[[], None] | None = on_event

@@ -70,6 +70,8 @@ class EventWriter:
     token. Whatever is written is whole events, or a keep-alive between two of them.
     """
 
+    __slots__ = ("_chunked", "_transport", "_writer", "unsent")
+
     def __init__(self, request: web.Request, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._writer = cast(StreamWriter, request.writer)

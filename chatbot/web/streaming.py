@@ -62,6 +62,11 @@ async def stream(
 class StreamListener:
     """One client's place in a reply, of which it has `after` characters; the caller joins it and leaves."""
 
+    __slots__ = (
+        "_asleep", "_encoder", "_events", "_heartbeat", "_held", "_is_live", "_loop", "_offset",
+        "_wrote_at", "source"
+    )  # fmt: skip
+
     def __init__(self, source: ReplySource, after: int, encoder: Encoder, heartbeat: float) -> None:
         if after > source.length:
             message = f"The reply has only {source.length} characters."
