@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from chatbot.chat.asking import Asking
+from chatbot.chat.context import Context
 from chatbot.chat.reply import Reply
 from chatbot.chat.reply_log import ReplyLog
 from chatbot.llm.idle_timeout import IdleTimeout
@@ -609,6 +610,7 @@ async def test_nothing_of_the_conversation_is_held_while_it_is_told(
         life = life.cr_await  # type: ignore[attr-defined]
     assert any(value is running for value in held), "these are not the frames of the reply's life"
     assert [value for value in held if isinstance(value, str | bytes) and "once said" in str(value)] == []
+    assert [value for value in held if isinstance(value, Context)] == []
     gate.open()
     await stream.rest()
 

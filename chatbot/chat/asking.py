@@ -66,8 +66,6 @@ class Asking:
         self.answer: Answer | NoAnswer = NoAnswer()
         self.context_messages = 0
         self._model = ""  # that is asked
-        self._has_begun = False  # the answer: something of it was taken
-        self._context: Context  # that is asked with; let go of when the answer has begun, for it may be long
         self.context_start: int | None = None
         self.context_key: str | None = None
         self._tokens = 0  # that the context was estimated to measure, where tokens are limited
@@ -89,24 +87,27 @@ class Asking:
         context = self.plan_context(asked, budget, fields)
         if not self.question.truncates and context.reason != WHOLE:
             raise TooLong("context_too_long", "Not all of the conversation fits, and truncation is disabled.")
-        self._prepare(context, budget)
         has_guessed = False
         while True:
+            self._note(context, budget)
             try:
-                await self._pass_on(take)
+                answer = self.answer = await self.llm.ask(context.messages, fields, affinity=self._affinity())
+                chunks = await answer.first()
+                break
             except TooLong as error:
                 # What may also be a crash is taken for "too long" only once: a crash must cost no history.
                 is_crash = has_guessed and not error.is_certain
-                if self._has_begun or is_crash or not self.question.truncates:
+                if is_crash or not self.question.truncates:
                     raise
                 has_guessed = not error.is_certain
-                self.limits.refused(asked, fields, self.context_messages, self._context.tokens, error)
+                self.limits.refused(asked, fields, context.count, context.tokens, error)
                 budget = self.limits.budget(asked, fields, listed)
-                self._prepare(shrink(self._context, budget, error), budget)
-            else:
-                counted = json.loads(self.answer.reader.usage or "{}").get("prompt_tokens")
-                tokens = counted if isinstance(counted, int) else self._tokens
-                return self.limits.answered(asked, self.context_messages, tokens)
+                context = shrink(context, budget, error)
+        del context  # it may be long, and it is too late to ask again with less
+        await answer.deliver(chunks, take)
+        counted = json.loads(answer.reader.usage or "{}").get("prompt_tokens")
+        tokens = counted if isinstance(counted, int) else self._tokens
+        self.limits.answered(asked, self.context_messages, tokens)
 
     def plan_context(self, model: str, budget: Budget, fields: Mapping[str, Any] | None) -> Context:
         """What the question is asked with, within `budget`.
@@ -123,22 +124,11 @@ class Asking:
         path = self.store.path_up(session_id, question.parent)
         return plan(path, question.input, head, budget, send_reasoning=self.config.send_reasoning)
 
-    def _prepare(self, context: Context, budget: Budget) -> None:
-        self._context = context
+    def _note(self, context: Context, budget: Budget) -> None:
+        """Keeps what is asked of a context after it was sent."""
         self.context_messages = context.count
         self._tokens = 0 if budget.tokens is None else context.tokens
         self.context_start, self.context_key = context.start, context.key
-
-    async def _pass_on(self, take: Take) -> None:
-        answer = self.answer = await self.llm.ask(
-            self._context.messages, self.question.options, affinity=self._affinity()
-        )
-        await answer.deliver(take, self._note_beginning)
-
-    def _note_beginning(self) -> None:
-        """Lets go of the context: it is too late to ask again with less."""
-        self._has_begun = True
-        del self._context
 
     def _affinity(self) -> str | None:
         """By what LLM servers know the conversation; its id, which opens it, is not theirs to know."""

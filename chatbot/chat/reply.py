@@ -16,8 +16,8 @@ The rules:
 6. A reply follows the turn that it was asked after, or begins the conversation. If that turn is deleted with
    all that follows, the reply is discarded. If it is deleted alone, the reply follows its parent.
 
-    asking ──first chunk──> streaming ──the LLM ended, or it was stopped──┬─> storing ──> ended, with a turn
-       └──────────────────────────┴──────────────────────────────────────└─> ended, with an error
+    asking ──first chunk──> streaming ──the LLM ended, or it was stopped──> storing ──> ended, with a turn
+       └──────────────────────────┴────────────────────────────────────────────┴──────> ended, with an error
 
 A reply that is stopped is stored if at least one character has come, be it of a thought or of half a tool
 call: what came was paid for. A reply that fails is never stored. Whether an LLM may end after thoughts alone
@@ -128,7 +128,7 @@ class Reply:
     # Its end
 
     def stop(self, error: ChatError | None = None) -> None:
-        """Ends the reply with what has come; listeners are sent `error`, if given."""
+        """Ends the reply with what has come; if that cuts it short, listeners are sent `error`, if given."""
         finish_reason = self._asking.answer.reader.finish_reason
         if finish_reason and (self.log.has_answer or self.finish_sent):
             self._decide_end(finish_reason)
@@ -248,7 +248,6 @@ class Reply:
 
     def leave(self, listener: Listener) -> None:
         """When the last listener has left, the reply is stopped after the grace, unless it is detached."""
-        # A new tuple, for one may go while all are being pushed a chunk.
         self._listeners = tuple(other for other in self._listeners if other is not listener)
         if self._listeners or self._is_decided or self.question.detached:
             return

@@ -38,7 +38,7 @@ class ReplySource(Outcome, Protocol):
     """A reply while it is written and after.
 
     Once `ended`, either `error` says why it came to nothing, or `finish_reason` how it ended and `turn` what
-    was stored (its seq is 0 if it was not to be). Of a reply that shutdown stopped, all three are set.
+    was stored (its seq is 0 if it was not to be). Of a reply that shutdown cut short, all three are set.
     """
 
     session_id: str

@@ -15,7 +15,7 @@ from chatbot.llm import errors, too_long
 from chatbot.llm.choice import ChoiceReader, first_choice, rewritten
 from chatbot.llm.fast_path import EVENT, FastPath
 from chatbot.llm.json_text import dump, one_line, parse_odd, usage_text, valid
-from chatbot.records import CALL, CUT, FILTERED, REFUSAL, TEXT, Chunk
+from chatbot.records import CUT, FILTERED, REASONING, Chunk
 
 MAX_HELD = 64
 """How many chunks that say nothing are kept after a finish_reason."""
@@ -40,8 +40,9 @@ class ChunkReader:
     """
 
     __slots__ = (
-        "_choices", "_context_size", "_fast", "_has_begun", "_held", "_held_object", "_is_doubtful",
-        "_is_relay", "_kinds", "_spent", "finish_reason", "is_done", "model", "recognise", "usage"
+        "_choices", "_context_size", "_fast", "_has_answer", "_has_begun", "_has_pieces", "_held",
+        "_held_object", "_is_doubtful", "_is_relay", "_spent", "finish_reason", "is_done", "model",
+        "recognise", "usage"
     )  # fmt: skip
 
     def __init__(self, *, is_relay: bool = False, context_size: int | None = None) -> None:
@@ -54,7 +55,7 @@ class ChunkReader:
         self._context_size = context_size
         self._spent: dict[str, Any] = {}
         self._has_begun = False
-        self._kinds: set[str] = set()
+        self._has_pieces = self._has_answer = False  # anything, or more than thoughts
         self._held: list[Chunk] = []  # the one with the finish_reason, and silent ones after it
         self._held_object: dict[str, Any] = {}
         self._choices = ChoiceReader()
@@ -144,9 +145,10 @@ class ChunkReader:
                 out[0] = Chunk(rewritten(self._held_object, out[0].pieces, None), out[0].pieces)
             self.finish_reason, self._is_doubtful = None, True
         if finish:
-            self._is_doubtful = self._is_doubtful or not self._kinds
+            self._is_doubtful = self._is_doubtful or not self._has_pieces
             self.finish_reason = finish
-        self._kinds |= {piece.kind for piece in read.pieces}
+        self._has_pieces = self._has_pieces or bool(read.pieces)
+        self._has_answer = self._has_answer or any(piece.kind != REASONING for piece in read.pieces)
         if self._is_relay or not (self._held or finish):
             return [*out, read]
         if not self._held:
@@ -174,10 +176,10 @@ class ChunkReader:
             if not self._has_begun and not self.is_done:
                 raise errors.empty_stream()
             raise errors.ours("cut" if is_cut else "early")
-        if not self._is_relay and not self._kinds & {TEXT, REFUSAL, CALL}:
+        if not self._is_relay and not self._has_answer:
             if too_long.is_full(self._spent, finish, self._context_size):
                 raise errors.full_context()
-            if not self._kinds or not CUT.search(finish):
+            if not self._has_pieces or not CUT.search(finish):
                 is_filtered = FILTERED.search(finish)
                 raise errors.ours("filtered" if is_filtered else "empty", finish)
         held, self._held = self._held, []

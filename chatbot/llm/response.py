@@ -2,7 +2,7 @@
 
 Two functions ask for what has come, in turns:
 
-    __anext__   the task: for the first chunks, for what is left of a long burst, and at the end
+    __anext__   the task: for the first chunks, for what is left of a long burst, for an end without [DONE]
     _arrived    the transport's callback, by way of tap.py: for all the rest, so that no task is woken for it
 
 Both have it read by _read, which chooses by what is known by then:
@@ -56,7 +56,7 @@ _STREAM_BEGINS = (b"data", b"event", b"id:", b"retry", b"error:", b":")
 class Answer:
     """An answer that has begun: deliver() it, or loop over it and close() it.
 
-    `reader` knows its model, finish_reason and usage. It `is_complete` when all of it was read;
+    Its `reader` knows the model, finish_reason and usage. The answer `is_complete` when all of it was read;
     its last chunks are handed over then.
     """
 
@@ -91,20 +91,26 @@ class Answer:
         self._tap = Tap(response, self._arrived)
         idle.set(idle.patience, self._give_up)
 
-    async def deliver(self, take: Take, on_first: Callable[[], None]) -> None:
+    async def first(self) -> list[Chunk]:
+        """The first chunks; deliver() is given them. If it raises ChatError, the answer is closed."""
+        try:
+            return await anext(self)
+        except BaseException:
+            self.close()
+            raise
+
+    async def deliver(self, first: list[Chunk], take: Take) -> None:
         """Hands all chunks to `take`, until the end or until it says False, and closes the answer.
 
-        `on_first` is called when the first ones were taken. From then on there are two ways to `take`: the
-        transport's callback takes a chunk while the task waits here; the task takes what is left of a burst,
-        and the end. Raises ChatError after all that came before.
+        After the first ones the transport's callback hands over what comes while the task waits here, mostly
+        the end too; the task what is left of a long burst. Raises ChatError after all that came before.
         """
         try:
-            async for chunks in self:
-                if not take(chunks):
-                    break
-                if not self._take:
-                    self._take = take
-                    on_first()
+            if take(first):
+                self._take = take
+                async for chunks in self:
+                    if not take(chunks):
+                        break
         finally:
             self.close()
 

@@ -10,7 +10,7 @@ client reads. "The finish" is the chunk with the finish_reason.
     live     behind  too much waits to be sent to the client                                         push
     behind   live    as in the first line, once it has caught up                                     run
 
-A listener that is behind at the finish stays behind: its ending is made from what is stored.
+A listener that is behind at the finish stays behind: its ending has the finish, too.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ async def stream(
     """Answers with the reply that `listener` is to be sent.
 
     Nothing is awaited between finding the reply and this: if all others have left it, its grace may run out
-    meanwhile. If the listener `waits` for the first event, an error that `headers` raises then is still a
-    status.
+    meanwhile. An error that `headers` raises is a status: if the listener `waits` for the first event, also
+    an error that comes before it.
     """
     source = listener.source
     source.join(listener)
@@ -127,7 +127,7 @@ class StreamListener:
             self._send(data)
 
     async def _sleep_until_due(self) -> None:
-        """Sleeps until it is woken, or until it has sent nothing for a heartbeat."""
+        """Sleeps until it is woken, or until a heartbeat after what was last sent before it fell asleep."""
         self._asleep = self._loop.create_future()
         timer = self._loop.call_at(self._wrote_at + self._heartbeat, self.wake)
         try:

@@ -61,22 +61,31 @@ class FakeAnswer:
         """What a reader would know, this knows itself."""
         return self
 
-    async def deliver(self, take: Callable[[list[Chunk]], bool], on_first: Callable[[], None]) -> None:
-        has_begun = False
+    async def first(self) -> list[Chunk]:
         try:
-            while (step := await self._steps.get()) is not None:
-                if isinstance(step, ChatError):
-                    raise step
-                if step[0].data == b"finish":
-                    self.finish_reason, self.usage = self._ending
-                    self.is_complete = self._steps.qsize() > 0
-                if not take(step):
-                    break
-                if not has_begun:
-                    on_first()
-                has_begun = True
+            step = await self._next()
+        except BaseException:
+            self.closed = True
+            raise
+        assert step, "an answer has chunks"
+        return step
+
+    async def deliver(self, first: list[Chunk], take: Callable[[list[Chunk]], bool]) -> None:
+        try:
+            step: list[Chunk] | None = first
+            while step is not None and take(step):
+                step = await self._next()
         finally:
             self.closed = True
+
+    async def _next(self) -> list[Chunk] | None:
+        step = await self._steps.get()
+        if isinstance(step, ChatError):
+            raise step
+        if step and step[0].data == b"finish":
+            self.finish_reason, self.usage = self._ending
+            self.is_complete = self._steps.qsize() > 0
+        return step
 
 
 class FakeLLM:

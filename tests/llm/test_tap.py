@@ -23,7 +23,10 @@ STOP = chunk(finish="stop")
 async def tapped(way: LLM, take: Take, *, gate: Gate | None = None) -> Answer:
     """Asks, opens the gate after the first word, when the connection is tapped, and waits for the end."""
     answer = await way.ask((HI,), {})
-    await answer.deliver(take, gate.open if gate else lambda: None)
+    first = await answer.first()
+    if gate:
+        gate.open()
+    await answer.deliver(first, take)
     return answer
 
 
