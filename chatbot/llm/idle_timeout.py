@@ -36,9 +36,9 @@ class IdleTimeout:
             self._timer.cancel()
             self._begin(seconds, on_idle)
 
-    def shorten(self, seconds: float) -> None:
-        """At most so many seconds are allowed from now on."""
-        if seconds < self._seconds:
+    def allow(self, seconds: float) -> None:
+        """From now on so many seconds are allowed; no-op if as many were."""
+        if seconds != self._seconds:
             self.set(seconds, self._on_idle)
 
     def end(self) -> None:

@@ -231,7 +231,7 @@ class Answer:
     def _read_events(self, data: bytes, decoder: Decoder) -> None:
         """Takes a piece of a stream."""
         reader = self.reader
-        known = reader.finish_reason
+        had_finished = bool(reader.finish_reason)
         try:
             for event in decoder.feed(data):
                 self._chunks += reader.read(event)
@@ -241,12 +241,10 @@ class Answer:
         except TooLarge:
             raise errors.ours("large", "a line of over 1 MiB") from None
         self._chunks += reader.release_text()
-        if not reader.finish_reason or not known or any(chunk.pieces for chunk in self._chunks):
+        if not (had_finished and reader.finish_reason) or any(chunk.pieces for chunk in self._chunks):
             self._idle.heard_at = self._loop.time()  # after the finish, only text counts
-        if reader.may_end_soon:
-            self._idle.shorten(SHORT_WAIT_SECONDS)
-        elif known and not reader.finish_reason:  # text came after all, so the LLM goes on
-            self._idle.set(self._idle.patience, self._give_up)
+        patience = self._idle.patience
+        self._idle.allow(min(SHORT_WAIT_SECONDS, patience) if reader.may_end_soon else patience)
 
     def _read_end(self, *, is_cut: bool) -> None:
         """The body has ended, or its connection broke, or it was silent for too long."""

@@ -69,13 +69,14 @@ async def test_what_is_heard_between_the_look_and_the_judgement_counts(still: St
     assert called == ["x"]
 
 
-async def test_a_shorter_time_counts_from_then_and_a_longer_one_changes_nothing(still: StillClock) -> None:
+async def test_another_time_counts_from_then_and_the_same_changes_nothing(still: StillClock) -> None:
     called: list[float] = []
     idle = IdleTimeout(100, lambda: called.append(still.now))
     await still.advance(50)
-    idle.shorten(5)
-    idle.shorten(80)
-    await still.advance(4.9)
+    idle.allow(5)
+    await still.advance(4)
+    idle.allow(5)
+    await still.advance(0.9)
     assert called == []
     await still.advance(0.1)
     assert len(called) == 1
@@ -87,7 +88,7 @@ async def test_one_that_has_ended_is_not_revived(still: StillClock) -> None:
     idle.end()
     idle.end()
     idle.set(1, lambda: called.append("y"))
-    idle.shorten(1)
+    idle.allow(1)
     await still.advance(100)
     assert called == []
 
