@@ -144,8 +144,9 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failur
     except ValueError:
         value, is_json = body.decode("utf-8", "replace"), False
     words = words_of(value)
-    if not words and 300 <= status < 400 and (place := headers.get("Location")):
-        words = f"it redirects to {place.partition('?')[0][:200]}"
+    host = re.match(r"https?://[\w.:\[\]-]{1,200}", headers.get("Location", ""))
+    if not words and 300 <= status < 400 and host:  # not with the path, which may quote what was said
+        words = f"it redirects to {host[0]}"
     wait = _retry_after(headers, body.decode("utf-8", "replace"))
     return Failure(status, status, _codes(value), words, is_json, wait)
 

@@ -236,7 +236,7 @@ async def test_when_to_come_again_is_read_out_of_fields(
 
 async def test_a_redirect_says_where_to(llm: ScriptedLLM) -> None:
     heard = await play(llm, answer("308 X", b"", "Location: https://llm.example/v1/chat?key=s3\r\n"))
-    assert heard.failed.message == "The LLM server failed: it redirects to https://llm.example/v1/chat (308)"
+    assert heard.failed.message == "The LLM server failed: it redirects to https://llm.example (308)"
 
 
 SECRETS = {"llm_api_key": "sk-very-secret-1", "llm_headers": {"api-key": "header-secret-2", "X-Org": "org3"}}
