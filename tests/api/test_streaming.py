@@ -219,7 +219,7 @@ def test_what_was_missed_is_made_in_bounded_pieces_however_often_the_kind_change
     source = Source()
     for number in range(20_000):
         source.log.append((Piece(("text", "reasoning")[number % 2], "x"),))
-    offset, pieces = 0, Counted(monkeypatch, source.log, "pieces")
+    offset, pieces = 0, Counted(monkeypatch, type(source.log), "pieces")
     while offset < source.length:
         events, offset = Events().catch_up(source, offset)  # type: ignore[arg-type]
         assert len(events) < 70_000

@@ -149,7 +149,7 @@ def test_many_short_chunks_are_caught_up_in_short_pieces(
         source.log.append(pieces)
     source.end("stop")
     encoder, offset = ResponseEncoder(response(source)), 0
-    pieces = Counted(monkeypatch, source.log, "pieces")
+    pieces = Counted(monkeypatch, type(source.log), "pieces")
     while offset < source.length:
         data, offset = encoder.catch_up(source, offset)
         assert len(data) < 128 * 1024
