@@ -176,8 +176,12 @@ class LLM:
 
     async def models(self) -> bytes:
         """The LLM server's list of models, as JSON. Raises ChatError."""
-        response = await self._request("GET", self._endpoint.models_url, None)
-        body = await _body(response, MAX_WHOLE_BYTES)
+        try:
+            async with asyncio.timeout(self._patience):
+                response = await self._request("GET", self._endpoint.models_url, None)
+                body = await _body(response, MAX_WHOLE_BYTES)
+        except TimeoutError:
+            raise self._silent() from None
         if response.status != 200:
             failure = errors.read_failure(response.status, response.headers, body)
             error = failure.to_error(where=self._endpoint.name)

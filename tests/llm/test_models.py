@@ -180,6 +180,19 @@ async def test_a_silent_list_keeps_nobody_for_longer_than_an_answer(llm: Scripte
     assert llm.model_requests == 1
 
 
+@pytest.mark.parametrize("said", [[], [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"]], ids=repr)
+async def test_a_list_that_is_passed_on_is_waited_for_no_longer_either(
+    llm: ScriptedLLM, clock: Any, said: list[Step]
+) -> None:
+    llm.models = [*said, Hang]
+    async with opened(llm, llm_timeout_seconds=5) as way:
+        passing = asyncio.create_task(way.models())
+        await listed_by(llm)
+        clock.advance(5)
+        with pytest.raises(ChatError, match="silent for 5 seconds"):
+            await passing
+
+
 async def test_the_list_is_passed_on(llm: ScriptedLLM) -> None:
     async with opened(llm) as way:
         assert await way.models() == dumps({"object": "list", "data": [{"id": "test-model"}]}).replace(
