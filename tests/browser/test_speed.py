@@ -45,8 +45,7 @@ async def test_100_000_characters_stream_in_without_a_stutter(reader, llm, kind)
     tasks, redrawn = await reader.page.evaluate("[window.longTasks, window.redrawn]")
     over = sorted(round(task) for task in tasks)
     print(f"{kind}: {len(over)} long tasks {over[-5:]}, {redrawn} characters drawn again")
-    # A slow and shared machine is given its due; drawing the whole anew takes seconds.
-    assert max(over, default=0) < 500
+    assert redrawn < 3 * len(text), "the whole is drawn anew, again and again"
     below = "scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight"
     await reader.until(f"{below} < 5")
 
@@ -70,17 +69,19 @@ async def test_what_is_above_the_reader_stands_still_while_an_answer_comes(reade
 
 async def test_the_page_can_be_typed_into_at_once(open_page):
     reader = await open_page()
-    times = []
-    for _ in range(5):
-        await reader.refresh()
-        await reader.see_focus(reader.box)
-        # When the box was there and heard what is typed: main.js marks it.
-        times.append(await reader.page.evaluate("performance.getEntriesByName('ready')[0].startTime"))
-    print("ms to typing:", [round(time) for time in times])
-    assert sorted(times)[2] < 1500
-    paint = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0"
-    parser = "performance.getEntriesByType('resource').find(({ name }) => name.includes('markdown-it'))"
-    print("first paint, parser:", await reader.page.evaluate(f"[{paint}, {parser}?.responseEnd]"))
+    await reader.refresh()
+    await reader.see_focus(reader.box)
+    # When the box was there and heard what is typed: main.js marks it.
+    ready = "performance.getEntriesByName('ready')[0].startTime"
+    before = f"performance.getEntriesByType('resource').filter((entry) => entry.startTime < {ready})"
+    listed = "[...document.querySelectorAll('[href], script')].map((node) => node.src ?? node.href)"
+    read, known = await reader.page.evaluate(f"[{before}.map(({{ name }}) => name), {listed}]")
+    print("ms to typing:", await reader.page.evaluate(ready), "of", len(read), "files")
+    found_late = {
+        name for name in set(read) - set(known) if "/vendor/" not in name
+    }  # nothing waits for those
+    assert read
+    assert not found_late, "they were found only when another had been read"
 
 
 async def test_fifty_conversations_leave_nothing_behind(reader, server):
