@@ -165,6 +165,22 @@ async def test_a_message_sent_while_the_server_is_away_arrives_when_it_is_back(o
     assert llm.times_asked("anybody there?") == 1
 
 
+async def test_a_parser_that_could_not_be_fetched_is_fetched_later(reader, llm):
+    reader.expects("ERR_")
+    tries = []
+
+    async def fail_once(route):
+        tries.append(route.request.url)
+        await (route.abort() if len(tries) == 1 else route.continue_())
+
+    await reader.page.route("**/markdown-it*", fail_once)
+    await reader.refresh()
+    llm.answers("in bold").say("A **bold** word").finish()
+    await reader.ask("in bold")
+    await reader.see(reader.answers.locator("strong"), "bold")
+    assert len(tries) == 2
+
+
 async def test_stopping_works_without_a_server(open_page, line, llm):
     reader = await open_page(line.url)
     reader.expects("ERR_")
