@@ -39,7 +39,7 @@ _PASSED_ON = (
     *("prompt_cache_key", "seed", "stop", "logit_bias", "top_k", "min_p", "repetition_penalty"),
 )
 _NOT_SERVED = ("prompt", "context_management", "moderation", "top_logprobs")
-_FUNCTION = {"description": None, "parameters": None, "strict": None}
+_FUNCTION: Mapping[str, type] = {"description": str, "parameters": dict, "strict": bool}
 _CONVERSATION = re.compile(r"conv_([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
@@ -65,6 +65,13 @@ def require(value: Any, type_: type[T], param: str) -> T:
 def _text(value: Mapping[str, Any], name: str, param: str) -> str:
     """A field of an object that must be a string."""
     return require(value.get(name), str, f"{param}.{name}")
+
+
+def _check_types(value: Mapping[str, Any], types: Mapping[str, type], place: str = "") -> None:
+    """Refuses an object in which a field is of a wrong type; none must be there."""
+    for name, type_ in types.items():
+        if value.get(name) is not None:
+            require(value[name], type_, place + name)
 
 
 def _only(value: Mapping[str, Any], *names: str) -> Object:
@@ -199,8 +206,9 @@ def read_question(body: Mapping[str, Any], find_item: FindItem) -> tuple[Questio
 
 def _check(given: Mapping[str, Any]) -> None:
     """Refuses fields of a wrong type, what is not served, and what excludes each other."""
-    for name, value in given.items():
-        require(value, _TYPES.get(name, type(value)), name)
+    _check_types(given, _TYPES)
+    _check_types(given.get("reasoning", {}), {"effort": str, "summary": str}, "reasoning.")
+    _check_types(given.get("text", {}), {"verbosity": str}, "text.")
     for name in _NOT_SERVED:
         if given.get(name):
             raise refuse(name, "is not served")
@@ -243,7 +251,8 @@ def _read_tools(given: Mapping[str, Any], settings: Object, options: Object) -> 
         if not isinstance(tool, dict) or tool.get("type") != "function":
             raise refuse(f"tools[{number}].type", "must be function; no other tools are served")
         _text(tool, "name", f"tools[{number}]")
-    settings["tools"] = [_FUNCTION | tool for tool in tools]
+        _check_types(tool, _FUNCTION, f"tools[{number}].")
+    settings["tools"] = [dict.fromkeys(_FUNCTION) | tool for tool in tools]
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         settings["tool_choice"] = choice = {"mode": "auto"} | choice
         listed = require(choice.get("tools"), list, "tool_choice.tools")
