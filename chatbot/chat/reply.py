@@ -7,7 +7,7 @@ The rules:
    comes late reads the log from there. So there are no queues, and no listener can slow the reply.
 3. A turn is whole or absent. What was said and what was answered are stored as one row at the end, so what
    fails leaves no trace and frees its idempotency key.
-4. A reply ends once. Its end is decided and stored with no await in between (`_decide_end`): whoever comes
+4. A reply ends once. Its end is decided and stored with no await in between (`_decide`): whoever comes
    later, be it a cancel, a client or the LLM, finds it decided, and nothing more is taken. If the file is
    locked, the write is tried again for 5 s. A cancel changes nothing in this time; a deletion discards the
    turn.
@@ -96,16 +96,16 @@ class Reply:
     async def _run(self) -> None:
         try:
             await self._asking.run(self._take)
-            self._decide_end(self._asking.answer.reader.finish_reason)
+            self._finish(self._asking.answer.reader.finish_reason or "")  # "" only if its end is decided
         except ChatError as error:
             logger.warning("reply %s failed: %s", self.message_id, error.code)
-            self._decide_end(None, error)
+            self._fail(error)
         except asyncio.CancelledError:
             self.stop()  # nothing happens unless the task was cancelled from outside, with the whole loop
             raise
         except Exception:
             logger.exception("reply %s crashed", self.message_id)
-            self._decide_end(None, ChatError("internal_error", "Internal error."))
+            self._fail(ChatError("internal_error", "Internal error."))
 
     def _take(self, chunks: list[Chunk]) -> bool:
         """Takes what the LLM said into the log, pushes it to the listeners; False when it wants no more."""
@@ -114,7 +114,7 @@ class Reply:
         log, burst = self.log, []
         for chunk in chunks:
             if not log.append(chunk.pieces):
-                self._decide_end("length")  # listeners read the last of it from the log
+                self._finish("length")  # listeners read the last of it from the log
                 return False
             burst.append((chunk, log.length))
         for listener in self._listeners:
@@ -131,34 +131,37 @@ class Reply:
         """Ends the reply with what has come; if that cuts it short, listeners are sent `error`, if given."""
         finish_reason = self._asking.answer.reader.finish_reason
         if finish_reason and (self.log.has_answer or self.finish_sent):
-            self._decide_end(finish_reason)
+            self._finish(finish_reason)
+        elif self.log.length:
+            self._finish("cancelled", error)
         else:
-            self._decide_end("cancelled", error)
+            words = "The reply was cancelled before its first word."
+            self._fail(error or ChatError("reply_cancelled", words))
 
     def discard(self, error: ChatError) -> None:
         """Ends the reply and stores nothing of it, also if it waits for a locked file."""
-        self._decide_end(None, error)
+        self._fail(error)
         if self._writing:
             self._writing.cancel()
             self._announce_end(error)
 
-    def _decide_end(self, finish_reason: str | None, error: ChatError | None = None) -> None:
-        """Decides the end, once. Without a finish_reason the reply comes to nothing."""
-        if self._is_decided:
-            return
-        self._is_decided = True
-        self._let_go()
-        if finish_reason is not None and self.log.length:
+    def _finish(self, finish_reason: str, error: ChatError | None = None) -> None:
+        """Ends it with a turn, and sends listeners `error`, if given; no-op if its end is decided."""
+        if not self.log.length:  # of a tool's name alone that is longer than a reply may be
+            self._fail(ChatError("llm_error", "The LLM server sent a reply without an answer."))
+        elif self._decide():
             self._store_turn(finish_reason, error)
-        elif finish_reason in (None, "cancelled"):
-            self._announce_end(
-                error or ChatError("reply_cancelled", "The reply was cancelled before its first word.")
-            )
-        else:  # all that came was the name of a tool, which alone is longer than a reply may be
-            self._announce_end(ChatError("llm_error", "The LLM server sent a reply without an answer."))
 
-    def _let_go(self) -> None:
-        """Stops the timer and the task, and keeps what the LLM has counted."""
+    def _fail(self, error: ChatError) -> None:
+        """Ends it without a turn; no-op if its end is decided."""
+        if self._decide():
+            self._announce_end(error)
+
+    def _decide(self) -> bool:
+        """Decides the end: from here on nothing is taken. False if it was decided before."""
+        if self._is_decided:
+            return False
+        self._is_decided = True
         if self._grace_timer:
             self._grace_timer.cancel()
         # The task is not kept: a cancelled one holds its exception, whose frames hold this.
@@ -167,6 +170,7 @@ class Reply:
             task.cancel()
             self._on_linger(task)
         self.usage = self._asking.answer.reader.usage
+        return True
 
     def _store_turn(self, finish_reason: str, error: ChatError | None) -> None:
         """Stores the turn, now or when the file is no longer locked."""
