@@ -165,7 +165,8 @@ async def test_a_message_sent_while_the_server_is_away_arrives_when_it_is_back(o
     assert llm.times_asked("anybody there?") == 1
 
 
-async def test_a_parser_that_could_not_be_fetched_is_fetched_later(reader, llm):
+@pytest.mark.parametrize("name", ["markdown-it.esm.min.mjs", "katex.min.js", "katex.min.css"])
+async def test_what_could_not_be_fetched_is_fetched_later(reader, llm, name):
     reader.expects("ERR_")
     tries = []
 
@@ -173,11 +174,12 @@ async def test_a_parser_that_could_not_be_fetched_is_fetched_later(reader, llm):
         tries.append(route.request.url)
         await (route.abort() if len(tries) == 1 else route.continue_())
 
-    await reader.page.route("**/markdown-it*", fail_once)
+    await reader.page.route(f"**/{name}*", fail_once)
     await reader.refresh()
-    llm.answers("in bold").say("A **bold** word").finish()
-    await reader.ask("in bold")
+    llm.answers("a formula").say("A **bold** $x^2$").finish()
+    await reader.ask("a formula")
     await reader.see(reader.answers.locator("strong"), "bold")
+    await reader.see(reader.answers.locator(".katex").first)
     assert len(tries) == 2
 
 

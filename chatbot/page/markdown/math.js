@@ -1,16 +1,21 @@
 // Formulas, by KaTeX, which is fetched when the first one comes. Until then, and where it cannot read one, its source
 // is shown.
 
-let loading = null;
+import { late } from './late.js';
+
+const KATEX = new URL('../vendor/katex/', import.meta.url);
 const queue = [];
+let loading = null;
+
+const fetched = (tag, properties) => new Promise((resolve, reject) => {
+	document.head.append(Object.assign(document.createElement(tag), properties, { onload: resolve, onerror: reject }));
+});
 
 function load() {
-	loading ??= new Promise((resolve, reject) => {
-		const vendor = new URL('../vendor/katex/', import.meta.url);
-		const style = Object.assign(document.createElement('link'), { rel: 'stylesheet', href: new URL('katex.min.css', vendor) });
-		const script = Object.assign(document.createElement('script'), { src: new URL('katex.min.js', vendor), onload: resolve, onerror: reject });
-		document.head.append(style, script);
-	});
+	loading ??= late(() => Promise.all([
+		fetched('link', { rel: 'stylesheet', href: new URL('katex.min.css', KATEX) }),
+		fetched('script', { src: new URL('katex.min.js', KATEX) }),
+	]));
 	return loading;
 }
 
@@ -24,7 +29,7 @@ export function formula({ text, display, open }) {
 		if (!node.shown) source(node, display);
 		if (is.open) return true;
 		if (!queue.includes(node)) queue.push(node);
-		load().then(() => idle(work), () => {});
+		load().then(() => idle(work));
 		return true;
 	};
 	node.update({ text, display, open });

@@ -1,17 +1,15 @@
 // Markdown to tokens: markdown-it, set to GitHub's dialect, with formulas. HTML stays text.
 
 import { addMath } from './formulas.js';
+import { late } from './late.js';
 
 let md = null;
 
-// The server may be away when the parser is fetched. A module that failed is not fetched again by the same address.
-const load = (address = '../vendor/markdown-it/markdown-it.esm.min.mjs') => import(address).catch(async () => {
-	await new Promise((resolve) => { setTimeout(resolve, 2000); });
-	return load(`${address.split('?')[0]}?${Date.now()}`);
-});
+// The address changes, because a module that failed is not fetched again by the same one.
+const load = (tries) => import(`../vendor/markdown-it/markdown-it.esm.min.mjs${tries ? `?${tries}` : ''}`);
 
 // The parser is large and comes after the page is drawn; until then texts are shown as they are.
-export const ready = load().then(({ default: MarkdownIt }) => {
+export const ready = late(load).then(({ default: MarkdownIt }) => {
 	md = new MarkdownIt({ html: false, linkify: true });
 	// An address that could run something, or that no browser knows, makes no link: its Markdown stays to be read.
 	md.validateLink = isLink;
