@@ -18,7 +18,7 @@ from chatbot.config import SERVER_FIELDS, Config
 from chatbot.errors import ChatError
 from chatbot.llm import errors, models
 from chatbot.llm.chunks import ChunkReader
-from chatbot.llm.connections import Pool, is_fresh
+from chatbot.llm.connections import Pool, is_fresh, resolver
 from chatbot.llm.dialect import Dialect
 from chatbot.llm.endpoint import Endpoint, without_place
 from chatbot.llm.idle_timeout import IdleTimeout
@@ -30,9 +30,14 @@ from chatbot.records import as_json
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
+"""How long it may take to find the LLM server's address and to connect."""
+
 LIST_SECONDS = 2.0
 """How long the list of models may take, where a chat can do without it."""
 MAX_HEADER_BYTES = 32 * 1024
+MAX_HEADERS = 1000
+"""Gateways before other gateways add theirs; aiohttp reads 128 otherwise."""
+
 MAX_ERROR_BYTES = 64 * 1024
 
 _PACKED = re.compile("gzip|deflate|br|zstd|compress", re.I)  # some servers name a charset there
@@ -55,18 +60,20 @@ class LLM:
         self._dialect = Dialect()
         self._has_answered = False
         self._responses: WeakSet[aiohttp.ClientResponse] = WeakSet()
-        self._pooled = self._session(Pool(ssl=self._endpoint.tls))
-        self._fresh = self._session(aiohttp.TCPConnector(limit=0, force_close=True, ssl=self._endpoint.tls))
+        way: dict[str, Any] = {"limit": 0, "ssl": self._endpoint.tls, "resolver": resolver()}
+        self._pooled = self._session(Pool(**way))
+        self._fresh = self._session(aiohttp.TCPConnector(force_close=True, **way))
 
     def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             # The silence of an answer is watched by IdleTimeout; there is no limit on the whole.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
             auto_decompress=False,
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
         )
 
     async def close(self) -> None:

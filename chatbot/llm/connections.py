@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import select
 import socket
+import threading
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -28,6 +32,39 @@ def _new_socket(address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
+class Names:
+    """Looks up names as an event loop does, but in threads that the end of the process does not wait for.
+
+    A name server may be silent for a minute, and nothing can stop a thread that waits for it.
+    """
+
+    async def getaddrinfo(self, *args: Any, **options: Any) -> Any:
+        """What socket.getaddrinfo returns; raises OSError."""
+        return await self._in_thread(lambda: socket.getaddrinfo(*args, **options))
+
+    async def getnameinfo(self, *args: Any) -> Any:
+        """What socket.getnameinfo returns; raises OSError."""
+        return await self._in_thread(lambda: socket.getnameinfo(*args))
+
+    def _in_thread(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
+        found: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        found.set_running_or_notify_cancel()  # so that the thread can still set it if nobody waits any more
+
+        def run() -> None:
+            try:
+                found.set_result(call())
+            except Exception as error:
+                found.set_exception(error)
+
+        threading.Thread(target=run, name="lookup", daemon=True).start()
+        return asyncio.wrap_future(found)
+
+
+def resolver() -> aiohttp.ThreadedResolver:
+    """Finds the addresses of names."""
+    return aiohttp.ThreadedResolver(cast(asyncio.AbstractEventLoop, Names()))
+
+
 class Pool(aiohttp.TCPConnector):
     """Keeps connections; one that has bytes to read before it is asked is closed and not used.
 
@@ -35,7 +72,7 @@ class Pool(aiohttp.TCPConnector):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(limit=0, socket_factory=_new_socket, **options)
+        super().__init__(socket_factory=_new_socket, **options)
 
     async def connect(self, *args: Any, **kwargs: Any) -> Connection:
         while True:

@@ -338,6 +338,24 @@ async def test_no_file_for_the_connection_is_overloaded(
         assert (await hear(way)).said == "Hello there."
 
 
+async def test_a_name_server_that_is_silent_is_not_waited_for_longer_than_for_a_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = threading.Event()
+
+    def look_up(*_: Any, **__: Any) -> None:
+        gate.wait()
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr("chatbot.llm.client.CONNECT_SECONDS", 0.05)
+    monkeypatch.setattr("chatbot.llm.connections.socket.getaddrinfo", look_up)
+    try:
+        async with opened("http://llm.test") as way:
+            assert (await hear(way)).failed.code == "llm_unavailable"
+    finally:
+        gate.set()
+
+
 @pytest.mark.parametrize("death", [Close, Abort])
 async def test_a_pooled_connection_that_died_is_replaced_once(llm: ScriptedLLM, death: Any) -> None:
     async with opened(llm) as way:

@@ -17,7 +17,7 @@ from chatbot.llm.response import SLICE_BYTES
 from tests.llm.asking import DONE, Heard, hear, opened, play, stream
 from tests.llm.test_answers import text
 from tests.llm.test_ends import STOP
-from tests.tools.scripted_llm import SSE_HEAD, Close, ScriptedLLM, Step, answer, http_chunk
+from tests.tools.scripted_llm import SSE_HEAD, Close, ScriptedLLM, Step, answer, completion, http_chunk
 
 
 def endless(piece: bytes, head: bytes = SSE_HEAD) -> Iterator[Step]:
@@ -101,6 +101,11 @@ async def test_an_answer_that_is_hardly_http_is_an_error(llm: ScriptedLLM, log: 
         heard = await hear(way)
     assert heard.failed.code == "llm_error"
     assert not log.tracebacks
+
+
+async def test_an_answer_may_have_hundreds_of_headers(llm: ScriptedLLM) -> None:
+    headers = "".join(f"X-Gateway-{number}: passed\r\n" for number in range(900))
+    assert (await play(llm, answer("200 OK", completion("Hello."), headers))).said == "Hello."
 
 
 def nested(depth: int, kind: str) -> bytes:
