@@ -269,7 +269,7 @@ def test_a_file_of_another_version_is_told_as_that(path: Path) -> None:
 def test_a_row_that_belongs_to_nothing_is_damage(path: Path) -> None:
     with closing(Store(str(path))) as store:
         store._db.execute("PRAGMA foreign_keys=OFF")
-        store._db.run("add_turn", (1, *a_turn("nobody")[1:]))
+        store._db.run("add_turn", a_turn("nobody")._asdict() | {"input_count": 1})
     with pytest.raises(StoreError, match="a row of turns belongs to nothing"):
         check(str(path))
 
@@ -291,7 +291,7 @@ def test_a_file_is_read_where_nothing_can_be_made_beside_it(path: Path, tmp_path
     for parent in path.parents[:3]:
         parent.chmod(0o755)
     script = f"""
-import os, sys
+import os, sys, urllib.parse  # which newer Pythons import only when it is needed
 from chatbot.storage.backup import backup, check
 os.setuid({NOBODY})
 print(check(sys.argv[1]))

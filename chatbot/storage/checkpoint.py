@@ -36,7 +36,7 @@ class Checkpoints:
         self._wal = f"{os.path.realpath(path)}-wal"
         self._large = min(LARGE, shutil.disk_usage(os.path.dirname(self._wal)).total // 16)
         self._warn_at = WARN
-        self._connection = sqlite3.connect(path, WAIT, isolation_level=None, check_same_thread=False)
+        self._connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
         self._thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ class Book:
 
     def __init__(self, prompt: bool = False) -> None:
         self.store = Store()
+        weakref.finalize(self, self.store.close)
         self.store.add_session(SESSION, 0, "{}", Prompt(new_turn_id(0), 0, "Be kind.") if prompt else None)
         self.turns: dict[int, Turn] = {}
 
