@@ -33,10 +33,11 @@ class Checkpoints:
     """Makes the checkpoints of the database at `path` until `stop`."""
 
     def __init__(self, path: str) -> None:
-        self._wal = f"{os.path.realpath(path)}-wal"
+        real = os.path.realpath(path)
+        self._wal = f"{real}-wal"
         self._large = min(LARGE, shutil.disk_usage(os.path.dirname(self._wal)).total // 16)
         self._warn_at = WARN
-        self._connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
+        self._connection = sqlite3.connect(real, timeout=WAIT, isolation_level=None, check_same_thread=False)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
         self._thread.start()

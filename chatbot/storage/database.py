@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
@@ -86,10 +87,12 @@ class Database:
         self.sql = load_statements(resources.files("chatbot").joinpath("schema.sql").read_text("utf-8"))
         """Every statement of schema.sql by its name."""
         self._resources = ExitStack()  # closed in reverse order: what holds the lock goes last
+        real = path
         if path != ":memory:":
             self._resources.callback(FileLock(path).release)
+            real = os.path.realpath(path)  # a name "file:…" would be taken for a URI
         try:
-            connection = sqlite3.connect(path, timeout=LOCKED_SECONDS, isolation_level=None)
+            connection = sqlite3.connect(real, timeout=LOCKED_SECONDS, isolation_level=None)
             self.connection = self._resources.enter_context(closing(connection))
             self._prepare(sync)
         except (sqlite3.Error, StoreError, ChatError, Locked) as error:

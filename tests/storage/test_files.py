@@ -71,6 +71,15 @@ def test_a_second_server_is_refused_whatever_it_calls_the_file(path: Path, store
     Store(str(path)).close()
 
 
+def test_a_name_that_sqlite_takes_for_a_uri_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with closing(Store("file:chat.db")) as store:
+        a_session(store)
+    assert {file.name for file in tmp_path.iterdir()} == {"file:chat.db", "file:chat.db.lock"}
+    with closing(Store("file:chat.db")) as store:
+        assert store.sessions == 1
+
+
 def test_what_was_stored_survives_a_kill_and_so_does_the_way_in(path: Path) -> None:
     script = """
 import os, signal, sys
