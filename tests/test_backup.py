@@ -99,7 +99,7 @@ def test_a_copy_is_compact_private_and_leaves_nothing_else(path: Path, store: St
 def test_an_existing_file_is_replaced_only_if_asked_for(path: Path, store: Store, tmp_path: Path) -> None:
     target = tmp_path / "copy"
     target.write_text("precious")
-    with pytest.raises(StoreError, match="copy exists"):
+    with pytest.raises(StoreError, match="copy exists; it is replaced only with --force"):
         backup(str(path), str(target))
     assert target.read_text() == "precious"
     backup(str(path), str(target), force=True)
@@ -304,6 +304,9 @@ print(check(sys.argv[1]))
         assert "user nobody has no read and write permission" in refused
         assert f"on {path.resolve()}-wal, which belongs to user root" in refused
     assert "whole, version 1, 1 sessions" in run(script, str(path)).stdout
+    path.parent.chmod(0o777)
+    assert "whole, version 1, 1 sessions" in run(script, str(path)).stdout
+    assert {file.name for file in path.parent.iterdir()} == {"chat.db", "chat.db.lock"}, "nothing is left"
 
 
 # Prune

@@ -99,7 +99,7 @@ def _refuse_target(path: str, target: str, force: bool) -> None:
         if not os.path.isfile(target) and not os.path.islink(target):
             raise StoreError(f"{target} is not a regular file")
         if not force:
-            raise StoreError(f"{target} exists; it is replaced only if that is asked for")
+            raise StoreError(f"{target} exists; it is replaced only with --force")
     for rest in (f"{target}-wal", f"{target}-journal"):
         if os.path.exists(rest):  # SQLite would take it for the new file's
             raise StoreError(f"{rest} exists: {target} is or was a database in use")
@@ -111,7 +111,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _uri(path: str) -> str:
-    """How SQLite is to open a file: as one that nobody writes where nothing can be made beside it.
+    """How SQLite is to open a file: as one that nobody writes where it, or what is beside it, cannot be written.
 
     Raises StoreError where what is beside it may not be used.
     """
@@ -120,7 +120,9 @@ def _uri(path: str) -> str:
     in_use = [name for name in beside if os.path.exists(name)]
     for name in in_use:
         require_access(name, os.R_OK | os.W_OK, path)
-    is_open = in_use or os.access(os.path.dirname(file), os.W_OK | os.X_OK, effective_ids=True)
+    # SQLite would leave a WAL beside a file that it may only read.
+    may_write = [os.access(name, os.W_OK, effective_ids=True) for name in (file, os.path.dirname(file))]
+    is_open = in_use or all(may_write)
     return f"{Path(file).as_uri()}?{'mode=rw' if is_open else 'mode=ro&immutable=1'}"
 
 
