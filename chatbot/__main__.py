@@ -19,7 +19,12 @@ from chatbot.storage.lock import StoreError
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the server; returns the exit code: 0 after a signal, 2 for a start that failed."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if bool(options.range) != bool(options.prune):  # a server's own range is SESSION_ID_RANGE
+        parser.error("--prune needs --range, and nothing else takes it")
+    if options.force and not (options.backup or options.prune):
+        parser.error("--force goes with --backup or --prune")
     if options.version:
         import aiohttp
 
@@ -42,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="chatbot",
-        description="A chatbot backend in front of an LLM server; settings are read from .env.",
+        description="A chatbot backend in front of an LLM server; settings come from the environment and .env.",
     )
     parser.add_argument("--host", help="address to listen on (HOST, 127.0.0.1)")
     parser.add_argument("--port", help="port to listen on (PORT, 8080)")
@@ -92,7 +97,7 @@ def _do_with_database(options: argparse.Namespace) -> str:
             raise ConfigError("DATABASE_URL must name a file, or there is nothing to copy")
         return backup.backup(path, options.backup, force=options.force)
     try:
-        first, last = id_range(options.range or "")
+        first, last = id_range(options.range)
     except ValueError:
         raise ConfigError(
             f"--range must be two hex digits twice, like 00-7f, not {options.range!r}"

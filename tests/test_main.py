@@ -84,7 +84,16 @@ def test_a_secret_that_is_refused_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--prot", "1"), ("--backup", ""), ("--check", ""), ("--check", "a.db", "--backup", "b.db")]
+    "arguments",
+    [
+        ("--prot", "1"),
+        ("--backup", ""),
+        ("--check", ""),
+        ("--check", "a.db", "--backup", "b.db"),
+        ("--range", "00-7f"),
+        ("--force",),
+        ("--prune", "a.db"),
+    ],
 )
 def test_options_that_make_no_sense_are_refused(arguments: tuple[str, ...]) -> None:
     result = run(*arguments, PORT="0")
@@ -205,7 +214,7 @@ def test_a_database_is_copied_checked_and_divided_from_the_command_line(tmp_path
     assert "copy.db exists" in refused(run("--backup", "copy.db", **env))
     assert run("--backup", "copy.db", "--force", **env).returncode == 0
     assert "whole, version 1, 1 sessions" in run("--check", "copy.db").stdout
-    assert " --range must be " in refused(run("--prune", "copy.db"))
+    assert " --range must be " in refused(run("--prune", "copy.db", "--range", "7f"))
     assert run("--prune", "copy.db", "--range", "00-ff").returncode == 0
     assert "there is nothing to copy" in refused(run("--backup", "other.db"))
     (tmp_path / "copy.db").write_text("not a database")
