@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="chatbot",
-        description="A chatbot backend in front of an LLM server; settings come from the environment and .env.",
+        description="A chatbot backend in front of an LLM server."
+        " Settings are read from the environment and from .env.",
     )
     parser.add_argument("--host", help="address to listen on (HOST, 127.0.0.1)")
     parser.add_argument("--port", help="port to listen on (PORT, 8080)")

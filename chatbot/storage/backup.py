@@ -111,7 +111,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _uri(path: str) -> str:
-    """How SQLite is to open a file: as one that nobody writes where it, or what is beside it, cannot be written.
+    """How SQLite is to open a file: as one that nobody writes if we can write neither it nor beside it.
 
     Raises StoreError where what is beside it may not be used.
     """

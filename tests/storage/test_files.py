@@ -71,7 +71,9 @@ def test_a_second_server_is_refused_whatever_it_calls_the_file(path: Path, store
     Store(str(path)).close()
 
 
-def test_a_name_that_sqlite_takes_for_a_uri_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_sqlite_takes_for_a_uri_is_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with closing(Store("file:chat.db")) as store:
         a_session(store)
