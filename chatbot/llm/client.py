@@ -111,7 +111,7 @@ class LLM:
         assert task
         idle = IdleTimeout(self._patience, task.cancel)
         try:
-            response = await self._post(messages, body, affinity, is_relay=is_relay)
+            response = await self._post(messages, body, affinity)
             reader = ChunkReader(is_relay=is_relay, context_size=self.context_size(str(body["model"])))
             return Answer(response, idle, reader, self._reports.report, messages)
         except BaseException as error:
@@ -122,14 +122,14 @@ class LLM:
             raise self._reports.report(error, messages) if isinstance(error, ChatError) else error from None
 
     async def _post(
-        self, messages: str, body: dict[str, Any], affinity: str | None, *, is_relay: bool
+        self, messages: str, body: dict[str, Any], affinity: str | None
     ) -> aiohttp.ClientResponse:
         """Asks until the LLM server refuses nothing that can be done without; body["model"] is set."""
         chose_model = "model" in body
         refused = ""
         while True:
             body["model"] = model = await self.model_for(body if chose_model else {})
-            sent = self._dialect.fields_it_takes(body, is_relay=is_relay)
+            sent = self._dialect.fields_it_takes(body)
             fields = [f"{as_json(name)}:{as_json(value)}" for name, value in sent.items()]
             fields.append(f'"messages":{messages}')
             data = f"{{{','.join(fields)}}}".encode()

@@ -22,14 +22,13 @@ class Dialect:
     def __init__(self) -> None:
         self._refused: set[str] = set()
 
-    def fields_it_takes(self, fields: Mapping[str, Any], *, is_relay: bool) -> dict[str, Any]:
-        """The fields of a request as this LLM server takes them; a relay's client says if it wants usage."""
+    def fields_it_takes(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a request as this LLM server takes them."""
         body = dict(fields)
         for name, other in _LIMITS.items():
             if name in self._refused and name in body and other not in body:
                 body[other] = body.pop(name)
-        if not is_relay:
-            body["stream_options"] = {"include_usage": True}
+        body["stream_options"] = (body.get("stream_options") or {}) | {"include_usage": True}
         body["stream"] = "stream" not in self._refused
         if not body["stream"] or "stream_options" in self._refused:
             body.pop("stream_options", None)

@@ -193,6 +193,16 @@ async def test_only_who_asks_for_the_usage_gets_its_chunk(door: Door):
     assert any('"usage"' in chunk for chunk in await read(door, stream_options={"include_usage": True}))
 
 
+async def test_the_llm_is_asked_what_it_cost_whatever_the_client_wants(door: Door, llm: ScriptedLLM):
+    _, whole = await door.call("POST", "/chat/completions", SAID)
+    assert whole["usage"]["total_tokens"] > 0
+    await read(door, stream_options={"include_usage": False, "include_obfuscation": False})
+    await read(door, stream_options=None)
+    asked = {"include_usage": True}
+    obfuscated = {"include_usage": True, "include_obfuscation": False}
+    assert [one.body["stream_options"] for one in llm.exchanges] == [asked, obfuscated, asked]
+
+
 async def test_what_is_relayed_is_counted_and_told_like_any_reply(
     door: Door, llm: ScriptedLLM, caplog: pytest.LogCaptureFixture
 ) -> None:
