@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -169,3 +170,9 @@ async def test_browsers_are_offered_http2_and_sent_to_tls(front: Front) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", front.tls_port, ssl=front.tls)
     assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
     writer.transport.abort()
+
+
+@pytest.mark.parametrize("name", ["nginx.conf", "nginx-many.conf", "haproxy.cfg", "Caddyfile"])
+def test_every_proxy_waits_for_a_reply_in_one_piece_as_long_as_openais_clients(name: str) -> None:
+    text = adapted(name, {})
+    assert re.search(r"(proxy_read_timeout|timeout server|response_header_timeout) 600s;?\n", text)
