@@ -12,6 +12,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from chatbot.errors import TooLong
+from chatbot.llm import errors
 from tests.deploy.recipes import PATH
 from tests.tools.processes import ROOT
 from tests.tools.scripted_llm import DONE, END, ScriptedLLM, answer, delta, events
@@ -113,6 +115,10 @@ def test_promtool_finds_no_fault(text: str) -> None:
 def test_there_are_five_alerts_and_each_says_what_it_means() -> None:
     rules = yaml.safe_load(ALERTS.read_text("utf-8"))["groups"][0]["rules"]
     assert len(rules) == 5
+    kinds = re.search(r'kind!~"([a-z_|]+)"', rules[1]["expr"])
+    assert kinds, "what a client asked wrongly is counted"
+    known = {line[0] for line in errors._TABLE} | set(errors._OURS) | {TooLong("", "").kind}
+    assert set(kinds[1].split("|")) <= known
     operate = (ROOT / "docs/operate.md").read_text("utf-8")
     for rule in rules:
         assert rule["annotations"]["summary"]
