@@ -33,11 +33,15 @@ _REQUEST = ("http_request_method", "http_route", "http_response_status_code")
 
 _COUNTED: dict[str, tuple[str, tuple[str, ...], Sequence[float]]] = {
     # name: what it is, its labels, the bounds of its buckets (none: a counter)
-    "http_server_request_duration_seconds": ("Requests, until the answer was sent.", _REQUEST, _HTTP),
-    "gen_ai_server_request_duration_seconds": ("Replies, in all.", _MODEL, _REPLY),
-    "gen_ai_server_time_to_first_token_seconds": ("Until the first characters.", _MODEL, _FIRST),
-    "gen_ai_server_time_per_output_token_seconds": ("Tokens after the first.", _MODEL, _EACH),
-    "gen_ai_client_token_usage": ("As the LLM counts.", (*_MODEL, "gen_ai_token_type"), _TOKENS),
+    "http_server_request_duration_seconds": ("How long requests took.", _REQUEST, _HTTP),
+    "gen_ai_server_request_duration_seconds": ("How long replies took in all.", _MODEL, _REPLY),
+    "gen_ai_server_time_to_first_token_seconds": ("How long their first characters took.", _MODEL, _FIRST),
+    "gen_ai_server_time_per_output_token_seconds": ("How long each further token took.", _MODEL, _EACH),
+    "gen_ai_client_token_usage": (
+        "Tokens of a reply, as the LLM counts.",
+        (*_MODEL, "gen_ai_token_type"),
+        _TOKENS,
+    ),
     "chatbot_replies_total": ("Replies by how they ended.", ("end",), ()),
     "chatbot_llm_failures_total": ("Failures of the LLM by kind.", ("kind",), ()),
     "chatbot_event_loop_lag_seconds": ("How late a timer of one second is.", (), _LAG),
