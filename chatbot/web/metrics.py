@@ -35,13 +35,9 @@ _COUNTED: dict[str, tuple[str, tuple[str, ...], Sequence[float]]] = {
     # name: what it is, its labels, the bounds of its buckets (none: a counter)
     "http_server_request_duration_seconds": ("How long requests took.", _REQUEST, _HTTP),
     "gen_ai_server_request_duration_seconds": ("How long replies took in all.", _MODEL, _REPLY),
-    "gen_ai_server_time_to_first_token_seconds": ("How long their first characters took.", _MODEL, _FIRST),
+    "gen_ai_server_time_to_first_token_seconds": ("Wait for their first token.", _MODEL, _FIRST),
     "gen_ai_server_time_per_output_token_seconds": ("How long each further token took.", _MODEL, _EACH),
-    "gen_ai_client_token_usage": (
-        "Tokens of a reply, as the LLM counts.",
-        (*_MODEL, "gen_ai_token_type"),
-        _TOKENS,
-    ),
+    "gen_ai_client_token_usage": ("Tokens that the LLM counts.", (*_MODEL, "gen_ai_token_type"), _TOKENS),
     "chatbot_replies_total": ("Replies by how they ended.", ("end",), ()),
     "chatbot_llm_failures_total": ("Failures of the LLM by kind.", ("kind",), ()),
     "chatbot_event_loop_lag_seconds": ("How late a timer of one second is.", (), _LAG),
