@@ -126,7 +126,7 @@ class LLM:
     ) -> aiohttp.ClientResponse:
         """Asks until the LLM server refuses nothing that can be done without; body["model"] is set."""
         chose_model = "model" in body
-        refused = ""
+        refused, left_out = "", set[str]()
         while True:
             body["model"] = model = await self.model_for(body if chose_model else {})
             sent = self._dialect.fields_it_takes(body)
@@ -144,13 +144,15 @@ class LLM:
             failure = errors.read_failure(
                 response.status, response.headers, await _body(response, MAX_ERROR_BYTES)
             )
-            if self._dialect.learns_from(failure, sent):
+            if field := self._dialect.learns_from(failure, sent):
+                left_out.add(field)
                 continue
             is_found = not (chose_model or self._configured_model)
             if is_found and (failure.status == 404 or failure.kind == "model") and model != refused:
                 refused, self._models = model, None  # one look at the list: it may have another by now
                 if await self.model_for({}) != model:
                     continue
+            self._dialect.forget(left_out)
             self._has_answered &= failure.status != 401  # the key was good and is so no more
             raise failure.to_error(chose_model=chose_model, where=self._endpoint.name)
 

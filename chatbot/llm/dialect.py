@@ -8,10 +8,12 @@ from typing import Any
 
 from chatbot.llm.errors import Failure
 
+_USAGE = {"include_usage": True}
 _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 _REFUSED = re.compile(
     r"unsupported|not support|unknown|unrecognized|unexpected|extra (inputs|fields)|extra_forbidden"
-    r"|not permitted|not allowed|invalid (param|argument|field)|must be verified|deprecated|instead",
+    r"|not permitted|not allowed|invalid (param|argument|field)|must be verified|deprecated|instead"
+    r"|cannot use|only non-?stream|不支持|未知|지원(하지|되지)",
     re.I,
 )
 
@@ -28,22 +30,26 @@ class Dialect:
         for name, other in _LIMITS.items():
             if name in self._refused and name in body and other not in body:
                 body[other] = body.pop(name)
-        body["stream_options"] = (body.get("stream_options") or {}) | {"include_usage": True}
+        body["stream_options"] = (body.get("stream_options") or {}) | _USAGE
         body["stream"] = "stream" not in self._refused
         if not body["stream"] or "stream_options" in self._refused:
             body.pop("stream_options", None)
         return body
 
-    def learns_from(self, failure: Failure, sent: Mapping[str, Any]) -> bool:
-        """Whether a field is refused that can be done without, so that it is worth to ask again."""
+    def learns_from(self, failure: Failure, sent: Mapping[str, Any]) -> str:
+        """The field that is refused and can be done without, so that it is worth to ask again; "" if none."""
         text = f"{failure.codes} {failure.words}"
-        if not _REFUSED.search(text):
-            return False
         # The first limit that is named is the one that is refused; the other may be what is wanted.
         limit = re.search(r"\bmax_(completion_)?tokens\b", text)
         names = [limit[0]] if limit and _LIMITS[limit[0]] not in {*sent, *self._refused} else []
         for name in [*names, "stream_options", "stream"]:
-            if sent.get(name) and name not in self._refused and re.search(rf"\b{name}(ing)?\b", text):
+            # Nobody would speak of this one, which is ours, but to refuse it.
+            is_refused = sent.get(name) == _USAGE or _REFUSED.search(text)
+            if is_refused and sent.get(name) and re.search(rf"\b{name}(ing)?\b", text):
                 self._refused.add(name)
-                return True
-        return False
+                return name
+        return ""
+
+    def forget(self, names: set[str]) -> None:
+        """Asking without these fields helped nothing: other requests have them again."""
+        self._refused -= names

@@ -34,6 +34,7 @@ from tests.tools.scripted_llm import (
     http_chunk,
 )
 
+HELLO = {"content": "Hello"}
 NO_MODEL = {"error": {"code": 404, "message": "model 'x' not found", "type": "not_found_error"}}
 
 # Where it is
@@ -231,6 +232,15 @@ REFUSED = {
         }},
         {"stream": False, "stream_options": None},
     ),
+    "stream (llama-server, with tools)": (
+        500, {"error": {"code": 500, "message": "Cannot use tools with stream", "type": "server_error"}}, {"stream": False},
+    ),
+    "stream_options, whatever the words": (
+        400, {"error": {"message": "参数 stream_options 无效"}}, {"stream": True, "stream_options": None},
+    ),
+    "stream_options, on a server without such a field": (
+        500, {"error": {"message": "ChatCompletionRequest has no field named stream_options"}}, {"stream_options": None},
+    ),
 }  # fmt: skip
 
 
@@ -269,6 +279,20 @@ async def test_what_stays_refused_is_an_error(llm: ScriptedLLM) -> None:
         heard = await hear(way, max_tokens=9)
     assert heard.failed.code == "llm_rejected"
     assert len(llm.exchanges) == 4, "each field is tried without once"
+
+
+async def test_a_field_is_not_blamed_for_good_if_it_helped_nothing_to_leave_it_out(llm: ScriptedLLM) -> None:
+    """Strict servers list all fields that they know when a client sends another."""
+    words = "unknown field `top_k`, expected one of `model`, `messages`, `stream`, `stream_options`"
+    llm.script = lambda body: (
+        answer("422 X", words.encode()) if "top_k" in body else answer(body=whole(HELLO))
+    )
+    async with opened(llm) as way:
+        assert words in (await hear(way, top_k=5)).failed.message
+        llm.exchanges.clear()
+        assert (await hear(way)).said == "Hello"
+    assert llm.exchanges[0].body["stream"] is True
+    assert llm.exchanges[0].body["stream_options"] == {"include_usage": True}
 
 
 async def test_a_value_that_is_refused_is_no_field_that_is(llm: ScriptedLLM) -> None:
