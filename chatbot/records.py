@@ -12,10 +12,10 @@ REASONING, TEXT, REFUSAL, CALL = "reasoning", "text", "refusal", "call"
 FIELDS = {TEXT: "content", REASONING: "reasoning_content", REFUSAL: "refusal"}
 """The fields of a message or a delta in which the kinds of text stand, as we write them."""
 
-FILTERED = re.compile("filter|safety|sensitive|prohibit|recitation|refus|blocklist", re.I)
+FILTERED = re.compile("filter|safety|sensitive|prohibit|recitation|refus|blocklist|guardrail", re.I)
 """Finds the finish reasons of an answer of which the rest was kept back."""
 
-CUT = re.compile(rf"^cancelled$|length|max_tokens|context_window|{FILTERED.pattern}", re.I)
+CUT = re.compile(rf"^cancelled$|length|max_(\w+_)?tokens|context_window|{FILTERED.pattern}", re.I)
 """Finds the finish reasons of an answer that was cut: ours, and those that LLMs have for it."""
 
 DELETED = "null"

@@ -23,10 +23,11 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
     # the words (of code, type and message) by which it is known as well. The first that fits, fits; "too long"
     # stands before all of them.
     ("money", "llm_error", False, (402,), "The LLM server's account has no money or quota left",
-     r"^(?!.*resource_exhausted).*(insufficient[ _]?(quota|balance|credit|fund)|exceeded your current quota|billing"
-     r"|credit balance|more credits|out of credits|payment required|arrear|overdue|欠费|余额|잔액|결제)"),
+     r"^(?!.*resource_exhausted).*(insufficient[ _](user_)?(quota|credit|fund)|exceeded your current quota|billing"
+     r"|(?<![a-z])(?<!load.)balance(?![a-z])|(more|out of|any|enough) credits|payment required|arrear|overdue"
+     r"|budget.{0,10}exceed|(exceed\w*|over).?budget|欠费|余额|额度不足|充值|资源包|잔액|결제)"),
     ("moderation", "llm_rejected", False, (), "The LLM server's moderation rejected the request",
-     r"content[_ ]?filter|content management|content[_ ]policy|moderation|flagged|data_?inspection|inappropriate"
+     r"content[_ ]?filter|content management|content[_ ]policy|moderation|flagged|data_?inspection|inappropriate|exists risk|censor"
      r"|responsibleai|prohibited[_ ]content|safety|unsafe content|sensitive|敏感|违规|不当|부적절|유해"),
     ("rate", "llm_rate_limited", True, (429,), "The LLM server limits the rate of requests",
      r"rate.?limit|throttl|too many requests|wait before trying|per[ _](minute|day|second|hour)\b|\b[rt]pm\b"
@@ -35,16 +36,18 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
      r"(invalid|incorrect|missing|wrong|no)[ _](x-)?api[ _-]?key|api key (is )?(not valid|invalid|expired)"
      r"|authenticat|no auth|无效的(令牌|api)|身份验证|인증"),
     ("loading", "llm_unavailable", True, (498, 503, 529), "The LLM server is not available now",
-     r"loading (the )?model|model is (currently |still )?loading|overload|at capacity|server is busy"
+     r"loading (the )?model|model is (currently |still )?loading|not ready\b|overload|at capacity|server is busy"
      r"|service (is )?(temporarily )?unavailable|no (available|healthy) |繁忙|负载|과부하"),
     ("memory", "llm_error", True, (), "The LLM server ran out of memory",
-     r"out of memory|outofmemory|cuda error|requires more system memory|insufficient memory|failed to allocate"),
+     r"out of memory|outofmemory|cuda error|requires more system memory|insufficient (memory|system resources)|failed to allocate"),
     ("template", "llm_rejected", False, (), "The LLM's template rejected the request",
      r"(system|developer|tool) (role|message)s?.{0,20}not supported|jinja|chat.?template|roles must alternate"
      r"|valid role|only user(,| and) (assistant|model)"),
     ("model", "llm_error", False, (), "The LLM server does not have the model",
-     r"model_?not_?(found|exist)|deployment_?not_?found|(unknown|invalid|no such|unrecognized) model\b|模型不存在"
-     r"|\b(model|deployment)\b[^.]{0,100}(not found|(does|do) ?n.t exist|(does )?not exist|not available|not loaded)"),
+     r"model_?not_?(found|exist|available|supported)|deployment_?not_?found|模型不存在|decommissioned"
+     r"|(unknown|invalid|valid|no such|unrecognized) model\b|no models? loaded|no endpoints found for"
+     r"|not[_ ]?(found|exist)\w*[^.]{0,30}\bmodels?\b|\b(model|deployment)\b([^.]|\.\w){0,100}(not found|(does|do) ?n.t exist"
+     r"|(does )?not exist|not available|not loaded|identifier is invalid)"),
     ("forbidden", "llm_error", False, (403,), "The LLM server forbids it", r"$^"),
     ("slow", "llm_error", True, (408, 504, 524), "The LLM server took too long", r"$^"),
     ("rejected", "llm_rejected", False, range(400, 500), "The LLM server rejected the request",
@@ -116,8 +119,10 @@ class Failure(NamedTuple):
     @property
     def is_no_api(self) -> bool:
         """Whether there seems to be something else at the URL."""
-        is_bare = not self.is_json or len(self.words) < 12 or "url" in self.words.lower()
-        return self.status in (404, 405) and self.kind != "model" and is_bare
+        is_bare = not self.is_json or re.fullmatch(
+            r".{0,11}|.*url.*|(\w+ ){1,2}not found", self.words, re.I | re.S
+        )
+        return self.status in (404, 405) and self.kind != "model" and bool(is_bare)
 
     def to_error(self, *, chose_model: bool = False, where: str = "") -> ChatError:
         """What the client is sent. `chose_model`: the client named the model; `where` the base URL."""
@@ -140,7 +145,8 @@ class Failure(NamedTuple):
 def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     """What an answer that is not 200 says."""
     try:
-        value, is_json = parse(body), True
+        event = re.search(rb"^data: ?(\{.*)", body, re.M)  # DashScope's failures are streams, too
+        value, is_json = parse(event[1] if event else body), True
     except ValueError:
         value, is_json = body.decode("utf-8", "replace"), False
     words = words_of(value)
@@ -185,12 +191,23 @@ _BLAMES_US = re.compile(
 )
 _BARE = {"message", "detail", "errors", "msg", "errormsg", "errormessage", "errorcode", "errmsg", "fault"}
 _WORD_NAMES = (
-    *("message", "msg", "detail", "details", "error", "errors", "errormessage", "errormsg", "errmsg"),
+    *(
+        "message",
+        "msg",
+        "detail",
+        "errordescription",
+        "details",
+        "error",
+        "errors",
+        "errormessage",
+        "errormsg",
+        "errmsg",
+    ),
     *("statusmsg", "status", "description", "reason", "title", "raw", "faultstring"),
 )
 _CODE_NAMES = (
     *("code", "type", "status", "statuscode", "errorcode", "errcode", "errortype", "param", "reason"),
-    "httpcode",
+    *("httpcode", "httpstatuscode"),
 )
 
 

@@ -41,6 +41,9 @@ WHOLE: dict[str, tuple[list[Any], tuple[Step, ...], str, str]] = {
     "reasoning alone, cut by length": (
         [chunk({"reasoning": "hm"}), chunk(finish="length"), DONE], (END,), "[hm]", "length",
     ),
+    "reasoning alone, cut by length in other words": (
+        [chunk({"reasoning": "hm"}), chunk(finish="max_output_tokens"), DONE], (END,), "[hm]", "max_output_tokens",
+    ),
     "reasoning alone, filtered": (
         [chunk({"reasoning": "hm"}), chunk(finish="content_filter"), DONE], (END,), "[hm]", "content_filter",
     ),
@@ -172,6 +175,7 @@ EMPTY: dict[str, tuple[list[Step], str, str]] = {
     "filtered": (stream(chunk(finish="content_filter"), DONE), "llm_rejected", "content_filter"),
     "filtered (Gemini)": (stream(chunk(finish="RECITATION"), DONE), "llm_rejected", "RECITATION"),
     "filtered (Zhipu)": (stream(chunk(finish="sensitive"), DONE), "llm_rejected", "sensitive"),
+    "filtered (Bedrock)": (stream(chunk(finish="guardrail_intervened"), DONE), "llm_rejected", "guardrail"),
     "length": (stream(chunk(finish="length"), DONE), "llm_error", '"length"'),
     "HTML": (answer(body=b"<html><title>Sign in</title></html>"), "llm_error", "Sign in"),
     "nonsense": (stream(b"data: nonsense\n\n"), "llm_error", "nonsense"),

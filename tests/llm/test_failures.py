@@ -120,6 +120,52 @@ FAILURES: dict[str, tuple[int, Any, str, str, str]] = {
         429, {"fault": {"faultstring": "Rate limit quota violation", "detail": {"errorcode": "policies.ratelimit.QuotaViolation"}}},
         "llm_rate_limited", "rate", "quota violation",
     ),
+    "a model with a dot in its name (Ollama)": (
+        404, {"error": {"message": "model \"llama3.2\" not found, try pulling it first"}}, "llm_error", "model", "llama3.2",
+    ),
+    "a model with a dot in its name (vLLM)": (
+        404, {"error": {"message": "The model `Qwen/Qwen2.5-7B` does not exist.", "type": "NotFoundError"}}, "llm_error", "model", "2.5",
+    ),
+    "a model (Gemini)": (
+        404, [{"error": {"message": "models/x-9.9 is not found for API version v1main", "status": "NOT_FOUND"}}], "llm_error", "model", "9.9",
+    ),
+    "a model (Anthropic)": (404, {"error": {"type": "not_found_error", "message": "model: claude-x"}}, "llm_error", "model", "claude-x"),
+    "a model (Kimi)": (404, {"error": {"message": "Not found the model kimi-x or Permission denied"}}, "llm_error", "model", "kimi-x"),
+    "a model (Groq)": (
+        400, {"error": {"message": "The model `llama3-70b-8192` has been decommissioned", "code": "model_decommissioned"}},
+        "llm_error", "model", "decommissioned",
+    ),
+    "a model (Together)": (
+        404, {"error": {"message": "Unable to access model x", "code": "model_not_available"}}, "llm_error", "model", "Unable",
+    ),
+    "a model (OpenRouter)": (400, {"error": {"message": "a/b is not a valid model ID", "code": 400}}, "llm_error", "model", "a/b"),
+    "a field that goes with no model is no missing model": (
+        400, {"error": {"message": "Unsupported parameter: 'top_k' is not supported with this model.", "code": "unsupported_parameter"}},
+        "llm_rejected", "rejected", "top_k",
+    ),
+    "another path (Azure)": (404, {"error": {"code": "404", "message": "Resource not found"}}, "llm_error", "address", "Resource"),
+    "a budget (LiteLLM)": (
+        400, {"error": {"message": "Budget has been exceeded! Current cost: 26.075, Max budget: 0.25", "type": "budget_exceeded"}},
+        "llm_error", "money", "Budget",
+    ),
+    "a budget of a user (LiteLLM)": (
+        429, {"error": {"message": "LiteLLM User: x, exceeded budget for model=y", "type": "budget_exceeded", "code": "429"}},
+        "llm_error", "money", "budget",
+    ),
+    "a budget of an end user (LiteLLM)": (
+        400, {"error": {"message": "ExceededBudget: End User=x over budget. Spend=1, Budget=0.1"}}, "llm_error", "money", "budget",
+    ),
+    "a balance, in any words": (403, {"message": "Sorry, your account balance is insufficient"}, "llm_error", "money", "balance"),
+    "a load balancer is no balance": (503, {"message": "no healthy load balancer target"}, "llm_unavailable", "loading", "balancer"),
+    "resources (LM Studio)": (
+        400, {"error": {"message": "Model loading was stopped due to insufficient system resources."}}, "llm_error", "memory", "resources",
+    ),
+    "a model that is not ready": (500, {"message": "Model is not ready for inference"}, "llm_unavailable", "loading", "not ready"),
+    "a stream in place of a body (DashScope)": (
+        400, b'id:1\nevent:error\n:HTTP_STATUS/400\ndata:{"code":"InvalidParameter","message":"bad seed"}\n\n',
+        "llm_rejected", "rejected", "request: bad seed (400)",
+    ),
+    "OAuth": (400, {"error": "invalid_request", "error_description": "bad seed"}, "llm_rejected", "rejected", "bad seed"),
     "418": (418, {"error": {"message": "why"}}, "llm_rejected", "rejected", "why"),
 }  # fmt: skip
 
@@ -290,6 +336,7 @@ def test_too_long_carries_the_words_and_the_limit() -> None:
         ({"detail": [{"loc": ["body"], "msg": "bad", "type": "value_error"}]}, "llm_rejected", "body: bad"),
         ({"error": True, "message": "bad key", "status": 401}, "llm_error", "LLM_API_KEY: bad key"),
         ({"error": 503}, "llm_unavailable", "not available now"),
+        ({"error": {"message": "bad best_of", "http_status_code": 422}}, "llm_rejected", "bad best_of"),
     ],
 )
 async def test_a_failure_inside_a_200_is_known_however_its_fields_are_named(
