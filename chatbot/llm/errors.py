@@ -23,7 +23,7 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
     # the words (of code, type and message) by which it is known as well. The first that fits, fits; "too long"
     # stands before all of them.
     ("money", "llm_error", False, (402,), "The LLM server's account has no money or quota left",
-     r"^(?!.*resource_exhausted).*(insufficient[ _](user_)?(quota|credit|fund)|exceeded your current quota|billing"
+     r"^(?!.*resource_exhausted).*(insufficient[ _]?(user_)?(quota|balance|credit|fund)|exceeded your current quota|billing"
      r"|(?<![a-z])(?<!load.)balance(?![a-z])|(more|out of|any|enough) credits|payment required|arrear|overdue"
      r"|budget.{0,10}exceed|(exceed\w*|over).?budget|欠费|余额|额度不足|充值|资源包|잔액|결제)"),
     ("moderation", "llm_rejected", False, (), "The LLM server's moderation rejected the request",
@@ -119,10 +119,9 @@ class Failure(NamedTuple):
     @property
     def is_no_api(self) -> bool:
         """Whether there seems to be something else at the URL."""
-        is_bare = not self.is_json or re.fullmatch(
-            r".{0,11}|.*url.*|(\w+ ){1,2}not found", self.words, re.I | re.S
-        )
-        return self.status in (404, 405) and self.kind != "model" and bool(is_bare)
+        words = r".{0,11}|.*url.*|(\w+ ){1,2}not found"
+        is_bare = not self.is_json or re.fullmatch(words, self.words, re.I | re.S) is not None
+        return self.status in (404, 405) and self.kind != "model" and is_bare
 
     def to_error(self, *, chose_model: bool = False, where: str = "") -> ChatError:
         """What the client is sent. `chose_model`: the client named the model; `where` the base URL."""
@@ -153,7 +152,7 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failur
     host = re.match(r"https?://[\w.:\[\]-]{1,200}", headers.get("Location", ""))
     if not words and 300 <= status < 400 and host:  # not with the path, which may quote what was said
         words = f"it redirects to {host[0]}"
-    wait = _retry_after(headers, body.decode("utf-8", "replace"))
+    wait = _retry_after(headers, words + body.decode("utf-8", "replace"))
     return Failure(status, status, _codes(value), words, is_json, wait)
 
 
@@ -191,19 +190,8 @@ _BLAMES_US = re.compile(
 )
 _BARE = {"message", "detail", "errors", "msg", "errormsg", "errormessage", "errorcode", "errmsg", "fault"}
 _WORD_NAMES = (
-    *(
-        "message",
-        "msg",
-        "detail",
-        "errordescription",
-        "details",
-        "error",
-        "errors",
-        "errormessage",
-        "errormsg",
-        "errmsg",
-    ),
-    *("statusmsg", "status", "description", "reason", "title", "raw", "faultstring"),
+    *("message", "msg", "detail", "errordescription", "details", "error", "errors", "errormessage"),
+    *("errormsg", "errmsg", "statusmsg", "status", "description", "reason", "title", "raw", "faultstring"),
 )
 _CODE_NAMES = (
     *("code", "type", "status", "statuscode", "errorcode", "errcode", "errortype", "param", "reason"),
@@ -270,9 +258,10 @@ def _codes(value: Any, depth: int = 0) -> str:
 
 
 _WAITS = re.compile(
-    r"(?:again|retry) (?:in|after) ((?:[\d.]+ ?(?:ms|[hms]))+)"
+    r"(?:(?:again|retry|resets?) (?:in|after)|wait(?: for)?) ((?:[\d.]+ ?(?:ms|[hms]))+)"
     # LiteLLM has the provider's answer as text, with a backslash before each quote
-    r'|"retry_?(?:after|delay)(?:_seconds)?(?:_(ms))?\\*" *: *\\*"?([\d.]+(?:ms|[hms])?)\b',
+    r'|"(?:retry_?(?:after|delay)|x-ratelimit-reset)(?:_seconds)?_?(ms)?\\*" *: *\\*"?([\d.]+(?:ms|[hms])?)\b'
+    r"|\b(\d+) ?[秒초][钟鐘]? ?[后後후]",
     re.I,
 )
 
@@ -282,8 +271,9 @@ def _retry_after(headers: Mapping[str, str], body: str) -> str | None:
     given = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT", given, re.ASCII):
         return given
-    resets = [headers.get(f"x-ratelimit-reset{name}", "") for name in ("-requests", "-tokens", "")]
-    resets += [words or f"{number}{unit}" for words, unit, number in _WAITS.findall(body)[:1]]
+    # Of what is limited by the day, most is left nearly always.
+    resets = [headers[name] for name in headers if re.search("ratelimit.*-reset(?!.*day)", name, re.I)]
+    resets += [f"{words}{number}{unit}{later}" for words, unit, number, later in _WAITS.findall(body)[:1]]
     for texts in ([headers.get("retry-after-ms", "") + "ms"], [given], resets):
         if found := [seconds for text in texts if (seconds := _seconds(text)) is not None]:
             return str(math.ceil(max(found)))
@@ -292,7 +282,7 @@ def _retry_after(headers: Mapping[str, str], body: str) -> str | None:
 
 def _seconds(text: str) -> float | None:
     """Seconds written as "7", "1.5", "1.5s", "6m0s", "120ms" or as a Unix time in seconds or milliseconds."""
-    text = text.replace(" ", "")
+    text = text.replace(" ", "").lower()
     if not re.fullmatch(r"(\d{1,13}(\.\d{1,9})?(ms|[hms])?)+", text, re.ASCII):
         return None
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}

@@ -231,6 +231,9 @@ def test_the_llms_own_words_are_cut_and_valid_unicode() -> None:
         ({"retry-after-ms": "1500", "Retry-After": "60"}, "2"),
         ({"x-ratelimit-reset-requests": "1s", "x-ratelimit-reset-tokens": "6m0s"}, "360"),
         ({"x-ratelimit-reset-tokens": "120ms"}, "1"),
+        ({"RateLimit-Reset": "12"}, "12"),
+        ({"x-ratelimit-reset-tokens-minute": "11.38", "x-ratelimit-reset-requests-day": "33011.38"}, "12"),
+        ({"anthropic-ratelimit-requests-reset": "2026-11-27T01:00:00Z"}, None),
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "-1"}, None),
         ({"Retry-After": ""}, None),
@@ -252,6 +255,16 @@ async def test_when_to_come_again_is_read_out_of_the_words(llm: ScriptedLLM) -> 
     assert heard.failed.retry_after == "12"
     heard = await play(llm, answer("429 X", {"error": {"message": "Please try again in 14m24.5s."}}))
     assert heard.failed.retry_after == "865"
+    for words, seconds in (
+        ("Rate limit of 10 per 60s exceeded. Please wait 43 seconds before retrying.", "43"),
+        ("Please wait for 2 hours.", "7200"),
+        ("Your quota will reset after 2h21m11s.", "8471"),
+        ("请求过于频繁，请在 30 秒后重试", "30"),
+        ("요청이 너무 많습니다. 20초 후에 다시 시도해 주세요.", "20"),
+        ("Limited to 10 per 60 seconds", None),
+    ):
+        heard = await play(llm, answer("429 X", {"error": {"message": words}}))
+        assert heard.failed.retry_after == seconds
     heard = await play(llm, answer("400 X", {"error": {"message": "bad"}}, "Retry-After: 7\r\n"))
     assert heard.failed.retry_after is None, "what is refused for good is not to be repeated"
 
@@ -263,6 +276,8 @@ async def test_when_to_come_again_is_read_out_of_the_words(llm: ScriptedLLM) -> 
         ({"retry_after": 5}, "5"),
         ({"metadata": {"retry_after_seconds": "7"}}, "7"),
         ({"retry_after_ms": 1500}, "2"),
+        ({"retryAfterMs": 2500}, "3"),
+        ({"metadata": {"headers": {"X-RateLimit-Limit": "20", "X-RateLimit-Reset": "9"}}}, "9"),
         ({"retry_after": None}, None),
         ({"retry": "after 5"}, None),
     ],
