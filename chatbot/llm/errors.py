@@ -25,7 +25,7 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
     ("money", "llm_error", False, (402,), "The LLM server's account has no money or quota left",
      r"^(?!.*resource_exhausted).*(insufficient[ _]?(user_)?(quota|balance|credit|fund)|exceeded your current quota|billing"
      r"|(?<![a-z])(?<!load.)balance(?![a-z])|(more|out of|any|enough) credits|payment required|arrear|overdue"
-     r"|budget.{0,10}exceed|(exceed\w*|over).?budget|欠费|余额|额度不足|充值|资源包|잔액|결제)"),
+     r"|budget[_ ](has been )?exceeded|(exceeded|over)[_ ]?budget|欠费|余额|额度不足|充值|资源包|잔액|결제)"),
     ("moderation", "llm_rejected", False, (), "The LLM server's moderation rejected the request",
      r"content[_ ]?filter|content management|content[_ ]policy|moderation|flagged|data_?inspection|inappropriate|exists risk|censor"
      r"|responsibleai|prohibited[_ ]content|safety|unsafe content|sensitive|敏感|违规|不当|부적절|유해"),

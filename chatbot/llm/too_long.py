@@ -17,11 +17,12 @@ _CODES = (
     r"context(length|window|size)+exceed|exceedcontextsize|maxprompttokensexceeded|(prompt|input|tokens)toolong"
     r"|tokenslimitreached|context(toolong|full|overflow)|outofcontexterr|contentlengthexceed|inputlengtherror"
 )
-# What only looks like it: rates, waiting, plans, money.
+# What only looks like it: rates, waiting, plans, money, a field that is not known.
 _NEVER = (
     r"\bper[ _-](minute|min|day|hour|second|month)|\b[rt]p[mds]\b|rate.?limit|throttl|wait before|please wait"
-    r"|try again (in \d|later)|too many requests|quota|balance|billing|credits?\b|insufficient|concurren|daily"
+    r"|try again (in \d|later)|too many requests|quota|balance|billing|credits?\b|insufficient|concurren|daily|expired"
     r"|monthly|this (month|week)|today|\btier\b|upgrade|too small|time.?out|deadline|took (too|longer)|cancel|retries|attempts"
+    r"|(unknown|unrecogni[sz]ed|unexpected|unsupported) [\w ]{0,20}(argument|param(eter)?|field|name|key)s?\b|extra inputs"
     r"|余额|配额|额度|限流|频率|频繁|次数|速率|并发|每(分|天|日|秒)|欠费|充值|账户|套餐|用尽|稍后|超时"
     r"|분당|초당|하루|일일|할당량|사용량|횟수|요청 한도|잔액|결제|잠시"
 )
@@ -32,16 +33,18 @@ _OTHER_THINGS = (
     r"(?! (and|tokens))[^.;]{0,40}(too (large|long|big)|exceed)|(文件|图片|音频|视频|工具|函数|名称).{0,12}超"
     r"|(파일|이미지|함수|도구|이름).{0,20}(초과|너무)"
 )
-_ANSWER = r"(max_?(completion_|new_|output_|response_)?tokens|budget_tokens|maximum tokens you requested)"
+_ANSWER = r"(max_?(completion_|new_|output_|response_)?tokens|budget_tokens|maximum tokens you requested|(thinking|reasoning)[ _]budget)"
+# A room for the answer that nobody asked for: what is left of the context is below zero. vLLM, TensorRT-LLM
+_NO_ROOM = r"max_tokens\b.{0,60}[ (]-\d\d"
 # What speaks of the answer that was asked for. It may be too long all the same, if it also counts the input.
 _OF_THE_ANSWER = (
     rf"^(\W|<\d+>|[\w.]+:|the|parameter|param|value|for|of|field|invalid|range|requested|your)*{_ANSWER}\b"
     rf"|{_ANSWER}[\W\d]*(is |are )?(too large|out of range|invalid|exceeds|must|should|cannot)"
-    r"|requested for (the )?(completion|output)|(completion|output|response) (tokens?|length|body|size)[^.]{0,40}(exceed|too|limit|at most|maximum)"
+    r"|requested for (the )?(completion|output)|(completion|output|response) (tokens?|length|body|payload|size)[^.]{0,40}(exceed|too|limit|at most|maximum)"
     r"|输出长度|输出.{0,6}token|최대 출력|출력 토큰|응답 길이"
 )
 _ALSO_OF_THE_INPUT = (
-    r"\b(input|prompt)s? (\w+ )?(tokens?|length|count)|(in|from) (the|your) (input|messages?|prompt)|input and"
+    rf"{_NO_ROOM}|\b(input|prompt)s? (\w+ )?(tokens?|length|count)|(in|from) (the|your) (input|messages?|prompt)|input and"
 )
 _ANSWER_SIZE = (
     r"(\d+) (?:tokens )?(?:in|for|of) the (?:completion|output)",  # OpenAI, SGLang, OpenRouter
@@ -56,9 +59,10 @@ _MUCH = (
     r"(exceed\w*|too? (long|large|big|many)|(longer|larger|greater|more|higher) than|beyond|surpass\w*|over(flow)?\b)"
 )
 _PATTERNS = (
+    _NO_ROOM,
     # OpenAI, vLLM, DeepSeek, Together, OpenRouter: "maximum context length is 8192"; xAI: "maximum prompt length is";
     # MiniMax: "context window exceeds limit"; Anthropic: "exceed context limit"; Ollama, LM Studio
-    rf"(maximum|max|exceed\w*|reached|only|available|over|beyond|filled|with|s) ?(model |the )*{_SIZE}",
+    rf"(maximum|max|exceed\w*|reached|only|available|over|beyond|filled|with|s) ?(model |the |supported )*{_SIZE}",
     rf"{_SIZE}\b.{{0,80}}({_MUCH}|\bfull\b|requested|reached|exhausted)",
     rf">=? ?(the )?(models? )?{_SIZE}|exceed\w* .{{0,40}}\bcontext\b|not fit|(not enough|no|out of) (context|room)\b",
     r"\b(prompt|input|context) (length|size|tokens?)\b[^.]{0,30}\d.{0,20}(max|limit|allowed)|contents? (is )?too (long|large)",
@@ -66,9 +70,9 @@ _PATTERNS = (
     r"max\w* (number of )?(input|prompt|context) tokens",
     # Anthropic, Bedrock, Fireworks: "prompt is too long"; Gemini: "input token count (…) exceeds"; SGLang, MLC,
     # TensorRT-LLM: "prompt has 5000 tokens in total, larger than"; Tencent, Perplexity, Clova: "text too long"
-    rf"\b{_SAID}\b[^.]{{0,80}}\b{_MUCH}",
+    rf"\b{_SAID}\b([^.]|\.\d){{0,80}}\b{_MUCH}",
     # Cohere, Mistral: "too many tokens"; Kimi: "exceeded model token limit"; watsonx; Volcengine: "exceed max message tokens"
-    r"too (many|large|long)\W+(\w+ )?(tokens|prompt|input|messages?|context|conversation)",
+    r"too (many|large|long)\W+(\w+ )?(tokens|prompt|input|messages?|context|conversation|text bytes)",
     r"exceed\w* (\w+ ){0,3}(token|input|prompt)s?( \w+)? limit|tokens? limit ?(reached|:|$)",
     r"exceed\w* (the )?max\w* (?!output|completion|new|response)(\w+ ){0,2}(tokens|length|context)",
     # Groq, Cerebras, Azure: "reduce the length of the messages"; LM Studio: "provide a shorter input"
@@ -95,23 +99,28 @@ _PATTERNS = (
     r"(输入|上下文|提示|prompt|消息|内容|对话|文本|历史|token|长度|字数|字符|请求).{0,30}"
     r"(超长|过长|太长|超过|超出|超限|大于|过大|过多|最[大多]支持)",
     r"(超过|超出|超长|过长|太长|大于|最大|限制).{0,20}(上下文|长度|输入|token|字符|字数)",
+    r"(上下文|窗口|(输入|对话|会话)的?长度).{0,12}(已满|用尽|耗尽|上限|小于)",
     r"(减少|缩短|精简|压缩|清空).{0,4}(输入|上下文|内容|消息|对话|历史|提示)",
     # Clova, Upstage, and Korean gateways; Japanese ones
     r"(입력|프롬프트|메시지|컨텍스트|문맥|대화|텍스트|토큰|길이|내용).{0,30}"
-    r"(초과|너무 ?(길|많|크|큽|깁)|깁니다|길어|넘(었|습|는|어|을|음)|벗어)",
+    r"(초과|너무 ?(길|많|크|큽|깁)|깁니다|길어|넘(었|습|는|어|을|음)|벗어|보다 ?(큽|큰|많))|(컨텍스트|문맥).{0,20}도달",
     r"(최대|초과).{0,20}(컨텍스트|길이|입력)",
-    r"(入力|プロンプト|コンテキスト|トークン|メッセージ|会話).{0,30}(超え|超过|长すぎ|多すぎ|上限)|最大.{0,6}(入力|コンテキスト)",
+    r"(入力|プロンプト|コンテキスト|トークン|メッセージ|会話).{0,30}(超え|超过|长(す|过)ぎ|多すぎ|上限|以内に)|最大.{0,6}(入力|コンテキスト)",
+    # French, German, Spanish, Portuguese, Italian, Russian
+    r"(prompt|messag|mensa|nachricht|eingabe|anfrage|requête|entr(é|a)|conversa|unterhaltung|[ck]onte[xks]|запрос|сообщени)"
+    r".{0,40}(trop |zu |demasiado |muito |troppo |слишком )(l[oau][nr]|gra?n|gro|длин|больш)|слишком (длин|больш)\w+ (запрос|контекст|сообщ)",
+    r"(dépass|überschreit|super[aeo]|exced|excèd|ultrapassa|превы).{0,40}([ck]onte[xks]t|contesto|контекст)",
 )
 
 _LIMITS = (
     r"(?:<=|>=?) ?(\d+)",
     r"\[ ?\d+ ?, ?(\d+) ?\]",  # DashScope's range
-    r"(\d+) (?:maximum|(?:are )?available)|(\d+)[ -]tokens? (?:limit|context|window)",
+    r"(\d+) (?:maximum|(?:are )?available)|(\d+)[ -]tokens? (?:limit|context|window)|(\d+)\w{0,5}以内",
     r"(?:exceed(?:s|ed|ing)?|(?:longer|larger|greater|more) than)\b[^\d.:;]{0,50}?(?<!by )(\d+)",
     r"context(?:[ _](?:length|window|size|limit))?\b\D{0,40}?(?<!by )(\d+)",
-    r"(?:limit|maximum|max(?: size|_length)?|(?<!add )up to|at most|less than|cannot exceed|allowed|truncate to)\b"
+    r"(?:limit|m[aá]xim\w+|максимал\w+|max(?: size|_length)?|(?<!add )up to|at most|less than|cannot exceed|allowed|truncate to)\b"
     r"\D{0,40}?(?<!by )(\d+)",
-    r"(?:上限|最大|最多|限制|不能超过|超过了?|최대|제한|한도|윈도우)\D{0,12}(\d+)",
+    r"(?:上限|最大|最多|等于|限制|不能超过|超过了?|최대|제한|한도|윈도우)\D{0,12}(\d+)",
 )
 _TRADITIONAL = str.maketrans("輸內過長對請數訊", "输内过长对请数讯")
 _NO_TOKENS = r"character|bytes?\b|string|payload|字符|字数|글자|文字|\bmb\b|maxlength"
