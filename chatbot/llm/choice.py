@@ -39,15 +39,12 @@ class ChoiceReader:
         self._tags = ThinkTags()
         self._calls = CallReader()
         self._halves: dict[str, str] = {}  # by kind, first halves of surrogate pairs
-        self._came_as_delta = False
+        self._came: set[str] = set()  # the kinds of what came in pieces
 
     def read(self, choice: dict[str, Any], *, is_last: bool, is_whole: bool) -> tuple[list[Piece], bool]:
         """What a choice adds to the reply, and whether it stands there just as we would write it."""
         delta, is_message = _delta_of(choice)
         found = _parts(delta.get("content"))
-        if is_message and is_whole and self._came_as_delta:
-            found = []  # MiniMax repeats the whole at the end
-        self._came_as_delta = self._came_as_delta or bool(found and not is_message)
         thoughts = _reasoning_in(delta)
         texts = {REASONING: thoughts, TEXT: "", REFUSAL: ""}
         for kind, text in (*found, *_parts(delta.get("refusal"), REFUSAL)):
@@ -67,6 +64,10 @@ class ChoiceReader:
             piece = call._replace(text=self._whole(f"call {call.call}", call.text, is_last))
             if piece.length:
                 pieces.append(piece)
+        if is_message and is_whole:  # MiniMax repeats the whole at the end
+            pieces = [piece for piece in pieces if piece.kind not in self._came]
+        else:
+            self._came.update([piece.kind for piece in pieces])
         return pieces, can_pass_on
 
     def _whole(self, kind: str, text: str, is_last: bool) -> str:

@@ -77,6 +77,8 @@ class ChunkReader:
         except ValueError:
             if self.finish_reason:
                 return []  # another way to say [DONE], or an event cut short
+            if len(parts := re.split(rb"(?<=\})\s*data:\s*(?=[{[])", data)) > 1:
+                return [chunk for part in parts for chunk in self.read(part)]
             raise _nonsense(data) from None
 
     def read_whole(self, data: bytes) -> list[Chunk]:
@@ -108,7 +110,9 @@ class ChunkReader:
             self.model = valid(model[:MAX_MODEL_CHARS])
         finish = _finish_of(choice)
         pieces, as_it_came = self._choices.read(
-            choice, is_last=bool(finish), is_whole=chunk.get("object") == "chat.completion"
+            choice,
+            is_last=bool(finish),
+            is_whole=chunk.get("object") in ("chat.completion", "chat.completion.done"),
         )
         as_it_came = as_it_came and is_plain
         passes = (as_it_came or self._is_relay) and not is_whole
@@ -208,7 +212,11 @@ def _finish_of(choice: dict[str, Any]) -> str | None:
 
 
 def _nonsense(data: bytes) -> ChatError:
-    return errors.ours("nonsense", errors.words_of(data[:4096].decode("utf-8", "replace"))[:200] or "nothing")
+    words = errors.words_of(data[:4096].decode("utf-8", "replace"))
+    failure = errors.Failure(0, 500, "", words)  # which may be all that a proxy says of it
+    if data[:1] not in b"{[" and (failure.kind != "failed" or too_long.find(500, "", words)[0]):
+        return failure.to_error()
+    return errors.ours("nonsense", words[:200] or "nothing")
 
 
 def _unwrapped(chunk: Any) -> dict[str, Any] | None:

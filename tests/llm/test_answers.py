@@ -69,6 +69,17 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
         [text("a"), *({"choices": [{"delta": {}, "message": {"content": c}}]} for c in "bcd")],
         "abcd",
     ),
+    "a message that repeats thoughts and calls, too": (
+        [
+            chunk({"reasoning_content": "hm"}),
+            calls(call(0, "a", "f", "{}")),
+            whole({"content": "", "reasoning_content": "hm", "tool_calls": [call(None, "a", "f", "{}")]}),
+        ],
+        "[hm]<f>{}",
+    ),
+    "a message that has the text alone": (
+        [chunk({"reasoning_content": "hm"}), whole({"content": "Hi", "reasoning_content": "hm"})], "[hm]Hi",
+    ),
     "text as in completions": ([{"choices": [{"index": 0, "text": "Hi", "finish_reason": None}]}], "Hi"),
     "choices null, empty, missing": ([{"choices": None}, {"choices": []}, {}, text("Hi")], "Hi"),
     "index 0 only": (
@@ -209,6 +220,7 @@ BEGINNINGS |= {
     "a BOM before a stream": b"\xef\xbb\xbf" + EVENTS,
     "a comment before a stream": b": OPENROUTER PROCESSING\n\n" + EVENTS,
     "events without blank lines": EVENTS.replace(b"\n\n", b"\n"),
+    "events on one line": EVENTS.replace(b"}\n\ndata: {", b"}data: {"),
     "data: twice (one-api)": EVENTS.replace(b"data: ", b"data: data: "),
     "an event field before a stream": b"event: message\nid: 1\n" + EVENTS,
 }
