@@ -3,7 +3,7 @@
 https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 
 Deliberately unlike the standard, for servers that were seen to do so: a last event without its blank line
-counts; a line of bare JSON is an event (proxies put an error between the events), and so is llama-server's
+counts; bare JSON is an event (proxies put an error between the events), and so is llama-server's
 `error: {…}`; events without blank lines between them are told apart, for no JSON goes on with "{" after "}".
 """
 
@@ -53,8 +53,11 @@ class Decoder:
                     self._data, self._size = [], 0
                 self._data.append(value)
                 self._size += len(line)
-            elif line.startswith(b"{") and not self._data:
+            elif line.startswith(b"{") and line.endswith(b"}") and not self._data:
                 events.append(line)
+            elif line[:1] in b' \t"{}[]' and (self._data or [line])[0][:1] in b"{[":
+                self._data.append(line)  # of JSON over several lines
+                self._size += len(line)
             elif line.startswith(b"error:"):
                 events.append(b'{"error":%b}' % line[6:])
             if max(self._size, len(line)) > MAX_LINE:

@@ -36,6 +36,15 @@ STREAMS = {
     "a BOM is none here: the answer drops it": (b"data: a\n\n\xef\xbb\xbfdata: b\n\n", [b"a"]),
     "data over several lines": (b"data: a\ndata: b\ndata\ndata:\n\n", [b"a\nb\n\n"]),
     "bare JSON between events": (b'data: a\n\n{"error": 1}\n\ndata: b\n\n', [b"a", b'{"error": 1}', b"b"]),
+    "bare JSON over several lines": (
+        b'data: a\n\n[{\r\n  "error": {\n    "code": 429\n  }\n}\n]\n\ndata: b\n\n',
+        [b"a", b'[{\n  "error": {\n    "code": 429\n  }\n}\n]', b"b"],
+    ),
+    "JSON over several lines of which one begins with data": (
+        b'data: {\n "a": 1\n}\nid: 7\n\n',
+        [b'{\n "a": 1\n}'],
+    ),
+    "a bare [DONE]": (b"data: a\n\n[DONE]\n", [b"a", b"[DONE]"]),
     "JSON over several data lines": (b'data: {"a":\ndata: {"b": 1}}\n\n', [b'{"a":\n{"b": 1}}']),
     "an error field": (b'error: {"code": 5}\n\n', [b'{"error": {"code": 5}}']),
     "UTF-8": ("data: 안녕 👋\n\n".encode(), ["안녕 👋".encode()]),
