@@ -41,11 +41,11 @@ class ChunkReader:
 
     __slots__ = (
         "_choices", "_context_size", "_fast", "_has_answer", "_has_begun", "_has_pieces", "_held",
-        "_held_object", "_is_doubtful", "_is_relay", "_spent", "finish_reason", "is_done", "model",
+        "_held_object", "_is_doubtful", "_is_relay", "_room", "_spent", "finish_reason", "is_done", "model",
         "recognise", "usage"
     )  # fmt: skip
 
-    def __init__(self, *, is_relay: bool = False, context_size: int | None = None) -> None:
+    def __init__(self, *, is_relay: bool = False, context_size: int | None = None, room: Any = None) -> None:
         self.model = ""
         self.finish_reason: str | None = None
         self.usage: str | None = None
@@ -53,6 +53,7 @@ class ChunkReader:
         self._is_doubtful = False  # it says a finish_reason too early: only a proper end shows it is meant
         self._is_relay = is_relay
         self._context_size = context_size
+        self._room = room  # for the answer, in tokens, if the request says
         self._spent: dict[str, Any] = {}
         self._has_begun = False
         self._has_pieces = self._has_answer = False  # anything, or more than thoughts
@@ -110,9 +111,7 @@ class ChunkReader:
             self.model = valid(model[:MAX_MODEL_CHARS])
         finish = _finish_of(choice)
         pieces, as_it_came = self._choices.read(
-            choice,
-            is_last=bool(finish),
-            is_whole=chunk.get("object") in ("chat.completion", "chat.completion.done"),
+            choice, is_last=bool(finish), is_whole=chunk.get("object") == "chat.completion"
         )
         as_it_came = as_it_came and is_plain
         passes = (as_it_came or self._is_relay) and not is_whole
@@ -181,7 +180,7 @@ class ChunkReader:
                 raise errors.empty_stream()
             raise errors.ours("cut" if is_cut else "early")
         if not self._is_relay and not self._has_answer:
-            if too_long.is_full(self._spent, finish, self._context_size):
+            if too_long.is_full(self._spent, finish, self._context_size, self._room):
                 raise errors.full_context()
             if not self._has_pieces or not CUT.search(finish):
                 is_filtered = FILTERED.search(finish)

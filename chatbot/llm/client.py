@@ -112,7 +112,9 @@ class LLM:
         idle = IdleTimeout(self._patience, task.cancel)
         try:
             response = await self._post(messages, body, affinity)
-            reader = ChunkReader(is_relay=is_relay, context_size=self.context_size(str(body["model"])))
+            room = body.get("max_completion_tokens") or body.get("max_tokens")
+            size = self.context_size(str(body["model"]))
+            reader = ChunkReader(is_relay=is_relay, context_size=size, room=room)
             return Answer(response, idle, reader, self._reports.report, messages)
         except BaseException as error:
             idle.end()
@@ -134,7 +136,7 @@ class LLM:
             fields.append(f'"messages":{messages}')
             data = f"{{{','.join(fields)}}}".encode()
             response = await self._request("POST", self._endpoint.chat_url, affinity, data)
-            if response.status in range(200, 204):
+            if response.status in range(200, 300) and response.status != 204:  # Portkey has 246, too
                 if _PACKED.search(response.headers.get("Content-Encoding", "")):
                     response.close()
                     raise errors.ours("compressed")

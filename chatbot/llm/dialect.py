@@ -8,7 +8,6 @@ from typing import Any
 
 from chatbot.llm.errors import Failure
 
-_USAGE = {"include_usage": True}
 _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 _REFUSED = re.compile(
     r"unsupported|not support|unknown|unrecognized|unexpected|extra (inputs|fields)|extra_forbidden"
@@ -30,7 +29,7 @@ class Dialect:
         for name, other in _LIMITS.items():
             if name in self._refused and name in body and other not in body:
                 body[other] = body.pop(name)
-        body["stream_options"] = (body.get("stream_options") or {}) | _USAGE
+        body["stream_options"] = (body.get("stream_options") or {}) | {"include_usage": True}
         body["stream"] = "stream" not in self._refused
         if not body["stream"] or "stream_options" in self._refused:
             body.pop("stream_options", None)
@@ -44,7 +43,7 @@ class Dialect:
         names = [limit[0]] if limit and _LIMITS[limit[0]] not in {*sent, *self._refused} else []
         for name in [*names, "stream_options", "stream"]:
             # Nobody would speak of this one, which is ours, but to refuse it.
-            is_refused = sent.get(name) == _USAGE or _REFUSED.search(text)
+            is_refused = name == "stream_options" or _REFUSED.search(text)
             if is_refused and sent.get(name) and re.search(rf"\b{name}(ing)?\b", text):
                 self._refused.add(name)
                 return name

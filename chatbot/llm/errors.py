@@ -27,7 +27,7 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
      r"|(?<![a-z])(?<!load.)balance(?![a-z])|(more|out of|any|enough) credits|payment required|arrear|overdue"
      r"|budget[_ ](has been )?exceeded|(exceeded|over)[_ ]?budget|欠费|余额|额度不足|充值|资源包|잔액|결제)"),
     ("moderation", "llm_rejected", False, (), "The LLM server's moderation rejected the request",
-     r"content[_ ]?filter|content management|content[_ ]policy|moderation|flagged|data_?inspection|inappropriate|exists risk|censor"
+     r"content[_ ]?filter|content management|content[_ ]policy|moderation|flagged|data_?inspection|inappropriate|exists risk|censor|guardrail"
      r"|responsibleai|prohibited[_ ]content|safety|unsafe content|sensitive|敏感|违规|不当|부적절|유해"),
     ("rate", "llm_rate_limited", True, (429,), "The LLM server limits the rate of requests",
      r"rate.?limit|throttl|too many requests|wait before trying|per[ _](minute|day|second|hour)\b|\b[rt]pm\b"
@@ -48,7 +48,7 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
      r"|(unknown|invalid|valid|no such|unrecognized) model\b|no models? loaded|no endpoints found for"
      r"|not[_ ]?(found|exist)\w*[^.]{0,30}\bmodels?\b|\b(model|deployment)\b([^.]|\.\w){0,100}(not found|(does|do) ?n.t exist"
      r"|(does )?not exist|not available|not loaded|identifier is invalid)"),
-    ("forbidden", "llm_error", False, (403,), "The LLM server forbids it", r"$^"),
+    ("forbidden", "llm_error", False, (403, 410), "The LLM server forbids it", r"$^"),
     ("slow", "llm_error", True, (408, 504, 524), "The LLM server took too long", r"$^"),
     ("rejected", "llm_rejected", False, range(400, 500), "The LLM server rejected the request",
      r"(image|audio|video)s?( input)? (is|are) not supported"),  # llama-server says so with a 500
@@ -119,9 +119,8 @@ class Failure(NamedTuple):
     @property
     def is_no_api(self) -> bool:
         """Whether there seems to be something else at the URL."""
-        words = r".{0,11}|.*url.*|(\w+ ){1,2}not found"
-        is_bare = not self.is_json or re.fullmatch(words, self.words, re.I | re.S) is not None
-        return self.status in (404, 405) and self.kind != "model" and is_bare
+        is_bare = not self.is_json or re.fullmatch(r"(?is).{0,11}|.*url.*|(\w+ ){1,2}not found", self.words)
+        return self.status in (404, 405) and self.kind != "model" and bool(is_bare)
 
     def to_error(self, *, chose_model: bool = False, where: str = "") -> ChatError:
         """What the client is sent. `chose_model`: the client named the model; `where` the base URL."""

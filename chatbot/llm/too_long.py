@@ -166,7 +166,7 @@ def _number(patterns: Iterable[str], text: str) -> int | None:
     return None
 
 
-def is_full(usage: dict[str, Any], finish: str, context_size: int | None) -> bool:
+def is_full(usage: dict[str, Any], finish: str, context_size: int | None, room: Any = None) -> bool:
     """Whether the usage of an answer without text shows that the conversation filled the context."""
     said, answered = usage.get("prompt_tokens"), usage.get("completion_tokens") or 0
     if "context_window" in finish:
@@ -175,4 +175,4 @@ def is_full(usage: dict[str, Any], finish: str, context_size: int | None) -> boo
         return False
     if context_size:
         return said + answered >= context_size - 1
-    return finish.lower() in ("length", "max_tokens") and answered <= 1
+    return finish.lower() in ("length", "max_tokens") and answered <= 1 and room != 1

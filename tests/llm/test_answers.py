@@ -269,6 +269,7 @@ async def test_chunks_that_need_no_change_are_passed_on_byte_for_byte(llm: Scrip
     [
         ("201 Created", ""),
         ("203 Non-Authoritative Information", ""),
+        ("246 Hooks Failed", ""),
         ("200 OK", "Content-Encoding: UTF-8\r\n"),
         ("200 OK", "Content-Encoding: none\r\n"),
     ],

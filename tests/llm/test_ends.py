@@ -242,6 +242,17 @@ async def test_no_text_and_a_full_context_is_too_long(llm: ScriptedLLM, chunks: 
     assert heard.failed.is_certain
 
 
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+async def test_an_end_after_the_one_token_that_was_asked_for_is_no_full_context(
+    llm: ScriptedLLM, field: str
+) -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 1}
+    llm.play(stream(chunk({"reasoning": "hm"}), chunk(finish="length", usage=usage), DONE))
+    async with opened(llm) as way:
+        heard = await hear(way, **{field: 1})
+    assert (heard.said, heard.finish, heard.error) == ("[hm]", "length", None)
+
+
 async def waiting(llm: ScriptedLLM, *script: Any, seconds: float = 20) -> tuple[asyncio.Task[Heard], Any]:
     """Asks; returns when all of the script has been played."""
     gate = Gate()

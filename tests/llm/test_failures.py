@@ -165,6 +165,8 @@ FAILURES: dict[str, tuple[int, Any, str, str, str]] = {
         400, b'id:1\nevent:error\n:HTTP_STATUS/400\ndata:{"code":"InvalidParameter","message":"bad seed"}\n\n',
         "llm_rejected", "rejected", "request: bad seed (400)",
     ),
+    "a guardrail (Portkey)": (446, {"error": {"message": "The guardrail checks failed"}}, "llm_rejected", "moderation", "checks"),
+    "gone (HF)": (410, {"error": "https://x is no longer supported."}, "llm_error", "forbidden", "no longer"),
     "OAuth": (400, {"error": "invalid_request", "error_description": "bad seed"}, "llm_rejected", "rejected", "bad seed"),
     "418": (418, {"error": {"message": "why"}}, "llm_rejected", "rejected", "why"),
 }  # fmt: skip
