@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 REASONING, TEXT, REFUSAL, CALL = "reasoning", "text", "refusal", "call"
 """The kinds of pieces that a reply consists of."""
@@ -31,10 +31,11 @@ def dumps(value: object) -> bytes:
 
 
 class CallHead(NamedTuple):
-    """How a tool call begins: its id and the function's name."""
+    """How a tool call begins: its id, the function's name, and the signature that Gemini wants back."""
 
     id: str
     name: str
+    extra: Any = None
 
 
 class Piece(NamedTuple):

@@ -150,6 +150,7 @@ class ReplyLog:
                     "type": "function",
                     "function": {"name": head.name, "arguments": whole[f"c{call}"]},
                 }
+                | ({"extra_content": head.extra} if head.extra else {})
                 for call, head in sorted(heads.items())
             ]
         is_text = len(layout) == 1 and layout[0][0] == "t"
@@ -183,7 +184,8 @@ class ReplyLog:
 
 
 def _size_of(head: CallHead) -> int:
-    return len(head.id.encode()) + len(head.name.encode()) + 1
+    extra = as_json(head.extra) if head.extra else ""
+    return len(head.id.encode()) + len(head.name.encode()) + len(extra) + 1
 
 
 def _to_varints(ends: Iterable[int]) -> bytes:

@@ -60,7 +60,8 @@ class CallReader:
             if not given or any(other.id == given for other in self._calls if other is not call):
                 call.id, can_pass_on = f"call_{secrets.token_hex(12)}", False
             can_pass_on, text = can_pass_on and len(call.arguments) == 1, "".join(call.arguments)
-            pieces = [Piece(CALL, "", call.number, CallHead(call.id, name)), Piece(CALL, text, call.number)]
+            head = CallHead(call.id, name, entry.get("extra_content"))
+            pieces = [Piece(CALL, "", call.number, head), Piece(CALL, text, call.number)]
         else:
             pieces = [Piece(CALL, text, call.number)]
         return [piece for piece in pieces if piece.length], can_pass_on

@@ -115,7 +115,7 @@ _PATTERNS = (
 _LIMITS = (
     r"(?:<=|>=?) ?(\d+)",
     r"\[ ?\d+ ?, ?(\d+) ?\]",  # DashScope's range
-    r"(\d+) (?:maximum|(?:are )?available)|(\d+)[ -]tokens? (?:limit|context|window)|(\d+)\w{0,5}以内",
+    r"(\d+) (?:maximum|(?:are )?available)|(\d+)[ -]tokens? (?:limit|context|window)|(\d{2,9})\w{0,5}以内",
     r"(?:exceed(?:s|ed|ing)?|(?:longer|larger|greater|more) than)\b[^\d.:;]{0,50}?(?<!by )(\d+)",
     r"context(?:[ _](?:length|window|size|limit))?\b\D{0,40}?(?<!by )(\d+)",
     r"(?:limit|m[aá]xim\w+|максимал\w+|max(?: size|_length)?|(?<!add )up to|at most|less than|cannot exceed|allowed|truncate to)\b"

@@ -50,6 +50,18 @@ async def test_a_round_of_tools(server: Running, llm: ScriptedLLM) -> None:
     assert llm.exchanges[-1].body["messages"] == sent
 
 
+async def test_the_signature_of_a_call_goes_back_with_it(server: Running, llm: ScriptedLLM) -> None:
+    """Gemini refuses a round of tools without it."""
+    session = await server.session()
+    signed = CALL | {"extra_content": {"google": {"thought_signature": "CuwB"}}}
+    llm.play([*events(delta(tool_calls=[signed], finish="tool_calls"), b"data: [DONE]\n\n"), END])
+    status, told = await ask(server, session, message="What time is it?")
+    assert (status, told["tool_calls"]) == (200, [signed])
+    outputs = [{"tool_call_id": "call_1", "output": "12:30"}]
+    assert (await ask(server, session, tool_outputs=outputs))[0] == 200
+    assert llm.exchanges[-1].body["messages"][1]["tool_calls"] == [signed]
+
+
 @pytest.mark.parametrize(
     "outputs",
     [
