@@ -163,8 +163,8 @@ UPDATE turns SET input = ?, input_count = ? WHERE seq = ?;
 -- name: drop_output: Deletes a turn's reply alone; its idempotency key has nothing to stand for then.
 UPDATE turns SET output = NULL, finish_reason = NULL, calls = 0, token_usage = NULL, reasoning = NULL, layout = NULL,
                  chunk_ends = NULL, idempotency_key = NULL, request_hash = NULL WHERE seq = ?;
--- name: forget_response: A turn is a turn like others, and no response any more.
-UPDATE turns SET response_id = NULL, response = NULL WHERE seq = ?;
+-- name: forget_response: A turn is a turn like others, and no response any more, which a key could stand for.
+UPDATE turns SET response_id = NULL, response = NULL, idempotency_key = NULL, request_hash = NULL WHERE seq = ?;
 -- name: adopt: What follows a turn follows what that one follows.
 UPDATE turns SET parent = ? WHERE session_id = ? AND parent = ?;
 

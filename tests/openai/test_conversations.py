@@ -208,6 +208,16 @@ async def test_an_idempotency_key_has_a_scope(door: Door, llm: ScriptedLLM):
     assert len(llm.exchanges) == 3
 
 
+async def test_a_response_that_is_deleted_frees_its_idempotency_key(door: Door):
+    _, conversation = await door.call("POST", "/conversations")
+    body = {"input": "Hi", "conversation": conversation["id"]}
+    _, one = await door.call("POST", "/responses", body, Idempotency_Key="k")
+    await door.call("DELETE", f"/responses/{one['id']}")
+    _, two = await door.call("POST", "/responses", body, Idempotency_Key="k")
+    assert two["id"] not in ("", one["id"])
+    assert (await door.call("GET", f"/responses/{two['id']}"))[1] == two
+
+
 async def test_what_was_cancelled_before_its_first_word_is_cancelled(door: Door, llm: ScriptedLLM):
     llm.play(events(Hang), [*events(delta("a"), DONE), END])
     response = await door.respond(background=True)
