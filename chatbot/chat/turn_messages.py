@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from itertools import takewhile
 from typing import Any
@@ -67,6 +68,17 @@ def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool 
             text = as_json(json.loads(text) | {"reasoning_content": answered.reasoning})
         sent[place].append(text)
     return sent
+
+
+def is_output(message: str) -> bool:
+    """Whether a message is a tool's output."""
+    return role_of(message) == "tool"
+
+
+def lost_outputs(turns: Sequence[Turn], said: Sequence[str]) -> list[str]:
+    """The calls of the tools' outputs in what is `said` that would not be sent after those turns."""
+    lost = Counter(filter(is_output, said)) - Counter(sent_of(turns, said)[-1])
+    return [*map(_call_of, lost)]
 
 
 def _messages(turns: Sequence[Turn], said: Sequence[str]) -> Iterator[tuple[int, str, Turn | None]]:

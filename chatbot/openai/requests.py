@@ -5,15 +5,14 @@ What is said is a turn's lines, a message each. The calls of one assistant's mes
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 from chatbot.chat.asking import Question
-from chatbot.chat.turn_messages import role_of, sent_of
+from chatbot.chat.turn_messages import is_output, lost_outputs, opens
 from chatbot.errors import ChatError
 from chatbot.ids import MAX_INPUT_MESSAGES
 from chatbot.openai.items import Object
@@ -158,20 +157,30 @@ def _part(part: Any, param: str) -> Object:
     raise refuse(f"{param}.{elsewhere or 'type'}", "is not served")
 
 
-def require_calls(messages: Sequence[str], before: Iterable[Turn]) -> None:
-    """Refuses a tool's output that the LLM would not be sent: one without a call just before it."""
-    outputs = Counter(message for message in messages if role_of(message) == "tool")
-    if not outputs:
-        return
+def new_of(messages: tuple[str, ...], before: Iterator[Turn]) -> tuple[str, ...]:
+    """What of an input is new: the AI SDK says a round of tool calls again, from its beginning on.
+
+    Refuses a tool's output that the LLM would not be sent: one without a call just before it.
+    """
+    if not any(map(is_output, messages)):
+        return messages
     turns: list[Turn] = []
     for turn in before:
         turns.insert(0, turn)
         if turn.output is not None:
             break
-    for message in outputs - Counter(sent_of(turns, messages)[-1]):
-        call = json.loads(message)["tool_call_id"]
-        words = f"has an output of the call {call!r}, which was not made just before, was cut or has one"
-        raise refuse("input", words)
+    if not (lost := lost_outputs(turns, messages)):
+        return messages
+    for turn in before if turns and not opens(turns[0]) else ():
+        turns.insert(0, turn)
+        if opens(turn):
+            break
+    known = Counter(message for turn in turns for message in turn.messages)
+    new = tuple((Counter(messages) - known).elements())
+    if any(map(is_output, new)) and not lost_outputs(turns, new):
+        return new
+    words = f"has an output of the call {lost[0]!r}, which was not made just before, was cut or has one"
+    raise refuse("input", words)
 
 
 # How it is asked

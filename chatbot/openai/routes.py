@@ -17,7 +17,7 @@ from chatbot.openai.conversations import Conversations, answered, page_of, read_
 from chatbot.openai.events import ResponseEncoder
 from chatbot.openai.items import Object, said_items
 from chatbot.openai.relay import Relay
-from chatbot.openai.requests import known, read_question, refuse, require_calls
+from chatbot.openai.requests import known, new_of, read_question, refuse
 from chatbot.openai.responses import SETTINGS, Response, failed_response
 from chatbot.records import Session, as_json
 from chatbot.storage.database import when_unlocked
@@ -84,7 +84,7 @@ class OpenAIDoor(Conversations):
             raise refuse("Idempotency-Key", "needs a conversation or an API key to which it belongs")
         if source := self.registry.known(key, request_hash):
             return source, {"Idempotent-Replayed": "true"}
-        require_calls(asked.input, self.store.path_up(session_id, parent))
+        new = new_of(asked.input, self.store.path_up(session_id, parent))
         if asked.occupies:
             self.require_unlocked(session_id)
         self.registry.admit(session_id, occupies=False)
@@ -98,7 +98,7 @@ class OpenAIDoor(Conversations):
         text = as_json({name: value for name, value in settings.items() if value != SETTINGS.get(name)})
         if asked.detached:
             self.store.add_background(response_id, session_id, int(self.clock() * 1000), text)
-        question = replace(asked, session_id=session_id, parent=parent)
+        question = replace(asked, session_id=session_id, parent=parent, input=new)
         question.key_hash, question.request_hash = key, request_hash
         question.response_id, question.response = response_id, text
         return self.registry.start(question), {}

@@ -9,7 +9,7 @@ import pytest
 
 from chatbot.errors import ChatError
 from chatbot.openai.items import said_items
-from chatbot.openai.requests import messages_of, read_question, require_calls
+from chatbot.openai.requests import messages_of, new_of, read_question
 from tests.openai.door import Door
 from tests.tools.scripted_llm import DONE, END, ScriptedLLM, answer, delta, events
 from tests.tools.server import StartServer
@@ -244,6 +244,21 @@ async def test_an_output_whose_call_was_not_made_is_refused(door: Door):
     await door.refused(400, "input", input=[output], previous_response_id=second["id"])
 
 
+async def test_a_round_of_calls_that_is_said_again_is_not_said_twice(door: Door, llm: ScriptedLLM):
+    _, conversation = await door.call("POST", "/conversations")
+    asked = {"conversation": conversation["id"], "tools": [TOOL]}
+    said: list[Any] = [{"role": "developer", "content": "Be short."}, {"role": "user", "content": "weather?"}]
+    for number in range(3):
+        call = {"index": 0, "id": f"call_{number}", "function": {"name": "f", "arguments": "{}"}}
+        llm.play([*events(delta(tool_calls=[call]), delta(finish="tool_calls"), DONE), END])
+        await door.respond(said, **asked)
+        said.append({"type": "function_call_output", "call_id": f"call_{number}", "output": "x"})
+    assert (await door.respond(said, **asked))["status"] == "completed"
+    messages = llm.exchanges[-1].body["messages"]
+    assert [message["role"] for message in messages] == ["system", "user", *(["assistant", "tool"] * 3)]
+    await door.refused(400, "input", input=said, **asked)
+
+
 def test_what_is_said_around_calls_stands_beside_them():
     said = [
         {"role": "user", "content": "Hi"},
@@ -253,7 +268,7 @@ def test_what_is_said_around_calls_stands_beside_them():
         {"type": "function_call_output", "call_id": "c", "output": "x"},
     ]
     messages = messages_of(said, "input", _no_item)
-    require_calls(messages, ())
+    assert new_of(messages, iter(())) == messages
     roles_and_texts = [(m["role"], m["content"]) for m in map(json.loads, messages)]
     assert roles_and_texts == [("user", "Hi"), ("assistant", "Wait, I look."), ("tool", "x")]
 

@@ -70,6 +70,13 @@ await run(`AI SDK ${version("ai")} with @ai-sdk/openai ${version("@ai-sdk/openai
     await generateText({ model, prompt: "one", providerOptions });
     equal((await generateText({ model, prompt: "two", providerOptions })).text, "You said: one / two");
   },
+  async conversationWithTools() {
+    const answer = await fetch(`${BASE_URL}/conversations`, { method: "POST" });
+    const providerOptions = { openai: { conversation: (await answer.json()).id } };
+    const asked = { model, tools, stopWhen: stepCountIs(5), prompt: "weather in two", providerOptions };
+    equal((await generateText(asked)).text, "The tool says: 21 °C in Busan");
+    equal(await streamText(asked).text, "The tool says: 21 °C in Busan");
+  },
   async chatCompletions() {
     equal((await generateText({ model: openai.chat("m"), prompt: "hello" })).text, "You said: hello");
     equal(await streamText({ model: openai.chat("m"), prompt: "hello" }).text, "You said: hello");
