@@ -70,14 +70,9 @@ def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool 
     return sent
 
 
-def is_output(message: str) -> bool:
-    """Whether a message is a tool's output."""
-    return role_of(message) == "tool"
-
-
 def lost_outputs(turns: Sequence[Turn], said: Sequence[str]) -> list[str]:
     """The calls of the tools' outputs in what is `said` that would not be sent after those turns."""
-    lost = Counter(filter(is_output, said)) - Counter(sent_of(turns, said)[-1])
+    lost = Counter(text for text in said if role_of(text) == "tool") - Counter(sent_of(turns, said)[-1])
     return [*map(_call_of, lost)]
 
 

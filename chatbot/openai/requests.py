@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any, TypeVar, cast
 
 from chatbot.chat.asking import Question
-from chatbot.chat.turn_messages import is_output, lost_outputs, opens
+from chatbot.chat.turn_messages import lost_outputs, opens, role_of
 from chatbot.errors import ChatError
 from chatbot.ids import MAX_INPUT_MESSAGES
 from chatbot.openai.items import Object
@@ -87,19 +88,25 @@ def messages_of(value: object, param: str, find_item: FindItem) -> tuple[str, ..
         value = [{"role": "user", "content": value}]
     if not isinstance(value, list):
         raise refuse(param, "must be a string or a list of items")
-    messages: list[Object] = []
+    groups: list[list[Object]] = []  # each a message, and the outputs of its calls, which must follow it
+    calls: dict[str, list[Object]] = {}
     for number, item in enumerate(value):
         message = _message(item, f"{param}[{number}]", find_item)
         if not message:
             continue
-        last = messages[-1] if messages else {}
+        if message["role"] == "tool" and (group := calls.get(message["tool_call_id"])):
+            group.append(message)
+            continue
+        last = groups[-1][-1] if groups else {}
         is_both = last.get("role") == message["role"] == "assistant"
         if is_both and "tool_calls" in (last | message):  # said beside the calls, before their outputs
             texts = [one["content"] for one in (last, message) if one["content"] is not None]
-            calls = [*last.get("tool_calls", ()), *message.get("tool_calls", ())]
-            last |= {"content": "".join(texts) if texts else None, "tool_calls": calls}
+            made = [*last.get("tool_calls", ()), *message.get("tool_calls", ())]
+            last |= {"content": "".join(texts) if texts else None, "tool_calls": made}
         else:
-            messages.append(message)
+            groups.append([message])
+        calls |= {call["id"]: groups[-1] for call in message.get("tool_calls", ())}
+    messages = [*chain(*groups)]
     if len(messages) > MAX_INPUT_MESSAGES:
         raise refuse(param, f"says more than {MAX_INPUT_MESSAGES} messages")
     return tuple(as_json(message) for message in messages)
@@ -157,27 +164,23 @@ def _part(part: Any, param: str) -> Object:
     raise refuse(f"{param}.{elsewhere or 'type'}", "is not served")
 
 
-def new_of(messages: tuple[str, ...], before: Iterator[Turn]) -> tuple[str, ...]:
+def new_of(messages: tuple[str, ...], before: Iterable[Turn]) -> tuple[str, ...]:
     """What of an input is new: the AI SDK says a round of tool calls again, from its beginning on.
 
     Refuses a tool's output that the LLM would not be sent: one without a call just before it.
     """
-    if not any(map(is_output, messages)):
+    if not any(role_of(message) == "tool" for message in messages):
         return messages
     turns: list[Turn] = []
     for turn in before:
         turns.insert(0, turn)
-        if turn.output is not None:
+        if opens(turn):
             break
     if not (lost := lost_outputs(turns, messages)):
         return messages
-    for turn in before if turns and not opens(turns[0]) else ():
-        turns.insert(0, turn)
-        if opens(turn):
-            break
     known = Counter(message for turn in turns for message in turn.messages)
     new = tuple((Counter(messages) - known).elements())
-    if any(map(is_output, new)) and not lost_outputs(turns, new):
+    if new and not lost_outputs(turns, new):
         return new
     words = f"has an output of the call {lost[0]!r}, which was not made just before, was cut or has one"
     raise refuse("input", words)

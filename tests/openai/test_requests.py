@@ -268,9 +268,28 @@ def test_what_is_said_around_calls_stands_beside_them():
         {"type": "function_call_output", "call_id": "c", "output": "x"},
     ]
     messages = messages_of(said, "input", _no_item)
-    assert new_of(messages, iter(())) == messages
+    assert new_of(messages, ()) == messages
     roles_and_texts = [(m["role"], m["content"]) for m in map(json.loads, messages)]
     assert roles_and_texts == [("user", "Hi"), ("assistant", "Wait, I look."), ("tool", "x")]
+
+
+async def test_outputs_follow_their_calls_wherever_they_are_said(door: Door, llm: ScriptedLLM):
+    def called(id_: str) -> dict[str, Any]:
+        return {"type": "function_call", "call_id": id_, "name": "f", "arguments": "{}"}
+
+    def gave(id_: str, output: str) -> dict[str, Any]:
+        return {"type": "function_call_output", "call_id": id_, "output": output}
+
+    user = {"role": "user", "content": "Wait."}
+    await door.respond(
+        [user, called("a"), called(""), gave("a", "1"), user, called("a"), gave("", "2"), user]
+    )
+    sent = llm.exchanges[-1].body["messages"]
+    expected = ["user", "assistant", "tool", "tool", "user", "user"]
+    assert [message["role"] for message in sent] == expected
+    await door.respond([user, called("a"), user, called("b"), gave("b", "2"), gave("a", "1")])
+    sent = llm.exchanges[-1].body["messages"]
+    assert [message["content"] for message in sent] == ["Wait.", None, "1", "Wait.", None, "2"]
 
 
 async def test_an_output_that_the_llm_would_not_be_sent_is_refused(door: Door, llm: ScriptedLLM):
