@@ -42,13 +42,13 @@ def active_object(store: Store, session: Session, reply: Reply) -> dict[str, Any
 
     `message` is the question without what parts hold; `replace` the reply in whose place it is asked for.
     """
-    last = json.loads(reply.question.input[-1])
+    last = json.loads(reply.question.input[-1]) if reply.question.input else {}
     parent = reply.question.parent
     path = [] if parent == session.current else store.path(session.session_id, session.current, parent or 0)
     sibling = store.turn(path[0]) if path else None
     return {
         "message_id": reply.message_id,
-        "message": without_parts(last["content"]) if last["role"] == "user" else None,
+        "message": without_parts(last["content"]) if last.get("role") == "user" else None,
         "started_at": rfc3339(reply.created_at),
         "replace": sibling.turn_id if sibling and sibling.parent == parent else None,
     }

@@ -134,13 +134,14 @@ class Conversations:
             if newest != item:
                 raise refuse("item_id", "is not the newest of its turn, which was answered")
             said += messages_of(others, "item_id", self.find_item)
-            self.store.drop_output(turn.seq, "\n".join(said))
-            return _shown(session)
-        said[place - 1] = message_without(said[place - 1], item["type"], call)
-        if any(line != DELETED for line in said):
-            self.store.set_input(turn.seq, "\n".join(said))
         else:
+            said[place - 1] = message_without(said[place - 1], item["type"], call)
+        if all(line == DELETED for line in said):
             self.sessions.splice_out(session.session_id, turn.seq, turn.parent)
+        elif turn.output is not None:
+            self.store.drop_output(turn.seq, "\n".join(said))
+        else:
+            self.store.set_input(turn.seq, "\n".join(said))
         return _shown(session)
 
     def _item(self, request: web.Request) -> tuple[Session, Turn, Object]:

@@ -182,8 +182,7 @@ def new_of(messages: tuple[str, ...], before: Iterable[Turn]) -> tuple[str, ...]
     new = tuple((Counter(messages) - known).elements())
     if new and not lost_outputs(turns, new):
         return new
-    words = f"has an output of the call {lost[0]!r}, which was not made just before, was cut or has one"
-    raise refuse("input", words)
+    raise refuse("input", f"has an output of the call {lost[0]!r}, which does not wait for one")
 
 
 # How it is asked
@@ -206,9 +205,7 @@ def read_question(body: Mapping[str, Any], find_item: FindItem) -> tuple[Questio
         options["service_tier"] = given["service_tier"]
     session_id = read_conversation(given["conversation"]) if "conversation" in given else ""
     settings["conversation"] = bool(session_id)
-    said = messages_of(given.get("input"), "input", find_item)
-    if not said:
-        raise refuse("input", "says nothing")
+    said = messages_of(given.get("input", []), "input", find_item)
     question = Question(session_id, None, said, options, occupies=bool(session_id))
     question.stored, question.detached = given.get("store", True), given.get("background", False)
     question.instructions = given.get("instructions")
@@ -293,6 +290,7 @@ def _read_text(given: Mapping[str, Any], settings: Object, options: Object) -> N
     if type_ == "json_schema":
         _text(shape, "name", "text.format")
         require(shape.get("schema"), dict, "text.format.schema")
+        _check_types(shape, _FUNCTION, "text.format.")
         schema = _only(shape, "name", "description", "schema", "strict")
         options["response_format"]["json_schema"] = schema
         shape = {"type": type_, "description": None, "strict": False} | schema

@@ -85,6 +85,8 @@ class OpenAIDoor(Conversations):
         if source := self.registry.known(key, request_hash):
             return source, {"Idempotent-Replayed": "true"}
         new = new_of(asked.input, self.store.path_up(session_id, parent))
+        if not new and parent is None:
+            raise refuse("input", "says nothing")
         if asked.occupies:
             self.require_unlocked(session_id)
         self.registry.admit(session_id, occupies=False)

@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from chatbot.errors import ChatError, session_gone
-from chatbot.records import Prompt, Session, Turn
+from chatbot.records import DELETED, Prompt, Session, Turn
 from chatbot.storage.checkpoint import Checkpoints
 from chatbot.storage.database import Database, Locked
 from chatbot.storage.removal import ALL, PIECE_SECONDS
@@ -226,7 +226,8 @@ class Store(Tree):
                 raise ChatError("message_not_found", "The message that this one follows is gone.")
             if turn.idempotency_key and self.removals.waiting:
                 self._free_key(turn.idempotency_key)
-            seq = self._db.run("add_turn", turn._asdict() | {"input_count": len(turn.messages)}).lastrowid
+            count = len(turn.messages) - turn.messages.count(DELETED)
+            seq = self._db.run("add_turn", turn._asdict() | {"input_count": count}).lastrowid
             assert seq is not None
             moves = not if_at_parent or session.current == parent
             self._db.run("go_to", (seq if moves else session.current, turn.replied_at, session_id))

@@ -154,6 +154,36 @@ async def test_items_that_are_added_while_a_response_is_written_are_refused(door
     stream.leave()
 
 
+async def test_what_was_added_is_answered_without_saying_more(door: Door, llm: ScriptedLLM):
+    for nothing in (None, []):
+        await door.refused(400, "input", input=nothing)
+    _, conversation = await door.call("POST", "/conversations")
+    named = {"conversation": conversation["id"]}
+    await door.refused(400, "input", input=None, **named)
+    added = [{"role": "user", "content": "one"}]
+    await door.call("POST", f"/conversations/{conversation['id']}/items", {"items": added})
+    llm.play(events(delta("On"), Hang))
+    running = await door.respond(None, background=True, **named)
+    await llm.asked()
+    session_id = conversation["id"].removeprefix("conv_")
+    _, session, _ = await door.server.call("GET", f"/api/sessions/{session_id}")
+    assert session["active_reply"]["message"] is None
+    await door.call("POST", f"/responses/{running['id']}/cancel")
+    response = await door.respond(None, **named)
+    assert [message["content"] for message in llm.exchanges[-1].body["messages"]] == ["one", "On"]
+    assert (await door.call("GET", f"/responses/{response['id']}/input_items"))[1]["data"] == []
+    assert len(await items(door, conversation["id"])) == 3
+    _, session, _ = await door.server.call("GET", f"/api/sessions/{session_id}")
+    assert session["message_count"] == 3
+    assert [role for role, _ in await door.server.history(session_id)] == ["user", "assistant", "assistant"]
+    branch = await door.respond([], previous_response_id=response["id"])
+    assert branch["status"] == "completed"
+    for answer in (branch, response):
+        path = f"/conversations/{conversation['id']}/items/{answer['output'][0]['id']}"
+        assert (await door.call("DELETE", path))[0] == 200
+    assert len(door.server.sql("SELECT seq FROM turns")) == 2, "an empty turn was left"
+
+
 async def test_store_false_leaves_nothing_behind(door: Door):
     await door.respond("secret", store=False)
     _, conversation = await door.call("POST", "/conversations")

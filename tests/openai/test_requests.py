@@ -15,6 +15,7 @@ from tests.tools.scripted_llm import DONE, END, ScriptedLLM, answer, delta, even
 from tests.tools.server import StartServer
 
 TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+FORMAT = {"type": "json_schema", "name": "n", "schema": {}}
 
 
 def _no_item(item_id: str, param: str) -> Any:
@@ -54,12 +55,12 @@ def _said(part: dict[str, Any]) -> dict[str, Any]:
         ("text.format.type", {"text": {"format": {"type": "grammar"}}}),
         ("text.format.name", {"text": {"format": {"type": "json_schema", "schema": {}}}}),
         ("text.format.schema", {"text": {"format": {"type": "json_schema", "name": "n"}}}),
+        ("text.format.strict", {"text": {"format": FORMAT | {"strict": "yes"}}}),
+        ("text.format.description", {"text": {"format": FORMAT | {"description": 1}}}),
         ("previous_response_id", {"previous_response_id": 1}),
         ("previous_response_id", {"previous_response_id": "resp_1", "conversation": "conv_1"}),
         ("conversation", {"conversation": 1}),
         ("conversation", {"conversation": "conv_1"}),
-        ("input", {"input": None}),
-        ("input", {"input": []}),
         ("input", {"input": 5}),
         ("input[0]", {"input": ["a"]}),
         ("truncation", {"truncation": "sometimes"}),
