@@ -73,6 +73,7 @@ class Relay:
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages:
             raise refuse("messages", "must be a list that says something")
+        streams = require(body.get("stream") or False, bool, "stream")
         options = require(body.get("stream_options") or {}, dict, "stream_options")
         # A conversation is known by what it began with, up to the first thing that the user said.
         users = (n for n, m in enumerate(messages) if isinstance(m, dict) and m.get("role") == "user")
@@ -84,7 +85,7 @@ class Relay:
                 request[REPLY] = told  # what is refused here is no reply
                 asking = asyncio.create_task(self.llm.relay(body, affinity=affinity))
                 try:
-                    if body.get("stream"):
+                    if streams:
                         wants_usage = bool(options.get("include_usage"))
                         return await self._stream(request, asking, told, wants_usage=wants_usage)
                     return await self._whole(asking, told)

@@ -188,6 +188,14 @@ async def test_options_of_the_stream_that_are_none_are_refused_by_name(door: Doo
         assert (status, refused["error"]["param"]) == (400, "stream_options")
 
 
+async def test_a_stream_that_is_neither_true_nor_false_is_refused_by_name(door: Door, llm: ScriptedLLM):
+    for odd in ("yes", 1):
+        status, refused = await door.call("POST", "/chat/completions", SAID | {"stream": odd})
+        assert (status, refused["error"]["param"]) == (400, "stream")
+    status, _ = await door.call("POST", "/chat/completions", SAID | {"stream": None})
+    assert (status, len(llm.exchanges)) == (200, 1)
+
+
 async def test_only_who_asks_for_the_usage_gets_its_chunk(door: Door):
     assert not any('"usage"' in chunk for chunk in await read(door))
     assert any('"usage"' in chunk for chunk in await read(door, stream_options={"include_usage": True}))
