@@ -174,7 +174,8 @@ def new_of(messages: tuple[str, ...], before: Iterable[Turn]) -> tuple[str, ...]
     turns: list[Turn] = []
     for turn in before:
         turns.insert(0, turn)
-        if opens(turn):
+        # As many as there are messages are enough, for in each turn of a round at least one was said.
+        if opens(turn) or (turn.output is not None and len(turns) >= len(messages)):
             break
     if not (lost := lost_outputs(turns, messages)):
         return messages
