@@ -42,7 +42,7 @@ def active_object(store: Store, session: Session, reply: Reply) -> dict[str, Any
 
     `message` is the question without what parts hold; `replace` the reply in whose place it is asked for.
     """
-    last = json.loads(reply.question.input[-1]) if reply.question.input else {}
+    last = json.loads(reply.question.input[-1]) or {}
     parent = reply.question.parent
     path = [] if parent == session.current else store.path(session.session_id, session.current, parent or 0)
     sibling = store.turn(path[0]) if path else None

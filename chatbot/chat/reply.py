@@ -36,7 +36,7 @@ from chatbot.chat.reply_log import ReplyLog
 from chatbot.chat.reply_source import Listener
 from chatbot.errors import ChatError, file_locked, without_frames
 from chatbot.ids import new_turn_id
-from chatbot.records import DELETED, Chunk, Turn, as_json
+from chatbot.records import Chunk, Turn, as_json
 from chatbot.storage.database import Locked, when_unlocked
 from chatbot.storage.store import Store
 
@@ -192,7 +192,7 @@ class Reply:
             request_hash=question.request_hash or None,
             response_id=question.response_id,
             response=question.response,
-            input="\n".join(question.input) or DELETED,
+            input="\n".join(question.input),
             **self.log.to_columns()._asdict(),
         )
         try:

@@ -35,8 +35,8 @@ def opens(turn: Turn) -> bool:
 
 
 def may_open(message: str) -> bool:
-    """Whether a context may begin with the message."""
-    return role_of(message) not in ("assistant", "tool")
+    """Whether a context may begin with the message; DELETED stands for that nothing is said."""
+    return message != DELETED and role_of(message) not in ("assistant", "tool")
 
 
 def open_calls(turn: Turn) -> list[str]:
@@ -85,7 +85,8 @@ def _messages(turns: Sequence[Turn], said: Sequence[str]) -> Iterator[tuple[int,
         if turn.output is not None:
             yield place, turn.output, turn
     for text in said:
-        yield len(turns), text, None
+        if text != DELETED:
+            yield len(turns), text, None
 
 
 def _call_of(text: str) -> str:

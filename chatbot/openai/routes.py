@@ -19,7 +19,7 @@ from chatbot.openai.items import Object, said_items
 from chatbot.openai.relay import Relay
 from chatbot.openai.requests import known, new_of, read_question, refuse
 from chatbot.openai.responses import SETTINGS, Response, failed_response
-from chatbot.records import Session, as_json
+from chatbot.records import DELETED, Session, as_json
 from chatbot.storage.database import when_unlocked
 from chatbot.web.answers import json_response
 from chatbot.web.bodies import read_idempotency_key, read_object
@@ -100,7 +100,7 @@ class OpenAIDoor(Conversations):
         text = as_json({name: value for name, value in settings.items() if value != SETTINGS.get(name)})
         if asked.detached:
             self.store.add_background(response_id, session_id, int(self.clock() * 1000), text)
-        question = replace(asked, session_id=session_id, parent=parent, input=new)
+        question = replace(asked, session_id=session_id, parent=parent, input=new or (DELETED,))
         question.key_hash, question.request_hash = key, request_hash
         question.response_id, question.response = response_id, text
         return self.registry.start(question), {}

@@ -9,6 +9,7 @@ import pytest
 from chatbot.storage.database import Locked
 from tests.openai.door import Door, text_of
 from tests.tools.scripted_llm import DONE, END, Hang, ScriptedLLM, delta, events
+from tests.tools.server import StartServer
 
 TOOL = {"type": "function", "name": "get_weather", "parameters": {}}
 
@@ -182,6 +183,15 @@ async def test_what_was_added_is_answered_without_saying_more(door: Door, llm: S
         path = f"/conversations/{conversation['id']}/items/{answer['output'][0]['id']}"
         assert (await door.call("DELETE", path))[0] == 200
     assert len(door.server.sql("SELECT seq FROM turns")) == 2, "an empty turn was left"
+
+
+async def test_what_was_added_goes_whole_if_nothing_more_is_said(start: StartServer, llm: ScriptedLLM):
+    door = Door(await start(max_context_messages=2))
+    added = [{"role": role, "content": "one"} for role in ("user", "assistant", "user")]
+    _, conversation = await door.call("POST", "/conversations", {"items": added})
+    for count in (3, 4, 5):
+        await door.respond(None, conversation=conversation["id"])
+        assert len(llm.exchanges[-1].body["messages"]) == count
 
 
 async def test_store_false_leaves_nothing_behind(door: Door):
