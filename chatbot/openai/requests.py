@@ -84,7 +84,7 @@ def _only(value: Mapping[str, Any], *names: str) -> Object:
 
 def messages_of(value: object, param: str, find_item: FindItem) -> tuple[str, ...]:
     """The messages, as JSON, that an input says: a string or a list of items."""
-    if isinstance(value, str):
+    if isinstance(value, str) and param == "input":
         value = [{"role": "user", "content": value}]
     if not isinstance(value, list):
         raise refuse(param, "must be a string or a list of items")
@@ -100,20 +100,22 @@ def messages_of(value: object, param: str, find_item: FindItem) -> tuple[str, ..
         last = groups[-1][-1] if groups else {}
         is_both = last.get("role") == message["role"] == "assistant"
         if is_both and "tool_calls" in (last | message):  # said beside the calls, before their outputs
-            texts = [one["content"] for one in (last, message) if one["content"] is not None]
-            made = [*last.get("tool_calls", ()), *message.get("tool_calls", ())]
-            last |= {"content": "".join(texts) if texts else None, "tool_calls": made}
+            last["content"] += message["content"]
+            last.setdefault("tool_calls", []).extend(message.get("tool_calls", ()))
         else:
             groups.append([message])
         calls |= {call["id"]: groups[-1] for call in message.get("tool_calls", ())}
     messages = [*chain(*groups)]
+    for message in messages:
+        if message["role"] == "assistant":
+            message["content"] = "".join(message["content"]) if message["content"] else None
     if len(messages) > MAX_INPUT_MESSAGES:
         raise refuse(param, f"says more than {MAX_INPUT_MESSAGES} messages")
     return tuple(as_json(message) for message in messages)
 
 
 def _message(item: Any, param: str, find_item: FindItem) -> Object:
-    """The message that an item is by itself; none of reasoning, which is never sent back."""
+    """The message that an item is by itself, an assistant's with a list of texts; none of reasoning."""
     type_ = require(item, dict, param).get("type") or ("message" if "role" in item else "item_reference")
     match type_:
         case "item_reference":
@@ -123,13 +125,12 @@ def _message(item: Any, param: str, find_item: FindItem) -> Object:
             if not role:
                 raise refuse(f"{param}.role", f"must be one of {', '.join(_ROLES)}")
             content = _content(item.get("content"), f"{param}.content")
-            if role == "assistant" and not isinstance(content, str):
-                content = "".join(part.get("text", "") for part in content)
-            return {"role": role, "content": content}
+            text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+            return {"role": role, "content": [text] if role == "assistant" else content}
         case "function_call":
             function = {name: _text(item, name, param) for name in ("name", "arguments")}
             call = {"id": _text(item, "call_id", param), "type": "function", "function": function}
-            return {"role": "assistant", "content": None, "tool_calls": [call]}
+            return {"role": "assistant", "content": [], "tool_calls": [call]}
         case "function_call_output":
             output = _content(item.get("output"), f"{param}.output")
             return {"role": "tool", "tool_call_id": _text(item, "call_id", param), "content": output}
@@ -179,8 +180,7 @@ def new_of(messages: tuple[str, ...], before: Iterable[Turn]) -> tuple[str, ...]
             break
     if not (lost := lost_outputs(turns, messages)):
         return messages
-    known = Counter(message for turn in turns for message in turn.messages)
-    new = tuple((Counter(messages) - known).elements())
+    new = tuple((Counter(messages) - Counter(chain(*(turn.messages for turn in turns)))).elements())
     if new and not lost_outputs(turns, new):
         return new
     raise refuse("input", f"has an output of the call {lost[0]!r}, which does not wait for one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -272,6 +273,20 @@ def test_what_is_said_around_calls_stands_beside_them():
     assert new_of(messages, ()) == messages
     roles_and_texts = [(m["role"], m["content"]) for m in map(json.loads, messages)]
     assert roles_and_texts == [("user", "Hi"), ("assistant", "Wait, I look."), ("tool", "x")]
+
+
+def test_to_read_what_stands_beside_many_calls_takes_no_longer_for_each():
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+
+    def seconds(count: int) -> float:
+        said = [{"role": "assistant", "content": "x" * 1000}, call] * count
+        began = time.process_time()
+        (message,) = messages_of(said, "input", _no_item)
+        assert len(json.loads(message)["content"]) == 1000 * count
+        return time.process_time() - began
+
+    few = min(seconds(500) for _ in range(3))
+    assert seconds(6000) < 36 * few, "it was quadratic"
 
 
 async def test_outputs_follow_their_calls_wherever_they_are_said(door: Door, llm: ScriptedLLM):
