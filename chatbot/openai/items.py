@@ -1,7 +1,7 @@
 """Shows what a turn holds as items: what was said, from its messages; what was answered, from its log.
 
 An item's id is its turn's, with its place as the last three digits: from 001 on what was said, from 800 on
-what was answered. Two more digits tell the calls of one message that was said apart.
+what was answered. Two digits or more tell the calls of one message that was said apart.
 
 Of an answer, a message goes on while text and refusal follow each other, each run of them a part of it;
 anything else ends it. A call goes on wherever its arguments do. Nothing is copied: an item knows which runs
@@ -27,7 +27,7 @@ FIRST_OUTPUT = 0x800
 """The place of the first item of an answer."""
 
 _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
-_ID = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{29})([0-9a-f]{3})([0-9a-f]{2})?")
+_ID = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{29})([0-9a-f]{3})([0-9a-f]{2,})?")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 

@@ -155,6 +155,22 @@ async def test_items_that_are_added_while_a_response_is_written_are_refused(door
     stream.leave()
 
 
+async def test_items_are_a_list(door: Door):
+    _, conversation = await door.call("POST", "/conversations")
+    for path in ("/conversations", f"/conversations/{conversation['id']}/items"):
+        status, answer = await door.call("POST", path, {"items": "one"})
+        assert (status, answer["error"]["param"]) == (400, "items")
+
+
+async def test_the_calls_of_one_message_are_paged_however_many(door: Door):
+    calls = [{"type": "function_call", "call_id": f"c{n}", "name": "f", "arguments": "{}"} for n in range(300)]
+    _, conversation = await door.call("POST", "/conversations", {"items": calls})
+    found: list[Any] = []
+    while page := await items(door, conversation["id"], "order=asc&limit=90&after=" + "".join(found[-1:])):
+        found += [item["id"] for item in page]
+    assert len(set(found)) == len(found) == 300
+
+
 async def test_what_was_added_is_answered_without_saying_more(door: Door, llm: ScriptedLLM):
     for nothing in (None, []):
         await door.refused(400, "input", input=nothing)
