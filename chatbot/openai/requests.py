@@ -266,7 +266,7 @@ def _read_tools(given: Mapping[str, Any], settings: Object, options: Object) -> 
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         settings["tool_choice"] = choice = {"mode": "auto"} | choice
         listed = require(choice.get("tools"), list, "tool_choice.tools")
-        allowed = [tool.get("name") for tool in listed if isinstance(tool, dict)]
+        allowed = {str(tool.get("name")) for tool in listed if isinstance(tool, dict)}
         tools = [tool for tool in tools if tool["name"] in allowed]
         choice = choice["mode"]
     if isinstance(choice, dict) and choice.get("type") == "function":

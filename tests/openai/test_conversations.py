@@ -163,7 +163,9 @@ async def test_items_are_a_list(door: Door):
 
 
 async def test_the_calls_of_one_message_are_paged_however_many(door: Door):
-    calls = [{"type": "function_call", "call_id": f"c{n}", "name": "f", "arguments": "{}"} for n in range(300)]
+    calls = [
+        {"type": "function_call", "call_id": f"c{n}", "name": "f", "arguments": "{}"} for n in range(300)
+    ]
     _, conversation = await door.call("POST", "/conversations", {"items": calls})
     found: list[Any] = []
     while page := await items(door, conversation["id"], "order=asc&limit=90&after=" + "".join(found[-1:])):

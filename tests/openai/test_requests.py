@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -275,18 +276,33 @@ def test_what_is_said_around_calls_stands_beside_them():
     assert roles_and_texts == [("user", "Hi"), ("assistant", "Wait, I look."), ("tool", "x")]
 
 
-def test_to_read_what_stands_beside_many_calls_takes_no_longer_for_each():
+def _text_beside_calls(count: int) -> dict[str, Any]:
     call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    return {"input": [{"role": "assistant", "content": "x" * 1000}, call] * count}
 
+
+def _allowed_tools(count: int) -> dict[str, Any]:
+    tools = [{"type": "function", "name": f"tool_{number}"} for number in range(count)]
+    allowed = [{"type": "function", "name": f"other_{number}"} for number in range(count)]
+    return {"tools": tools, "tool_choice": {"type": "allowed_tools", "tools": allowed}}
+
+
+@pytest.mark.parametrize("many", [_text_beside_calls, _allowed_tools])
+def test_to_read_many_takes_no_longer_for_each(many: Callable[[int], dict[str, Any]]):
     def seconds(count: int) -> float:
-        said = [{"role": "assistant", "content": "x" * 1000}, call] * count
+        body = {"input": "Hi"} | many(count)
         began = time.process_time()
-        (message,) = messages_of(said, "input", _no_item)
-        assert len(json.loads(message)["content"]) == 1000 * count
+        read_question(body, _no_item)
         return time.process_time() - began
 
     few = min(seconds(500) for _ in range(3))
     assert seconds(6000) < 36 * few, "it was quadratic"
+
+
+def test_texts_and_calls_of_one_message_are_kept():
+    (message,) = messages_of(_text_beside_calls(3)["input"], "input", _no_item)
+    assert json.loads(message)["content"] == "x" * 3000
+    assert len(json.loads(message)["tool_calls"]) == 3
 
 
 async def test_outputs_follow_their_calls_wherever_they_are_said(door: Door, llm: ScriptedLLM):
