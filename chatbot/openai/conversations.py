@@ -17,8 +17,8 @@ from chatbot.errors import ChatError
 from chatbot.ids import new_turn_id
 from chatbot.llm.client import LLM
 from chatbot.openai.items import Object, answer_items, message_without, place_of, said_items
-from chatbot.openai.requests import messages_of, read_conversation, read_metadata, refuse
-from chatbot.records import DELETED, Session, Turn
+from chatbot.openai.requests import FindItem, messages_of, read_conversation, read_metadata, refuse
+from chatbot.records import DELETED, Session, Turn, as_json
 from chatbot.storage.database import when_unlocked
 from chatbot.storage.store import Store
 from chatbot.web.answers import json_response
@@ -60,7 +60,7 @@ class Conversations:
     async def create_conversation(self, request: web.Request) -> web.Response:
         """Handle "POST /v1/conversations": a new one, with items or without."""
         body = await read_object(request)
-        messages = messages_of(body.get("items") or [], "items", self.find_item)
+        messages = messages_of(body.get("items") or [], "items", self.finder())
         metadata = read_metadata(body)
         session = await when_unlocked(lambda: self.sessions.create(metadata))
         request[SESSION_ID] = session.session_id
@@ -87,7 +87,7 @@ class Conversations:
 
     def add_items(self, request: web.Request, body: Object) -> Object:
         """Handle "POST /v1/conversations/{conversation_id}/items": adds them, and asks nothing."""
-        messages = messages_of(body.get("items"), "items", self.find_item)
+        messages = messages_of(body.get("items"), "items", self.finder())
         items = said_items(messages, self._add(self._conversation(request), messages))
         return page_of(items, len(items))
 
@@ -133,7 +133,7 @@ class Conversations:
             *others, newest = answer_items(turn)
             if newest != item:
                 raise refuse("item_id", "is not the newest of its turn, which was answered")
-            said += messages_of(others, "item_id", self.find_item)
+            said += messages_of(others, "item_id", self.finder())
         else:
             said[place - 1] = message_without(said[place - 1], item["type"], call)
         if all(line == DELETED for line in said):
@@ -148,18 +148,37 @@ class Conversations:
         session = self._conversation(request)
         return session, *self._find_item(session.session_id, request.match_info["item_id"], "item_id")
 
-    def _find_item(self, session_id: str | None, item_id: str, param: str) -> tuple[Turn, Object]:
-        """An item and its turn, of one session or of any that is alive: such an id is as good as a secret."""
+    def _find_item(self, session_id: str, item_id: str, param: str) -> tuple[Turn, Object]:
         turn = self.store.turn_by_id(place_of(item_id)[0])
-        if turn and session_id in (None, turn.session_id) and self.sessions.use(turn.session_id):
+        if turn and turn.session_id == session_id:
             for item in _items_of(turn):
                 if item["id"] == item_id:
                     return turn, item
         raise ChatError("not_found", "There is no such item.", param)
 
-    def find_item(self, item_id: str, param: str) -> Object:
-        """The item that another refers to."""
-        return self._find_item(None, item_id, param)[1]
+    def finder(self) -> FindItem:
+        """Finds the items that one request refers to, in any session: such an id is as good as a secret.
+
+        Each turn is read once, and all of it is bounded: a short request may refer to a large item often.
+        """
+        left, turns = 8 * self.config.max_request_bytes, dict[str, dict[str, Object]]()
+
+        def find(item_id: str, param: str) -> Object:
+            nonlocal left
+            turn_id = place_of(item_id)[0]
+            if turn_id not in turns:
+                turn = self.store.turn_by_id(turn_id)
+                items = _items_of(turn) if turn and self.sessions.use(turn.session_id) else []
+                turns[turn_id] = {item["id"]: item for item in items}
+                left -= len(as_json(items))
+            if not (item := turns[turn_id].get(item_id)):
+                raise ChatError("not_found", "There is no such item.", param)
+            left -= len(as_json(item))
+            if left < 0:
+                raise ChatError("request_too_large", "The items that are referred to are too long.", param)
+            return item
+
+        return find
 
 
 def _shown(session: Session) -> Object:

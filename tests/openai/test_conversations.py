@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -171,6 +172,24 @@ async def test_the_calls_of_one_message_are_paged_however_many(door: Door):
     while page := await items(door, conversation["id"], "order=asc&limit=90&after=" + "".join(found[-1:])):
         found += [item["id"] for item in page]
     assert len(set(found)) == len(found) == 300
+
+
+async def test_what_a_request_refers_to_is_read_once_and_is_bounded(start: StartServer, llm: ScriptedLLM):
+    door = Door(await start(max_request_bytes=200_000))
+    added = [{"role": "user", "content": "x" * 100} for _ in range(800)]
+    _, conversation = await door.call("POST", "/conversations", {"items": added})
+    ids = [item["id"] for item in await items(door, conversation["id"])]
+    began = time.process_time()
+    references = [{"type": "item_reference", "id": item_id} for item_id in ids]
+    await door.respond(references)
+    assert time.process_time() - began < 0.4, "the turn was read for each of its items"
+    large = {"items": [{"role": "user", "content": "x" * 190_000}]}
+    await door.call("POST", f"/conversations/{conversation['id']}/items", large)
+    (newest,) = await items(door, conversation["id"], "limit=1")
+    reference = {"type": "item_reference", "id": newest["id"]}
+    await door.respond([reference] * 2)
+    error = await door.refused(413, "input[7].id", input=[reference] * 20)
+    assert error["code"] == "request_too_large"
 
 
 async def test_what_was_added_is_answered_without_saying_more(door: Door, llm: ScriptedLLM):
