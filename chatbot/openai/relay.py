@@ -205,16 +205,17 @@ def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:
                 _merge(known, value)
             case list(known), list():
                 for item in value:
-                    if same := [one for one in known if _goes_on(one, item)]:
-                        _merge(same[0], item)
+                    if same := _same(known, item):
+                        _merge(same, item)
                     else:
                         known.append(item)
 
 
-def _goes_on(known: Any, item: Any) -> bool:
-    """Whether an item of a list goes on with one that is known: both have the same index."""
-    is_both = isinstance(known, dict) and isinstance(item, dict) and "index" in item
-    return is_both and known.get("index") == item["index"] is not None
+def _same(known: list[Any], item: Any) -> Any:
+    """The item of a list that another goes on with: both have the same index. Most have none."""
+    index = item.get("index") if isinstance(item, dict) else None
+    found = (one for one in reversed(known) if isinstance(one, dict) and one.get("index") == index)
+    return None if index is None else next(found, None)
 
 
 def _is_usage(chunk: Chunk) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -115,6 +116,18 @@ def test_to_put_a_long_one_together_takes_no_longer_for_each_chunk():
     made = json.loads(whole.to_json())["choices"][0]
     assert made["message"]["content"] == "word" * 100
     assert made["logprobs"]["content"] == [token] * 100
+
+
+def test_to_collect_the_probabilities_of_many_tokens_takes_no_longer_for_each():
+    def seconds(count: int) -> float:
+        whole = Completion()
+        began = time.process_time()
+        for _ in range(count):
+            whole.add({"choices": [{"index": 0, "logprobs": {"content": [{"token": "a", "logprob": -1}]}}]})
+        return time.process_time() - began
+
+    few = min(seconds(500) for _ in range(3))
+    assert seconds(6000) < 36 * few, "it was quadratic"
 
 
 async def test_an_llm_that_answers_whole_is_understood(door: Door, llm: ScriptedLLM):
