@@ -89,7 +89,8 @@ def measure(
     totals, gone = [whole] * (first + 1), questions[first].low
     for place in range(first, len(turns)):
         is_counted = place < anchor.place
-        total = whole - gone - (answers[place].low if is_counted else answers[place].high)
+        left = whole - gone - (answers[place].low if is_counted else answers[place].high)
+        total = max(left, new.high)  # some LLMs count more for an answer than for the prompt with it
         if kept[place + 1].is_counted:
             total = min(total, before.high * 3 + _TEMPLATE + kept[place + 1].high)
         totals.append(total)

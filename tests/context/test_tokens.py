@@ -145,3 +145,13 @@ def test_how_much_was_measured_is_known_where_it_was() -> None:
     talked.current = 4
     measured = talked.llm.prompts[3] + talked.llm.count(talked.turns[4].output or "")
     assert talked.next().measured == measured
+
+
+def test_no_estimate_is_below_what_is_newly_said() -> None:
+    """An LLM may count more for an answer than it counts for it in the next prompt."""
+    talked = Conversation(PrefixLLM(), ContextLimits(4))
+    for number in range(12):
+        answer = assistant(f"A{number}" + " word" * 10)
+        talked.ask(user(f"Q{number}"), output=answer, usage={"completion_tokens": 60})
+        assert min(talked.next().totals) >= 0
+        assert min(talked.next(user("How many?")).totals) > 0
