@@ -45,6 +45,7 @@ def message_id(turn_id: str, place: int) -> str:
 
 def turn_and_place(message_id: str) -> tuple[str, int] | None:
     """The (turn_id, place) that a message's id speaks of; None if it is no such id."""
+    message_id = message_id.lower()  # Swift's UUIDs are written in capitals
     if not _UUID.fullmatch(message_id):
         return None
     return f"{message_id[:-3]}000", int(message_id[-3:], 16)

@@ -270,6 +270,58 @@ async def test_every_request_that_names_a_session_keeps_it_alive(
     assert server.sql("SELECT last_accessed FROM sessions") == [(wall.ms,)]
 
 
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: f"{request[0]} {request[1]}")
+async def test_ids_may_be_written_in_capitals(server: Running, request_: tuple[str, str, Any]) -> None:
+    """As some clients' UUIDs write themselves; answers have small letters."""
+    session = await server.session()
+    _, said, _ = await server.chat(session)
+    method, path, body = request_
+    path = path.format(s=session.upper(), m=said["message_id"].upper())
+    named = {"current": said["message_id"].upper()} if method == "PATCH" else {"session_id": session.upper()}
+    body = body and {**body, **named}
+    async with server.http.request(method, server.url + path, json=body) as response:
+        assert response.status < 300, await response.text()
+        assert response.headers["X-Session-ID"] == session
+
+
+async def test_the_system_prompt_is_found_by_its_id_in_capitals(server: Running) -> None:
+    _, made, _ = await server.call("POST", "/api/sessions", {"system_prompt": "Be brief."})
+    session = made["session_id"]
+    _, said, _ = await server.chat(session)
+    path = f"/api/sessions/{session}/messages"
+    _, page, _ = await server.call("GET", f"{path}?limit=3")
+    prompt = page["messages"][0]["message_id"].upper()
+    assert (await server.call("GET", f"{path}/{prompt}"))[1]["content"] == "Be brief."
+    _, page, _ = await server.call("GET", f"{path}?after={prompt}")
+    assert page["messages"][-1]["message_id"] == said["message_id"]
+    assert (await server.call("GET", f"{path}?before={prompt}"))[1]["messages"] == []
+    assert (await server.call("DELETE", f"{path}/{prompt}"))[1] == {"deleted": 3}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "messages?limit=0", None),
+        ("GET", "messages?before=a&after=b", None),
+        ("GET", "messages/{m}?parts=all", None),
+        ("GET", "messages/{m}/stream?after=-1", None),
+        ("PATCH", "", {}),
+        ("PATCH", "", {"name": "x"}),
+    ],
+)
+async def test_what_is_refused_keeps_its_session_alive_too(
+    server: Running, method: str, path: str, body: Any
+) -> None:
+    wall = Wall(server)
+    session = await server.session()
+    _, said, _ = await server.chat(session)
+    wall.ms += 86_399_999
+    path = f"/api/sessions/{session}/{path.format(m=said['message_id'])}".rstrip("/")
+    status, _, headers = await server.call(method, path, body)
+    assert (status, headers.get("X-Session-ID")) == (400, session)
+    assert server.sql("SELECT last_accessed FROM sessions") == [(wall.ms,)]
+
+
 async def test_the_end_of_a_chat_is_when_its_session_was_last_accessed(
     server: Running, llm: ScriptedLLM
 ) -> None:

@@ -116,11 +116,11 @@ class ChatRequest(NamedTuple):
 async def read_chat(request: web.Request) -> ChatRequest:
     """Reads the body and the headers of a chat request."""
     body = await read_object(request, schemas.CHAT)
-    named = body.pop("session_id", None)
-    session_id = request.headers.get("X-Session-ID") or named
+    named = body.pop("session_id", "").lower()
+    session_id = request.headers.get("X-Session-ID", "").lower() or named
     if not session_id:
         raise refused("session_id is missing.", "session_id")
-    if named not in (None, session_id):
+    if named not in ("", session_id):
         raise refused("session_id and the header X-Session-ID differ.", "session_id")
     key_hash, request_hash = bodies.read_idempotency_key(request, session_id, body)
     message, outputs, replace = (body.pop(name, None) for name in ("message", "tool_outputs", "replace"))
@@ -169,7 +169,7 @@ def read_page(request: web.Request) -> tuple[int, str | None, str | None]:
     text = request.query.get("limit", "100")
     if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= MAX_PAGE:
         raise refused(f"limit must be a whole number from 1 to {MAX_PAGE}.", "limit")
-    before, after = request.query.get("before"), request.query.get("after")
+    before, after = (value and value.lower() for value in map(request.query.get, ("before", "after")))
     if before is not None and after is not None:
         raise refused("before and after exclude each other.", "before")
     return int(text), before, after

@@ -79,6 +79,7 @@ class Api:
 
     async def patch_session(self, request: web.Request) -> web.StreamResponse:
         """Handle "PATCH /api/sessions/{session_id}": metadata, branch, system prompt."""
+        self._open(request)  # a change that is refused keeps it alive, too
         changes = await requests.read_object(request, schemas.CHANGES)
         if not changes:
             raise requests.refused("One of metadata, current and system_prompt must be there.", "metadata")
@@ -122,17 +123,17 @@ class Api:
 
     async def list_messages(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /api/sessions/{session_id}/messages": one page of history, oldest first."""
+        session = self._open(request)
         limit, before, after = requests.read_page(request)
         omit = requests.read_omit(request)
-        session = self._open(request)
         size_of = responses.shown_length if omit else len
         page = read_page(self.store, session, limit, before=before, after=after, size_of=size_of)
         return _json_in_pieces(self._messages.page(session.session_id, page, omit=omit))
 
     async def get_message(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /api/sessions/{session_id}/messages/{message_id}": one message."""
+        session_id, message_id = self._open(request).session_id, request.match_info["message_id"].lower()
         omit = requests.read_omit(request)
-        session_id, message_id = self._open(request).session_id, request.match_info["message_id"]
         prompt = self.store.prompt(session_id)
         if prompt and prompt.message_id == message_id:
             ref = PROMPT
@@ -143,7 +144,7 @@ class Api:
 
     async def rewind(self, request: web.Request) -> web.StreamResponse:
         """Handle "DELETE /api/sessions/{session_id}/messages/{message_id}": its turn and all after it go."""
-        session_id, message_id = self._open(request).session_id, request.match_info["message_id"]
+        session_id, message_id = self._open(request).session_id, request.match_info["message_id"].lower()
         deleted = await when_unlocked(lambda: self.sessions.rewind(session_id, message_id))
         return json_response({"deleted": deleted})
 
@@ -167,8 +168,8 @@ class Api:
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /api/sessions/{session_id}/messages/{message_id}/stream": a reply from a place on."""
-        after = requests.read_offset(request)
         source = self._find(request)
+        after = requests.read_offset(request)
         return await self._stream(request, source, after, {})
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
@@ -210,7 +211,7 @@ class Api:
     def _find(self, request: web.Request) -> ReplySource:
         """The reply that the path names, running or stored."""
         session_id = self._open(request).session_id
-        request[REPLY] = source = self.registry.find(session_id, request.match_info["message_id"])
+        request[REPLY] = source = self.registry.find(session_id, request.match_info["message_id"].lower())
         return source
 
     def _question(self, session: Session, asked: ChatRequest) -> tuple[int | None, tuple[str, ...]]:

@@ -67,7 +67,7 @@ class Sessions:
         return self._find(session_id, unmarked_ms=self.timeout_ms // 100)
 
     def _find(self, session_id: str, *, unmarked_ms: int) -> Session:
-        now = self._now()
+        now, session_id = self._now(), session_id.lower()  # of a UUID capitals are the same
         session = self._store.session(session_id)
         if not session or (
             session.last_accessed <= now - self.timeout_ms and session_id not in self._registry.busy_sessions
