@@ -73,7 +73,7 @@ class Conversations:
 
     def update_conversation(self, request: web.Request, body: Object) -> Object:
         """Handle "POST /v1/conversations/{conversation_id}": replaces the metadata."""
-        metadata, session = read_metadata(body), self._conversation(request)
+        session, metadata = self._conversation(request), read_metadata(body)
         self.store.set_metadata(session.session_id, metadata)
         return _shown(session._replace(metadata=metadata))
 
@@ -87,8 +87,9 @@ class Conversations:
 
     def add_items(self, request: web.Request, body: Object) -> Object:
         """Handle "POST /v1/conversations/{conversation_id}/items": adds them, and asks nothing."""
+        session = self._conversation(request)
         messages = messages_of(body.get("items"), "items", self.finder())
-        items = said_items(messages, self._add(self._conversation(request), messages))
+        items = said_items(messages, self._add(session, messages))
         return page_of(items, len(items))
 
     def _add(self, session: Session, messages: tuple[str, ...]) -> str:
@@ -110,8 +111,8 @@ class Conversations:
 
     def list_items(self, request: web.Request, _: Object) -> Object:
         """Handle "GET /v1/conversations/{conversation_id}/items": a page of the current path."""
-        is_up, limit, after = read_cursor(request)
         session = self._conversation(request)
+        is_up, limit, after = read_cursor(request)
         cursor = self._find_item(session.session_id, after, "after")[0].seq if after else None
         turns: Iterable[Turn | None] = self.store.path_up(session.session_id, cursor or session.current)
         if not is_up:

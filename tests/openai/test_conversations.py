@@ -304,3 +304,17 @@ async def test_what_was_cancelled_before_its_first_word_is_cancelled(door: Door,
     _, cancelled = await door.call("POST", f"/responses/{response['id']}/cancel")
     assert (cancelled["status"], cancelled["output"]) == ("cancelled", [])
     assert (await door.call("GET", f"/responses/{response['id']}"))[1]["status"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "", {"metadata": 7}),
+        ("GET", "/items?limit=0", None),
+        ("POST", "/items", {"items": [{"role": "nobody", "content": "x"}]}),
+    ],
+)
+async def test_a_refusal_says_what_conversation_it_is_about(door: Door, method: str, path: str, body: Any):
+    _, made = await door.call("POST", "/conversations")
+    status, _ = await door.call(method, f"/conversations/{made['id']}{path}", body)
+    assert (status, f"conv_{door.headers.get('X-Session-ID')}") == (400, made["id"])
