@@ -19,7 +19,7 @@ LOAD = """
   };
 """
 
-# Code without its frame, tables without theirs, links without what they all have.
+# Code without its frame, tables without theirs, links and blocks without what they all have.
 HTML = f"""async ([texts, size, images]) => {{ {LOAD}
   return texts.map((text) => {{
     const root = document.createElement('div');
@@ -33,6 +33,7 @@ HTML = f"""async ([texts, size, images]) => {{ {LOAD}
       box.replaceWith(pre);
     }}
     for (const box of root.querySelectorAll('.wide')) box.replaceWith(box.firstChild);
+    for (const block of root.querySelectorAll('[dir=auto]')) block.removeAttribute('dir');
     for (const box of root.querySelectorAll('input')) {{
       box.toggleAttribute('checked', box.checked);
       box.removeAttribute('aria-label');

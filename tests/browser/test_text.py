@@ -181,3 +181,12 @@ async def test_no_text_takes_long_to_read(reader, kind):
     print(kind, round(longest), "ms")
     # A slow and shared machine is given its due; a text that is read again and again takes minutes.
     assert longest < 2000
+
+
+async def test_lists_quotes_and_tables_stand_as_their_language_is_written(reader, llm):
+    for word, direction in (("قال", "rtl"), ("said", "ltr")):
+        llm.answers(word).say(f"Hm.\n\n- {word}\n\n1. {word}\n\n> {word}\n\n|{word}|\n|-|\n|2|").finish()
+        await reader.ask(word)
+        script = "(nodes) => nodes.map((node) => getComputedStyle(node).direction)"
+        blocks = reader.answers.last.locator(":is(ul, ol, blockquote, table)")
+        assert await blocks.evaluate_all(script) == [direction] * 4
