@@ -74,10 +74,10 @@ function fail(talk, turn, error) {
 	turn.thoughts.stop();
 	release(talk, turn);
 	if (error.code === 'session_not_found') return lose(talk, turn);
-	if (busy || (error.code === 'message_not_found' && !turn.key)) {
-		// Another tab is at work here: show that instead.
+	// Another tab is at work here, or took away what was to be replaced: show that instead.
+	if (busy || (error.code === 'message_not_found' && (!turn.key || (turn.replace && !turn.id)))) {
 		putBack(talk, turn);
-		if (busy && !turn.again && !turn.outputs) giveBack(talk, turn.question);
+		if (turn.key && !turn.again && !turn.outputs) giveBack(talk, turn.question);
 		else outbox(talk, null);
 		if (busy) tell('hint', error.code);
 		return load(talk);
@@ -151,7 +151,8 @@ export async function edit(turn) {
 async function choose(turn, id) {
 	const talk = state.current;
 	const at = done(talk).indexOf(turn);
-	if (!id || talk.running || at < 0) return;
+	if (talk.running) return tell('hint', 'wait');
+	if (!id || at < 0) return;
 	try {
 		await call(talk, 'PATCH', '', { body: { current: id } });
 		const pinned = state.pinned;

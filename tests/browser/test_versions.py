@@ -65,3 +65,16 @@ async def test_escape_leaves_an_edit_and_changes_nothing(reader, server):
     await reader.see_value(reader.box, "")
     await reader.see(reader.questions, "stay")
     assert (await server.history(reader.session()))[0] == ("user", "stay")
+
+
+async def test_while_an_answer_runs_who_chooses_a_version_is_told_to_wait(reader, llm):
+    await reader.ask("first")
+    await reader.press("Answer again")
+    await reader.see(reader.turns.first.locator(".reply .versions span"), "2/2")
+    answer = llm.answers("second").say("Slowly ")
+    await reader.send("second")
+    await reader.see(reader.answers.last, "Slowly")
+    await reader.press("Previous version", reader.turns.first)
+    await reader.see_part(reader.hint, "Wait for the answer to end")
+    answer.finish()
+    await reader.see(reader.done, count=2)
