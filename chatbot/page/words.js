@@ -131,7 +131,7 @@ export const WORDS = {
 	offline: ['This device is offline. It goes on when the network is back.', '오프라인 상태입니다. 네트워크가 돌아오면 이어집니다.'],
 	llm_unavailable: ['The language model cannot be reached. Is it running at the address in LLM_SERVER_URL?', '언어 모델에 연결할 수 없습니다. LLM_SERVER_URL 주소에서 실행 중인지 확인해 주세요.'],
 	llm_loading: ['The language model is busy or still loading. It will be asked again.', '언어 모델이 바쁘거나 아직 준비 중입니다. 다시 물어보겠습니다.'],
-	llm_error: ['The language model broke off or fell silent. Try again.', '언어 모델이 답변을 마치지 못했습니다. 다시 시도해 주세요.'],
+	llm_error: ['The language model could not answer. The reason is below; trying again may help.', '언어 모델이 답변하지 못했습니다. 아래 이유를 확인하고 다시 시도해 주세요.'],
 	llm_timeout: ['The language model has said nothing for too long. Try again, or ask for less.', '언어 모델이 너무 오래 응답하지 않았습니다. 다시 시도하거나 질문을 줄여 주세요.'],
 	llm_rejected: ['The language model did not take this. Its own words are below; the settings may be the reason.', '언어 모델이 요청을 받지 않았습니다. 아래는 모델 서버의 설명입니다. 설정 때문일 수 있습니다.'],
 	llm_rate_limited: ['Too many requests. Wait a moment, then try again.', '요청이 너무 많습니다. 잠시 뒤 다시 시도해 주세요.'],

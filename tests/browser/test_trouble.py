@@ -40,7 +40,7 @@ async def test_a_model_that_cannot_be_reached_is_named_with_the_setting_to_look_
 async def test_an_answer_that_breaks_off_keeps_what_was_read_and_can_be_asked_for_again(reader, llm, server):
     llm.answers("break off").say("Half an ").break_off()
     await reader.send("break off")
-    await reader.see_part(reader.failure, "The language model broke off or fell silent.")
+    await reader.see_part(reader.failure, "The language model could not answer.")
     await reader.see(reader.answers, "Half an ")
     await reader.press("Try again")
     await reader.see(reader.answers, ["You said: break off"])
