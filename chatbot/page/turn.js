@@ -33,7 +33,7 @@ export function buildTurn(talk, turn) {
 function user(turn) {
 	return make('article', { className: 'user' },
 		make('h2', { className: 'quiet', textContent: t('you') }),
-		...turn.said.map(({ id, content }) => showContent(content, id)),
+		div('said', ...turn.said.map(({ id, content }) => showContent(content, id))),
 		div('acts', turn.questionVersionsNode, copier(() => plain(turn.question)), iconButton('edit', 'edit', () => tell('edit', turn), 'act edit')));
 }
 

@@ -43,3 +43,28 @@ async def test_a_title_changed_in_one_tab_changes_in_the_other(reader):
     await other.rename("new title")
     await reader.see(reader.listed, "new title")
     await reader.see(reader.page.locator("h1"), "new title")
+
+
+async def test_what_was_deleted_elsewhere_is_not_asked_again(reader, server):
+    reader.expects("404")
+    for text in ("one", "two"):
+        await reader.ask(text)
+    _, page = await server.call("GET", f"/sessions/{reader.session()}/messages?limit=2")
+    await server.call("DELETE", f"/sessions/{reader.session()}/messages/{page['messages'][0]['message_id']}")
+    await reader.turns.last.hover()
+    await reader.press("Edit", reader.turns.last)
+    await reader.send("two, but better")
+    await reader.see(reader.questions, ["one"])
+    await reader.see_value(reader.box, "two, but better")
+    await reader.ask("three")
+    await reader.see(reader.questions, ["one", "three"])
+
+
+async def test_messages_that_another_client_added_stand_one_below_the_other(reader, server):
+    await reader.ask("hello")
+    added = [{"role": "user", "content": text} for text in ("up", "down")]
+    await server.call("POST", f"/../v1/conversations/conv_{reader.session()}/items", {"items": added})
+    await reader.refresh()
+    await reader.see(reader.questions, ["hello", "up", "down"])
+    up, down = [await reader.questions.nth(number).bounding_box() for number in (1, 2)]
+    assert up["y"] + up["height"] <= down["y"]

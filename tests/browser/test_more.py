@@ -61,6 +61,14 @@ async def test_a_tools_call_is_shown_and_a_person_can_give_its_output(reader, ll
     await reader.see(reader.page.get_by_label("Output of weather"), count=0)
 
 
+async def test_outputs_are_not_asked_for_once_the_conversation_has_gone_on(reader, llm):
+    llm.answers("weather now?").delta(tool_calls=[CALL]).finish("tool_calls")
+    await reader.ask("weather now?")
+    await reader.see(reader.page.get_by_label("Output of weather"))
+    await reader.ask("never mind")
+    await reader.see_gone(reader.page.get_by_label("Output of weather"))
+
+
 async def test_a_refusal_says_that_it_is_one(reader, llm):
     llm.answers("bad idea").delta(refusal="I would rather not.").finish()
     await reader.ask("bad idea")
