@@ -189,4 +189,5 @@ async def test_lists_quotes_and_tables_stand_as_their_language_is_written(reader
         await reader.ask(word)
         script = "(nodes) => nodes.map((node) => getComputedStyle(node).direction)"
         blocks = reader.answers.last.locator(":is(ul, ol, blockquote, table)")
+        await reader.see(blocks, count=4)
         assert await blocks.evaluate_all(script) == [direction] * 4

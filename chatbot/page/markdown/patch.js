@@ -38,7 +38,7 @@ function same(one, other) {
 	return names.length === Object.keys(other).length && names.every((name) => one[name] === other[name]);
 }
 
-// A wide table scrolls within a box of its own.
+// A wide table scrolls within a box of its own, and begins where its language does.
 const inside = (dom) => (dom.className === 'wide' ? dom.firstChild : dom);
 
 function build(node) {
@@ -55,7 +55,7 @@ function build(node) {
 	for (const child of node.children) dom.append(build(child));
 	if (node.tag !== 'table') return dom;
 	const box = document.createElement('div');
-	Object.assign(box, { className: 'wide', tabIndex: 0, role: 'group', ariaLabel: t('table') });
+	Object.assign(box, { className: 'wide', dir: 'auto', tabIndex: 0, role: 'group', ariaLabel: t('table') });
 	box.append(dom);
 	return box;
 }

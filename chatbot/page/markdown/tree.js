@@ -34,8 +34,8 @@ export function tree(tokens) {
 }
 
 function block({ tag, attrs, hidden }) {
-	// The marks of a list, the bar of a quote and the columns of a table stand where its text begins.
-	const node = { tag: PLAIN.has(tag) ? tag : 'div', attributes: /^(?:[uo]l|blockquote|table)$/.test(tag) ? { dir: 'auto' } : {}, children: [], hidden };
+	// The marks of a list and the bar of a quote stand where its text begins.
+	const node = { tag: PLAIN.has(tag) ? tag : 'div', attributes: /^(?:[uo]l|blockquote)$/.test(tag) ? { dir: 'auto' } : {}, children: [], hidden };
 	for (const [name, value] of attrs ?? []) {
 		if (name === 'start' && tag === 'ol') node.attributes.start = Number(value);
 		if (name === 'style' && /^text-align:(?:left|right|center)$/.test(value)) node.attributes.align = value.slice(11);
