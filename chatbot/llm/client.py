@@ -18,7 +18,7 @@ from chatbot.config import SERVER_FIELDS, Config
 from chatbot.errors import ChatError
 from chatbot.llm import errors, models
 from chatbot.llm.chunks import ChunkReader
-from chatbot.llm.connections import Pool, is_fresh, resolver
+from chatbot.llm.connections import Pool, is_fresh
 from chatbot.llm.dialect import Dialect
 from chatbot.llm.endpoint import Endpoint, without_place
 from chatbot.llm.idle_timeout import IdleTimeout
@@ -60,9 +60,8 @@ class LLM:
         self._dialect = Dialect()
         self._has_answered = False
         self._responses: WeakSet[aiohttp.ClientResponse] = WeakSet()
-        way: dict[str, Any] = {"limit": 0, "ssl": self._endpoint.tls, "resolver": resolver()}
-        self._pooled = self._session(Pool(**way))
-        self._fresh = self._session(aiohttp.TCPConnector(force_close=True, **way))
+        self._pooled = self._session(Pool(ssl=self._endpoint.tls))
+        self._fresh = self._session(Pool(force_close=True, ssl=self._endpoint.tls))
 
     def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(

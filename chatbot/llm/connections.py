@@ -1,17 +1,15 @@
-"""Connections to the LLM server: which were fresh, and none that has something to say before it is asked."""
+"""Connections to the LLM server: which were fresh, none that speaks before it is asked, and how one ends."""
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import select
 import socket
-import threading
-from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 
 _made: ContextVar[list[socket.socket]] = ContextVar("_made")
@@ -32,39 +30,6 @@ def _new_socket(address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
-class Names:
-    """Looks up names as an event loop does, but in threads that the end of the process does not wait for.
-
-    A name server may be silent for a minute, and nothing can stop a thread that waits for it.
-    """
-
-    async def getaddrinfo(self, *args: Any, **options: Any) -> Any:
-        """What socket.getaddrinfo returns; raises OSError."""
-        return await self._in_thread(lambda: socket.getaddrinfo(*args, **options))
-
-    async def getnameinfo(self, *args: Any) -> Any:
-        """What socket.getnameinfo returns; raises OSError."""
-        return await self._in_thread(lambda: socket.getnameinfo(*args))
-
-    def _in_thread(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
-        found: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        found.set_running_or_notify_cancel()  # so that the thread can still set it if nobody waits any more
-
-        def run() -> None:
-            try:
-                found.set_result(call())
-            except Exception as error:
-                found.set_exception(error)
-
-        threading.Thread(target=run, name="lookup", daemon=True).start()
-        return asyncio.wrap_future(found)
-
-
-def resolver() -> aiohttp.ThreadedResolver:
-    """Finds the addresses of names."""
-    return aiohttp.ThreadedResolver(cast(asyncio.AbstractEventLoop, Names()))
-
-
 class Pool(aiohttp.TCPConnector):
     """Keeps connections; one that has bytes to read before it is asked is closed and not used.
 
@@ -72,7 +37,7 @@ class Pool(aiohttp.TCPConnector):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(socket_factory=_new_socket, **options)
+        super().__init__(limit=0, socket_factory=_new_socket, **options)
 
     async def connect(self, *args: Any, **kwargs: Any) -> Connection:
         while True:
@@ -87,3 +52,15 @@ class Pool(aiohttp.TCPConnector):
             if not protocol.should_close and not poll.poll(0):
                 return connection
             connection.close()
+
+    def _release(
+        self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False
+    ) -> None:
+        """Has a connection that is to be closed end at once; aiohttp calls it.
+
+        With TLS it would first wait 30 s for the other side to say good-bye. A proxy like nginx passes on only
+        the end of the connection itself, so the LLM would work on for so long.
+        """
+        if should_close:
+            protocol.abort()
+        super()._release(key, protocol, should_close=should_close)

@@ -29,6 +29,7 @@ from tests.tools.scripted_llm import (
     Gate,
     Hang,
     ScriptedLLM,
+    Step,
     answer,
     completion,
     http_chunk,
@@ -499,6 +500,46 @@ async def test_a_certificate_of_the_operators_own_is_trusted(
     server = await asyncio.start_server(llm._serve, "127.0.0.1", 0, ssl=context)
     async with opened(f"https://localhost:{server.sockets[0].getsockname()[1]}") as way:
         assert (await hear(way)).said == "Hello there."
+    server.close()
+
+
+@pytest.mark.parametrize("said", [[Hang], stream(text("Once "), end=(Hang,))], ids=["silent", "begun"])
+async def test_over_tls_too_the_llm_is_let_go_of_at_once(
+    llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch, said: list[Step]
+) -> None:
+    file = Path(__file__).parent / "self_signed.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    server = await asyncio.start_server(llm._serve, "127.0.0.1", 0, ssl=context)
+    ended = asyncio.Event()
+
+    async def like_nginx(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Of a client that leaves, only the end of its connection is heard, not that of TLS."""
+        there, back = await asyncio.open_connection(*server.sockets[0].getsockname())
+
+        async def answer() -> None:
+            while data := await there.read(65536):
+                writer.write(data)
+
+        answering = asyncio.create_task(answer())
+        while data := await reader.read(65536):
+            if not llm.exchanges:
+                back.write(data)
+        ended.set()
+        answering.cancel()
+        back.close()
+        writer.close()
+
+    proxy = await asyncio.start_server(like_nginx, "127.0.0.1", 0)
+    llm.play(said)
+    async with opened(f"https://localhost:{proxy.sockets[0].getsockname()[1]}") as way:
+        asking = asyncio.create_task(hear(way))
+        await llm.asked()
+        await asyncio.sleep(0.05)  # it may begin
+        asking.cancel()
+        await asyncio.wait_for(ended.wait(), 5)
+    proxy.close()
     server.close()
 
 
