@@ -8,7 +8,10 @@ import gc
 import logging
 import resource
 import signal
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,27 @@ def on_stop_signal(call: Callable[[], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             loop.add_signal_handler(number, call)
+
+
+class Threads(ThreadPoolExecutor):
+    """Runs each call in a thread of its own, for which the end of the process does not wait.
+
+    A name is looked up in one, which takes a minute or longer where no name server answers.
+    """
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **named: Any) -> Future[Any]:
+        """Begins a call."""
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+
+        def run() -> None:
+            try:
+                future.set_result(call(*args, **named))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return future
 
 
 def tune_memory() -> None:

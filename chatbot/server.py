@@ -66,6 +66,7 @@ class Server:
 async def serve(config: Config, *, llm: str = "") -> None:
     """Runs a server until SIGINT, SIGTERM or SIGHUP; a second one ends the grace. `llm`: what is asked."""
     stop, hurry = asyncio.Event(), asyncio.Event()
+    asyncio.get_running_loop().set_default_executor(process.Threads())
     process.on_stop_signal(lambda: (hurry if stop.is_set() else stop).set())
     limit = process.connection_limit(process.raise_file_limit())
     server = Server(config, connections=Connections(limit, process.SURPLUS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -201,6 +202,31 @@ async def test_a_second_signal_ends_the_grace(
         await asyncio.to_thread(process.says, "shutting down")
         process.signal(signal.SIGTERM)
         assert ended_properly(await stream.rest()) == "shutting_down"
+        assert await exit_of(process) == 0
+    check_log(process)
+
+
+async def test_a_name_server_that_does_not_answer_does_not_hold_the_exit_up(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    script = """
+import socket, sys, threading
+from chatbot.__main__ import main
+known = socket.getaddrinfo
+def look_up(host, *more, **named):
+    if host != "llm":
+        return known(host, *more, **named)
+    print("looking up", file=sys.stderr, flush=True)
+    threading.Event().wait()
+socket.getaddrinfo = look_up
+sys.exit(main())"""
+    env = {"PYTHONPATH": str(ROOT), "LLM_SERVER_URL": "http://llm", "SHUTDOWN_GRACE_SECONDS": "0"}
+    with start_chatbot("--port", "0", command=(sys.executable, "-c", script), env=env) as process:
+        client = Client(http, process.port)
+        asking = asyncio.create_task(client.stream(await client.session(), "Hi"))
+        await asyncio.to_thread(process.says, "looking up")
+        process.signal(signal.SIGTERM)
+        assert (await asking).status == 503
         assert await exit_of(process) == 0
     check_log(process)
 

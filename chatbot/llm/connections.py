@@ -53,13 +53,11 @@ class Pool(aiohttp.TCPConnector):
                 return connection
             connection.close()
 
-    def _release(
-        self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False
-    ) -> None:
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         """Has a connection that is to be closed end at once; aiohttp calls it.
 
-        With TLS it would first wait 30 s for the other side to say good-bye. A proxy like nginx passes on only
-        the end of the connection itself, so the LLM would work on for so long.
+        With TLS it would first wait 30 s for the other side to say good-bye. A proxy like nginx passes on
+        only the end of the connection itself, so the LLM would work on for so long.
         """
         if should_close:
             protocol.abort()
