@@ -33,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _load_dotenv()
         if options.backup or options.check or options.prune:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing unfinished stays behind
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) != signal.SIG_IGN:  # as SIGHUP is by nohup
+                    signal.signal(number, signal.default_int_handler)  # nothing unfinished stays behind
             print(_do_with_database(options))
             return 0
         config = Config.from_env(os.environ, {"host": options.host, "port": options.port})

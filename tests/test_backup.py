@@ -152,7 +152,7 @@ def test_a_copy_that_is_killed_in_the_middle_leaves_no_file(path: Path, store: S
     assert "50 turns" in check(str(target))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_copy_that_is_stopped_in_the_middle_leaves_nothing(
     number: signal.Signals, path: Path, store: Store, tmp_path: Path
 ) -> None:
