@@ -214,6 +214,7 @@ class ReplyRegistry:
             relay.cancel()
         if self._lingering:
             await asyncio.wait(self._lingering, timeout=LAST_WRITES_SECONDS)
-        for task in self._lingering:
-            task.cancel()
-        await asyncio.gather(*self._lingering, return_exceptions=True)
+        while self._lingering:  # what is given up may have its failure noted, which is given up, too
+            for task in self._lingering:
+                task.cancel()
+            await asyncio.gather(*self._lingering, return_exceptions=True)

@@ -131,6 +131,21 @@ async def test_a_shutdown_gives_up_in_the_end(room: Room, lock: sqlite3.Connecti
     assert (reply.error.code, reply.turn) == ("overloaded", None)
 
 
+async def test_a_shutdown_that_gives_up_leaves_nothing_to_be_waited_for_again(
+    room: Room, lock: sqlite3.Connection
+) -> None:
+    session_id = room.session()
+    room.store.add_background("resp_1", session_id, 0, "{}")
+    lock.execute("BEGIN IMMEDIATE")
+    reply = room.ask(session_id, response_id="resp_1", response="{}", detached=True)
+    await turns_of_the_loop()
+    room.llm.given[0].say(text("Once "))
+    await turns_of_the_loop()
+    await room.registry.close()
+    assert reply.ended
+    assert not room.registry._lingering
+
+
 async def test_a_disk_that_is_full_is_told_and_other_failures_are_logged(
     room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
