@@ -162,7 +162,7 @@ class LLM:
     async def model_for(self, fields: Mapping[str, Any]) -> str:
         """The model that a request is for: named in its fields, configured, or the first of the list.
 
-        The list is asked once: it may also say how much the models take. Raises ChatError.
+        The list is asked once it can be: it may also say how much the models take. Raises ChatError.
         """
         named = fields.get("model") or self._configured_model
         if named and self._has_looked:
@@ -174,9 +174,11 @@ class LLM:
         except TimeoutError:
             if not named:
                 raise self._silent() from None
-        except ChatError:
+        except ChatError as error:
             if not named:
                 raise
+            if error.code == "llm_unavailable":  # it may not have started yet: the next chat looks again
+                return str(named)
         self._has_looked = True
         return str(named) if named else self._models.first if self._models else ""
 
@@ -213,7 +215,9 @@ class LLM:
         is_list, is_page = False, body.lstrip()[:1] == b"<"
         if status == 200:
             try:
-                self._models = models.read(body)
+                listed = models.read(body)
+                # The first is remembered until it is refused, however the list goes on.
+                self._models = listed._replace(first=(self._models or listed).first)
                 return "ok", ""
             except ChatError as error:
                 note, is_list = self._reports.mask(error.message), error.kind == "model"

@@ -98,6 +98,27 @@ async def test_a_model_that_is_named_needs_no_list(llm: ScriptedLLM, clock: Any,
     assert llm.model_requests == 1
 
 
+async def test_a_list_that_is_not_there_yet_is_looked_at_later(llm: ScriptedLLM) -> None:
+    llm.models = answer("503 X", {"error": {"message": "Loading model"}})
+    async with opened(llm) as way:
+        await hear(way)
+        llm.models = answer(body={"data": [{"id": "m", "max_model_len": 4096}]})
+        for _ in range(2):
+            await hear(way)
+            assert way.context_size("m") == 4096
+    assert llm.model_requests == 2
+
+
+async def test_the_first_model_is_remembered_however_often_readiness_is_asked(llm: ScriptedLLM) -> None:
+    async with opened(llm, llm_model="") as way:
+        await hear(way)
+        llm.models = answer(body={"data": [{"id": "newer"}, {"id": "test-model", "max_model_len": 4096}]})
+        assert await way.ready() == ("ok", "")
+        await hear(way)
+        assert way.context_size("test-model") == 4096, "what else the list says may have changed"
+    assert [exchange.body["model"] for exchange in llm.exchanges] == ["test-model"] * 2
+
+
 @pytest.mark.parametrize(
     "refusal",
     [
