@@ -154,8 +154,8 @@ SELECT seq, turn_id, finish_reason, input FROM turns
 WHERE session_id = ? AND parent IS ? AND NOT EXISTS (SELECT 1 FROM removals WHERE root = seq) ORDER BY seq;
 -- name: branching: Turns from one number to another that more than one turn follows (or did until lately).
 SELECT parent FROM turns WHERE session_id = ? AND parent BETWEEN ? AND ? GROUP BY parent HAVING count(*) > 1;
--- name: session_of_turn: Whose a turn is.
-SELECT session_id FROM turns WHERE seq = ?;
+-- name: session_of_turn: Whose a turn is, and how its reply ended, if it has one.
+SELECT session_id, finish_reason FROM turns WHERE seq = ?;
 -- name: find_turn: The turn whose reply has this id, that a key stands for, or that OpenAI's door calls by this id.
 SELECT seq FROM turns WHERE turn_id = :turn_id OR idempotency_key = :key OR response_id = :response_id;
 -- name: set_input: Replaces what was said in a turn, after a message was deleted alone.

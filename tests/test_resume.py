@@ -383,8 +383,9 @@ async def test_a_long_text_is_caught_up_in_pieces_of_bounded_size(
     assert found[-1].data == "[DONE]"
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["with its turn", "alone"])
 async def test_a_reply_that_is_deleted_while_it_is_resumed_ends_with_an_error(
-    server: Running, llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
+    server: Running, llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch, *, alone: bool
 ) -> None:
     llm.play(reply("z" * 40_000))
     session = await server.session()
@@ -393,7 +394,12 @@ async def test_a_reply_that_is_deleted_while_it_is_resumed_ends_with_an_error(
 
     def catch_up_and_delete(self: Events, source: ReplySource, start: int) -> tuple[bytes, int]:
         caught_up = catch_up(self, source, start)
-        server.store.rewind(session, server.store.turn_by_id(said["message_id"]))
+        turn = server.store.turn_by_id(said["message_id"])
+        assert turn
+        if alone:
+            server.store.drop_output(turn.seq)
+        else:
+            server.store.rewind(session, turn)
         return caught_up
 
     monkeypatch.setattr(Events, "catch_up", catch_up_and_delete)

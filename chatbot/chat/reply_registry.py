@@ -46,7 +46,7 @@ class ReplyRegistry:
 
     def __post_init__(self) -> None:
         self.closing = False
-        self._stored = StoredTurns(self.store.turn, self.store.is_alive)
+        self._stored = StoredTurns(self.store.turn, self.store.has_reply)
         self._running: dict[str, Reply] = {}  # by message id
         self._by_key: dict[str, Reply] = {}
         self._by_response: dict[str, Reply] = {}

@@ -15,14 +15,14 @@ KEPT_LOGS = 8
 
 
 class StoredTurns:
-    """Reads turns of the store by their numbers, with its `turn` and `is_alive`.
+    """Reads turns of the store by their numbers, with its `turn` and `has_reply`.
 
     A stored reply asks here each time and keeps nothing, so that many slow clients cost bounded memory.
     """
 
-    def __init__(self, read: Callable[[int], Turn | None], is_alive: Callable[[int], bool]) -> None:
+    def __init__(self, read: Callable[[int], Turn | None], has_reply: Callable[[int], bool]) -> None:
         self._read = read
-        self._is_alive = is_alive
+        self._has_reply = has_reply
         self._logs = lru_cache(KEPT_LOGS)(lambda seq: ReplyLog.from_turn(self.turn(seq)))
 
     def turn(self, seq: int) -> Turn:
@@ -33,7 +33,7 @@ class StoredTurns:
 
     def log(self, seq: int) -> ReplyLog:
         """The log of the turn's reply; raises ChatError if it was deleted."""
-        if self._is_alive(seq):
+        if self._has_reply(seq):
             return self._logs(seq)
         self._logs.cache_clear()  # so that no deleted text stays in memory
         raise message_gone()

@@ -56,8 +56,8 @@ class Pool(aiohttp.TCPConnector):
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         """Has a connection that is to be closed end at once; aiohttp calls it.
 
-        With TLS it would first wait 30 s for the other side to say good-bye. A proxy like nginx passes on
-        only the end of the connection itself, so the LLM would work on for so long.
+        Else it would first send what is left of a request, however long an LLM does not read that; and with
+        TLS wait 30 s for the other side to say good-bye, of which nginx tells the LLM behind it nothing.
         """
         if should_close:
             protocol.abort()

@@ -80,6 +80,11 @@ class Tree:
         """Whether there is such a turn and it is not gone."""
         return self._session_of(seq) is not None
 
+    def has_reply(self, seq: int) -> bool:
+        """Whether there is such a turn, not gone, with its reply, which may have been deleted alone."""
+        row = self._db.one("session_of_turn", (seq,))
+        return row is not None and row[1] is not None and not self.removals.include(row[0], seq)
+
     def _session_of(self, seq: int) -> str | None:
         row = self._db.one("session_of_turn", (seq,))
         return None if row is None or self.removals.include(row[0], seq) else str(row[0])
