@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from chatbot.storage.database import when_unlocked
+from chatbot.web.backpressure import MAX_UNSENT
 from tests.storage.tools import a_turn
 from tests.tools.processes import ROOT, start_chatbot
 from tests.tools.raw import RawClient
@@ -245,6 +246,23 @@ def resident(pid: int) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+async def test_while_a_client_of_the_relay_reads_nothing_the_llm_is_not_taken_for_silent(
+    start: StartServer, llm: ScriptedLLM, clock: Clock, stalled: Callable[[], RawClient]
+) -> None:
+    server = await start(llm_timeout_seconds=5)
+    llm.play(reply(*BIG))
+    slow = stalled()
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    await slow.request(server.server.port, "POST", "/v1/chat/completions", body)
+    await until(lambda: max(unsent(server), default=0) > MAX_UNSENT)
+    for _ in range(3):
+        for seconds in (5.1, 0.1):
+            clock.advance(seconds)
+            await asyncio.sleep(0.01)
+    await slow.read_to_done()
+    assert b'"error"' not in slow.received
+
+
 async def test_fifty_listeners_that_read_nothing_cost_the_process_little_memory(
     llm: ScriptedLLM, stalled: Callable[[], RawClient]
 ) -> None:

@@ -210,7 +210,10 @@ class Answer:
         return chunks
 
     def _give_up(self) -> None:
-        """The LLM was silent for too long."""
+        """The LLM was silent for too long, unless nobody has listened: a client may be slow."""
+        if not self._tap.is_waited_for:
+            self._idle = IdleTimeout(self._idle.patience, self._give_up)
+            return
         self._content.set_exception(aiohttp.ClientConnectionError("idle"))
         self._response.close()
         self._tap.wake()

@@ -53,6 +53,11 @@ class Tap(asyncio.Protocol):
         finally:
             self._waiter = None
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a task waits."""
+        return self._waiter is not None
+
     def wake(self) -> None:
         """Has the task that waits go on, if there is one."""
         if self._waiter and not self._waiter.done():
