@@ -19,14 +19,6 @@ from tests.tools.raw import RawClient
 from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, Step, delta, events, reply
 from tests.tools.server import Event, Running, StartServer, Stream, text_of, until
 
-SILENT_NAME_SERVER = """
-import socket, threading
-find = socket.getaddrinfo
-socket.getaddrinfo = lambda host, *rest, **more: (
-    threading.Event().wait() if host == "llm.test" else find(host, *rest, **more)
-)
-"""
-
 
 @contextmanager
 def chatbot(llm: ScriptedLLM, tmp_path: Path, grace: float) -> Iterator[Process]:
@@ -126,27 +118,6 @@ async def test_a_process_with_nothing_to_do_exits_at_once(llm: ScriptedLLM, tmp_
             process.signal(number)
             assert await exit_of(process) == 0
         check_log(process)
-
-
-async def test_a_process_does_not_wait_for_a_silent_name_server(
-    tmp_path: Path, http: aiohttp.ClientSession
-) -> None:
-    (tmp_path / "sitecustomize.py").write_text(SILENT_NAME_SERVER)
-    env = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": f"{tmp_path}:{ROOT}",
-        "LLM_SERVER_URL": "http://llm.test",
-        "SHUTDOWN_GRACE_SECONDS": "0",
-    }
-    with start_chatbot("--port", "0", env=env, cwd=tmp_path) as process:
-        client = Client(http, process.port)
-        session = await client.session()
-        asking = asyncio.ensure_future(client.stream(session, "Hi"))
-        while not (await client.get(f"/api/sessions/{session}"))[1]["active_reply"]:
-            pass
-        assert await asyncio.to_thread(process.end, signal.SIGTERM) == 0
-        assert (await asking).status == 503
-    check_log(process)
 
 
 async def test_a_process_exits_when_its_last_reply_has_ended(

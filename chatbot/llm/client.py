@@ -35,9 +35,7 @@ CONNECT_SECONDS = 10.0
 LIST_SECONDS = 2.0
 """How long the list of models may take, where a chat can do without it."""
 MAX_HEADER_BYTES = 32 * 1024
-MAX_HEADERS = 1000
-"""Gateways before other gateways add theirs; aiohttp reads 128 otherwise."""
-
+MAX_HEADERS = 1000  # gateways before other gateways add theirs
 MAX_ERROR_BYTES = 64 * 1024
 
 _PACKED = re.compile("gzip|deflate|br|zstd|compress", re.I)  # some servers name a charset there
@@ -164,9 +162,9 @@ class LLM:
 
         The list is asked once it can be: it may also say how much the models take. Raises ChatError.
         """
-        named = fields.get("model") or self._configured_model
+        named = str(fields.get("model") or self._configured_model)
         if named and self._has_looked:
-            return str(named)
+            return named
         try:
             async with asyncio.timeout(LIST_SECONDS if named else self._patience), self._looking:
                 if not self._models and not (named and self._has_looked):
@@ -178,9 +176,9 @@ class LLM:
             if not named:
                 raise
             if error.code == "llm_unavailable":  # it may not have started yet: the next chat looks again
-                return str(named)
+                return named
         self._has_looked = True
-        return str(named) if named else self._models.first if self._models else ""
+        return named or (self._models.first if self._models else "")
 
     def context_size(self, model: str) -> int | None:
         """How many tokens the model takes, if the list of models says so."""
