@@ -112,7 +112,7 @@ def node_of(turn: Turn, parent: str | None) -> Node:
     log = ReplyLog.from_turn(turn)
     heard: list[Character] = []
     for kind, letters, call, head in log.read(0, log.length):
-        heard += [(kind, call, " ".join(head))] if head else []
+        heard += [(kind, call, " ".join(head[:2]))] if head else []
         heard += [(kind, call, letter) for letter in letters]
     return Node(turn.turn_id, parent, tuple(turn.messages), tuple(heard), turn.finish_reason or "")
 
