@@ -37,6 +37,12 @@ class CallHead(NamedTuple):
     name: str
     extra: Any = None
 
+    def to_call(self, arguments: str) -> dict[str, Any]:
+        """The call as a chat completion has it."""
+        more = {"extra_content": self.extra} if self.extra else {}
+        function = {"name": self.name, "arguments": arguments}
+        return {"id": self.id, "type": "function", "function": function} | more
+
 
 class Piece(NamedTuple):
     """Some characters of a reply, all of one kind.

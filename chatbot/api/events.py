@@ -74,8 +74,5 @@ def _choice(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str
 def _delta(piece: Piece) -> dict[str, Any]:
     if piece.kind != CALL:
         return {"role": "assistant", FIELDS[piece.kind]: piece.text}
-    call: dict[str, Any] = {"index": piece.call, "function": {"arguments": piece.text}}
-    if piece.head:
-        call |= {"id": piece.head.id, "type": "function"}
-        call["function"] = {"name": piece.head.name, "arguments": piece.text}
-    return {"role": "assistant", "tool_calls": [call]}
+    call = piece.head.to_call(piece.text) if piece.head else {"function": {"arguments": piece.text}}
+    return {"role": "assistant", "tool_calls": [{"index": piece.call} | call]}

@@ -160,7 +160,7 @@ ANSWERS: dict[str, Schema] = {
         additionalProperties=True,
         description="As it was sent; with `parts=omit` how many bytes it holds, in place of them.",
     ),
-    "ToolCall": _shape("id:text type:text function:object"),
+    "ToolCall": _shape("id:text type:text function:object extra_content:any?"),
     "Versions": _shape("ids:id[] index:count"),
     "Page": _shape("messages:Message[] has_more:bool"),
     "Rewound": _shape("deleted:count"),

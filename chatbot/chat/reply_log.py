@@ -144,15 +144,7 @@ class ReplyLog:
         whole = {letters: "".join(parts) for letters, parts in texts.items()}
         message: dict[str, Any] = {"role": "assistant", "content": whole.get("t")}
         if heads:
-            message["tool_calls"] = [
-                {
-                    "id": head.id,
-                    "type": "function",
-                    "function": {"name": head.name, "arguments": whole[f"c{call}"]},
-                }
-                | ({"extra_content": head.extra} if head.extra else {})
-                for call, head in sorted(heads.items())
-            ]
+            message["tool_calls"] = [head.to_call(whole[f"c{call}"]) for call, head in sorted(heads.items())]
         is_text = len(layout) == 1 and layout[0][0] == "t"
         stored_layout = None if is_text else as_json(layout)
         return Columns(as_json(message), whole.get("r"), stored_layout, _to_varints(self._ends), len(heads))
@@ -169,7 +161,7 @@ class ReplyLog:
         numbers = sorted({int(letters[1:]) for letters, _ in layout if letters[0] == "c"})
         heads = {}
         for number, call in zip(numbers, message.get("tool_calls", ()), strict=True):
-            heads[number] = CallHead(call["id"], call["function"]["name"])
+            heads[number] = CallHead(call["id"], call["function"]["name"], call.get("extra_content"))
             texts[f"c{number}"] = call["function"]["arguments"]
         read = dict.fromkeys(texts, 0)
         for letters, length in layout:

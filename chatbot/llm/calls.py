@@ -6,8 +6,10 @@ import json
 import secrets
 from typing import Any
 
-from chatbot.llm.json_text import valid
+from chatbot.llm.json_text import stored_text, valid
 from chatbot.records import CALL, CallHead, Piece, as_json
+
+MAX_EXTRA_CHARS = 1024 * 1024
 
 _ARGUMENTS = ("arguments", "parameters", "input")
 
@@ -60,7 +62,8 @@ class CallReader:
             if not given or any(other.id == given for other in self._calls if other is not call):
                 call.id, can_pass_on = f"call_{secrets.token_hex(12)}", False
             can_pass_on, text = can_pass_on and len(call.arguments) == 1, "".join(call.arguments)
-            head = CallHead(call.id, name, entry.get("extra_content"))
+            extra = entry.get("extra_content")
+            head = CallHead(call.id, name, extra if stored_text(extra, MAX_EXTRA_CHARS) else None)
             pieces = [Piece(CALL, "", call.number, head), Piece(CALL, text, call.number)]
         else:
             pieces = [Piece(CALL, text, call.number)]

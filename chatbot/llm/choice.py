@@ -120,8 +120,7 @@ def rewritten(chunk: dict[str, Any], pieces: Sequence[Piece], finish: str | None
         if piece.kind == CALL:
             call = calls.setdefault(piece.call, {"index": piece.call, "function": {"arguments": ""}})
             if piece.head:
-                call |= {"id": piece.head.id, "type": "function"}
-                call["function"]["name"] = piece.head.name
+                call |= piece.head.to_call("")
             call["function"]["arguments"] += piece.text
     if calls:
         kept["tool_calls"] = list(calls.values())

@@ -14,7 +14,7 @@ from chatbot.errors import ChatError
 from chatbot.llm import errors, too_long
 from chatbot.llm.choice import ChoiceReader, first_choice, rewritten
 from chatbot.llm.fast_path import EVENT, FastPath
-from chatbot.llm.json_text import dump, one_line, parse_odd, usage_text, valid
+from chatbot.llm.json_text import dump, one_line, parse_odd, stored_text, valid
 from chatbot.records import CUT, FILTERED, REASONING, Chunk
 
 MAX_HELD = 64
@@ -127,7 +127,7 @@ class ChunkReader:
         for place in (chunk, choice, chunk.get("x_groq"), choice.get("delta"), choice.get("message")):
             usage = place.get("usage") if isinstance(place, dict) else None
             if isinstance(usage, dict) and usage:
-                self._spent, self.usage = usage, usage_text(usage) or self.usage
+                self._spent, self.usage = usage, stored_text(usage) or self.usage
                 break
 
     # How it ends. Of an LLM that says twice that it stops, clients are sent one reply:

@@ -50,14 +50,14 @@ def one_line(data: bytes) -> bytes:
     return data.decode("utf-8", "replace").replace("\r", " ").replace("\n", " ").encode()
 
 
-def usage_text(usage: dict[str, Any]) -> str | None:
-    """The usage as it is stored; None if that is no JSON, huge or nested deep (SQLite stops at 1,000)."""
+def stored_text(value: Any, most: int = MAX_USAGE_CHARS) -> str | None:
+    """JSON as it is stored; None if it is none, huge or nested deep (SQLite stops at 1,000)."""
     try:
-        text = json.dumps(usage, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         text.encode()
     except (ValueError, RecursionError):
         return None
-    return text if len(text) <= MAX_USAGE_CHARS and text.count("{") + text.count("[") <= 64 else None
+    return text if len(text) <= most and text.count("{") + text.count("[") <= 64 else None
 
 
 def _reject_constant(name: str) -> NoReturn:

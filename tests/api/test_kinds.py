@@ -62,6 +62,32 @@ async def test_the_signature_of_a_call_goes_back_with_it(server: Running, llm: S
     assert llm.exchanges[-1].body["messages"][1]["tool_calls"] == [signed]
 
 
+@pytest.mark.parametrize("id_", ["call_1", None], ids=["as it came", "rewritten"])
+async def test_the_signature_of_a_call_is_in_the_stream_and_in_its_replay(
+    server: Running, llm: ScriptedLLM, id_: str | None
+) -> None:
+    session = await server.session()
+    signed = CALL | {"index": 0, "id": id_, "extra_content": {"google": {"thought_signature": "CuwB"}}}
+    llm.play([*events(delta(tool_calls=[signed]), delta(finish="tool_calls"), b"data: [DONE]\n\n"), END])
+    live = await server.stream(session, "What time is it?")
+    first, *_ = await live.rest()
+    again, *_ = await (await server.resume(session, live.message_id)).rest()
+    for event in (first, again):
+        (call,) = event.json["choices"][0]["delta"]["tool_calls"]
+        assert call["extra_content"] == signed["extra_content"]
+
+
+@pytest.mark.parametrize("odd", [rb'"\ud800"', b"1e999", b"[" * 99 + b"]" * 99])
+async def test_a_signature_that_could_not_be_stored_costs_no_reply(
+    server: Running, llm: ScriptedLLM, odd: bytes
+) -> None:
+    session = await server.session()
+    said = delta(tool_calls=[CALL | {"extra_content": "odd"}], finish="tool_calls").replace(b'"odd"', odd)
+    llm.play([*events(said, b"data: [DONE]\n\n"), END])
+    status, told = await ask(server, session, message="What time is it?")
+    assert (status, told["tool_calls"]) == (200, [CALL])
+
+
 @pytest.mark.parametrize(
     "outputs",
     [
