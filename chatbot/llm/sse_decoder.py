@@ -43,18 +43,15 @@ class Decoder:
         events: list[bytes] = []
         for line in lines:
             if not line:
-                if self._data:
-                    events.append(b"\n".join(self._data))
-                    self._data, self._size = [], 0
+                events += self._ended()
             elif line.startswith(b"data:") or line == b"data":
                 value = line[6:] if line.startswith(b" ", 5) else line[5:]
                 if self._data and self._data[-1].endswith(b"}") and value.startswith((b"{", b"[DONE]")):
-                    events.append(b"\n".join(self._data))
-                    self._data, self._size = [], 0
+                    events += self._ended()
                 self._data.append(value)
                 self._size += len(line)
-            elif line.startswith(b"{") and line.endswith(b"}") and not self._data:
-                events.append(line)
+            elif line[:1] == b"{" and line[-1:] == b"}" and (not self._data or self._data[-1][-1:] == b"}"):
+                events += [*self._ended(), line]
             elif line[:1] in b' \t"{}[]' and (self._data or [line])[0][:1] in b"{[":
                 self._data.append(line)  # of JSON over several lines
                 self._size += len(line)
@@ -67,6 +64,11 @@ class Decoder:
             raise TooLarge
         self.is_between = not (self._rest or self._data)
         return events
+
+    def _ended(self) -> list[bytes]:
+        """The event that has ended, if one had begun."""
+        data, self._data, self._size = self._data, [], 0
+        return [b"\n".join(data)] if data else []
 
     def flush(self) -> list[bytes]:
         """The stream has ended: returns the data of a last event; if it was cut short, it is no JSON."""

@@ -36,6 +36,10 @@ STREAMS = {
     "a BOM is none here: the answer drops it": (b"data: a\n\n\xef\xbb\xbfdata: b\n\n", [b"a"]),
     "data over several lines": (b"data: a\ndata: b\ndata\ndata:\n\n", [b"a\nb\n\n"]),
     "bare JSON between events": (b'data: a\n\n{"error": 1}\n\ndata: b\n\n', [b"a", b'{"error": 1}', b"b"]),
+    "bare JSON after an event that has no blank line": (
+        b'data: {"a": 1}\n{"error": 1}\ndata: b\n\n',
+        [b'{"a": 1}', b'{"error": 1}', b"b"],
+    ),
     "bare JSON over several lines": (
         b'data: a\n\n[{\r\n  "error": {\n    "code": 429\n  }\n}\n]\n\ndata: b\n\n',
         [b"a", b'[{\n  "error": {\n    "code": 429\n  }\n}\n]', b"b"],
