@@ -220,4 +220,5 @@ def _same(known: list[Any], item: Any) -> Any:
 
 def _is_usage(chunk: Chunk) -> bool:
     """Whether a chunk only says what the answer cost, for which not every client has asked."""
-    return not chunk.pieces and b'"usage"' in chunk.data and not json.loads(chunk.data).get("choices")
+    whole = {} if chunk.pieces or b'"usage"' not in chunk.data else json.loads(chunk.data)
+    return bool(whole.get("usage")) and not whole.get("choices")

@@ -214,6 +214,15 @@ async def test_only_who_asks_for_the_usage_gets_its_chunk(door: Door):
     assert any('"usage"' in chunk for chunk in await read(door, stream_options={"include_usage": True}))
 
 
+async def test_a_chunk_that_says_something_else_beside_no_usage_goes_on(door: Door, llm: ScriptedLLM):
+    """Azure's first one has what its filters found in the prompt."""
+    found = {"choices": [], "usage": None, "prompt_filter_results": [{"prompt_index": 0}]}
+    llm.play(
+        [*events(b"data: %b\n\n" % json.dumps(found).encode(), delta("Hi"), delta(finish="stop"), DONE), END]
+    )
+    assert "prompt_filter_results" in (await read(door))[0]
+
+
 async def test_the_llm_is_asked_what_it_cost_whatever_the_client_wants(door: Door, llm: ScriptedLLM):
     _, whole = await door.call("POST", "/chat/completions", SAID)
     assert whole["usage"]["total_tokens"] > 0
