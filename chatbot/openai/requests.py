@@ -180,9 +180,13 @@ def new_of(messages: tuple[str, ...], before: Iterable[Turn]) -> tuple[str, ...]
             break
     if not (lost := lost_outputs(turns, messages)):
         return messages
-    new = tuple((Counter(messages) - Counter(chain(*(turn.messages for turn in turns)))).elements())
+    said, new = Counter(chain(*(turn.messages for turn in turns))), list[str]()
+    for message in messages:
+        said[message] -= 1
+        if said[message] < 0:
+            new.append(message)
     if new and not lost_outputs(turns, new):
-        return new
+        return tuple(new)
     raise refuse("input", f"has an output of the call {lost[0]!r}, which does not wait for one")
 
 

@@ -262,6 +262,19 @@ async def test_a_round_of_calls_that_is_said_again_is_not_said_twice(door: Door,
     await door.refused(400, "input", input=said, **asked)
 
 
+async def test_what_is_new_beside_a_round_that_is_said_again_stays_in_its_order(door: Door, llm: ScriptedLLM):
+    _, conversation = await door.call("POST", "/conversations")
+    call = {"index": 0, "id": "call_1", "function": {"name": "f", "arguments": "{}"}}
+    llm.play([*events(delta(tool_calls=[call]), delta(finish="tool_calls"), DONE), END])
+    said: list[Any] = [{"role": "user", "content": "weather?"}]
+    await door.respond(said, conversation=conversation["id"])
+    said.append({"type": "function_call_output", "call_id": "call_1", "output": "x"})
+    said += [{"role": "user", "content": text} for text in ("and", "then", "and")]
+    await door.respond(said, conversation=conversation["id"])
+    sent = [message["content"] for message in llm.exchanges[-1].body["messages"]]
+    assert sent == ["weather?", None, "x", "and", "then", "and"]
+
+
 def test_what_is_said_around_calls_stands_beside_them():
     said = [
         {"role": "user", "content": "Hi"},
