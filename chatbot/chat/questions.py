@@ -20,10 +20,10 @@ def in_place_of(
     """
     turn, _ = find_message(store, session_id, message_id, "replace")
     again = tuple(message for message in turn.messages if message != DELETED)
-    if not said and not again:
+    if not said and not again and turn.parent is None:
         message = "Of that turn's question nothing is left that could be asked again."
         raise ChatError("invalid_request", message, "replace")
-    return turn.parent, said or again
+    return turn.parent, said or again or (DELETED,)
 
 
 def tool_messages(turn: Turn | None, outputs: Iterable[tuple[str, object]]) -> tuple[str, ...]:

@@ -224,6 +224,23 @@ async def test_what_was_added_is_answered_without_saying_more(door: Door, llm: S
     assert len(door.server.sql("SELECT seq FROM turns")) == 2, "an empty turn was left"
 
 
+async def test_an_answer_to_what_was_added_can_be_asked_for_again(door: Door, llm: ScriptedLLM):
+    added = {"items": [{"role": "user", "content": "one"}]}
+    _, conversation = await door.call("POST", "/conversations", added)
+    first = await door.respond(None, conversation=conversation["id"])
+    session_id = conversation["id"].removeprefix("conv_")
+    _, page, _ = await door.server.call("GET", f"/api/sessions/{session_id}/messages?limit=1")
+    body = {"session_id": session_id, "replace": page["messages"][0]["message_id"]}
+    status, again, _ = await door.server.call("POST", "/api/chat", body)
+    assert (status, again["versions"]["index"]) == (200, 1)
+    assert [message["content"] for message in llm.exchanges[-1].body["messages"]] == ["one"]
+    assert (await door.call("GET", f"/responses/{first['id']}"))[1] == first
+    (item,) = await items(door, conversation["id"], "order=asc&limit=1")
+    await door.call("DELETE", f"/conversations/{conversation['id']}/items/{item['id']}")
+    status, refused, _ = await door.server.call("POST", "/api/chat", body)
+    assert (status, refused["error"]["param"]) == (400, "replace")
+
+
 async def test_what_was_added_goes_whole_if_nothing_more_is_said(start: StartServer, llm: ScriptedLLM):
     door = Door(await start(max_context_messages=2))
     added = [{"role": role, "content": "one"} for role in ("user", "assistant", "user")]
