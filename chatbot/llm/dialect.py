@@ -16,6 +16,9 @@ _REFUSED = re.compile(
     re.I,
 )
 
+_USAGE = {"include_usage": True}
+_ADDED = "what a client adds to stream_options"
+
 
 class Dialect:
     """Remembers for as long as the process lives."""
@@ -29,7 +32,8 @@ class Dialect:
         for name, other in _LIMITS.items():
             if name in self._refused and name in body and other not in body:
                 body[other] = body.pop(name)
-        body["stream_options"] = (body.get("stream_options") or {}) | {"include_usage": True}
+        options = body.get("stream_options") or {}
+        body["stream_options"] = _USAGE if _ADDED in self._refused else options | _USAGE
         body["stream"] = "stream" not in self._refused
         if not body["stream"] or "stream_options" in self._refused:
             body.pop("stream_options", None)
@@ -45,6 +49,8 @@ class Dialect:
             # Nobody would speak of this one, which is ours, but to refuse it.
             is_refused = name == "stream_options" or _REFUSED.search(text)
             if is_refused and sent.get(name) and re.search(rf"\b{name}(ing)?\b", text):
+                if name == "stream_options" and sent[name] != _USAGE:
+                    name = _ADDED  # ours may be taken without
                 self._refused.add(name)
                 return name
         return ""

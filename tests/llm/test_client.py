@@ -259,6 +259,23 @@ async def test_a_field_that_is_refused_is_left_out_and_that_is_remembered(
         assert {field: exchange.body.get(field) for field in changed} == changed
 
 
+async def test_what_a_client_adds_to_stream_options_costs_nobody_the_usage(llm: ScriptedLLM) -> None:
+    words = "body.stream_options.include_obfuscation: Extra inputs are not permitted"
+    llm.script = lambda body: (
+        answer("422 X", {"error": {"message": words}})
+        if len(body.get("stream_options", ())) > 1
+        else answer(body=whole(HELLO))
+    )
+    relayed = {"messages": [json.loads(HI)], "stream_options": {"include_obfuscation": False}}
+    async with opened(llm) as way:
+        for _ in range(2):
+            (await way.relay(relayed)).close()
+        assert (await hear(way)).said == "Hello"
+    assert len(llm.exchanges) == 4, "refused once, and never asked for again"
+    for exchange in llm.exchanges[1:]:
+        assert exchange.body["stream_options"] == {"include_usage": True}
+
+
 async def test_the_other_limit_is_tried_the_other_way_round(llm: ScriptedLLM) -> None:
     forbidden = {
         "type": "extra_forbidden",
