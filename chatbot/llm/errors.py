@@ -46,7 +46,7 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
     ("model", "llm_error", False, (), "The LLM server does not have the model",
      r"model_?not_?(found|exist|available|supported)|deployment_?not_?found|模型不存在|decommissioned"
      r"|(unknown|invalid|valid|no such|unrecognized) model\b|no models? loaded|no endpoints found for"
-     r"|not[_ ]?(found|exist)\w*[^.]{0,30}\bmodels?\b|\b(model|deployment)\b([^.]|\.\w){0,100}(not found|(does|do) ?n.t exist"
+     r"|not[_ ]?(found|exist)\w*\W+(the )?models?\b|\b(model|deployment)\b([^.]|\.\w){0,100}(not found|(does|do) ?n.t exist"
      r"|(does )?not exist|not available|not loaded|identifier is invalid)"),
     ("forbidden", "llm_error", False, (403, 410), "The LLM server forbids it", r"$^"),
     ("slow", "llm_error", True, (408, 504, 524), "The LLM server took too long", r"$^"),
@@ -119,7 +119,8 @@ class Failure(NamedTuple):
     @property
     def is_no_api(self) -> bool:
         """Whether there seems to be something else at the URL."""
-        is_bare = not self.is_json or re.fullmatch(r"(?is).{0,11}|.*url.*|(\w+ ){1,2}not found", self.words)
+        bare = r"(?is)^.{0,11}$|url|(resource|page|path|route|endpoint) not found"
+        is_bare = not self.is_json or re.search(bare, self.words)
         return self.status in (404, 405) and self.kind != "model" and bool(is_bare)
 
     def to_error(self, *, chose_model: bool = False, where: str = "") -> ChatError:

@@ -139,6 +139,12 @@ FAILURES: dict[str, tuple[int, Any, str, str, str]] = {
         404, {"error": {"message": "Unable to access model x", "code": "model_not_available"}}, "llm_error", "model", "Unable",
     ),
     "a model (OpenRouter)": (400, {"error": {"message": "a/b is not a valid model ID", "code": 400}}, "llm_error", "model", "a/b"),
+    "a function that is not there is no missing model": (
+        400, {"error": {"message": "Function f was not found in the tools that the model has"}}, "llm_rejected", "rejected", "Function",
+    ),
+    "something else that is not there is no other server": (
+        404, {"error": {"message": "Vector store not found"}}, "llm_rejected", "rejected", "Vector",
+    ),
     "a field that goes with no model is no missing model": (
         400, {"error": {"message": "Unsupported parameter: 'top_k' is not supported with this model.", "code": "unsupported_parameter"}},
         "llm_rejected", "rejected", "top_k",
