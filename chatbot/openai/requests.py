@@ -223,6 +223,8 @@ def _check(given: Mapping[str, Any]) -> None:
     _check_types(given, _TYPES)
     _check_types(given.get("reasoning", {}), {"effort": str, "summary": str}, "reasoning.")
     _check_types(given.get("text", {}), {"verbosity": str}, "text.")
+    if given.get("max_output_tokens", 1) < 1:  # an LLM's words for it may sound like "no room left"
+        raise refuse("max_output_tokens", "must be at least 1")
     for name in _NOT_SERVED:
         if given.get(name):
             raise refuse(name, "is not served")

@@ -51,6 +51,7 @@ def _said(part: dict[str, Any]) -> dict[str, Any]:
         ("temperature", {"temperature": "hot"}),
         ("temperature", {"temperature": True}),
         ("max_output_tokens", {"max_output_tokens": 1.5}),
+        ("max_output_tokens", {"max_output_tokens": -10}),
         ("instructions", {"instructions": ["a"]}),
         ("metadata", {"metadata": {"a": 1}}),
         ("metadata", {"metadata": {str(n): "" for n in range(17)}}),
