@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 from chatbot.records import CUT, DELETED, Turn, as_json
@@ -74,6 +74,16 @@ def lost_outputs(turns: Sequence[Turn], said: Sequence[str]) -> list[str]:
     """The calls of the tools' outputs in what is `said` that would not be sent after those turns."""
     lost = Counter(text for text in said if role_of(text) == "tool") - Counter(sent_of(turns, said)[-1])
     return [*map(_call_of, lost)]
+
+
+def unsaid(turns: Sequence[Turn], messages: Sequence[str]) -> tuple[str, ...]:
+    """Those of the messages that were not said in the turns, each as often as it was not, in their order."""
+    said, new = Counter(chain(*(turn.messages for turn in turns))), list[str]()
+    for message in messages:
+        said[message] -= 1
+        if said[message] < 0:
+            new.append(message)
+    return tuple(new)
 
 
 def _messages(turns: Sequence[Turn], said: Sequence[str]) -> Iterator[tuple[int, str, Turn | None]]:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any, TypeVar, cast
 
 from chatbot.chat.asking import Question
-from chatbot.chat.turn_messages import lost_outputs, opens, role_of
+from chatbot.chat.turn_messages import lost_outputs, opens, role_of, unsaid
 from chatbot.errors import ChatError
 from chatbot.ids import MAX_INPUT_MESSAGES
 from chatbot.openai.items import Object
@@ -180,13 +179,8 @@ def new_of(messages: tuple[str, ...], before: Iterable[Turn]) -> tuple[str, ...]
             break
     if not (lost := lost_outputs(turns, messages)):
         return messages
-    said, new = Counter(chain(*(turn.messages for turn in turns))), list[str]()
-    for message in messages:
-        said[message] -= 1
-        if said[message] < 0:
-            new.append(message)
-    if new and not lost_outputs(turns, new):
-        return tuple(new)
+    if (new := unsaid(turns, messages)) and not lost_outputs(turns, new):
+        return new
     raise refuse("input", f"has an output of the call {lost[0]!r}, which does not wait for one")
 
 
