@@ -175,7 +175,8 @@ class LLM:
         except ChatError as error:
             if not named:
                 raise
-            if error.code == "llm_unavailable":  # it may not have started yet: the next chat looks again
+            # It may not have started yet: the next chat looks again.
+            if error.code == "llm_unavailable" and not self._has_answered:
                 return named
         self._has_looked = True
         return named or (self._models.first if self._models else "")

@@ -109,6 +109,14 @@ async def test_a_list_that_is_not_there_yet_is_looked_at_later(llm: ScriptedLLM)
     assert llm.model_requests == 2
 
 
+async def test_a_list_that_never_comes_is_not_looked_at_for_ever(llm: ScriptedLLM) -> None:
+    llm.models = answer("503 X", {"error": {"message": "No route"}})
+    async with opened(llm) as way:
+        for _ in range(4):
+            assert (await hear(way)).said == "Hello there."
+    assert llm.model_requests == 2, "before the first answer, and once after it"
+
+
 async def test_the_first_model_is_remembered_however_often_readiness_is_asked(llm: ScriptedLLM) -> None:
     async with opened(llm, llm_model="") as way:
         await hear(way)
