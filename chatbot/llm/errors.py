@@ -261,7 +261,7 @@ _WAITS = re.compile(
     r"(?:(?:again|retry|resets?) (?:in|after)|wait(?: for)?) ((?:[\d.]+ ?(?:ms|[hms]))+)"
     # LiteLLM has the provider's answer as text, with a backslash before each quote
     r'|"(?:retry_?(?:after|delay)|x-ratelimit-reset)(?:_seconds)?_?(ms)?\\*" *: *\\*"?([\d.]+(?:ms|[hms])?)\b'
-    r"|\b(\d+) ?[秒초][钟鐘]? ?[后後후]",
+    r"|\b(\d+) ?[秒초][钟鐘]? ?[之以]?[后後후뒤]",
     re.I,
 )
 
