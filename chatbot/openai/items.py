@@ -98,7 +98,13 @@ def _items_of_message(message: Object) -> Iterator[tuple[str, int, Object]]:
         yield "message", 0, {"role": role, "content": shown}
     for number, call in enumerate(message.get("tool_calls") or ()):
         if call:  # null: it was deleted alone
-            yield "function_call", number, {"call_id": call["id"], **call["function"]}
+            yield "function_call", number, _call_fields(call)
+
+
+def _call_fields(call: Object) -> Object:
+    """What the item of a call has of it; a signature, too, which clients that say it again send along."""
+    more = {"extra_content": call["extra_content"]} if "extra_content" in call else {}
+    return {"call_id": call["id"], **call["function"]} | more
 
 
 def _part_object(part: Any, role: str) -> Any:
@@ -163,7 +169,7 @@ class Item:
         """It as this API has it."""
         begun: Object = {"id": self.id, "type": self.kind.item, "status": status}
         if self.head:
-            return begun | {"call_id": self.head.id, "name": self.head.name, "arguments": self.text(log)}
+            return begun | _call_fields(self.head.to_call(self.text(log)))
         role = {"role": "assistant"} if self.kind.item == "message" else {}
         parts = [part_object(log.runs[number].kind, _text_of(log, number)) for number in self.runs]
         return begun | role | {self.kind.parts: parts}

@@ -129,7 +129,7 @@ def _message(item: Any, param: str, find_item: FindItem) -> Object:
         case "function_call":
             function = {name: _text(item, name, param) for name in ("name", "arguments")}
             call = {"id": _text(item, "call_id", param), "type": "function", "function": function}
-            return {"role": "assistant", "content": [], "tool_calls": [call]}
+            return {"role": "assistant", "content": [], "tool_calls": [call | _only(item, "extra_content")]}
         case "function_call_output":
             output = _content(item.get("output"), f"{param}.output")
             return {"role": "tool", "tool_call_id": _text(item, "call_id", param), "content": output}

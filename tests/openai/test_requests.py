@@ -263,6 +263,21 @@ async def test_a_round_of_calls_that_is_said_again_is_not_said_twice(door: Door,
     await door.refused(400, "input", input=said, **asked)
 
 
+@pytest.mark.parametrize("refers", [True, False], ids=["by its id", "as it was shown"])
+async def test_a_call_that_is_said_again_has_its_signature(door: Door, llm: ScriptedLLM, refers: bool):
+    """Gemini refuses a round of tools without it."""
+    signed = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    signed["extra_content"] = {"google": {"thought_signature": "CuwB"}}
+    llm.play([*events(delta(tool_calls=[signed | {"index": 0}]), delta(finish="tool_calls"), DONE), END])
+    (call,) = (await door.respond("weather?"))["output"]
+    said = {"type": "item_reference", "id": call["id"]} if refers else call
+    output = {"type": "function_call_output", "call_id": "call_1", "output": "x"}
+    response = await door.respond([{"role": "user", "content": "weather?"}, said, output])
+    assert llm.exchanges[-1].body["messages"][1]["tool_calls"] == [signed]
+    _, listed = await door.call("GET", f"/responses/{response['id']}/input_items?order=asc")
+    assert listed["data"][1]["extra_content"] == signed["extra_content"]
+
+
 async def test_what_is_new_beside_a_round_that_is_said_again_stays_in_its_order(door: Door, llm: ScriptedLLM):
     _, conversation = await door.call("POST", "/conversations")
     call = {"index": 0, "id": "call_1", "function": {"name": "f", "arguments": "{}"}}
