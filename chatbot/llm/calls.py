@@ -9,8 +9,6 @@ from typing import Any
 from chatbot.llm.json_text import stored_text, valid
 from chatbot.records import CALL, CallHead, Piece, as_json
 
-MAX_EXTRA_CHARS = 1024 * 1024
-
 _ARGUMENTS = ("arguments", "parameters", "input")
 
 
@@ -63,7 +61,7 @@ class CallReader:
                 call.id, can_pass_on = f"call_{secrets.token_hex(12)}", False
             can_pass_on, text = can_pass_on and len(call.arguments) == 1, "".join(call.arguments)
             extra = entry.get("extra_content")
-            head = CallHead(call.id, name, extra if stored_text(extra, MAX_EXTRA_CHARS) else None)
+            head = CallHead(call.id, name, extra if stored_text(extra, most=1024 * 1024) else None)
             pieces = [Piece(CALL, "", call.number, head), Piece(CALL, text, call.number)]
         else:
             pieces = [Piece(CALL, text, call.number)]
