@@ -24,9 +24,11 @@ async def test_a_question_in_place_of_a_turn_becomes_its_sibling(room: Room) -> 
     assert in_place_of(room.store, session_id, first.turn_id, None) == (None, (HELLO,))
     room.store.set_input(second.seq, f"{said[0]}\nnull")
     assert in_place_of(room.store, session_id, second.turn_id, None) == (first.seq, said[:1])
-    room.store.set_input(second.seq, "null\nnull")
+    for turn in (first, second):
+        room.store.set_input(turn.seq, "null")
+    assert in_place_of(room.store, session_id, second.turn_id, None) == (first.seq, ("null",))
     with pytest.raises(ChatError) as error:
-        in_place_of(room.store, session_id, second.turn_id, None)
+        in_place_of(room.store, session_id, first.turn_id, None)
     assert (error.value.code, error.value.param) == ("invalid_request", "replace")
     prompt = room.store.prompt(session_id)
     assert prompt
