@@ -14,7 +14,7 @@ from typing import Any
 # fmt: off
 # Codes and names of exceptions, in words or joined in any way: they are tried without spaces, "_" and "-".
 _CODES = (
-    r"context(length|window|size)+exceed|exceedcontextsize|maxprompttokensexceeded|(prompt|input|tokens)toolong"
+    r"context(length|window|size)+exceed(?!edbehavior)|exceedcontextsize|maxprompttokensexceeded|(prompt|input|tokens)toolong"
     r"|tokenslimitreached|context(toolong|full|overflow)|outofcontexterr|contentlengthexceed|inputlengtherror"
 )
 # What only looks like it: rates, waiting, plans, money, a field that is not known.
