@@ -9,6 +9,7 @@ from typing import Any
 from chatbot.llm.errors import Failure
 
 _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+_HINTS = ("prompt_cache_key", "safety_identifier", "user")  # they change no answer
 _REFUSED = re.compile(
     r"unsupported|not support|unknown|unrecognized|unexpected|extra (inputs|fields)|extra_forbidden"
     r"|not permitted|not allowed|invalid (param|argument|field)|must be verified|deprecated|instead"
@@ -28,7 +29,7 @@ class Dialect:
 
     def fields_it_takes(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a request as this LLM server takes them."""
-        body = dict(fields)
+        body = {name: value for name, value in fields.items() if name not in {*_HINTS} & self._refused}
         for name, other in _LIMITS.items():
             if name in self._refused and name in body and other not in body:
                 body[other] = body.pop(name)
@@ -45,7 +46,7 @@ class Dialect:
         # The first limit that is named is the one that is refused; the other may be what is wanted.
         limit = re.search(r"\bmax_(completion_)?tokens\b", text)
         names = [limit[0]] if limit and _LIMITS[limit[0]] not in {*sent, *self._refused} else []
-        for name in [*names, "stream_options", "stream"]:
+        for name in [*names, *_HINTS, "stream_options", "stream"]:
             # Nobody would speak of this one, which is ours, but to refuse it.
             is_refused = name == "stream_options" or _REFUSED.search(text)
             if is_refused and sent.get(name) and re.search(rf"\b{name}(ing)?\b", text):

@@ -276,6 +276,26 @@ async def test_what_a_client_adds_to_stream_options_costs_nobody_the_usage(llm: 
         assert exchange.body["stream_options"] == {"include_usage": True}
 
 
+@pytest.mark.parametrize("field", ["prompt_cache_key", "safety_identifier", "user"])
+@pytest.mark.parametrize(
+    "answered",
+    [
+        {"error": {"message": "property '{}' is unsupported"}},  # Groq
+        {"detail": [{"type": "extra_forbidden", "loc": ["body", "{}"], "msg": "Extra inputs are not permitted"}]},
+        {"error": {"message": 'Invalid JSON payload received. Unknown name "{}": Cannot find field.'}},  # Gemini
+    ],
+)  # fmt: skip
+async def test_what_changes_no_answer_is_left_out_where_it_is_refused(
+    llm: ScriptedLLM, field: str, answered: dict[str, Any]
+) -> None:
+    llm.play(answer("400 X", json.dumps(answered).replace("{}", field).encode()))
+    async with opened(llm) as way:
+        for _ in range(2):
+            assert (await hear(way, top_k=5, **{field: "me"})).said == "Hello there."
+    assert [field in exchange.body for exchange in llm.exchanges] == [True, False, False]
+    assert all(exchange.body["top_k"] == 5 for exchange in llm.exchanges)
+
+
 async def test_the_other_limit_is_tried_the_other_way_round(llm: ScriptedLLM) -> None:
     forbidden = {
         "type": "extra_forbidden",
