@@ -92,6 +92,70 @@ async def test_the_sessions_own_system_prompt_goes_before_the_configured_one(
     assert sent(llm) == [*expected, "user: Q4", "assistant: Hello there.", "user: Q5"]
 
 
+@pytest.mark.parametrize(
+    ("words", "is_event"),
+    [
+        ("After the optional system message, conversation roles must alternate", False),  # Mistral
+        ("A conversation must alternate between user and assistant roles.", False),  # Bedrock
+        ("Error rendering prompt with jinja template: roles must alternate", True),  # LM Studio
+    ],
+)
+async def test_a_template_that_wants_the_roles_by_turns_gets_them_so(
+    start: StartServer, llm: ScriptedLLM, words: str, is_event: bool
+) -> None:
+    def strict(body: Any) -> list[Step]:
+        roles = [message["role"] for message in body["messages"]]
+        if "useruser" in "".join(roles):
+            error = {"error": {"message": words}}
+            return (
+                [*events(b"data: %b\n\n" % json.dumps(error).encode()), END]
+                if is_event
+                else answer("400 X", error)
+            )
+        if body["messages"][-1]["content"] == "think":
+            return [*events(delta(reasoning_content="Hm"), delta(finish="length"), DONE), END]
+        return reply("Hello.")
+
+    llm.script = strict
+    server = await start()
+    session = await server.session()
+    for text in ("think", "Q1", "Q2"):
+        status, told, _ = await server.chat(session, text)
+        assert status == 200, told
+    assert sent(llm) == ["user: think\n\nQ1", "assistant: Hello.", "user: Q2"]
+    assert len(llm.exchanges) == 4, "refused once, and never asked so again"
+
+
+async def test_a_prompt_that_a_client_repeats_goes_once_to_a_template_that_refuses_it(
+    start: StartServer, llm: ScriptedLLM
+) -> None:
+    def strict(body: Any) -> list[Step]:
+        if any(message["role"] == "system" for message in body["messages"][1:]):
+            return answer("400 X", {"error": {"message": "System message must be at the beginning."}})  # Qwen
+        return reply("Hello.")
+
+    llm.script = strict
+    server = await start()
+    more: dict[str, str] = {}
+    for text in ("Q1", "Q2"):
+        said = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": text}]
+        status, told, _ = await server.call(
+            "POST", "/v1/responses", {"input": said, "instructions": "Hi.", **more}
+        )
+        assert status == 200, told
+        more = {"previous_response_id": told["id"]}
+    assert sent(llm) == ["system: Hi.\n\nBe kind.", "user: Q1", "assistant: Hello.", "user: Q2"]
+
+
+async def test_a_template_that_refuses_what_is_in_order_is_asked_once(
+    start: StartServer, llm: ScriptedLLM
+) -> None:
+    llm.play(answer("400 X", {"error": {"message": "Conversation roles must alternate"}}))
+    server = await start()
+    status, told, _ = await server.chat(await server.session(), "Q")
+    assert (status, told["error"]["code"], len(llm.exchanges)) == (400, "llm_rejected", 1)
+
+
 @pytest.mark.parametrize("how", ["chat", "stream"])
 async def test_how_many_messages_went_is_told(start: StartServer, how: str) -> None:
     server = await start()

@@ -9,8 +9,9 @@ from typing import Any
 
 from chatbot.chat.context import WHOLE, Context, Head, plan, shrink, system_message
 from chatbot.chat.limits import Budget, ContextLimits
+from chatbot.chat.turn_messages import in_order
 from chatbot.config import Config
-from chatbot.errors import TooLong
+from chatbot.errors import ChatError, TooLong
 from chatbot.ids import affinity_of
 from chatbot.llm.chunks import MAX_MODEL_CHARS, ChunkReader
 from chatbot.llm.client import LLM
@@ -87,11 +88,12 @@ class Asking:
         context = self.plan_context(asked, budget, fields)
         if not self.question.truncates and context.reason != WHOLE:
             raise TooLong("context_too_long", "Not all of the conversation fits, and truncation is disabled.")
-        has_guessed = False
+        has_guessed, known = False, self.limits.known(asked)
         while True:
             self._note(context, budget)
+            sent = in_order(context.messages) if known.is_strict else context.messages
             try:
-                answer = self.answer = await self.llm.ask(context.messages, fields, affinity=self._affinity())
+                answer = self.answer = await self.llm.ask(sent, fields, affinity=self._affinity())
                 chunks = await answer.first()
                 break
             except TooLong as error:
@@ -103,7 +105,11 @@ class Asking:
                 self.limits.refused(asked, fields, context.count, context.tokens, error)
                 budget = self.limits.budget(asked, fields, listed)
                 context = shrink(context, budget, error)
-        del context  # it may be long, and it is too late to ask again with less
+            except ChatError as error:
+                if error.kind != "template" or sent == in_order(sent):
+                    raise
+                known.is_strict = True
+        del context, sent  # it may be long, and it is too late to ask again with less
         await answer.deliver(chunks, take)
         counted = json.loads(answer.reader.usage or "{}").get("prompt_tokens")
         tokens = counted if isinstance(counted, int) else self._tokens

@@ -49,6 +49,7 @@ class _Learned:
     refused_messages: int | None = None
     answered_tokens: int = 0
     answered_messages: int = 0
+    is_strict: bool = False  # its template refuses messages that are not in_order()
 
 
 class ContextLimits:
@@ -85,7 +86,7 @@ class ContextLimits:
         """Learns that so much was too long: it is not asked for again, whatever number the words name."""
         if not error.is_certain:
             return
-        known = self._known(model)
+        known = self.known(model)
         total = tokens + (_asked_room(fields) or 0)
         if total > known.answered_tokens:
             known.refused_tokens = min(known.refused_tokens or total, total)
@@ -98,7 +99,7 @@ class ContextLimits:
 
     def answered(self, model: str, messages: int, tokens: int) -> None:
         """Learns that so much was answered; `tokens` by the LLM's own count if there is one."""
-        known = self._known(model)
+        known = self.known(model)
         known.answered_tokens = max(known.answered_tokens, tokens)
         known.answered_messages = max(known.answered_messages, messages)
         if known.size is not None and tokens > known.size:
@@ -108,7 +109,8 @@ class ContextLimits:
         if known.refused_messages is not None and messages >= known.refused_messages:
             known.refused_messages = None
 
-    def _known(self, model: str) -> _Learned:
+    def known(self, model: str) -> _Learned:
+        """What is known of a model, to be added to."""
         if model not in self._models and len(self._models) >= _MAX_MODELS:
             del self._models[next(iter(self._models))]
         return self._models.setdefault(model, _Learned())

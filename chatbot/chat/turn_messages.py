@@ -17,7 +17,7 @@ from typing import Any
 from chatbot.records import CUT, DELETED, Turn, as_json
 
 _ROLE = re.compile(r'\{"role":"([a-z]+)"')
-_NOTHING = tuple(as_json({"role": "assistant", "content": content}) for content in (None, ""))
+_NOTHING = re.compile(r'\{"role":"assistant","content":(null|"(\s|\\[nrt])*")\}')
 
 
 def role_of(message: str) -> str:
@@ -62,12 +62,31 @@ def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool 
         if answered.calls if answered else role == "assistant" and '"tool_calls":' in text:
             outputs = takewhile(lambda one: role_of(one[1]) == "tool", messages[number:])
             text, waiting = _with_outputs(text, {_call_of(output) for _, output, _ in outputs}, answered)
-        if text in _NOTHING:
+            text = text.replace('"arguments":""', '"arguments":"{}"')  # templates parse them
+        if _NOTHING.fullmatch(text):
             continue
         if send_reasoning and answered and answered.reasoning:
             text = as_json(json.loads(text) | {"reasoning_content": answered.reasoning})
         sent[place].append(text)
     return sent
+
+
+def in_order(messages: Sequence[str]) -> list[str]:
+    """Messages as strict templates want them: one of the system at the head, then no role twice in a row."""
+    system = dict.fromkeys(text for text in messages if role_of(text) == "system")  # clients repeat theirs
+    taken: list[dict[str, Any]] = [{}]
+    for message in map(json.loads, (*system, *(text for text in messages if text not in system))):
+        last = taken[-1]
+        if message["role"] != last.get("role") or message["role"] == "tool" or "tool_calls" in last:
+            taken.append(message)
+            continue
+        content = [one["content"] for one in (last, message) if one["content"]]
+        if all(isinstance(one, str) for one in content):
+            taken[-1] = last | message | {"content": "\n\n".join(content)}
+        else:
+            parts = ([{"type": "text", "text": one}] if isinstance(one, str) else one for one in content)
+            taken[-1] = last | message | {"content": [*chain.from_iterable(parts)]}
+    return [as_json(message) for message in taken[1:]]
 
 
 def lost_outputs(turns: Sequence[Turn], said: Sequence[str]) -> list[str]:

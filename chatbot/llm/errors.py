@@ -41,7 +41,7 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
     ("memory", "llm_error", True, (), "The LLM server ran out of memory",
      r"out of memory|outofmemory|cuda error|requires more system memory|insufficient (memory|system resources)|failed to allocate"),
     ("template", "llm_rejected", False, (), "The LLM's template rejected the request",
-     r"(system|developer|tool) (role|message)s?.{0,20}not supported|jinja|chat.?template|roles must alternate"
+     r"(system|developer|tool) (role|message)s?.{0,20}not supported|jinja|chat.?template|must alternate|must be at the beginning"
      r"|valid role|only user(,| and) (assistant|model)"),
     ("model", "llm_error", False, (), "The LLM server does not have the model",
      r"model_?not_?(found|exist|available|supported)|deployment_?not_?found|模型不存在|decommissioned"

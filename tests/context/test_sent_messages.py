@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chatbot.chat.turn_messages import open_calls, sent_of
+from chatbot.chat.turn_messages import in_order, open_calls, sent_of
 from chatbot.records import Turn, as_json
 from tests.context.conversation import assistant, make_turn, tool, user
 
@@ -92,8 +92,50 @@ def test_an_answer_of_nothing_is_left_out() -> None:
     assert flat(turns, Q) == [Q, Q]
 
 
+@pytest.mark.parametrize("text", [" ", "\n\n", "\t \r\n", "\u3000"])
+def test_an_answer_of_blanks_is_left_out(text: str) -> None:
+    """Anthropic's servers and Bedrock's refuse it, and would refuse the conversation for ever."""
+    assert flat([make_turn(1, [Q], assistant(text))], Q) == [Q, Q]
+
+
+def test_a_call_without_arguments_is_sent_with_none_of_them_as_json() -> None:
+    """Some LLM servers send nothing for none, and cannot read that when it is sent back."""
+    calls = assistant("Let me see.", "a")
+    bare = calls.replace(as_json("{}"), as_json(""))
+    assert bare != calls
+    assert flat([make_turn(1, [Q], bare)], tool("a")) == [Q, calls, tool("a")]
+
+
 def test_reasoning_is_sent_only_to_those_who_want_it() -> None:
     turns = [make_turn(1, [Q], A, reasoning="hm")]
     assert flat(turns, Q) == [Q, A, Q]
     _, sent, _ = flat(turns, Q, send_reasoning=True)
     assert json.loads(sent) == {"role": "assistant", "content": "A", "reasoning_content": "hm"}
+
+
+PROMPT, PICTURE = (
+    as_json({"role": "system", "content": "Be kind."}),
+    {"type": "image_url", "image_url": {"url": "data:,"}},
+)
+ORDERS = {
+    "a prompt that is repeated": ([PROMPT, Q, A, PROMPT, Q], [PROMPT, Q, A, Q]),
+    "another prompt later": (
+        [PROMPT, Q, A, as_json({"role": "system", "content": "Be brief."}), Q],
+        [as_json({"role": "system", "content": "Be kind.\n\nBe brief."}), Q, A, Q],
+    ),
+    "a question whose answer was nothing": ([Q, user("R"), A, Q], [user("Q\n\nR"), A, Q]),
+    "with a picture": (
+        [Q, as_json({"role": "user", "content": [PICTURE]})],
+        [as_json({"role": "user", "content": [{"type": "text", "text": "Q"}, PICTURE]})],
+    ),
+    "calls after a text, and the outputs of two": (
+        [Q, A, assistant(None, "a", "b"), tool("a"), tool("b"), A],
+        [Q, assistant("A", "a", "b"), tool("a"), tool("b"), A],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_strict_templates_get_one_prompt_and_the_roles_by_turns(name: str) -> None:
+    messages, expected = ORDERS[name]
+    assert in_order(messages) == expected == in_order(expected)
