@@ -27,7 +27,7 @@ from chatbot.web.backpressure import EVENT_STREAM, EventWriter
 from chatbot.web.bodies import read_object
 from chatbot.web.logs import REPLY
 
-_SET_ONCE = ("role", "id", "type", "name")
+_SET_ONCE = ("role", "id", "type", "name", "format")
 
 
 @dataclass(eq=False)
@@ -194,7 +194,7 @@ def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:
         match whole.get(name), value:
             case None | "", _:
                 whole[name] = value
-            case _, str() if name == "finish_reason":
+            case _, str() if name in ("finish_reason", "native_finish_reason"):
                 whole[name] = value
             case StringIO() as text, str():
                 text.write(value)
@@ -212,10 +212,14 @@ def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:
 
 
 def _same(known: list[Any], item: Any) -> Any:
-    """The item of a list that another goes on with: both have the same index. Most have none."""
+    """The item of a list that another goes on with: the last of its index. Most have none.
+
+    It has no other id, by which Gemini's calls differ, whose index is always 0.
+    """
     index = item.get("index") if isinstance(item, dict) else None
     found = (one for one in reversed(known) if isinstance(one, dict) and one.get("index") == index)
-    return None if index is None else next(found, None)
+    same = None if index is None else next(found, None)
+    return same if same and item.get("id") in (None, "", same.get("id") or item.get("id")) else None
 
 
 def _is_usage(chunk: Chunk) -> bool:

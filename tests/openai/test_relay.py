@@ -75,6 +75,30 @@ async def test_a_whole_one_is_put_together_whatever_its_fields(door: Door, llm: 
     assert (llm.exchanges[0].body["n"], llm.exchanges[0].body["seed"]) == (2, 7)
 
 
+def test_calls_with_ids_of_their_own_are_several_though_their_index_is_one():
+    """Gemini streams calls side by side so, and answers them apart where a whole answer is asked for."""
+    whole = Completion()
+    for id_, text in (("a", '{"x":'), (None, "1}"), ("b", "{"), ("b", "}"), ("", "")):
+        call = {"index": 0, "type": "function", "function": {"name": "f", "arguments": text}}
+        whole.add({"choices": [{"index": 0, "delta": {"tool_calls": [{**call, "id": id_}]}}]})
+    calls = json.loads(whole.to_json())["choices"][0]["message"]["tool_calls"]
+    assert [(call["id"], call["function"]) for call in calls] == [
+        ("a", {"name": "f", "arguments": '{"x":1}'}),
+        ("b", {"name": "f", "arguments": "{}"}),
+    ]
+
+
+def test_what_openrouter_says_of_each_piece_is_said_once_of_the_whole():
+    whole = Completion()
+    for text in ("Let ", "me"):
+        detail = {"type": "reasoning.text", "text": text, "format": "anthropic-claude-v1", "index": 0}
+        choice = {"index": 0, "delta": {"reasoning_details": [detail]}, "native_finish_reason": "end_turn"}
+        whole.add({"choices": [choice]})
+    [choice] = json.loads(whole.to_json())["choices"]
+    assert choice["message"]["reasoning_details"] == [detail | {"text": "Let me"}]
+    assert choice["native_finish_reason"] == "end_turn"
+
+
 def test_a_field_that_is_a_text_and_then_a_list_stays_a_text():
     whole = Completion()
     for part in ("a", "b", [{"type": "text"}], "c"):
