@@ -29,7 +29,9 @@ class Dialect:
 
     def fields_it_takes(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a request as this LLM server takes them."""
-        body = {name: value for name, value in fields.items() if name not in {*_HINTS} & self._refused}
+        body = dict(fields)
+        for name in self._refused.intersection(_HINTS):
+            body.pop(name, None)
         for name, other in _LIMITS.items():
             if name in self._refused and name in body and other not in body:
                 body[other] = body.pop(name)
