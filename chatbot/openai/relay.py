@@ -203,6 +203,8 @@ def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:
                 text.writelines((begun, value))
             case dict(known), dict():
                 _merge(known, value)
+            case list(), str() if value and name == "content":
+                _merge(whole, {name: [{"type": "text", "text": value}]})
             case list(known), list():
                 for item in value:
                     if same := _same(known, item):
@@ -212,13 +214,18 @@ def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:
 
 
 def _same(known: list[Any], item: Any) -> Any:
-    """The item of a list that another goes on with: the last of its index. Most have none.
+    """The item of a list that another goes on with: the last of its index, or a last part that is text, too.
 
-    It has no other id, by which Gemini's calls differ, whose index is always 0.
+    It has no other id, by which Gemini's calls differ, whose index is always 0; and thoughts end when signed.
     """
-    index = item.get("index") if isinstance(item, dict) else None
+    if not known or not isinstance(item, dict):
+        return None
+    if (index := item.get("index")) is None:
+        last = known[-1] if isinstance(known[-1], dict) else {}
+        is_part = last.get("type") == item.get("type") in ("text", "thinking")
+        return last if is_part and not last.get("signature") else None
     found = (one for one in reversed(known) if isinstance(one, dict) and one.get("index") == index)
-    same = None if index is None else next(found, None)
+    same = next(found, None)
     return same if same and item.get("id") in (None, "", same.get("id") or item.get("id")) else None
 
 

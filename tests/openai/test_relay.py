@@ -99,6 +99,27 @@ def test_what_openrouter_says_of_each_piece_is_said_once_of_the_whole():
     assert choice["native_finish_reason"] == "end_turn"
 
 
+def test_thoughts_in_parts_and_then_a_text_are_a_part_each():
+    """Mistral's reasoning models stream so; the text of the answer was lost."""
+    thought = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm. "}]}]
+    whole = Completion()
+    for content in ("", thought, thought, "Hel", "", "lo"):
+        whole.add(json.loads(json.dumps({"choices": [{"index": 0, "delta": {"content": content}}]})))
+    assert json.loads(whole.to_json())["choices"][0]["message"]["content"] == [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Hm. Hm. "}]},
+        {"type": "text", "text": "Hello"},
+    ]
+
+
+def test_thoughts_that_are_signed_are_whole():
+    whole = Completion()
+    for text, signature in (("a", None), ("b", ""), ("", "S"), ("c", "T")):
+        block = {"type": "thinking", "thinking": text, "signature": signature}
+        whole.add({"choices": [{"index": 0, "delta": {"thinking_blocks": [block]}}]})
+    blocks = json.loads(whole.to_json())["choices"][0]["message"]["thinking_blocks"]
+    assert [(block["thinking"], block["signature"]) for block in blocks] == [("ab", "S"), ("c", "T")]
+
+
 def test_a_field_that_is_a_text_and_then_a_list_stays_a_text():
     whole = Completion()
     for part in ("a", "b", [{"type": "text"}], "c"):
