@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import StringIO
@@ -179,6 +180,8 @@ class Completion:
             _merge(message, choice.pop("delta", {}))
             for call in message.get("tool_calls") or ():
                 call.pop("index", None)
+                call["id"] = call.get("id") or f"call_{secrets.token_hex(12)}"
+                call["type"] = call.get("type") or "function"
             choice |= {"message": message, "finish_reason": choice.get("finish_reason")}
         encoder = json.JSONEncoder(default=StringIO.getvalue, ensure_ascii=False, separators=(",", ":"))
         whole = self._whole | {"object": "chat.completion", "choices": choices}
