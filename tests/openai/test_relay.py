@@ -95,7 +95,8 @@ def test_a_call_of_a_whole_one_has_the_id_and_the_type_that_programs_look_for():
     whole.add({"choices": [{"index": 0, "delta": {"tool_calls": calls}}]})
     first, second = json.loads(whole.to_json())["choices"][0]["message"]["tool_calls"]
     assert first["type"] == second["type"] == "function"
-    assert first["id"].startswith("call_") and first["id"] != second["id"]
+    assert first["id"].startswith("call_")
+    assert first["id"] != second["id"]
 
 
 def test_what_openrouter_says_of_each_piece_is_said_once_of_the_whole():
