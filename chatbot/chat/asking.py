@@ -88,10 +88,10 @@ class Asking:
         context = self.plan_context(asked, budget, fields)
         if not self.question.truncates and context.reason != WHOLE:
             raise TooLong("context_too_long", "Not all of the conversation fits, and truncation is disabled.")
-        has_guessed, known = False, self.limits.known(asked)
+        has_guessed = False
         while True:
             self._note(context, budget)
-            sent = in_order(context.messages) if known.is_strict else context.messages
+            sent = in_order(context.messages) if budget.is_strict else context.messages
             try:
                 answer = self.answer = await self.llm.ask(sent, fields, affinity=self._affinity())
                 chunks = await answer.first()
@@ -108,7 +108,8 @@ class Asking:
             except ChatError as error:
                 if error.kind != "template" or sent == in_order(sent):
                     raise
-                known.is_strict = True
+                self.limits.known(asked).is_strict = True
+                budget = self.limits.budget(asked, fields, listed)
         del context, sent  # it may be long, and it is too late to ask again with less
         await answer.deliver(chunks, take)
         counted = json.loads(answer.reader.usage or "{}").get("prompt_tokens")

@@ -27,13 +27,14 @@ _MAX_MODELS = 1000  # clients name them as they like
 class Budget(NamedTuple):
     """What a context may be: so many messages besides the system prompt, so many tokens in all (None: any).
 
-    The reasons are the words for what limits it.
+    The reasons are the words for what limits it; `is_strict`: the messages must be in_order().
     """
 
     messages: int
     tokens: int | None = None
     messages_reason: str = MESSAGES
     tokens_reason: str = TOKENS
+    is_strict: bool = False
 
 
 @dataclass
@@ -41,7 +42,7 @@ class _Learned:
     """What is known of a model.
 
     `size` is how many tokens it said that it takes. The others are the least that was refused and the most
-    that was answered since, in tokens and in messages.
+    that was answered since, in tokens and in messages; `is_strict`: its template refused the order of some.
     """
 
     size: int | None = None
@@ -49,7 +50,7 @@ class _Learned:
     refused_messages: int | None = None
     answered_tokens: int = 0
     answered_messages: int = 0
-    is_strict: bool = False  # its template refuses messages that are not in_order()
+    is_strict: bool = False
 
 
 class ContextLimits:
@@ -78,7 +79,7 @@ class ContextLimits:
         messages, reason = self._max_messages, MESSAGES
         if known.refused_messages is not None and known.refused_messages <= messages:
             messages, reason = max(1, known.refused_messages - 1), REFUSED
-        return Budget(messages, tokens, reason, tokens_reason)
+        return Budget(messages, tokens, reason, tokens_reason, known.is_strict)
 
     def refused(
         self, model: str, fields: Mapping[str, Any], messages: int, tokens: int, error: TooLong

@@ -80,7 +80,7 @@ def in_order(messages: Sequence[str]) -> list[str]:
         if message["role"] != last.get("role") or message["role"] == "tool" or "tool_calls" in last:
             taken.append(message)
             continue
-        content = [one["content"] for one in (last, message) if one["content"]]
+        content = [one["content"] for one in (last, message) if one.get("content")]
         if all(isinstance(one, str) for one in content):
             taken[-1] = last | message | {"content": "\n\n".join(content)}
         else:
