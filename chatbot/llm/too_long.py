@@ -37,8 +37,9 @@ _ANSWER = r"(max_?(completion_|new_|output_|response_)?tokens|budget_tokens|maxi
 # A room for the answer that nobody asked for: what is left of the context is below zero. vLLM, TensorRT-LLM
 _NO_ROOM = r"max_tokens\b.{0,60}[ (]-\d\d"
 # What speaks of the answer that was asked for. It may be too long all the same, if it also counts the input.
+# What stands before its name is taken in one way only ("*+"): there are 2 ** n ways to take ".:" n times.
 _OF_THE_ANSWER = (
-    rf"^(\W|<\d+>|[\w.]+:|the|parameter|param|value|for|of|field|invalid|range|requested|your)*{_ANSWER}\b"
+    rf"^(?:(?!{_ANSWER}\b)(?:<\d+>|\W|[\w.]+:|the|parameter|param|value|for|of|field|invalid|range|requested|your))*+{_ANSWER}\b"
     rf"|{_ANSWER}[\W\d]*(is |are )?(too large|out of range|invalid|exceeds|must|should|cannot)"
     r"|requested for (the )?(completion|output)|(completion|output|response) (tokens?|length|body|payload|size)[^.]{0,40}(exceed|too|limit|at most|maximum)"
     r"|输出长度|输出.{0,6}token|최대 출력|출력 토큰|응답 길이"

@@ -370,3 +370,15 @@ async def test_a_failure_inside_a_200_is_known_however_its_fields_are_named(
     heard = await play(llm, answer(body=body))
     assert heard.failed.code == code
     assert words in heard.failed.message
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["The model `wait " + "1" * 60 + "..s` does not exist", ".:" * 60 + " is not a valid model", "for:" * 60],
+    ids=lambda words: words[:20],
+)
+def test_words_that_can_be_read_in_endless_ways_are_read_in_one(words: str) -> None:
+    """Whoever names a model has it in the LLM's words: 2 ** 60 tries would never end."""
+    body = json.dumps({"error": words}).encode()
+    failure = read_failure(404, {"Retry-After": "1" * 60 + "x"}, body)
+    assert failure.to_error().code in ("llm_error", "llm_rejected")
