@@ -175,8 +175,8 @@ UNION ALL SELECT session_id, root FROM removals CROSS JOIN turns ON seq = root;
 UPDATE sessions SET deleted = 1 WHERE session_id = ?;
 -- name: mark_turn: A turn and all that follows from it is gone, at once.
 INSERT OR IGNORE INTO removals (root) SELECT seq FROM turns WHERE seq = ?;
--- name: a_child: A turn that follows another.
-SELECT seq FROM turns WHERE session_id = ? AND parent = ? LIMIT 1;
+-- name: some_children: Some of the turns that follow another directly (-1: all), also those that are gone.
+SELECT seq FROM turns WHERE session_id = ? AND parent IS ? LIMIT ?;
 -- name: drop_turn: Removes a turn.
 DELETE FROM turns WHERE seq = ?;
 -- name: drop_any_turn: Removes a turn of a session that is gone.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cached_property
 from typing import Any, NamedTuple
 
 REASONING, TEXT, REFUSAL, CALL = "reasoning", "text", "refusal", "call"
@@ -90,9 +91,7 @@ class Prompt(NamedTuple):
     content: str
 
 
-class Turn(NamedTuple):
-    """A row of the table `turns`, whose columns schema.sql explains; by default one without an answer."""
-
+class _Row(NamedTuple):
     seq: int
     session_id: str
     parent: int | None
@@ -116,7 +115,11 @@ class Turn(NamedTuple):
     layout: str | None = None
     chunk_ends: bytes | None = None
 
-    @property
+
+class Turn(_Row):
+    """A row of the table `turns`, whose columns schema.sql explains; by default one without an answer."""
+
+    @cached_property  # a turn may have thousands, and is asked for each of them
     def messages(self) -> list[str]:
         """The messages that were said, each as JSON; DELETED stands for one that was deleted alone."""
         return self.input.split("\n")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from chatbot.api.responses import message_object, plain_message, prompt_object
-from chatbot.chat.history import PROMPT, Page, Ref
+from chatbot.chat.history import PROMPT, Page, Ref, siblings_of
 from chatbot.records import DELETED, Turn, dumps
 from chatbot.storage.store import Store
 
@@ -72,7 +72,8 @@ class MessageWriter:
             if prompt := self._store.prompt(session_id):
                 yield dumps(prompt_object(prompt))
         elif turn := turn or self._store.turn(refs[0].seq):
+            siblings = [] if is_only else siblings_of(self._store, turn)  # once, for there may be many
             for _, place in refs:
                 if turn.messages[place - 1] != DELETED if place else turn.output is not None:
                     plain = plain_message(turn, place) if is_only else None
-                    yield plain or dumps(message_object(self._store, turn, place, omit=omit))
+                    yield plain or dumps(message_object(turn, place, siblings, omit=omit))

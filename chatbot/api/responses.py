@@ -13,6 +13,7 @@ from chatbot.chat.reply_log import ReplyLog
 from chatbot.ids import message_id
 from chatbot.records import REFUSAL, TEXT, Prompt, Session, Turn, as_json
 from chatbot.storage.store import Store
+from chatbot.storage.tree import Version
 
 
 def rfc3339(milliseconds: int) -> str:
@@ -63,8 +64,8 @@ def prompt_object(prompt: Prompt) -> dict[str, Any]:
     return _message(prompt.message_id, message, prompt.created_at)
 
 
-def message_object(store: Store, turn: Turn, place: int, *, omit: bool = False) -> dict[str, Any]:
-    """A message of a turn; `omit`: without what pictures, sound and files hold."""
+def message_object(turn: Turn, place: int, siblings: list[Version], *, omit: bool = False) -> dict[str, Any]:
+    """A message of a turn that may have `siblings`; `omit`: without what pictures, sound and files hold."""
     if place == 0:
         result = _reply(turn)
     else:
@@ -74,7 +75,7 @@ def message_object(store: Store, turn: Turn, place: int, *, omit: bool = False) 
         if omit:
             message["content"] = without_parts(message.get("content"))
         result = _message(message_id(turn.turn_id, place), message, turn.asked_at)
-    if found := versions(store, turn, place):
+    if found := versions(turn, place, siblings):
         result["versions"] = {"ids": found.ids, "index": found.ids.index(found.own)}
     return result
 

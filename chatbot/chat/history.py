@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from chatbot.chat.turn_messages import role_of
@@ -151,30 +152,36 @@ def _forwards(store: Store, session: Session, after: str, size_of: Callable[[str
             yield from _of_turn(found, size_of)
 
 
-def versions(store: Store, turn: Turn, place: int) -> Versions | None:
-    """The versions of a message, None if it is the only one.
+def siblings_of(store: Store, turn: Turn) -> list[Version]:
+    """The versions of a turn, if there is more than one."""
+    is_only = not store.has_versions(turn.session_id, turn.parent)
+    return [] if is_only else store.children(turn.session_id, turn.parent)
+
+
+def versions(turn: Turn, place: int, siblings: list[Version]) -> Versions | None:
+    """The versions of a message, None if it is the only one; `siblings` are those of its turn.
 
     Of an answer they are the answers to the same question. Of a question they are the different
     questions, each one by the newest turn that has it.
     """
-    if not store.has_versions(turn.session_id, turn.parent):
+    asked = next((one.input for one in siblings if one.seq == turn.seq), None)
+    if asked is None:
         return None
-    siblings = store.children(turn.session_id, turn.parent)
     own = message_id(turn.turn_id, place)
     if place == 0:
-        found = [one.turn_id for one in siblings if one.input == turn.input and one.finish_reason is not None]
+        found = [one.turn_id for one in siblings if one.input == asked and one.finish_reason is not None]
     else:
         role = role_of(turn.messages[place - 1])
         questions = {one.input: one for one in siblings}  # the newest stands where the first one did
-        ids = (own if said == turn.input else _in_role(one, place, role) for said, one in questions.items())
+        ids = (own if said == asked else _in_role(one, place, role) for said, one in questions.items())
         found = [one for one in ids if one]
     return Versions(found, own) if len(found) > 1 and own in found else None
 
 
 def _in_role(version: Version, place: int, role: str) -> str | None:
     """The id of a turn's message that has a role: the one at the same place if it has it, else the first."""
-    said = version.input.split("\n")
-    for number in (place, *range(1, len(said) + 1)):
+    said = version.messages
+    for number in chain((place,), range(1, len(said) + 1)):
         if number <= len(said) and said[number - 1] != DELETED and role_of(said[number - 1]) == role:
             return message_id(version.turn_id, number)
     return None

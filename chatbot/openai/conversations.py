@@ -129,7 +129,7 @@ class Conversations:
         """Handle "DELETE /v1/conversations/{conversation_id}/items/{item_id}": that item alone."""
         session, turn, item = self._item(request)
         place, call = place_of(item["id"])[1:]
-        said = turn.messages
+        said = [*turn.messages]
         if turn.output is not None:
             *others, newest = answer_items(turn)
             if newest != item:

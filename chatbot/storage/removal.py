@@ -97,7 +97,7 @@ class Removals:
                 if not any(self._db.run(name, (session_id,)).rowcount for name in rows):
                     self._db.run("drop_session", (session_id,))
                     return True
-            elif child := self._db.one("a_child", (session_id, way[-1])):
+            elif child := self._db.one("some_children", (session_id, way[-1], 1)):
                 way.append(child[0])
             else:
                 self._db.run("drop_turn", (way.pop(),))

@@ -16,12 +16,16 @@ from chatbot.storage.removal import Removals
 
 
 class Version(NamedTuple):
-    """What is to be known of a turn that has siblings; `finish_reason` is None if nothing was answered."""
+    """What is to be known of a turn that has siblings; `finish_reason` is None if nothing was answered.
+
+    Those in which the same was said have the same `input`, and the same `messages`.
+    """
 
     seq: int
     turn_id: str
     finish_reason: str | None
     input: str
+    messages: list[str]
 
 
 class Tree:
@@ -106,13 +110,16 @@ class Tree:
 
     def children(self, session_id: str, parent: int | None) -> list[Version]:
         """What follows a turn directly (with None: what begins the conversation), oldest first."""
-        return [Version(*row) for row in self._db.rows("children", (session_id, parent))]
+        found, known = [], dict[str, tuple[str, list[str]]]()
+        for seq, turn_id, finish_reason, said in self._db.rows("children", (session_id, parent)):
+            if said not in known:
+                known[said] = (said, said.split("\n"))
+            found.append(Version(seq, turn_id, finish_reason, *known[said]))
+        return found
 
     def has_versions(self, session_id: str, parent: int | None) -> bool:
         """Whether more than one turn follows a turn; True may also be said of what was so until lately."""
-        if parent is None:
-            return len(self.children(session_id, None)) > 1
-        return parent in self.branching(session_id, parent, parent)
+        return len([*self._db.rows("some_children", (session_id, parent, 2))]) > 1
 
     def branching(self, session_id: str, first: int, last: int) -> set[int]:
         """The same of all turns from one number to another, with one statement."""
@@ -147,7 +154,8 @@ class Tree:
         A session that was at one of them is at the turn's parent then. With None everything goes, the system
         prompt too.
         """
-        roots = [turn.seq] if turn else [root.seq for root in self.children(session_id, None)]
+        every = self._db.rows("some_children", (session_id, None, -1))
+        roots = [turn.seq] if turn else [row[0] for row in every]
         deleted = 0
         with self.removals.deleting() as delete:
             current = self._current(session_id)

@@ -87,7 +87,7 @@ def nothing_for(sql: str) -> dict[str, None] | tuple[None, ...]:
         ("children", "turns_by_parent (session_id=? AND parent=?)"),
         ("branching", "COVERING INDEX turns_by_parent (session_id=? AND parent>? AND parent<?)"),
         ("below", "turns_by_parent (session_id=? AND parent=?)"),
-        ("a_child", "COVERING INDEX turns_by_parent (session_id=? AND parent=?)"),
+        ("some_children", "COVERING INDEX turns_by_parent (session_id=? AND parent=?)"),
         ("drop_any_background", "background_by_session (session_id=?)"),
         ("drop_any_turn", "COVERING INDEX turns_by_parent (session_id=?)"),
         ("find_turn", "(turn_id=?)"),
