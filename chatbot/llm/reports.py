@@ -11,6 +11,8 @@ from chatbot.errors import ChatError
 log = logging.getLogger(__name__)
 
 MAX_REASON_CHARS = 300
+MAX_SEARCHED = 256 * 1024
+"""In a longer conversation no words are looked for, each through all of it: any may be of it."""
 
 
 class Reports:
@@ -43,14 +45,22 @@ _PLAIN = (
 )
 
 
+def _is_file(text: str) -> bool:
+    """Whether a string of a message is what a picture or a file holds, and no text."""
+    return len(text) > 4096 and text.isascii() and " " not in text[:4096]
+
+
 def without(words: str, messages: str) -> str:
     """The words, cut, without what they quote: none that `messages` have, or three plain ones in a row."""
     tokens = words[: 4 * MAX_REASON_CHARS].split()
     shown = list(tokens)
+    if len(messages) > MAX_SEARCHED:
+        messages = '"'.join(text for text in messages.split('"') if not _is_file(text))
+    is_long = len(messages) > MAX_SEARCHED
     for at, token in enumerate(tokens):
         core = token.strip(".,;:!?()[]{}<>'\"`“”‘’")
-        if core and f" {core.lower()} " not in _PLAIN and core in messages:
+        if core and f" {core.lower()} " not in _PLAIN and (is_long or core in messages):
             shown[at] = "…"
-        if at + 3 <= len(tokens) and " ".join(tokens[at : at + 3]) in messages:
+        if at + 3 <= len(tokens) and not is_long and " ".join(tokens[at : at + 3]) in messages:
             shown[at : at + 3] = ["…"] * 3
     return " ".join(shown)[:MAX_REASON_CHARS].encode("utf-8", "replace").decode()
