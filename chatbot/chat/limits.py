@@ -21,7 +21,8 @@ MESSAGES, TOKENS, LISTED, REFUSED = (
 """What may limit a context: the two settings, what the LLM says that it takes, and what it refused."""
 
 _MAX_ROOM = 4096  # tokens for the answer, if the request doesn't say
-_MAX_MODELS = 1000  # clients name them as they like
+_MAX_MODELS = 1000  # clients name them as they like,
+_MAX_NAME = 256  # and some servers answer under any name
 
 
 class Budget(NamedTuple):
@@ -112,6 +113,8 @@ class ContextLimits:
 
     def known(self, model: str) -> _Learned:
         """What is known of a model, to be added to."""
+        if len(model) > _MAX_NAME:
+            return _Learned()  # nothing is learned
         if model not in self._models and len(self._models) >= _MAX_MODELS:
             del self._models[next(iter(self._models))]
         return self._models.setdefault(model, _Learned())

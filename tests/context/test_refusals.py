@@ -153,3 +153,12 @@ def test_so_many_models_are_remembered() -> None:
     for number in range(5000):
         learned.answered(f"m{number}", 1, 10)
     assert len(learned._models) == 1000
+
+
+def test_of_a_model_whose_name_is_a_book_nothing_is_kept() -> None:
+    """Some LLM servers answer under any name: a thousand of 8 MiB would be kept for ever."""
+    learned = ContextLimits(9)
+    for number in range(3):
+        learned.refused(f"{number}" * 300, {}, 9, 1000, refusal(900))
+        learned.answered(f"{number}" * 300, 5, 100)
+    assert not learned._models
