@@ -31,7 +31,7 @@ def tool_messages(turn: Turn | None, outputs: Iterable[tuple[str, object]]) -> t
 
     Raises ChatError if one of the calls is not the turn's, was cut, or is answered twice.
     """
-    waiting = open_calls(turn) if turn else []
+    waiting = set(open_calls(turn) if turn else ())
     messages = []
     for call_id, output in outputs:
         if call_id not in waiting:

@@ -79,3 +79,25 @@ async def test_outputs_of_what_was_not_called_are_refused(room: Room) -> None:
         with pytest.raises(ChatError) as error:
             tool_messages(turn, [(one, "12:00") for one in ids])
         assert (error.value.code, error.value.param) == ("invalid_request", "tool_outputs")
+
+
+class Compared(str):
+    """A text that counts how often it is compared."""
+
+    count = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Compared.count += 1
+        return super().__eq__(other)
+
+
+async def test_each_output_is_looked_for_among_the_calls_once_however_many_there_are(room: Room) -> None:
+    session_id = room.session()
+    calls = [call(f"call_{number}", number=number) for number in range(100)]
+    room.llm.answers.append(FakeAnswer().say(*calls).finish("tool_calls"))
+    reply = room.ask(session_id)
+    await turns_of_the_loop()
+    Compared.count = 0
+    said = tool_messages(reply.turn, [(Compared(f"call_{number}"), "") for number in range(99, -1, -1)])
+    assert (len(said), Compared.count <= 300) == (100, True)
