@@ -17,6 +17,8 @@ class CallReader:
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
+        self._newest: dict[int | str, _Call] = {}  # by the LLM's index, and by its id
+        self._ids: set[str] = set()  # of those that have begun
 
     def read(self, delta: dict[str, Any]) -> tuple[list[Piece], bool]:
         """The pieces of calls in a delta, and whether they stand there just as we would write them."""
@@ -48,8 +50,11 @@ class CallReader:
         if call is None:
             if not (name or given):
                 return [], False  # a piece of nothing
-            call = _Call(len(self._calls), index, given)
+            call = _Call(len(self._calls), given)
             self._calls.append(call)
+            self._newest |= ({index: call} if isinstance(index, int) else {}) | (
+                {given: call} if given else {}
+            )
         call.arguments.append(text)
         as_given = (function.get("name") or "", entry.get("id") or "", arguments or "", entry.get("index"))
         can_pass_on = can_pass_on and as_given == (name, given, text, call.number)
@@ -57,8 +62,9 @@ class CallReader:
             if not name:
                 return [], False  # it begins when its name comes
             call.has_begun = True
-            if not given or any(other.id == given for other in self._calls if other is not call):
+            if not given or given in self._ids:
                 call.id, can_pass_on = f"call_{secrets.token_hex(12)}", False
+            self._ids.add(call.id)
             can_pass_on, text = can_pass_on and len(call.arguments) == 1, "".join(call.arguments)
             extra = entry.get("extra_content")
             head = CallHead(call.id, name, extra if stored_text(extra, most=1024 * 1024) else None)
@@ -70,29 +76,37 @@ class CallReader:
     def _find(self, index: Any, given: str, name: str) -> _Call | None:
         """The call that goes on here; None if another begins."""
         if isinstance(index, int):
-            same = [call for call in self._calls if call.index == index]
+            known = self._newest.get(index)
+        elif given:
+            known = self._newest.get(given)
         else:
-            same = [call for call in self._calls if call.given == given] if given else self._calls
-        known = same[-1] if same else None
+            known = self._calls[-1] if self._calls else None
         if known is None or not known.has_begun:
             return known
         if given and known.given and given != known.given:
             return None  # Gemini gives each of several calls the index 0
-        if name and (not given or given != known.given):
-            try:
-                json.loads("".join(known.arguments))
-                return None  # the last is whole: a name begins another
-            except (ValueError, RecursionError):
-                pass
+        if name and (not given or given != known.given) and known.is_whole():
+            return None  # a name begins another
         return known
 
 
 class _Call:
     """A call as far as it has come; `given` is the LLM's id of it, `id` ours."""
 
-    def __init__(self, number: int, index: Any, given: str) -> None:
+    def __init__(self, number: int, given: str) -> None:
         self.number = number
-        self.index = index
         self.given = self.id = given
         self.arguments: list[str] = []
         self.has_begun = False
+
+    def is_whole(self) -> bool:
+        """Whether the arguments are JSON; some LLMs repeat the name with each piece, so few are parsed."""
+        text = "".join(self.arguments)
+        self.arguments = [text]
+        if text.lstrip()[:1] == "{" and not text.rstrip().endswith("}"):
+            return False
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError):
+            return False
+        return True

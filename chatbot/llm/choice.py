@@ -44,13 +44,11 @@ class ChoiceReader:
     def read(self, choice: dict[str, Any], *, is_last: bool, is_whole: bool) -> tuple[list[Piece], bool]:
         """What a choice adds to the reply, and whether it stands there just as we would write it."""
         delta, is_message = _delta_of(choice)
-        found = _parts(delta.get("content"))
         thoughts = _reasoning_in(delta)
-        texts = {REASONING: thoughts, TEXT: "", REFUSAL: ""}
-        for kind, text in (*found, *_parts(delta.get("refusal"), REFUSAL)):
-            texts[kind] += text
-        for kind, text in texts.items():
-            texts[kind] = self._whole(kind, text, is_last)
+        found: dict[str, list[str]] = {REASONING: [thoughts], TEXT: [], REFUSAL: []}
+        for kind, text in (*_parts(delta.get("content")), *_parts(delta.get("refusal"), REFUSAL)):
+            found[kind].append(text)
+        texts = {kind: self._whole(kind, "".join(parts), is_last) for kind, parts in found.items()}
         tagged, texts[TEXT] = self._tags.feed(texts[TEXT], is_last=is_last)
         texts[REASONING] += tagged
         calls, can_pass_on = self._calls.read(delta)
@@ -116,12 +114,15 @@ def rewritten(chunk: dict[str, Any], pieces: Sequence[Piece], finish: str | None
     kept = {k: v for k, v in delta.items() if k not in _OUR_FIELDS} if isinstance(delta, dict) else {}
     kept |= {FIELDS[piece.kind]: piece.text for piece in pieces if piece.kind != CALL}
     calls: dict[int, dict[str, Any]] = {}
+    arguments: dict[int, list[str]] = {}
     for piece in pieces:
         if piece.kind == CALL:
             call = calls.setdefault(piece.call, {"index": piece.call, "function": {"arguments": ""}})
             if piece.head:
                 call |= piece.head.to_call("")
-            call["function"]["arguments"] += piece.text
+            arguments.setdefault(piece.call, []).append(piece.text)
+    for number, call in calls.items():
+        call["function"]["arguments"] = "".join(arguments[number])
     if calls:
         kept["tool_calls"] = list(calls.values())
     rest = {k: v for k, v in choice.items() if k not in ("message", "text")}

@@ -68,8 +68,8 @@ class ChunkReader:
         """Reads the data of one event. Raises ChatError when the LLM reports an error or it is no chunk."""
         if chunk := self.recognise(b"%b%b%b" % (EVENT[0], data, EVENT[1])):
             return [chunk]
-        while data.startswith(b"data:"):
-            data = data[5:].lstrip()  # one-api writes it twice
+        if data.startswith(b"data:"):
+            data = re.sub(rb"\A(?:data:\s*)+", b"", data)  # one-api writes it twice
         if data.strip() in (b"", b"[DONE]"):
             self.is_done = self.is_done or bool(data.strip())
             return []

@@ -213,7 +213,9 @@ def words_of(value: Any, depth: int = 0) -> str:
         words = "; ".join(found for item in value[:4] if (found := words_of(item, depth + 1)))
     elif isinstance(value, dict) and depth <= _MAX_DEPTH:
         named = {_name(name): item for name, item in value.items()}
-        others = (item for item in value.values() if isinstance(item, dict | list))
+        # None is looked at twice: of things in things that would be 2 ** depth times.
+        rest = (item for name, item in named.items() if name not in _WORD_NAMES)
+        others = (item for item in rest if isinstance(item, dict | list))
         places = (*map(named.get, _WORD_NAMES), *others)
         words = next((found for item in places if (found := words_of(item, depth + 1))), "")
         metadata = value.get("metadata")  # OpenRouter has the provider's own answer in it
@@ -232,6 +234,7 @@ def _plain(text: str, depth: int) -> str:
             return words_of(parse(text.encode("utf-8", "replace")), depth + 1) or text[:MAX_MESSAGE_CHARS]
         except ValueError:
             pass
+    text = text[: 4 * MAX_MESSAGE_CHARS]  # tags that do not end are looked for again at each of them
     if re.match(r"<(html|!doc)|<.*</", text, re.I | re.S):
         title = re.search(r"<(title|h1|message)[^>]*>(.*?)</", text, re.I | re.S)
         text = " ".join(title[2].split()) if title else ""
@@ -272,7 +275,7 @@ def _retry_after(headers: Mapping[str, str], body: str) -> str | None:
     if re.fullmatch(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT", given, re.ASCII):
         return given
     # Of what is limited by the day, most is left nearly always.
-    resets = [headers[name] for name in headers if re.search("ratelimit.*-reset(?!.*day)", name, re.I)]
+    resets = [headers[name] for name in headers if re.search("ratelimit.*-reset(?!.*day)", name[:100], re.I)]
     resets += [f"{words}{number}{unit}{later}" for words, unit, number, later in _WAITS.findall(body)[:1]]
     for texts in ([headers.get("retry-after-ms", "") + "ms"], [given], resets):
         if found := [seconds for text in texts if (seconds := _seconds(text)) is not None]:

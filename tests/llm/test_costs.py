@@ -1,0 +1,111 @@
+"""What is done with what an LLM sends grows with its length and no faster: steps are counted, not seconds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from chatbot.errors import ChatError
+from chatbot.llm import calls, errors
+from chatbot.llm.calls import CallReader
+from chatbot.llm.choice import ChoiceReader, rewritten
+from chatbot.llm.chunks import ChunkReader
+from chatbot.llm.sse_decoder import MAX_LINE, Decoder, TooLarge
+from chatbot.records import Piece
+
+
+class Counting(str):
+    """A text that counts how often it is appended to another, which copies that."""
+
+    count = 0
+
+    def __radd__(self, other: str) -> str:
+        Counting.count += 1
+        return other + str(self)
+
+
+class Index(int):
+    """A number that counts how often it is compared."""
+
+    count = 0
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Index.count += 1
+        return super().__eq__(other)
+
+
+def test_texts_in_many_parts_are_joined_at_once() -> None:
+    """Eight megabytes in parts of 40 letters took 5 s."""
+    Counting.count = 0
+    parts = [{"type": "text", "text": Counting("a")}] * 100
+    pieces, _ = ChoiceReader().read({"delta": {"content": parts}}, is_last=False, is_whole=False)
+    assert pieces == [Piece("text", "a" * 100)]
+    pieces_of_calls = [Piece("call", Counting("1"), number % 2) for number in range(100)]
+    written = json.loads(rewritten({"choices": [{"index": 0, "delta": {}}]}, pieces_of_calls, None))
+    assert written["choices"][0]["delta"]["tool_calls"][1] == {
+        "index": 1,
+        "function": {"arguments": "1" * 50},
+    }
+    assert Counting.count == 0
+
+
+def test_each_piece_of_a_call_finds_its_call_at_once_however_many_there_are() -> None:
+    """A chunk of 8,000 calls took 2 s."""
+    Index.count = 0
+    function = {"name": "f", "arguments": "{}"}
+    entries = [{"index": Index(number), "id": f"c{number}", "function": function} for number in range(100)]
+    pieces, as_it_came = CallReader().read({"tool_calls": entries})
+    assert ([piece.call for piece in pieces if piece.head], as_it_came) == ([*range(100)], True)
+    assert Index.count <= 300
+
+
+def test_arguments_are_parsed_for_a_name_that_is_repeated_only_where_they_may_be_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parsed: list[str] = []
+    monkeypatch.setattr(
+        calls.json, "loads", lambda text: parsed.append(text) or json.JSONDecoder().decode(text)
+    )
+    reader, found = CallReader(), []
+    for piece in ['{"a":"', *["b"] * 100, '"}', '{"a":1}']:
+        entry = {"index": 0, "function": {"name": "f", "arguments": piece}}
+        found += reader.read({"tool_calls": [entry]})[0]
+    assert [piece.call for piece in found if piece.head] == [0, 1]
+    assert len(parsed) <= 2
+
+
+def test_a_long_line_is_not_copied_for_each_of_its_pieces() -> None:
+    decoder = Decoder()
+    assert decoder.feed(b"data: ") == []
+    line = decoder._rest
+    for _ in range(100):
+        assert decoder.feed(b"ab") == []
+    assert decoder._rest is line
+    assert decoder.feed(b"\r\n\r\n") == [b"ab" * 100]
+    decoder.feed(b"a" * MAX_LINE)
+    with pytest.raises(TooLarge):
+        decoder.feed(b"a")
+
+
+def test_no_part_of_an_error_is_looked_at_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk of 1 MiB, with things in things in it, took 3 s."""
+    names: list[str] = []
+    original = errors._name
+    monkeypatch.setattr(errors, "_name", lambda name: names.append(name) or original(name))
+    error: Any = {f"a{number}": number for number in range(100)}
+    for _ in range(7):
+        error = {"error": error}
+    assert errors.words_of(error) == ""
+    assert len(names) <= 107
+
+
+def test_what_does_not_end_is_not_looked_for_again_from_each_place() -> None:
+    """The time of any of these was the square or the cube of its length: hours."""
+    assert errors.words_of("<html>" + "<title>" * 10**6) == ""
+    name = "ratelimit" * 2000 + "-reset" * 2000 + "day"
+    assert errors.read_failure(429, {name: "1"}, b"").retry_after is None
+    with pytest.raises(ChatError, match="not a chat completion"):
+        ChunkReader().read(b"data: " * 5 * 10**6 + b"x")
