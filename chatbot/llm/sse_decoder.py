@@ -27,19 +27,20 @@ class Decoder:
     __slots__ = ("_data", "_rest", "_size", "is_between")
 
     def __init__(self) -> None:
-        self._rest = bytearray()  # a line that has not ended
+        self._rest: bytes | bytearray = b""  # a line that has not ended
         self._data: list[bytes] = []  # the data lines of an event that has not ended
         self._size = 0  # of them
         self.is_between = True
 
     def feed(self, data: bytes) -> list[bytes]:
         """Takes what has come and returns the data of the events that it completes. Raises TooLarge."""
-        if self._rest and b"\n" not in data and b"\r" not in data and self._rest[-1:] != b"\r":
-            self._rest += data  # of a long line, which is not copied for each of its pieces
-            if self._size + len(self._rest) > MAX_LINE:
-                raise TooLarge
-            return []
-        data = bytes(self._rest) + data
+        if self._rest:
+            if b"\n" not in data and b"\r" not in data and self._rest[-1:] != b"\r":
+                self._rest += data  # of a long line, which is not copied for each of its pieces
+                if self._size + len(self._rest) > MAX_LINE:
+                    raise TooLarge
+                return []
+            data = bytes(self._rest) + data
         half = b"\r" if data.endswith(b"\r") else b""  # perhaps of a CRLF
         data = data.removesuffix(half)
         if b"\r" in data:
@@ -64,7 +65,7 @@ class Decoder:
                 events.append(b'{"error":%b}' % line[6:])
             if max(self._size, len(line)) > MAX_LINE:
                 raise TooLarge
-        self._rest = bytearray(rest + half)
+        self._rest = bytearray(rest + half) if rest or half else b""
         if self._size + len(rest) > MAX_LINE:
             raise TooLarge
         self.is_between = not (self._rest or self._data)
