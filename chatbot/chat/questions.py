@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from chatbot.chat.history import find_message
 from chatbot.chat.turn_messages import open_calls
 from chatbot.errors import ChatError
+from chatbot.ids import MAX_INPUT_MESSAGES
 from chatbot.records import DELETED, Turn, as_json
 from chatbot.storage.store import Store
 
@@ -39,4 +40,8 @@ def tool_messages(turn: Turn | None, outputs: Iterable[tuple[str, object]]) -> t
             raise ChatError("invalid_request", message, "tool_outputs")
         waiting.remove(call_id)
         messages.append(as_json({"role": "tool", "tool_call_id": call_id, "content": output}))
+    if len(messages) > MAX_INPUT_MESSAGES:
+        raise ChatError(
+            "invalid_request", f"There are more than {MAX_INPUT_MESSAGES} outputs.", "tool_outputs"
+        )
     return tuple(messages)

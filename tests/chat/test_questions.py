@@ -8,7 +8,7 @@ import pytest
 
 from chatbot.chat.questions import in_place_of, tool_messages
 from chatbot.errors import ChatError
-from chatbot.ids import message_id
+from chatbot.ids import MAX_INPUT_MESSAGES, message_id
 from tests.chat.conftest import HELLO, FakeAnswer, Room, call, turns_of_the_loop
 
 
@@ -101,3 +101,17 @@ async def test_each_output_is_looked_for_among_the_calls_once_however_many_there
     Compared.count = 0
     said = tool_messages(reply.turn, [(Compared(f"call_{number}"), "") for number in range(99, -1, -1)])
     assert (len(said), Compared.count <= 300) == (100, True)
+
+
+async def test_outputs_are_no_more_than_a_turn_has_ids_for(room: Room) -> None:
+    """The ids of those beyond were no UUIDs, and none of them could be read alone."""
+    session_id = room.session()
+    calls = [call(f"call_{number}", number=number) for number in range(MAX_INPUT_MESSAGES + 1)]
+    room.llm.answers.append(FakeAnswer().say(*calls).finish("tool_calls"))
+    reply = room.ask(session_id)
+    await turns_of_the_loop()
+    outputs = [(f"call_{number}", "") for number in range(MAX_INPUT_MESSAGES + 1)]
+    assert len(tool_messages(reply.turn, outputs[:-1])) == MAX_INPUT_MESSAGES
+    with pytest.raises(ChatError) as error:
+        tool_messages(reply.turn, outputs)
+    assert (error.value.code, error.value.param) == ("invalid_request", "tool_outputs")
