@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from itertools import accumulate
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,6 +119,12 @@ def test_a_reply_that_is_too_long_is_cut_where_a_character_ends_and_no_earlier(s
 def test_a_reply_of_text_alone_needs_no_layout() -> None:
     columns = written([[Piece(TEXT, "Once ")], [], [Piece(TEXT, "upon")]]).to_columns()
     assert columns == ('{"role":"assistant","content":"Once upon"}', None, None, bytes([5, 4]), 0)
+
+
+@pytest.mark.parametrize("lengths", [[1, 127, 3], [1, 128, 3], [70_000, 1], []])
+def test_short_and_long_chunks_end_where_they_ended(lengths: list[int]) -> None:
+    live = written([[Piece(TEXT, "a" * length)] for length in lengths])
+    assert [*stored(live).chunks(0)] == [*accumulate(lengths)]
 
 
 def test_a_call_is_stored_as_it_is_sent_back() -> None:
