@@ -226,7 +226,7 @@ def _merge(whole: dict[str, Any], part: dict[str, Any], places: _Places) -> None
                         last_of[_index_of(item)] = item
 
 
-def _same(known: list[Any], last_of: Mapping[Any, Any], item: Any) -> Any:
+def _same(known: list[Any], last_of: dict[Any, Any], item: Any) -> Any:
     """The item of a list that another goes on with: the last of its index, or a last part that is text, too.
 
     It has no other id, by which Gemini's calls differ, whose index is always 0; and thoughts end when signed.
