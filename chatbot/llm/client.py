@@ -194,7 +194,7 @@ class LLM:
         except TimeoutError:
             raise self._silent() from None
         if response.status != 200:
-            failure = errors.read_failure(response.status, response.headers, body)
+            failure = errors.read_failure(response.status, response.headers, body[:MAX_ERROR_BYTES])
             error = failure.to_error(where=self._endpoint.name)
             error.message = self._reports.mask(error.message)
             raise error
@@ -209,9 +209,7 @@ class LLM:
         except (TimeoutError, ChatError) as error:
             return "unreachable", error.message if isinstance(error, ChatError) else "no answer in time"
         status = response.status
-        failure = errors.read_failure(status, response.headers, body)
-        note = self._reports.mask(f"the list of models answers {status}: {failure.words}"[:300].rstrip(": "))
-        is_list, is_page = False, body.lstrip()[:1] == b"<"
+        note, is_list, is_page = "", False, body.lstrip()[:1] == b"<"
         if status == 200:
             try:
                 listed = models.read(body)
@@ -220,6 +218,9 @@ class LLM:
                 return "ok", ""
             except ChatError as error:
                 note, is_list = self._reports.mask(error.message), error.kind == "model"
+        failure = errors.read_failure(status, response.headers, body[:MAX_ERROR_BYTES])
+        said = f"the list of models answers {status}: {failure.words}"[:300].rstrip(": ")
+        note = note or self._reports.mask(said)
         # Chats need no list: it may be missing, empty or forbidden.
         can_do_without = is_list or (status in (404, 405) and not is_page)
         if status != 503 and (self._has_answered or (self._configured_model and can_do_without)):

@@ -73,9 +73,10 @@ def _can_chat(name: str, entry: dict[str, Any]) -> bool:
 
 
 def _size(entry: dict[str, Any]) -> int | None:
+    holders = [one for one in (entry, *map(entry.get, _PLACES)) if isinstance(one, dict)]
     for field in _SIZES.split():
-        for holder in (entry, *(entry.get(place) for place in _PLACES)):
-            size = holder.get(field) if isinstance(holder, dict) else None
+        for holder in holders:
+            size = holder.get(field)
             if isinstance(size, int) and not isinstance(size, bool) and 0 < size < 2**40:
                 return size
     return None

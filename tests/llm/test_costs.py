@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from chatbot.llm.choice import ChoiceReader, rewritten
 from chatbot.llm.chunks import ChunkReader
 from chatbot.llm.sse_decoder import MAX_LINE, Decoder, TooLarge
 from chatbot.records import Piece
+from tests.llm.asking import opened
+from tests.tools.scripted_llm import ScriptedLLM, answer
 
 
 class Counting(str):
@@ -109,3 +112,16 @@ def test_what_does_not_end_is_not_looked_for_again_from_each_place() -> None:
     assert errors.read_failure(429, {name: "1"}, b"").retry_after is None
     with pytest.raises(ChatError, match="not a chat completion"):
         ChunkReader().read(b"data: " * 5 * 10**6 + b"x")
+
+
+async def test_no_failure_is_looked_for_in_a_list_of_models_that_is_good(
+    llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In OpenRouter's half megabyte that held everybody for 30 ms, each time that readiness was asked."""
+    read: list[int] = []
+    monkeypatch.setattr(errors, "read_failure", lambda status, *_: read.append(status))
+    llm.models = answer(body={"data": [{"id": "m"}]})
+    async with opened(llm) as way:
+        with suppress(AttributeError):
+            assert await way.ready() == ("ok", "")
+    assert read == []
