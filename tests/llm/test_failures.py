@@ -12,7 +12,6 @@ import pytest
 
 from chatbot.errors import ChatError, TooLong
 from chatbot.llm.errors import read_failure
-from chatbot.llm.reports import without
 from tests.llm.asking import DONE, hear, opened, play, stream
 from tests.tools.scripted_llm import END, Close, Hang, ScriptedLLM, Step, answer, events
 
@@ -371,35 +370,3 @@ async def test_a_failure_inside_a_200_is_known_however_its_fields_are_named(
     heard = await play(llm, answer(body=body))
     assert heard.failed.code == code
     assert words in heard.failed.message
-
-
-@pytest.mark.parametrize(
-    "words",
-    ["The model `wait " + "1" * 60 + "..s` does not exist", ".:" * 60 + " is not a valid model", "for:" * 60],
-    ids=lambda words: words[:20],
-)
-def test_words_that_can_be_read_in_endless_ways_are_read_in_one(words: str) -> None:
-    """Whoever names a model has it in the LLM's words: 2 ** 60 tries would never end."""
-    body = json.dumps({"error": words}).encode()
-    failure = read_failure(404, {"Retry-After": "1" * 60 + "x"}, body)
-    assert failure.to_error().code in ("llm_error", "llm_rejected")
-
-
-class Searched(str):
-    """A text that counts how often something is looked for in it."""
-
-    count = 0
-
-    def __contains__(self, part: str) -> bool:  # type: ignore[override]
-        Searched.count += 1
-        return super().__contains__(part)
-
-
-def test_the_log_looks_for_no_word_through_all_of_a_long_conversation() -> None:
-    """Each of a hundred words was looked for in 8 MiB: that held everybody for 0.9 s."""
-    words = " ".join(f"strange{number}" for number in range(30)) + " is too long"
-    picture = json.dumps([{"url": "data:image/png;base64," + "A" * 500_000}, {"text": "strange7 날씨"}])
-    assert without(words, picture) == words.replace("strange7 ", "… ")[:300]
-    assert without("is 날씨 long", json.dumps("날" * 500_000 + "날씨", ensure_ascii=False)) == "is … long"
-    assert without(words, Searched("a book " * 100_000)) == "… " * 30 + "is too long"
-    assert Searched.count == 0
