@@ -130,7 +130,8 @@ _NO_TOKENS = r"character|bytes?\b|string|payload|字符|字数|글자|文字|\bm
 
 def find(status: int, codes: str, words: str) -> tuple[bool, int | None]:
     """Whether a refusal with these codes and words means that, and the tokens that the LLM says it takes."""
-    text = re.sub(r"(?<=\d),(?=\d{3}\b)|['\"`*‘’“”]", "", words.lower().translate(_TRADITIONAL))
+    # A number of so many digits is no size, and each of its digits might begin one.
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)|['\"`*‘’“”]|\d{12,}", "", words.lower().translate(_TRADITIONAL))
     limit = _limit(text)
     if re.search(_CODES, re.sub(r"[\s_-]", "", f"{codes} {text}"), re.I):
         return True, limit

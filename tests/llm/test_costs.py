@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chatbot.errors import ChatError
-from chatbot.llm import calls, errors
+from chatbot.llm import calls, errors, too_long
 from chatbot.llm.calls import CallReader
 from chatbot.llm.choice import ChoiceReader, rewritten
 from chatbot.llm.chunks import ChunkReader
@@ -158,3 +158,11 @@ def test_the_log_looks_for_no_word_through_all_of_a_long_conversation() -> None:
     assert without("is 날씨 long", json.dumps("날" * 500_000 + "날씨", ensure_ascii=False)) == "is … long"
     assert without(words, Searched("a book " * 100_000)) == "… " * 30 + "is too long"
     assert Searched.count == 0
+
+
+def test_a_size_is_not_looked_for_at_each_digit_of_a_long_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of 2,000 digits that its client named, and the LLM after it, held everybody for 0.1 s."""
+    searched: list[str] = []
+    monkeypatch.setattr(too_long, "_limit", searched.append)
+    too_long.find(404, "", f"The model {'1' * 1900} takes 4096 tokens")
+    assert searched == ["the model  takes 4096 tokens"]
