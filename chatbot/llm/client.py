@@ -140,9 +140,8 @@ class LLM:
                 self._has_answered = True
                 self._responses.add(response)
                 return response
-            failure = errors.read_failure(
-                response.status, response.headers, await _body(response, MAX_ERROR_BYTES)
-            )
+            words = await _body(response, MAX_ERROR_BYTES)
+            failure = errors.read_failure(response.status, response.headers, words)
             if field := self._dialect.learns_from(failure, sent):
                 left_out.add(field)
                 continue
