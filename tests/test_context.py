@@ -126,6 +126,22 @@ async def test_a_template_that_wants_the_roles_by_turns_gets_them_so(
     assert len(llm.exchanges) == 4, "refused once, and never asked so again"
 
 
+@pytest.mark.parametrize("model", ["m", "m" * 300])
+async def test_a_template_that_refuses_any_order_is_asked_twice_and_no_more(
+    start: StartServer, llm: ScriptedLLM, model: str
+) -> None:
+    llm.script = lambda _: answer("400 X", {"error": {"message": "conversation roles must alternate"}})
+    server = await start()
+    session = await server.session()
+    for text in ("Q1", "Q2"):
+        llm.exchanges.clear()
+        said = [{"role": "user", "content": text}, {"role": "user", "content": "and?"}]
+        response = await server.call("POST", "/v1/responses", {"input": said, "model": model})
+        assert response[0] == 400
+        assert len(llm.exchanges) <= 2
+    assert await server.history(session) == []
+
+
 async def test_a_prompt_that_a_client_repeats_goes_once_to_a_template_that_refuses_it(
     start: StartServer, llm: ScriptedLLM
 ) -> None:

@@ -106,11 +106,11 @@ class Asking:
                 budget = self.limits.budget(asked, fields, listed)
                 context = shrink(context, budget, error)
             except ChatError as error:
-                if error.kind != "template" or sent == in_order(sent):
+                if error.kind != "template" or budget.is_strict or sent == in_order(sent):
                     raise
-                self.limits.known(asked).is_strict = True
-                budget = self.limits.budget(asked, fields, listed)
-        del context, sent  # it may be long, and it is too late to ask again with less
+                self.limits.refused_order(asked)
+                budget = budget._replace(is_strict=True)
+        del context, sent  # they may be long, and it is too late to ask again
         await answer.deliver(chunks, take)
         counted = json.loads(answer.reader.usage or "{}").get("prompt_tokens")
         tokens = counted if isinstance(counted, int) else self._tokens

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from chatbot.errors import TooLong
+from chatbot.llm.chunks import MAX_MODEL_CHARS
 
 MESSAGES, TOKENS, LISTED, REFUSED = (
     "max_context_messages",
@@ -21,8 +22,7 @@ MESSAGES, TOKENS, LISTED, REFUSED = (
 """What may limit a context: the two settings, what the LLM says that it takes, and what it refused."""
 
 _MAX_ROOM = 4096  # tokens for the answer, if the request doesn't say
-_MAX_MODELS = 1000  # clients name them as they like,
-_MAX_NAME = 256  # and some servers answer under any name
+_MAX_MODELS = 1000  # clients name them as they like, and some LLM servers answer under any name
 
 
 class Budget(NamedTuple):
@@ -88,7 +88,7 @@ class ContextLimits:
         """Learns that so much was too long: it is not asked for again, whatever number the words name."""
         if not error.is_certain:
             return
-        known = self.known(model)
+        known = self._known(model)
         total = tokens + (_asked_room(fields) or 0)
         if total > known.answered_tokens:
             known.refused_tokens = min(known.refused_tokens or total, total)
@@ -101,7 +101,7 @@ class ContextLimits:
 
     def answered(self, model: str, messages: int, tokens: int) -> None:
         """Learns that so much was answered; `tokens` by the LLM's own count if there is one."""
-        known = self.known(model)
+        known = self._known(model)
         known.answered_tokens = max(known.answered_tokens, tokens)
         known.answered_messages = max(known.answered_messages, messages)
         if known.size is not None and tokens > known.size:
@@ -111,10 +111,14 @@ class ContextLimits:
         if known.refused_messages is not None and messages >= known.refused_messages:
             known.refused_messages = None
 
-    def known(self, model: str) -> _Learned:
-        """What is known of a model, to be added to."""
-        if len(model) > _MAX_NAME:
-            return _Learned()  # nothing is learned
+    def refused_order(self, model: str) -> None:
+        """Learns that the model's template refused the order of some messages."""
+        self._known(model).is_strict = True
+
+    def _known(self, model: str) -> _Learned:
+        """What is known of a model, to be added to; of one with a very long name nothing is kept."""
+        if len(model) > MAX_MODEL_CHARS:
+            return _Learned()
         if model not in self._models and len(self._models) >= _MAX_MODELS:
             del self._models[next(iter(self._models))]
         return self._models.setdefault(model, _Learned())
