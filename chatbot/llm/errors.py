@@ -152,7 +152,7 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failur
     host = re.match(r"https?://[\w.:\[\]-]{1,200}", headers.get("Location", ""))
     if not words and 300 <= status < 400 and host:  # not with the path, which may quote what was said
         words = f"it redirects to {host[0]}"
-    wait = _retry_after(headers, words + body.decode("utf-8", "replace"))
+    wait = _retry_after(headers, f"{words}\n{body.decode('utf-8', 'replace')}")
     return Failure(status, status, _codes(value), words, is_json, wait)
 
 
@@ -261,7 +261,9 @@ def _codes(value: Any, depth: int = 0) -> str:
 
 
 _WAITS = re.compile(
-    r"(?:(?:again|retry|resets?) (?:in|after)|wait(?: for)?) ((?:[\d.]+ ?(?:ms|[hms]))+)"
+    # A unit is a letter or a word that begins with it: "5 more" and "3 months" are no minutes.
+    r"(?:(?:again|retry|resets?) (?:in|after)|wait(?: for)?)"
+    r" ((?:[\d.]+ ?(?:ms|[hms](?![a-z])|h(?=ou|r)|m(?=in)|s(?=ec)))+)"
     # LiteLLM has the provider's answer as text, with a backslash before each quote
     r'|"(?:retry_?(?:after|delay)|x-ratelimit-reset)(?:_seconds)?_?(ms)?\\*" *: *\\*"?([\d.]+(?:ms|[hms])?)\b'
     r"|\b(\d+) ?[秒초][钟鐘]? ?[之以]?[后後후뒤]",

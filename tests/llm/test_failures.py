@@ -266,6 +266,9 @@ async def test_when_to_come_again_is_read_out_of_the_words(llm: ScriptedLLM) -> 
     for words, seconds in (
         ("Rate limit of 10 per 60s exceeded. Please wait 43 seconds before retrying.", "43"),
         ("Please wait for 2 hours.", "7200"),
+        ("Wait 5 minutes and 3 hours.", "300"),
+        ("Please wait 5 more seconds.", None),
+        ("Your plan resets in 3 months.", None),
         ("Your quota will reset after 2h21m11s.", "8471"),
         ("请求过于频繁，请在 30 秒后重试", "30"),
         ("요청이 너무 많습니다. 20초 후에 다시 시도해 주세요.", "20"),
@@ -275,6 +278,8 @@ async def test_when_to_come_again_is_read_out_of_the_words(llm: ScriptedLLM) -> 
     ):
         heard = await play(llm, answer("429 X", {"error": {"message": words}}))
         assert heard.failed.retry_after == seconds
+    heard = await play(llm, answer("429 X", b"Slow: so wait 5"))
+    assert heard.failed.retry_after is None, "the words are not read on into themselves"
     heard = await play(llm, answer("400 X", {"error": {"message": "bad"}}, "Retry-After: 7\r\n"))
     assert heard.failed.retry_after is None, "what is refused for good is not to be repeated"
 
