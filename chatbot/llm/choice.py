@@ -64,8 +64,9 @@ class ChoiceReader:
                 pieces.append(piece)
         if is_message and is_whole:  # MiniMax repeats the whole at the end
             pieces = [piece for piece in pieces if piece.kind not in self._came]
-        elif pieces and pieces[-1].kind not in self._came:
-            self._came.update(piece.kind for piece in pieces)
+        else:
+            for piece in pieces:
+                self._came.add(piece.kind)
         return pieces, can_pass_on
 
     def _whole(self, kind: str, text: str, is_last: bool) -> str:

@@ -59,6 +59,10 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
         [{"choices": [{"index": 0, "message": {"content": part}, "finish_reason": None}]} for part in ("Hel", "lo")],
         "Hello",
     ),
+    "a message that repeats thoughts that came after the text had begun": (
+        [text("Hel"), chunk({"reasoning_content": "Hm", "content": "lo"}), whole({"reasoning_content": "Hm", "content": "Hello"})],
+        "Hel[Hm]lo",
+    ),
     "a message that repeats all (MiniMax)": ([text("Hel"), text("lo"), whole({"content": "Hello"})], "Hello"),
     "a message that repeats a long reply": ([*(text("ab") for _ in range(9)), whole({"content": "ab" * 9})], "ab" * 9),
     "an empty delta beside a message": (
