@@ -10,6 +10,7 @@ from chatbot.chat.questions import in_place_of, tool_messages
 from chatbot.errors import ChatError
 from chatbot.ids import MAX_INPUT_MESSAGES, message_id
 from tests.chat.conftest import HELLO, FakeAnswer, Room, call, turns_of_the_loop
+from tests.tools.counting import Compared
 
 
 async def test_a_question_in_place_of_a_turn_becomes_its_sibling(room: Room) -> None:
@@ -79,17 +80,6 @@ async def test_outputs_of_what_was_not_called_are_refused(room: Room) -> None:
         with pytest.raises(ChatError) as error:
             tool_messages(turn, [(one, "12:00") for one in ids])
         assert (error.value.code, error.value.param) == ("invalid_request", "tool_outputs")
-
-
-class Compared(str):
-    """A text that counts how often it is compared."""
-
-    count = 0
-    __hash__ = str.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        Compared.count += 1
-        return super().__eq__(other)
 
 
 async def test_each_output_is_looked_for_among_the_calls_once_however_many_there_are(room: Room) -> None:

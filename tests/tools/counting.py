@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -54,3 +57,30 @@ class Ticking:
     def __call__(self) -> float:
         self._now += self._seconds
         return self._now
+
+
+class Compared(str):
+    """A text that counts how often one such is compared."""
+
+    count = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Compared.count += 1
+        return super().__eq__(other)
+
+
+@contextmanager
+def counted_calls(name: str) -> Iterator[list[Any]]:
+    """The calls of built-in functions of this name, as they are made in the block."""
+    calls: list[Any] = []
+
+    def note(_: FrameType, event: str, called: Any) -> None:
+        if event == "c_call" and called.__name__ == name:
+            calls.append(called)
+
+    sys.setprofile(note)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
