@@ -29,7 +29,6 @@ from tests.tools.scripted_llm import (
     Gate,
     Hang,
     ScriptedLLM,
-    Step,
     answer,
     completion,
     http_chunk,
@@ -527,29 +526,30 @@ async def test_a_wrong_certificate_says_so() -> None:
     assert "Cannot connect" not in heard.failed.message, "where it is, is nobody's business"
 
 
-async def test_a_certificate_of_the_operators_own_is_trusted(
-    llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def over_tls(llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch) -> asyncio.Server:
+    """The LLM, with a certificate that is trusted."""
     file = Path(__file__).parent / "self_signed.pem"
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file)
-    server = await asyncio.start_server(llm._serve, "127.0.0.1", 0, ssl=context)
+    return await asyncio.start_server(llm._serve, "127.0.0.1", 0, ssl=context)
+
+
+async def test_a_certificate_of_the_operators_own_is_trusted(
+    llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await over_tls(llm, monkeypatch)
     async with opened(f"https://localhost:{server.sockets[0].getsockname()[1]}") as way:
         assert (await hear(way)).said == "Hello there."
     server.close()
 
 
-@pytest.mark.parametrize("said", [[Hang], stream(text("Once "), end=(Hang,))], ids=["silent", "begun"])
+@pytest.mark.parametrize("begins", [False, True], ids=["silent", "begun"])
 async def test_over_tls_too_the_llm_is_let_go_of_at_once(
-    llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch, said: list[Step]
+    llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch, begins: bool
 ) -> None:
-    file = Path(__file__).parent / "self_signed.pem"
-    monkeypatch.setenv("SSL_CERT_FILE", str(file))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    server = await asyncio.start_server(llm._serve, "127.0.0.1", 0, ssl=context)
-    ended = asyncio.Event()
+    server = await over_tls(llm, monkeypatch)
+    begun, ended = asyncio.Event(), asyncio.Event()
 
     async def like_nginx(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Of a client that leaves, only the end of its connection is heard, not that of TLS."""
@@ -569,11 +569,17 @@ async def test_over_tls_too_the_llm_is_let_go_of_at_once(
         writer.close()
 
     proxy = await asyncio.start_server(like_nginx, "127.0.0.1", 0)
-    llm.play(said)
+    llm.play(stream(text("Once "), end=(Hang,)) if begins else [Hang])
     async with opened(f"https://localhost:{proxy.sockets[0].getsockname()[1]}") as way:
-        asking = asyncio.create_task(hear(way))
-        await llm.asked()
-        await asyncio.sleep(0.05)  # it may begin
+
+        async def ask() -> None:
+            answer = await way.ask([HI], {})
+            first = await answer.first()
+            begun.set()
+            await answer.deliver(first, lambda _: True)
+
+        asking = asyncio.create_task(ask())
+        await (begun.wait() if begins else llm.asked())
         asking.cancel()
         await asyncio.wait_for(ended.wait(), 5)
     proxy.close()
