@@ -92,6 +92,8 @@ class Prompt(NamedTuple):
 
 
 class _Row(NamedTuple):
+    """The columns of a turn: a NamedTuple itself has no place to keep a cached_property."""
+
     seq: int
     session_id: str
     parent: int | None

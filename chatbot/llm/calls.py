@@ -52,9 +52,10 @@ class CallReader:
                 return [], False  # a piece of nothing
             call = _Call(len(self._calls), given)
             self._calls.append(call)
-            self._newest |= ({index: call} if isinstance(index, int) else {}) | (
-                {given: call} if given else {}
-            )
+            if isinstance(index, int):
+                self._newest[index] = call
+            if given:
+                self._newest[given] = call
         call.arguments.append(text)
         as_given = (function.get("name") or "", entry.get("id") or "", arguments or "", entry.get("index"))
         can_pass_on = can_pass_on and as_given == (name, given, text, call.number)

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 MAX_REASON_CHARS = 300
 MAX_SEARCHED = 256 * 1024
-"""In a longer conversation no words are looked for, each through all of it: any may be of it."""
+"""A longer conversation takes too long to search for each word: all words count as quoted from it."""
 
 
 class Reports:

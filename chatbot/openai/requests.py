@@ -82,11 +82,9 @@ def _only(value: Mapping[str, Any], *names: str) -> Object:
 
 
 def messages_of(value: object, param: str, find_item: FindItem) -> tuple[str, ...]:
-    """The messages, as JSON, that an input says: a string or a list of items."""
-    if isinstance(value, str) and param == "input":
-        value = [{"role": "user", "content": value}]
+    """The messages, as JSON, that a list of items says."""
     if not isinstance(value, list):
-        raise refuse(param, "must be a string or a list of items")
+        raise refuse(param, "must be a list of items")
     groups: list[list[Object]] = []  # each a message, and the outputs of its calls, which must follow it
     calls: dict[str, list[Object]] = {}
     for number, item in enumerate(value):
@@ -204,7 +202,10 @@ def read_question(body: Mapping[str, Any], find_item: FindItem) -> tuple[Questio
         options["service_tier"] = given["service_tier"]
     session_id = read_conversation(given["conversation"]) if "conversation" in given else ""
     settings["conversation"] = bool(session_id)
-    said = messages_of(given.get("input", []), "input", find_item)
+    said = given.get("input", [])
+    if isinstance(said, str):
+        said = [{"role": "user", "content": said}]
+    said = messages_of(said, "input", find_item)
     question = Question(session_id, None, said, options, occupies=bool(session_id))
     question.stored, question.detached = given.get("store", True), given.get("background", False)
     question.instructions = given.get("instructions")
