@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from chatbot.api import openapi, requests, responses, schemas
 from chatbot.api.events import Events
@@ -27,6 +27,7 @@ from chatbot.llm.client import LLM
 from chatbot.records import Session
 from chatbot.storage.database import when_unlocked
 from chatbot.storage.store import Store
+from chatbot.web import answers
 from chatbot.web.answers import json_response
 from chatbot.web.backpressure import MAX_UNSENT, Pieces
 from chatbot.web.logs import REPLY, SESSION_ID
@@ -156,7 +157,7 @@ class Api:
         source, headers = self._ask(request, asked)
         await until_ended(source)
         if source.context_messages:
-            headers["X-Context-Messages"] = str(source.context_messages)
+            headers[answers.CONTEXT_MESSAGES] = str(source.context_messages)
         return self._reply_answer(source, headers)
 
     async def chat_stream(self, request: web.Request) -> web.StreamResponse:
@@ -237,13 +238,11 @@ class Api:
         def all_headers() -> dict[str, str]:
             if source.error and not source.length:
                 raise source.error
-            about = headers | {
-                "X-Message-ID": source.message_id,
-                "Content-Location": f"/api/sessions/{source.session_id}/messages/{source.message_id}/stream",
-            }
+            place = f"/api/sessions/{source.session_id}/messages/{source.message_id}/stream"
+            about = headers | {answers.MESSAGE_ID: source.message_id, hdrs.CONTENT_LOCATION: place}
             # Before it has begun it may have to be asked with less.
             if source.context_messages and (source.has_pushed or source.ended):
-                about["X-Context-Messages"] = str(source.context_messages)
+                about[answers.CONTEXT_MESSAGES] = str(source.context_messages)
             return about
 
         listener = StreamListener(source, after, Events(), self.config.stream_heartbeat_seconds)
@@ -255,7 +254,7 @@ class Api:
             raise source.error
         turn = source.turn
         assert turn, "a reply that ended without an error has a turn"
-        headers["X-Message-ID"] = source.message_id
+        headers[answers.MESSAGE_ID] = source.message_id
         message = self._messages.message(source.session_id, Ref(turn.seq, 0), omit=False, turn=turn)
         return _json_in_pieces(message, headers)
 

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from aiohttp import hdrs
 from yarl import URL
 
 from chatbot.config import Config, ConfigError
@@ -31,12 +32,15 @@ class Endpoint:
         self.chat_url = (base / "chat" / "completions").with_query(url.query)
         self.models_url = (base / "models").with_query(url.query)
         self.name = "…" + base.path.rstrip("/")
-        self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        self._headers: dict[str, str] = {
+            hdrs.CONTENT_TYPE: "application/json",
+            hdrs.ACCEPT_ENCODING: "identity",
+        }
         pair = base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
         if config.llm_api_key:
-            self._headers["Authorization"] = f"Bearer {config.llm_api_key}"
+            self._headers[hdrs.AUTHORIZATION] = f"Bearer {config.llm_api_key}"
         elif url.user is not None or url.password is not None:
-            self._headers["Authorization"] = f"Basic {pair}"
+            self._headers[hdrs.AUTHORIZATION] = f"Basic {pair}"
         self._headers |= config.llm_headers
         self.wants_affinity = PLACE in str(config.llm_headers) + str(config.llm_extra_body)
         queries = [value for name, value in url.query.items() if "version" not in name.lower()]

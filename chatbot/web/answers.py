@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from multidict import istr
 
 from chatbot.errors import ChatError
 from chatbot.records import dumps
 
 JSON = "application/json"
 
+# A plain string would be copied into each answer that bears a header of this name; an istr is shared.
+REQUEST_ID, SESSION_ID = istr("X-Request-ID"), istr("X-Session-ID")
+MESSAGE_ID, CONTEXT_MESSAGES = istr("X-Message-ID"), istr("X-Context-Messages")
+
 COMMON_HEADERS = {
-    "Server": "chatbot",  # and not the versions of what it is made of
-    "X-Content-Type-Options": "nosniff",
+    hdrs.SERVER: "chatbot",  # and not the versions of what it is made of
+    istr("X-Content-Type-Options"): "nosniff",
 }
 """What every answer bears, also to what is no HTTP."""
 

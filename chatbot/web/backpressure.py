@@ -11,10 +11,11 @@ from collections.abc import Generator, Iterable
 from contextlib import closing
 from typing import cast
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_writer import StreamWriter
 from aiohttp.payload import Payload
+from multidict import istr
 
 MAX_UNSENT = 64 * 1024
 """Bytes that may wait for one client beyond the kernel's own buffers."""
@@ -23,9 +24,9 @@ PIECE_BYTES = 32 * 1024
 """About how many bytes of a long body are made and written at once."""
 
 EVENT_STREAM = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
+    hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
+    hdrs.CACHE_CONTROL: "no-cache, no-transform",
+    istr("X-Accel-Buffering"): "no",
 }
 """The headers of every stream."""
 

@@ -7,11 +7,11 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
 from chatbot.errors import ChatError, without_frames
-from chatbot.web import backpressure
+from chatbot.web import answers, backpressure
 from chatbot.web.access import Access
 from chatbot.web.answers import COMMON_HEADERS, error_response, http_error
 from chatbot.web.connection import is_surplus
@@ -79,11 +79,11 @@ class Gate:
         """Adds the headers that every answer bears; an on_response_prepare signal."""
         headers = response.headers
         headers.update(COMMON_HEADERS)
-        headers["X-Request-ID"] = request_id(request)
-        headers.setdefault("Cache-Control", "no-store")
+        headers[answers.REQUEST_ID] = request_id(request)
+        headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
         session_id = request.get(SESSION_ID)
         if session_id and not request.path.startswith("/v1/responses"):  # there an id opens one branch only
-            headers["X-Session-ID"] = session_id
+            headers[answers.SESSION_ID] = session_id
         if request.version < HttpVersion11:  # the end of the connection is the end of its answer
             response.force_close()
             headers["Connection"] = "close"
