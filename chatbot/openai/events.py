@@ -35,17 +35,15 @@ class ResponseEncoder:
         self._response = response
         self._source = response.source
         self._after = after
-        self._bare = 0  # how many events without characters came so far
+        self._bare = -1  # the number of the newest event without characters among its like
         self._outline = Outline(response.source.message_id)
         self._runs = 0  # how many have begun
         self._kind, self._call = "", 0  # of the newest one
-        self._head = self._tail = ""  # of its events, around number and text
+        self._delta = ""  # its events, but for number and text: they are nearly all that is sent
         self._events = bytearray()  # that were made and not taken yet
         first = "queued" if response.is_background else "in_progress"
-        self._event("created", response=response.without_output(first))
-        if response.is_background:
-            self._event("queued", response=response.without_output(first))
-        self._event("in_progress", response=response.without_output("in_progress"))
+        for name, status in {"created": first, first: first, "in_progress": "in_progress"}.items():
+            self._event(name, response=response.without_output(status))
         self._opening = self._taken()
 
     # What web/streaming.py asks for
@@ -56,12 +54,10 @@ class ResponseEncoder:
 
     def live(self, chunk: Chunk, offset: int) -> bytes:
         """The events of a chunk, after which the client has `offset` characters."""
-        if len(chunk.pieces) == 1:
-            kind, text, call, head = chunk.pieces[0]
-            if kind == self._kind and call == self._call and head is None and text:  # nearly always
-                self.offset = offset
-                return self._delta(text)
-        self._go_to(offset)
+        if len(chunk.pieces) == 1:  # nearly always; of several some may be of one run
+            self._take(chunk.pieces[0])
+        else:
+            self._go_to(offset)
         return self._taken()
 
     def catch_up(self, source: ReplySource, start: int) -> tuple[bytes, int]:
@@ -85,7 +81,7 @@ class ResponseEncoder:
         if self._source.error and self._source.finish_reason:  # what came was stored at shutdown
             return self.ending(self._source, self.offset, live=False)
         # Nothing is kept of what came before a failure; who had that must be sent the end all the same.
-        self._bare = max(self._bare, self._after + 1 - self.offset)
+        self._bare = max(self._bare, self._after - self.offset)
         return self._end(self._response.to_object(error))
 
     # The events
@@ -98,17 +94,11 @@ class ResponseEncoder:
     def _event(self, name: str, /, **fields: Any) -> None:
         """An event without characters at this place, unless the client has it."""
         type_ = f"response.{name}"
-        number = self.offset + self._bare
         self._bare += 1
+        number = self.offset + self._bare
         if number > self._after:
             data = as_json({"type": type_, "sequence_number": number} | fields)
             self._events += f"event: {type_}\ndata: {data}\n\n".encode()
-
-    def _delta(self, text: str) -> bytes:
-        number = self.offset + self._bare - 1
-        if number <= self._after:
-            return b""
-        return f"{self._head}{number}{self._tail}{as_json(text)}}}\n\n".encode()
 
     def _taken(self) -> bytes:
         events, self._events = bytes(self._events), bytearray()
@@ -116,13 +106,17 @@ class ResponseEncoder:
 
     def _go_to(self, end: int) -> None:
         """Makes the events up to character `end` of the log."""
-        log = self._source.log
-        for piece in log.read(self.offset, end - self.offset):
-            if piece.head or piece.kind != self._kind or piece.call != self._call:
-                self._begin(piece)
-            self.offset += len(piece.text)
-            if piece.text:
-                self._events += self._delta(piece.text)
+        for piece in self._source.log.read(self.offset, end - self.offset):
+            self._take(piece)
+
+    def _take(self, piece: Piece) -> None:
+        """Makes the events of a piece of one run."""
+        kind, text, call, head = piece
+        if head or (text and (kind != self._kind or call != self._call)):
+            self._begin(piece)
+        self.offset += len(text)
+        if text and (number := self.offset + self._bare) > self._after:
+            self._events += (self._delta % (number, as_json(text))).encode()
 
     def _begin(self, run: Piece) -> None:
         """The events that lie before the characters of a run."""
@@ -138,12 +132,12 @@ class ResponseEncoder:
         item.runs.append(self._runs)
         self._runs += 1
         self._kind, self._call = run.kind, run.call
-        at, kind = self._at(item), KINDS[run.kind]
+        kind, at = KINDS[run.kind], self._at(item)
         if kind.part:
             self._event(f"{kind.part_events}.added", **at, part=part_object(run.kind, ""))
-        type_, fields = f"response.{kind.events}.delta", as_json({**at, **kind.more})
-        self._head = f'event: {type_}\ndata: {{"type":"{type_}","sequence_number":'
-        self._tail = f',{fields[1:-1]},"delta":'
+        type_, fields = f"response.{kind.events}.delta", as_json({**at, **kind.more})[1:-1]
+        data = f'{{"type":"{type_}","sequence_number":%d,{fields},"delta":%s}}'
+        self._delta = f"event: {type_}\ndata: {data}\n\n"
 
     def _at(self, item: Item) -> Object:
         """Which item and part of it an event speaks of."""
