@@ -165,13 +165,12 @@ class Completion:
     def __init__(self) -> None:
         self._whole: dict[str, Any] = {}
         self._choices: dict[str, Any] = {"choices": []}
-        self._places: _Places = {}
 
     def add(self, chunk: dict[str, Any]) -> None:
         """Takes the next chunk."""
         choices = chunk.get("choices") or ()
         numbered = [one | {"index": one.get("index") or 0} for one in choices]
-        _merge(self._choices, {"choices": numbered}, self._places)
+        _merge(self._choices, {"choices": numbered})
         self._whole |= {name: value for name, value in chunk.items() if value is not None}
 
     def to_json(self) -> bytes:
@@ -179,7 +178,7 @@ class Completion:
         choices = sorted(self._choices["choices"], key=lambda choice: int(choice["index"]))
         for choice in choices:
             message: dict[str, Any] = {"role": "assistant", "content": None}
-            _merge(message, choice.pop("delta", {}), {})
+            _merge(message, choice.pop("delta", {}))
             for call in message.get("tool_calls") or ():
                 call.pop("index", None)
                 call["id"] = call.get("id") or f"call_{secrets.token_hex(12)}"
@@ -190,11 +189,7 @@ class Completion:
         return encoder.encode(whole).encode()
 
 
-_Places = dict[int, tuple[list[Any], dict[Any, Any]]]
-"""Lists by their id(), each with its items by their indices: to look through all would take ever longer."""
-
-
-def _merge(whole: dict[str, Any], part: dict[str, Any], places: _Places) -> None:
+def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:
     """Adds a piece to what came before: texts go on, lists grow, and items with an index go on.
 
     The last finish_reason counts, as one that more follows was none.
@@ -211,40 +206,30 @@ def _merge(whole: dict[str, Any], part: dict[str, Any], places: _Places) -> None
                 whole[name] = text = StringIO()  # to join the texts each time would take ever longer
                 text.writelines((begun, value))
             case dict(known), dict():
-                _merge(known, value, places)
+                _merge(known, value)
             case list(), str() if value and name == "content":
-                _merge(whole, {name: [{"type": "text", "text": value}]}, places)
+                _merge(whole, {name: [{"type": "text", "text": value}]})
             case list(known), list():
-                if id(known) not in places:
-                    places[id(known)] = known, {_index_of(item): item for item in known}
-                last_of = places[id(known)][1]
                 for item in value:
-                    if same := _same(known, last_of, item):
-                        _merge(same, item, places)
+                    if same := _same(known, item):
+                        _merge(same, item)
                     else:
                         known.append(item)
-                        last_of[_index_of(item)] = item
 
 
-def _same(known: list[Any], last_of: dict[Any, Any], item: Any) -> Any:
+def _same(known: list[Any], item: Any) -> Any:
     """The item of a list that another goes on with: the last of its index, or a last part that is text, too.
 
     It has no other id, by which Gemini's calls differ, whose index is always 0; and thoughts end when signed.
     """
     if not known or not isinstance(item, dict):
         return None
-    if (index := _index_of(item)) is None:
+    if (index := item.get("index")) is None:
         last = known[-1] if isinstance(known[-1], dict) else {}
         is_part = last.get("type") == item.get("type") in ("text", "thinking")
         return last if is_part and not last.get("signature") else None
-    same = last_of.get(index)
+    same = next((one for one in reversed(known) if isinstance(one, dict) and one.get("index") == index), None)
     return same if same and item.get("id") in (None, "", same.get("id") or item.get("id")) else None
-
-
-def _index_of(item: Any) -> Any:
-    """By what another item of a list goes on with this one: both have it. Most have none."""
-    index = item.get("index") if isinstance(item, dict) else None
-    return index if isinstance(index, int | float | str) else None
 
 
 def _is_usage(chunk: Chunk) -> bool:

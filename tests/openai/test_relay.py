@@ -339,25 +339,3 @@ async def test_what_is_too_long_has_the_code_that_clients_look_for(
     llm.play(answer("400 Bad Request", {"error": {"message": "maximum context length is 9 tokens"}}))
     status, refused = await door.call("POST", "/chat/completions", SAID | {"stream": streamed})
     assert (status, refused["error"]["code"]) == (400, "context_length_exceeded")
-
-
-class Index(int):
-    """A number that counts how often it is compared."""
-
-    count = 0
-    __hash__ = int.__hash__
-
-    def __eq__(self, other):
-        Index.count += 1
-        return super().__eq__(other)
-
-
-def test_a_piece_of_a_call_finds_its_call_at_once_however_many_there_are():
-    whole = Completion()
-    for _ in range(2):
-        for number in range(100):
-            call = {"index": Index(number), "function": {"name": "f", "arguments": "1"}}
-            whole.add({"choices": [{"delta": {"tool_calls": [call]}}]})
-    [choice] = json.loads(whole.to_json())["choices"]
-    assert [one["function"]["arguments"] for one in choice["message"]["tool_calls"]] == ["11"] * 100
-    assert Index.count <= 400
