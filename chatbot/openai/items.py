@@ -1,7 +1,7 @@
 """Shows what a turn holds as items: what was said, from its messages; what was answered, from its log.
 
 An item's id is its turn's, with its place as the last three digits: from 001 on what was said, from 800 on
-what was answered. Two digits or more tell the calls of one message that was said apart.
+what was answered. Eight more, made of its own id, tell a call from the others of a message that was said.
 
 Of an answer, a message goes on while text and refusal follow each other, each run of them a part of it;
 anything else ends it. A call goes on wherever its arguments do. Nothing is copied: an item knows which runs
@@ -16,10 +16,11 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from chatbot.chat.reply_log import ReplyLog, Run
 from chatbot.ids import message_id
-from chatbot.records import CALL, CUT, DELETED, REASONING, REFUSAL, TEXT, CallHead, Piece, Turn, as_json
+from chatbot.records import CALL, CUT, DELETED, REASONING, REFUSAL, TEXT, CallHead, Piece, Turn
 
 Object = dict[str, Any]
 
@@ -27,7 +28,7 @@ FIRST_OUTPUT = 0x800
 """The place of the first item of an answer."""
 
 _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
-_ID = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{29})([0-9a-f]{3})([0-9a-f]{2,})?")
+_ID = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{29})([0-9a-f]{3})(?:[0-9a-f]{8})?")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
@@ -53,17 +54,15 @@ KINDS = {
 }
 
 
-def item_id(type_: str, turn_id: str, place: int, call: int = 0) -> str:
-    """The id of an item of a turn; `call` counts the calls of one message that was said."""
-    id_ = message_id(turn_id, place).replace("-", "")
-    return f"{_PREFIXES[type_]}_{id_}" + (f"{call:02x}" if call else "")
+def item_id(type_: str, turn_id: str, place: int) -> str:
+    """The id of an item of a turn, if it is the only one at its place."""
+    return f"{_PREFIXES[type_]}_{message_id(turn_id, place).replace('-', '')}"
 
 
-def place_of(id_: str) -> tuple[str, int, int]:
-    """The id of the turn that an item belongs to, its place there, and the call; "" if it is no such id."""
-    if found := _ID.fullmatch(id_):
-        return str(uuid.UUID(f"{found[1]}000")), int(found[2], 16), int(found[3] or "0", 16)
-    return "", 0, 0
+def place_of(id_: str) -> tuple[str, int]:
+    """The id of the turn that an item belongs to, and its place there; "" if it is no such id."""
+    found = _ID.fullmatch(id_)
+    return (str(uuid.UUID(f"{found[1]}000")), int(found[2], 16)) if found else ("", 0)
 
 
 def part_object(kind: str, text: str) -> Object:
@@ -79,26 +78,25 @@ def part_object(kind: str, text: str) -> Object:
 def said_items(messages: Iterable[str], turn_id: str) -> list[Object]:
     """The items of a turn's messages, none of one that was deleted."""
     return [
-        {"id": item_id(type_, turn_id, place, call), "type": type_, "status": "completed"} | fields
+        {"id": item_id(type_, turn_id, place) + suffix, "type": type_, "status": "completed"} | fields
         for place, line in enumerate(messages, 1)
         if line != DELETED
-        for type_, call, fields in _items_of_message(json.loads(line))
+        for type_, suffix, fields in _items_of_message(json.loads(line))
     ]
 
 
-def _items_of_message(message: Object) -> Iterator[tuple[str, int, Object]]:
-    """The type of each item of a message, which of its calls it is, and what it has besides."""
+def _items_of_message(message: Object) -> Iterator[tuple[str, str, Object]]:
+    """The type of each item of a message, what its id ends with, and what it has besides."""
     role, content = message["role"], message.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
     shown = [_part_object(part, role) for part in parts]
     if role == "tool":
         output = content if isinstance(content, str) else shown
-        yield "function_call_output", 0, {"call_id": message["tool_call_id"], "output": output}
+        yield "function_call_output", "", {"call_id": message["tool_call_id"], "output": output}
     elif content is not None:
-        yield "message", 0, {"role": role, "content": shown}
-    for number, call in enumerate(message.get("tool_calls") or ()):
-        if call:  # null: it was deleted alone
-            yield "function_call", number, _call_fields(call)
+        yield "message", "", {"role": role, "content": shown}
+    for call in message.get("tool_calls") or ():
+        yield "function_call", f"{crc32(call['id'].encode()):08x}", _call_fields(call)
 
 
 def _call_fields(call: Object) -> Object:
@@ -120,21 +118,6 @@ def _part_object(part: Any, role: str) -> Any:
         case "file":
             return {"type": "input_file"} | part["file"]
     return part
-
-
-def message_without(line: str, type_: str, call: int) -> str:
-    """A message (JSON) without its content or one of its calls, DELETED if nothing is left of it.
-
-    A call leaves a null, for the ids of those after it are made of their places.
-    """
-    message = json.loads(line)
-    if type_ == "function_call":
-        message["tool_calls"][call] = None
-    else:
-        message["content"] = None
-    if not any(message.get("tool_calls", ())):
-        message.pop("tool_calls", None)
-    return DELETED if message["content"] is None and "tool_calls" not in message else as_json(message)
 
 
 # What was answered
