@@ -83,11 +83,9 @@ def _only(value: Mapping[str, Any], *names: str) -> Object:
 
 def messages_of(value: object, param: str, find_item: FindItem) -> tuple[str, ...]:
     """The messages, as JSON, that a list of items says."""
-    if not isinstance(value, list):
-        raise refuse(param, "must be a list of items")
     groups: list[list[Object]] = []  # each a message, and the outputs of its calls, which must follow it
     calls: dict[str, list[Object]] = {}
-    for number, item in enumerate(value):
+    for number, item in enumerate(require(value, list, param)):
         message = _message(item, f"{param}[{number}]", find_item)
         if not message:
             continue
@@ -185,23 +183,19 @@ def new_of(messages: tuple[str, ...], before: Iterable[Turn]) -> tuple[str, ...]
 # How it is asked
 
 
-def read_question(body: Mapping[str, Any], find_item: FindItem) -> tuple[Question, Object]:
-    """What is asked, not yet at its place, and the settings: what the response repeats of the request.
+def read_question(body: Mapping[str, Any], find_item: FindItem) -> Question:
+    """What is asked, not yet at its place, with what the response repeats of the request.
 
     Raises ChatError that names the field at fault, or the one that is not served.
     """
-    given = {name: value for name, value in body.items() if value is not None}
+    given = _only(body, *body)
     _check(given)
-    settings, options = _only(given, *SETTINGS, "model"), _only(given, *_PASSED_ON)
-    _read_tools(given, settings, options)
-    _read_text(given.get("text", {}), settings, options)
-    reasoning = settings["reasoning"] = SETTINGS["reasoning"] | given.get("reasoning", {})
-    renamed = {"reasoning_effort": reasoning["effort"], "max_tokens": given.get("max_output_tokens")}
-    options |= _only(renamed, *renamed)
-    if given.get("service_tier", "auto") not in ("auto", "default"):
-        options["service_tier"] = given["service_tier"]
+    options = _only(given, *_PASSED_ON) | _tool_options(given) | _text_options(given.get("text", {}))
+    options["reasoning_effort"] = given.get("reasoning", {}).get("effort")
+    options["max_tokens"] = given.get("max_output_tokens")
+    if given.get("service_tier") not in ("auto", "default"):
+        options["service_tier"] = given.get("service_tier")
     session_id = read_conversation(given["conversation"]) if "conversation" in given else ""
-    settings["conversation"] = bool(session_id)
     said = given.get("input", [])
     if isinstance(said, str):
         said = [{"role": "user", "content": said}]
@@ -210,7 +204,8 @@ def read_question(body: Mapping[str, Any], find_item: FindItem) -> tuple[Questio
     question.stored, question.detached = given.get("store", True), given.get("background", False)
     question.instructions = given.get("instructions")
     question.truncates = given.get("truncation") != "disabled"
-    return question, settings
+    question.response = as_json(_only(given, *SETTINGS, "model", "conversation"))
+    return question
 
 
 def _check(given: Mapping[str, Any]) -> None:
@@ -249,42 +244,40 @@ def read_metadata(body: Mapping[str, Any]) -> str:
 def read_conversation(value: object) -> str:
     """The session that a request calls its conversation: by its id, dashed or not, or an object with it."""
     name = value.get("id") if isinstance(value, dict) else value
-    if not isinstance(name, str):
-        raise refuse("conversation", "must be a string or an object with an id")
-    if found := _CONVERSATION.fullmatch(name.lower()):
+    if found := _CONVERSATION.fullmatch(require(name, str, "conversation").lower()):
         return str(uuid.UUID(found[1]))
     raise ChatError("not_found", "There is no such conversation.", "conversation")
 
 
-def _read_tools(given: Mapping[str, Any], settings: Object, options: Object) -> None:
+def _tool_options(given: Mapping[str, Any]) -> Object:
     tools, choice = given.get("tools", []), given.get("tool_choice", "auto")
     for number, tool in enumerate(tools):
         if not isinstance(tool, dict) or tool.get("type") != "function":
             raise refuse(f"tools[{number}].type", "must be function; no other tools are served")
         _text(tool, "name", f"tools[{number}]")
         _check_types(tool, _FUNCTION, f"tools[{number}].")
-    settings["tools"] = [dict.fromkeys(_FUNCTION) | tool for tool in tools]
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
-        settings["tool_choice"] = choice = {"mode": "auto"} | choice
         listed = require(choice.get("tools"), list, "tool_choice.tools")
         allowed = {str(tool.get("name")) for tool in listed if isinstance(tool, dict)}
         tools = [tool for tool in tools if tool["name"] in allowed]
-        choice = choice["mode"]
+        choice = choice.get("mode")
     if isinstance(choice, dict) and choice.get("type") == "function":
         choice = {"type": "function", "function": {"name": _text(choice, "name", "tool_choice")}}
     elif choice not in ("auto", "none", "required"):
         raise refuse("tool_choice", "must be auto, none, required, or an object for functions")
-    if tools:  # LLM servers refuse the others without tools
-        functions = [_only(tool, "name", *_FUNCTION) for tool in tools]
-        options["tools"] = [{"type": "function", "function": function} for function in functions]
-        options |= _only(given, "parallel_tool_calls")
-        if choice != "auto":
-            options["tool_choice"] = choice
+    if not tools:  # LLM servers refuse the others without tools
+        return {}
+    functions = [_only(tool, "name", *_FUNCTION) for tool in tools]
+    return {
+        "tools": [{"type": "function", "function": function} for function in functions],
+        "tool_choice": None if choice == "auto" else choice,
+        "parallel_tool_calls": given.get("parallel_tool_calls"),
+    }
 
 
-def _read_text(given: Mapping[str, Any], settings: Object, options: Object) -> None:
+def _text_options(given: Mapping[str, Any]) -> Object:
     shape = require(given.get("format") or {"type": "text"}, dict, "text.format")
-    type_ = shape.get("type")
+    type_, options = shape.get("type"), _only(given, "verbosity")
     if type_ not in ("text", "json_object", "json_schema"):
         raise refuse("text.format.type", "must be text, json_schema or json_object")
     if type_ != "text":
@@ -293,8 +286,5 @@ def _read_text(given: Mapping[str, Any], settings: Object, options: Object) -> N
         _text(shape, "name", "text.format")
         require(shape.get("schema"), dict, "text.format.schema")
         _check_types(shape, _FUNCTION, "text.format.")
-        schema = _only(shape, "name", "description", "schema", "strict")
-        options["response_format"]["json_schema"] = schema
-        shape = {"type": type_, "description": None, "strict": False} | schema
-    options |= _only(given, "verbosity")
-    settings["text"] = {"format": shape, "verbosity": given.get("verbosity") or "medium"}
+        options["response_format"][type_] = _only(shape, "name", "description", "schema", "strict")
+    return options

@@ -27,6 +27,7 @@ SETTINGS: dict[str, Any] = {
 _PENDING: dict[str, Any] = {
     "completed_at": None, "error": None, "incomplete_details": None, "output": [], "usage": None
 }  # fmt: skip
+_TOOL = {"description": None, "parameters": None, "strict": None}
 _ERRORS = {
     # our codes: those that OpenAI's libraries know; all others are a server_error
     "context_too_long": "invalid_prompt",
@@ -43,9 +44,12 @@ class Response:
         assert asked, "a reply that has ended and is found has a turn"
         self.source, self.asked = source, asked
         self.id = asked.response_id or ""
-        self.settings: dict[str, Any] = json.loads(asked.response or "{}")
-        self.is_background = bool(self.settings.get("background"))
-        self.has_conversation = bool(self.settings.get("conversation"))
+        self.settings = _filled(json.loads(asked.response or "{}"), SETTINGS)
+        text = self.settings["text"]
+        if text["format"]["type"] == "json_schema":
+            text["format"] = _filled(text["format"], {"description": None, "strict": False})
+        self.is_background: bool = self.settings["background"]
+        self.has_conversation = "conversation" in self.settings
 
     def to_object(self, error: ChatError | None = None) -> Object:
         """The response object, as far as the reply has come; an `error` is what ended its stream."""
@@ -71,7 +75,8 @@ class Response:
 
     def without_output(self, status: str) -> Object:
         """The response object at its beginning, with the model that was asked for."""
-        settings = {name: self.settings.get(name, value) for name, value in SETTINGS.items()}
+        begun = {name: self.settings[name] for name in SETTINGS}
+        begun["tools"] = [_TOOL | tool for tool in begun["tools"]]
         known = {
             "id": self.id,
             "object": "response",
@@ -80,12 +85,19 @@ class Response:
             "model": self.settings.get("model") or "",
             "conversation": {"id": f"conv_{self.source.session_id}"} if self.has_conversation else None,
         }
-        return settings | known | _PENDING
+        return begun | known | _PENDING
 
     def _with_output(self, status: str, finish_reason: str | None, **became: Any) -> Object:
         begun, source = self.without_output(status), self.source
         output = items_of(source.log, source.message_id, finish_reason)
         return begun | {"model": source.model or begun["model"], "output": output} | became
+
+
+def _filled(given: Object, defaults: Object) -> Object:
+    """What was given, and what holds where that says nothing, also within its objects."""
+    filled = defaults | {name: value for name, value in given.items() if value is not None}
+    inner = {name: _filled(filled[name], one) for name, one in defaults.items() if isinstance(one, dict)}
+    return filled | inner
 
 
 def failed_response(row: Background) -> Response:

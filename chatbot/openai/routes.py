@@ -18,8 +18,8 @@ from chatbot.openai.events import ResponseEncoder
 from chatbot.openai.items import Object, said_items
 from chatbot.openai.relay import Relay
 from chatbot.openai.requests import known, new_of, read_question, refuse
-from chatbot.openai.responses import SETTINGS, Response, failed_response
-from chatbot.records import DELETED, Session, as_json
+from chatbot.openai.responses import Response, failed_response
+from chatbot.records import DELETED, Session
 from chatbot.storage.database import when_unlocked
 from chatbot.web.answers import json_response
 from chatbot.web.bodies import read_idempotency_key, read_object
@@ -57,8 +57,8 @@ class OpenAIDoor(Conversations):
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /v1/responses": says something and gets the response, whole, streamed, or later."""
         body = await read_object(request)
-        asked, settings = read_question(body, self.finder())
-        source, headers = await when_unlocked(lambda: self._begin(request, asked, settings, body))
+        asked = read_question(body, self.finder())
+        source, headers = await when_unlocked(lambda: self._begin(request, asked, body))
         request[REPLY] = source
         response = Response(source)
         if body.get("stream"):
@@ -69,13 +69,13 @@ class OpenAIDoor(Conversations):
         return json_response(response.to_object(), headers=headers)
 
     def _begin(
-        self, request: web.Request, asked: Question, settings: Object, body: Object
+        self, request: web.Request, asked: Question, body: Object
     ) -> tuple[ReplySource, dict[str, str]]:
         """The reply to a request, begun or met again, and the headers that say so.
 
         Nothing is awaited before it has a listener: without one it may be stopped.
         """
-        session_id, parent = self._place(asked, settings.get("previous_response_id"))
+        session_id, parent = self._place(asked, body.get("previous_response_id"))
         request[SESSION_ID] = session_id
         scope = session_id or request.headers.get("Authorization", "")
         said = {name: value for name, value in body.items() if name != "stream"}
@@ -95,14 +95,11 @@ class OpenAIDoor(Conversations):
         # Nobody can guess it, and it begins as the session's does, so that a proxy knows where it belongs.
         begin = (session_id or new_session_id(*self.config.session_id_range))[:2]
         response_id = f"resp_{begin}{secrets.token_hex(16)}"
-        # Only what is not as it is for everybody is kept.
-        settings = {"model": self.config.llm_model} | settings
-        text = as_json({name: value for name, value in settings.items() if value != SETTINGS.get(name)})
         if asked.detached:
-            self.store.add_background(response_id, session_id, int(self.clock() * 1000), text)
+            now = int(self.clock() * 1000)
+            self.store.add_background(response_id, session_id, now, asked.response or "")
         question = replace(asked, session_id=session_id, parent=parent, input=new or (DELETED,))
-        question.key_hash, question.request_hash = key, request_hash
-        question.response_id, question.response = response_id, text
+        question.key_hash, question.request_hash, question.response_id = key, request_hash, response_id
         return self.registry.start(question), {}
 
     def _place(self, asked: Question, previous: str | None) -> tuple[str, int | None]:

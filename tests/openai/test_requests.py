@@ -324,7 +324,7 @@ def test_allowed_tools_are_found_at_once_however_many_there_are():
     Compared.count = 0
     tools = [{"type": "function", "name": f"tool_{number}"} for number in range(100)]
     others = [tool | {"name": Compared(f"other_{tool['name']}")} for tool in tools]
-    choice = {"type": "allowed_tools", "tools": others}
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": others}
     read_question({"input": "Hi", "tools": tools, "tool_choice": choice}, _no_item)
     assert Compared.count <= 100
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ pydantic = pytest.importorskip("pydantic")
 from openai.types.responses import Response, ResponseStreamEvent  # noqa: E402
 
 FORMAT = {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
-ALLOWED = {"type": "allowed_tools", "tools": [{"type": "function", "name": "f"}]}
+ALLOWED = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]}
 ASKED: list[dict[str, Any]] = [
     {},
     {"background": True, "model": "m"},
@@ -71,8 +72,8 @@ def require_all(value: Any) -> None:
 @pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("finish", ["stop", "length", "cancelled"])
 def test_every_event_is_one_of_openai_python(asked: dict[str, Any], finish: str):
-    _, settings = read_question({"input": "Hi"} | asked, lambda item_id, param: {})
-    events, _ = play(ALL_KINDS, finish, **settings)
+    question = read_question({"input": "Hi"} | asked, lambda item_id, param: {})
+    events, _ = play(ALL_KINDS, finish, **json.loads(question.response or ""))
     adapter = pydantic.TypeAdapter(ResponseStreamEvent)
     for event in events:
         known = adapter.validate_python(event, strict=True)
