@@ -34,6 +34,11 @@ _ERRORS = {
     "llm_rejected": "invalid_prompt",
     "llm_rate_limited": "rate_limit_exceeded",
 }
+_USAGE = (
+    # our words, the LLM's, and what is told apart
+    ("input", "prompt", ("cached_tokens", "cache_write_tokens")),
+    ("output", "completion", ("reasoning_tokens",)),
+)
 
 
 class Response:
@@ -55,23 +60,29 @@ class Response:
         """The response object, as far as the reply has come; an `error` is what ended its stream."""
         source, turn = self.source, None if error else self.source.turn
         error = error or source.error
-        if turn and turn.finish_reason:
-            status, reason = _status_of(turn.finish_reason)
-            return self._with_output(
-                status,
-                turn.finish_reason,
-                usage=usage_object(source.usage or "{}"),
-                incomplete_details={"reason": reason} if reason else None,
-                completed_at=turn.replied_at // 1000 if status == "completed" else None,
-            )
-        if not error:  # it is queued as long as the LLM was not asked
-            return self._with_output("in_progress" if source.context_messages else "queued", None)
-        if error.code == "reply_cancelled":  # before its first word
-            return self._with_output("cancelled", "cancelled")
-        shown = {"code": _ERRORS.get(error.code, "server_error"), "message": error.message}
-        if not source.error:  # it was stored, but deleted meanwhile
-            return self.without_output("failed") | {"error": shown}
-        return self._with_output("failed", "cancelled", error=shown)
+        finish = turn.finish_reason if turn else None
+        if finish:
+            is_cut = CUT.search(finish)
+            status = finish if finish == "cancelled" else "incomplete" if is_cut else "completed"
+        elif error:
+            finish = "cancelled"
+            status = finish if error.code == "reply_cancelled" else "failed"
+        else:  # it is queued as long as the LLM was not asked
+            status = "in_progress" if source.context_messages else "queued"
+        shown = self.without_output(status)
+        shown["model"] = source.model or shown["model"]
+        if source.error or not error:  # else it was stored, but deleted meanwhile
+            shown["output"] = items_of(source.log, source.message_id, finish)
+        if turn and finish:
+            shown["usage"] = usage_object(source.usage or "{}")
+        if turn and status == "completed":
+            shown["completed_at"] = turn.replied_at // 1000
+        if finish and status == "incomplete":
+            reason = "content_filter" if FILTERED.search(finish) else "max_output_tokens"
+            shown["incomplete_details"] = {"reason": reason}
+        if error and status == "failed":
+            shown["error"] = {"code": _ERRORS.get(error.code, "server_error"), "message": error.message}
+        return shown
 
     def without_output(self, status: str) -> Object:
         """The response object at its beginning, with the model that was asked for."""
@@ -86,11 +97,6 @@ class Response:
             "conversation": {"id": f"conv_{self.source.session_id}"} if self.has_conversation else None,
         }
         return begun | known | _PENDING
-
-    def _with_output(self, status: str, finish_reason: str | None, **became: Any) -> Object:
-        begun, source = self.without_output(status), self.source
-        output = items_of(source.log, source.message_id, finish_reason)
-        return begun | {"model": source.model or begun["model"], "output": output} | became
 
 
 def _filled(given: Object, defaults: Object) -> Object:
@@ -110,29 +116,14 @@ def failed_response(row: Background) -> Response:
     return Response(reply, turn)
 
 
-def _status_of(finish_reason: str) -> tuple[str, str | None]:
-    """The status of a response that ended so, and what its incomplete_details call it."""
-    if finish_reason == "cancelled" or not CUT.search(finish_reason):
-        return "cancelled" if finish_reason == "cancelled" else "completed", None
-    return "incomplete", "content_filter" if FILTERED.search(finish_reason) else "max_output_tokens"
-
-
 def usage_object(text: str) -> Object | None:
     """The LLM's usage in this API's words; None if it does not count the prompt and the answer."""
-    usage = json.loads(text)
-    sent, said = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not isinstance(sent, int) or not isinstance(said, int):
-        return None
-
-    def details(of: str, *names: str) -> dict[str, int]:
-        found = usage.get(f"{of}_tokens_details")
+    usage, shown = json.loads(text), Object()
+    for ours, theirs, details in _USAGE:
+        count, found = usage.get(f"{theirs}_tokens"), usage.get(f"{theirs}_tokens_details")
+        if not isinstance(count, int):
+            return None
         known = found if isinstance(found, dict) else {}
-        return {name: known[name] if isinstance(known.get(name), int) else 0 for name in names}
-
-    return {
-        "input_tokens": sent,
-        "input_tokens_details": details("prompt", "cached_tokens", "cache_write_tokens"),
-        "output_tokens": said,
-        "output_tokens_details": details("completion", "reasoning_tokens"),
-        "total_tokens": sent + said,
-    }
+        counts = {name: known[name] if isinstance(known.get(name), int) else 0 for name in details}
+        shown |= {f"{ours}_tokens": count, f"{ours}_tokens_details": counts}
+    return shown | {"total_tokens": shown["input_tokens"] + shown["output_tokens"]}
