@@ -30,15 +30,15 @@ _WORDS: Mapping[type, str] = {
 }  # fmt: skip
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _TEXTS = dict.fromkeys(("input_text", "output_text", "summary_text", "text"), "text") | {"refusal": "refusal"}
-_TYPES: Mapping[str, type] = {
-    name: str if value is None else type(value) for name, value in SETTINGS.items() if name != "tool_choice"
-} | {"max_output_tokens": int, "max_tool_calls": int, "model": str, "stream": bool, "include": list}
+_LIKE: Object = {name: value for name, value in SETTINGS.items() if name != "tool_choice"} | {
+    "max_output_tokens": 0, "max_tool_calls": 0, "model": "", "stream": False, "include": []
+}  # fmt: skip
 _PASSED_ON = (
     *("model", "temperature", "top_p", "presence_penalty", "frequency_penalty", "user", "safety_identifier"),
     *("prompt_cache_key", "seed", "stop", "logit_bias", "top_k", "min_p", "repetition_penalty"),
 )
 _NOT_SERVED = ("prompt", "context_management", "moderation", "top_logprobs")
-_FUNCTION: Mapping[str, type] = {"description": str, "parameters": dict, "strict": bool}
+_FUNCTION: Object = {"description": "", "parameters": {}, "strict": False}
 _CONVERSATION = re.compile(r"conv_([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
@@ -66,11 +66,12 @@ def _text(value: Mapping[str, Any], name: str, param: str) -> str:
     return require(value.get(name), str, f"{param}.{name}")
 
 
-def _check_types(value: Mapping[str, Any], types: Mapping[str, type], place: str = "") -> None:
-    """Refuses an object in which a field is of a wrong type; none must be there."""
-    for name, type_ in types.items():
+def _check_types(value: Mapping[str, Any], like: Object, place: str = "") -> None:
+    """Refuses an object with a field that is not of the type of its like (None: a string), if it is there."""
+    for name, one in like.items():
         if value.get(name) is not None:
-            require(value[name], type_, place + name)
+            require(value[name], str if one is None else type(one), place + name)
+            _check_types(value[name], one if isinstance(one, dict) else {}, f"{place}{name}.")
 
 
 def _only(value: Mapping[str, Any], *names: str) -> Object:
@@ -210,9 +211,7 @@ def read_question(body: Mapping[str, Any], find_item: FindItem) -> Question:
 
 def _check(given: Mapping[str, Any]) -> None:
     """Refuses fields of a wrong type, what is not served, and what excludes each other."""
-    _check_types(given, _TYPES)
-    _check_types(given.get("reasoning", {}), {"effort": str, "summary": str}, "reasoning.")
-    _check_types(given.get("text", {}), {"verbosity": str}, "text.")
+    _check_types(given, _LIKE)
     if given.get("max_output_tokens", 1) < 1:  # an LLM's words for it may sound like "no room left"
         raise refuse("max_output_tokens", "must be at least 1")
     for name in _NOT_SERVED:
@@ -276,7 +275,7 @@ def _tool_options(given: Mapping[str, Any]) -> Object:
 
 
 def _text_options(given: Mapping[str, Any]) -> Object:
-    shape = require(given.get("format") or {"type": "text"}, dict, "text.format")
+    shape = given.get("format") or {"type": "text"}
     type_, options = shape.get("type"), _only(given, "verbosity")
     if type_ not in ("text", "json_object", "json_schema"):
         raise refuse("text.format.type", "must be text, json_schema or json_object")
