@@ -80,23 +80,19 @@ class Relay:
         users = (n for n, m in enumerate(messages) if isinstance(m, dict) and m.get("role") == "user")
         begin = as_json(messages[: next(users, len(messages)) + 1])
         affinity = affinity_of(self.store.affinity_key, begin)
-        told = Relayed(int(self.clock() * 1000))
-        try:
-            with self.registry.relaying():
-                request[REPLY] = told  # what is refused here is no reply
-                asking = asyncio.create_task(self.llm.relay(body, affinity=affinity))
-                try:
-                    if streams:
-                        wants_usage = bool(options.get("include_usage"))
-                        return await self._stream(request, asking, told, wants_usage=wants_usage)
-                    return await self._whole(asking, told)
-                finally:
-                    _let_go(asking, told)
-        except ChatError as error:
-            told.error = without_frames(error)
-            raise known(error) from None
-        finally:
-            if REPLY in request:
+        with self.registry.relaying():
+            request[REPLY] = told = Relayed(int(self.clock() * 1000))
+            asking = asyncio.create_task(self.llm.relay(body, affinity=affinity))
+            try:
+                if streams:
+                    wants_usage = bool(options.get("include_usage"))
+                    return await self._stream(request, asking, told, wants_usage=wants_usage)
+                return await self._whole(asking, told)
+            except ChatError as error:
+                told.error = without_frames(error)
+                raise known(error) from None
+            finally:
+                _let_go(asking, told)
                 self.registry.on_end(told)
 
     async def _whole(self, asking: asyncio.Task[Answer], told: Relayed) -> web.Response:
