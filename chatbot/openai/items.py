@@ -14,6 +14,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -29,7 +30,6 @@ FIRST_OUTPUT = 0x800
 
 _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
 _ID = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{29})([0-9a-f]{3})(?:[0-9a-f]{8})?")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 class Kind(NamedTuple):
@@ -139,14 +139,15 @@ class Item:
         return "".join(_text_of(log, number) for number in (self.runs if self.head else self.runs[-1:]))
 
     def has_ended(self, log: ReplyLog) -> bool:
-        """Whether nothing will go on in it when another begins: of a call, that its brackets are closed.
+        """Whether nothing will go on in it when another begins: of a call, that its arguments are whole.
 
         Only the first run of a call is looked at: one that was interrupted may be so a thousand times.
         """
-        if not self.head or len(self.runs) > 1:
-            return not self.head
-        bare = _STRING.sub("", self.text(log))
-        return 0 < sum(map(bare.count, "{[")) <= sum(map(bare.count, "]}"))
+        if self.head and len(self.runs) == 1:
+            with suppress(ValueError, RecursionError):
+                json.loads(self.text(log))
+                return True
+        return not self.head
 
     def to_object(self, status: str, log: ReplyLog) -> Object:
         """It as this API has it."""

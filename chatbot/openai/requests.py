@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, TypeVar, cast
 
 from chatbot.chat.asking import Question
-from chatbot.chat.turn_messages import lost_outputs, opens, role_of, unsaid
+from chatbot.chat.turn_messages import lost_outputs, opens, unsaid
 from chatbot.errors import ChatError
 from chatbot.ids import MAX_INPUT_MESSAGES
 from chatbot.openai.items import Object
@@ -166,8 +166,6 @@ def new_of(messages: tuple[str, ...], before: Iterable[Turn]) -> tuple[str, ...]
 
     Refuses a tool's output that the LLM would not be sent: one without a call just before it.
     """
-    if not any(role_of(message) == "tool" for message in messages):
-        return messages
     turns: list[Turn] = []
     for turn in before:
         turns.insert(0, turn)
