@@ -124,18 +124,16 @@ class Relay:
                 if sent:
                     events.send(b"".join(b"data: %b\n\n" % data for data in sent))
                     await events.wait_until_sent()
-            ending = b"data: [DONE]\n\n"
         except ChatError as error:
             told.error = without_frames(error)
-            ending = b"data: %b\n\n" % dumps(known(error).to_object())
         except asyncio.CancelledError:
             if not self.registry.closing:
                 raise
             told.error = shutting_down()
-            ending = b"data: %b\n\n" % dumps(told.error.to_object())
         finally:
             beating.cancel()
-        await backpressure.finish(request, response, ending)
+        ending = dumps(known(told.error).to_object()) if told.error else b"[DONE]"
+        await backpressure.finish(request, response, b"data: %b\n\n" % ending)
         return response
 
     async def _beat(self, events: EventWriter) -> None:

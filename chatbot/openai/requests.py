@@ -229,10 +229,8 @@ def _check(given: Mapping[str, Any]) -> None:
 def read_metadata(body: Mapping[str, Any]) -> str:
     """The metadata in a body, as JSON text."""
     value = require(body.get("metadata") or {}, dict, "metadata")
-    is_right = (
-        isinstance(text, str) and len(text) <= 512 and len(name) <= 64 for name, text in value.items()
-    )
-    if len(value) > 16 or not all(is_right):
+    odd = [n for n, text in value.items() if not isinstance(text, str) or len(text) > 512 or len(n) > 64]
+    if odd or len(value) > 16:
         words = "must hold at most 16 strings of at most 512 characters, named with at most 64"
         raise refuse("metadata", words)
     return as_json(value)

@@ -87,8 +87,7 @@ class OpenAIDoor(Conversations):
         new = new_of(asked.input, self.store.path_up(session_id, parent))
         if not new and parent is None:
             raise refuse("input", "says nothing")
-        if asked.occupies:
-            self.require_unlocked(session_id)
+        self.require_unlocked(asked.session_id)  # "": it occupies none
         self.registry.admit(session_id, occupies=False)
         if asked.stored and not session_id:
             request[SESSION_ID] = session_id = self.sessions.create("{}").session_id
