@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 
-from chatbot.api.docs_page import docs
 from chatbot.api.routes import Api
 from chatbot.chat.limits import ContextLimits
 from chatbot.chat.reply_registry import ReplyRegistry, shutting_down
@@ -79,7 +78,6 @@ def create_app(
         await app[REGISTRY].close()
 
     Static().add_routes(app.router)
-    app.router.add_get("/docs", docs)
     metrics.add_routes(app.router)
     app.cleanup_ctx.append(parts)
     app.on_shutdown.append(end_streams)  # or the server would wait for the streams that are open

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from chatbot.api.openapi import document
-from chatbot.config import Config
+from chatbot import __version__
+from chatbot.api.openapi import FILE
+from chatbot.config import SERVER_FIELDS, Config
 from chatbot.errors import ERRORS, ChatError
 from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, answer, completion, delta, events, reply
 from tests.tools.server import Clock, Running, StartServer, until
 
-DOC: dict[str, Any] = json.loads(document().body)
+DOC: dict[str, Any] = json.loads(FILE.body)
 
 ELSEWHERE = re.compile(r"/v1/|/page/|/$|/docs")
 """What other documents describe, and what is for people."""
@@ -37,10 +38,12 @@ def resolve(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Every operation as (METHOD, path, description)."""
+    """Every operation as (METHOD, path, description with the parameters of its path)."""
     for path, item in DOC["paths"].items():
         for method, operation in item.items():
-            yield method.upper(), path, operation
+            if method != "parameters":
+                both = item.get("parameters", []) + operation.get("parameters", [])
+                yield method.upper(), path, operation | {"parameters": both}
 
 
 OPERATIONS = {operation["operationId"]: (method, path) for method, path, operation in operations()}
@@ -118,8 +121,7 @@ def test_every_reference_leads_somewhere_and_every_component_is_used() -> None:
         if kind != "securitySchemes"
     }
     # What any path and any request may be answered.
-    alone = ("NotFound", "MethodNotAllowed", "HeadersTooLarge")
-    assert there - used == {f"#/components/responses/{name}" for name in alone}
+    assert there - used == {f"#/components/responses/{status}" for status in (405, 431)}
 
 
 def test_every_operation_says_what_it_is_and_takes() -> None:
@@ -135,23 +137,19 @@ def test_every_operation_says_what_it_is_and_takes() -> None:
             assert flaws(example, schema, strict=True) == [], name
 
 
-def test_the_document_and_the_table_of_errors_agree() -> None:
-    described: dict[str, set[int]] = {}
-    responses = [(status, r) for _, _, op in operations() for status, r in op["responses"].items()]
-    alone = {"404": "NotFound", "405": "MethodNotAllowed", "431": "HeadersTooLarge"}
-    responses += [(status, DOC["components"]["responses"][name]) for status, name in alone.items()]
-    for status, response in responses:
-        schema = response.get("content", {}).get("application/json", {}).get("schema", {})
-        if schema.get("$ref") == "#/components/schemas/Error":
-            codes = schema["properties"]["error"]["properties"]["code"]["enum"]
-            assert response["description"] == ", ".join(codes)
-            for code in codes:
-                described.setdefault(code, set()).add(int(status))
+def test_the_document_and_the_tables_of_the_code_agree() -> None:
+    responses = DOC["components"]["responses"]
+    described = {
+        code: int(status) for status in responses for code in responses[status]["description"].split(", ")
+    }
     elsewhere = {"conversation_locked"}  # OpenAI's API has it
-    assert described == {code: {status} for code, (status, _) in ERRORS.items() if code not in elsewhere}
+    assert described == {code: status for code, (status, _) in ERRORS.items() if code not in elsewhere}
     error = DOC["components"]["schemas"]["ErrorBody"]["properties"]
     assert set(error["code"]["enum"]) == set(ERRORS)
     assert set(error["type"]["enum"]) == {kind for _, kind in ERRORS.values()}
+    [extra, _] = DOC["components"]["schemas"]["Chat"]["properties"]["extra_body"]["anyOf"]
+    assert extra["propertyNames"]["not"]["enum"] == list(SERVER_FIELDS)
+    assert DOC["info"]["version"] == __version__
 
 
 def test_every_setting_that_the_document_names_exists() -> None:
@@ -247,8 +245,7 @@ async def test_every_example_of_a_body_is_taken_and_answered_as_described(
 
 @pytest.mark.parametrize("operation_id", OPERATIONS)
 async def test_every_example_of_a_parameter_is_taken(server: Running, operation_id: str) -> None:
-    method, path = OPERATIONS[operation_id]
-    operation = DOC["paths"][path][method.lower()]
+    [operation] = [one for _, _, one in operations() if one["operationId"] == operation_id]
     for parameter in map(resolve, operation["parameters"]):
         ids = await turn(server)
         name, value = parameter["name"], parameter["example"]
@@ -496,9 +493,9 @@ def test_every_error_is_provoked() -> None:
 @pytest.mark.parametrize(
     ("path", "method", "headers", "name"),
     [
-        ("/api/nothing", "GET", {}, "NotFound"),
-        ("/api/chat", "GET", {}, "MethodNotAllowed"),
-        ("/api/health", "GET", {"X-Long": "x" * 33_000}, "HeadersTooLarge"),
+        ("/api/nothing", "GET", {}, "404"),
+        ("/api/chat", "GET", {}, "405"),
+        ("/api/health", "GET", {"X-Long": "x" * 33_000}, "431"),
     ],
 )
 async def test_what_is_not_in_the_document_is_answered_as_it_says(
@@ -507,7 +504,7 @@ async def test_what_is_not_in_the_document_is_answered_as_it_says(
     _, body, found = await server.call(method, path, headers=headers)
     response = DOC["components"]["responses"][name]
     assert flaws(body, response["content"]["application/json"]["schema"], strict=True) == []
-    assert found.get("Allow") == ("POST" if name == "MethodNotAllowed" else None)
+    assert found.get("Allow") == ("POST" if name == "405" else None)
 
 
 async def test_a_reply_in_one_piece_and_its_message_are_the_same(server: Running, llm: ScriptedLLM) -> None:

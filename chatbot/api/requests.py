@@ -1,4 +1,4 @@
-"""Reads what clients send, by the schemas of schemas.py, and says by name what is wrong with it."""
+"""Reads what clients send, by the schemas of openapi.json, and says by name what is wrong with it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from chatbot.api import schemas
-from chatbot.api.schemas import Schema
+from chatbot.api.openapi import SCHEMAS
 from chatbot.config import SERVER_FIELDS
 from chatbot.errors import ChatError
 from chatbot.records import as_json
 from chatbot.web import bodies
+
+Schema = dict[str, Any]
 
 MAX_METADATA_BYTES = 16 * 1024
 MAX_PAGE = 1000
@@ -34,10 +35,10 @@ def refused(message: str, param: str | None) -> ChatError:
 
 
 def flaw(value: Any, schema: Schema) -> str | None:
-    """What is wrong with a value, and where in it, by as much of JSON Schema as schemas.py uses."""
-    found = next((one for one in schema.get("anyOf", [schema]) if _is(value, one)), None)
+    """What is wrong with a value, and where in it, by as much of JSON Schema as openapi.json uses."""
+    found = next((one for one in _choices(schema) if _is(value, one)), None)
     if found is None:
-        return f" must be {_words(schema)}"
+        return f" must be {' or '.join(map(_words, _choices(schema)))}"
     if missing := [name for name in found.get("required", ()) if value.get(name) is None]:
         return f".{missing[0]} is missing"
     fields = found.get("properties", {})
@@ -47,6 +48,15 @@ def flaw(value: Any, schema: Schema) -> str | None:
     if "items" in found:
         inner = [(f"[{number}]", item, found["items"]) for number, item in enumerate(value)]
     return next((place + wrong for place, item, one in inner if (wrong := flaw(item, one))), None)
+
+
+def _choices(schema: Schema) -> list[Schema]:
+    """The schemas of which a value must follow one; `null` is no choice, for it counts as absent."""
+    if "$ref" in schema:
+        return _choices(SCHEMAS[schema["$ref"].rpartition("/")[2]])
+    if "anyOf" in schema:
+        return [one for part in schema["anyOf"] for one in _choices(part)]
+    return [] if schema.get("type") == "null" else [schema]
 
 
 def _is(value: Any, schema: Schema) -> bool:
@@ -64,8 +74,6 @@ def _is(value: Any, schema: Schema) -> bool:
 
 
 def _words(schema: Schema) -> str:
-    if "anyOf" in schema:
-        return " or ".join(map(_words, schema["anyOf"]))
     kind = schema["type"]
     if kind == "integer":
         return f"a whole number from {schema['minimum']} on" if "minimum" in schema else "a whole number"
@@ -75,18 +83,18 @@ def _words(schema: Schema) -> str:
     return f"{words} that is not empty" if {"minLength", "minItems"} & set(schema) else words
 
 
-async def read_object(request: web.Request, schema: Schema) -> dict[str, Any]:
-    """Reads the body as a JSON object that follows a schema, without its fields that are null.
+async def read_object(request: web.Request, name: str) -> dict[str, Any]:
+    """Reads the body as a JSON object that follows the schema of that name, without its fields that are null.
 
     Raises ChatError: invalid_json, invalid_request with the field's name.
     """
-    value = await bodies.read_object(request)
-    for name, item in value.items():
-        if name not in schema["properties"]:
-            raise refused(f"There is no field {name[:100]!r}.", name[:100])
-        if item is not None and (wrong := flaw(item, schema["properties"][name])):
-            raise refused(f"{name}{wrong}.", name)
-    return {name: item for name, item in value.items() if item is not None}
+    value, fields = await bodies.read_object(request), SCHEMAS[name]["properties"]
+    for field, item in value.items():
+        if field not in fields:
+            raise refused(f"There is no field {field[:100]!r}.", field[:100])
+        if item is not None and (wrong := flaw(item, fields[field])):
+            raise refused(f"{field}{wrong}.", field)
+    return {field: item for field, item in value.items() if item is not None}
 
 
 def metadata_text(metadata: dict[str, Any]) -> str:
@@ -115,7 +123,7 @@ class ChatRequest(NamedTuple):
 
 async def read_chat(request: web.Request) -> ChatRequest:
     """Reads the body and the headers of a chat request."""
-    body = await read_object(request, schemas.CHAT)
+    body = await read_object(request, "Chat")
     named = body.pop("session_id", "").lower()
     session_id = request.headers.get("X-Session-ID", "").lower() or named
     if not session_id:

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from chatbot.api import openapi, requests, responses, schemas
+from chatbot.api import openapi, requests, responses
 from chatbot.api.events import Events
 from chatbot.api.explanation import explain
 from chatbot.api.pages import MessageWriter
@@ -49,13 +49,12 @@ class Api:
         self._messages = MessageWriter(self.store)
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        """Registers the routes that openapi.py lists."""
-        for operation in openapi.OPERATIONS:
-            handler = getattr(self, operation.id, None)
-            if handler and operation.method == "get":
-                router.add_get(operation.path, handler, allow_head=operation.answer != "Event")
-            elif handler:
-                router.add_route(operation.method, operation.path, handler)
+        """Registers the routes that openapi.json has and this class serves."""
+        for name, method, path in openapi.OPERATIONS:
+            if handler := getattr(self, name, None):
+                router.add_route(method, path, handler)
+                if method == "get" and not path.endswith("/stream"):
+                    router.add_head(path, handler)
 
     def _open(self, request: web.Request) -> Session:
         """The session that the path names, kept alive by the request."""
@@ -67,7 +66,7 @@ class Api:
 
     async def create_session(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /api/sessions": a new conversation."""
-        body = await requests.read_object(request, schemas.NEW_SESSION)
+        body = await requests.read_object(request, "NewSession")
         metadata = requests.metadata_text(body.get("metadata", {}))
         session = await when_unlocked(lambda: self.sessions.create(metadata, body.get("system_prompt")))
         request[SESSION_ID] = session.session_id
@@ -81,9 +80,7 @@ class Api:
     async def patch_session(self, request: web.Request) -> web.StreamResponse:
         """Handle "PATCH /api/sessions/{session_id}": metadata, branch, system prompt."""
         self._open(request)  # a change that is refused keeps it alive, too
-        changes = await requests.read_object(request, schemas.CHANGES)
-        if not changes:
-            raise requests.refused("One of metadata, current and system_prompt must be there.", "metadata")
+        changes = await requests.read_object(request, "SessionChanges")
         metadata = requests.metadata_text(changes["metadata"]) if "metadata" in changes else None
         session_id = self._open(request).session_id
         await when_unlocked(lambda: self._change(session_id, changes, metadata))
@@ -262,7 +259,7 @@ class Api:
 
     async def get_openapi(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /api/openapi.json": all of this."""
-        return openapi.document().answer(request)
+        return openapi.FILE.answer(request)
 
 
 def _json_in_pieces(pieces: Iterator[bytes], headers: dict[str, str] | None = None) -> web.StreamResponse:

@@ -35,6 +35,7 @@ CONTENT_SECURITY_POLICY = (
 """https://www.w3.org/TR/CSP3/: nothing inline, nothing from elsewhere."""
 
 SAFE = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -44,14 +45,14 @@ SAFE = {
 class File:
     """A file that is the same for everybody: compressed once, and not sent to a browser that has it.
 
-    The suffix of its name says what it holds; `policy` is its Content-Security-Policy.
+    The suffix of its name says what it holds.
     """
 
-    def __init__(self, name: str, body: bytes, policy: str = CONTENT_SECURITY_POLICY) -> None:
+    def __init__(self, name: str, body: bytes) -> None:
         self.body = body
         self.etag = sha256(body).hexdigest()[:32]
         content_type = CONTENT_TYPES.get(name[name.rfind(".") :], "application/octet-stream")
-        self._headers = SAFE | {"Content-Security-Policy": policy, "Content-Type": content_type}
+        self._headers = SAFE | {"Content-Type": content_type}
 
     @cached_property
     def gzipped(self) -> bytes | None:
@@ -82,17 +83,21 @@ class Static:
         everything = "".join(f"{name} {file.etag}\n" for name, file in sorted(self._files.items()))
         # The files are named by what they all hold: a browser may keep them, and never mixes two versions.
         self._version = sha256(everything.encode()).hexdigest()[:12]
-        html = self._files.pop("index.html").body
-        self._index = File("index.html", html.replace(b'="page/', f'="page/{self._version}/'.encode()))
+        self._pages = {path: self._page(name) for path, name in (("/", "index.html"), ("/docs", "docs.html"))}
+
+    def _page(self, name: str) -> File:
+        html = self._files.pop(name).body
+        return File(name, html.replace(b'="page/', f'="page/{self._version}/'.encode()))
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Registers the routes."""
-        router.add_get("/", self.index)
+        for path in self._pages:
+            router.add_get(path, self.page)
         router.add_get("/page/{path:.+}", self.file)
 
-    async def index(self, request: web.Request) -> web.StreamResponse:
-        """Handle "GET /": the page."""
-        return self._index.answer(request)
+    async def page(self, request: web.Request) -> web.StreamResponse:
+        """Handle "GET /", the page to talk in, and "GET /docs", the API for people (see tools/docs.py)."""
+        return self._pages[request.path].answer(request)
 
     async def file(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /page/{path}": a file of the page.
