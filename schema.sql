@@ -152,8 +152,6 @@ FROM below CROSS JOIN turns USING (seq);
 -- name: children: What follows a turn directly, oldest first.
 SELECT seq, turn_id, finish_reason, input FROM turns
 WHERE session_id = ? AND parent IS ? AND NOT EXISTS (SELECT 1 FROM removals WHERE root = seq) ORDER BY seq;
--- name: branching: Turns from one number to another that more than one turn follows (or did until lately).
-SELECT parent FROM turns WHERE session_id = ? AND parent BETWEEN ? AND ? GROUP BY parent HAVING count(*) > 1;
 -- name: session_of_turn: Whose a turn is, and how its reply ended, if it has one.
 SELECT session_id, finish_reason FROM turns WHERE seq = ?;
 -- name: find_turn: The turn whose reply has this id, that a key stands for, or that OpenAI's door calls by this id.

@@ -80,31 +80,6 @@ def message_object(turn: Turn, place: int, siblings: list[Version], *, omit: boo
     return result
 
 
-def plain_message(turn: Turn, place: int) -> bytes | None:
-    """The same as JSON, without parsing it, if it's text alone; of a message that is the only version."""
-    text = turn.messages[place - 1] if place else turn.output or ""
-    # `","` stands between two strings and in none: in an object of two texts once.
-    if text.count('","') != 1 or '","content":"' not in text or (not place and _has_refusal(turn)):
-        return None
-    at, usage, finish, more = turn.asked_at, "null", "null", ""
-    if not place:
-        at, usage, finish = turn.replied_at, turn.token_usage or "null", as_json(turn.finish_reason)
-        if turn.reasoning is not None:
-            more = f',"reasoning":{as_json(turn.reasoning)}'
-        if turn.model is not None:
-            more += f',"model":{as_json(turn.model)}'
-        if turn.first_token_ms is not None:
-            more += f',"first_token_ms":{turn.first_token_ms}'
-    own = message_id(turn.turn_id, place)
-    end = f'"created_at":"{rfc3339(at)}","token_usage":{usage},"finish_reason":{finish}{more}}}'
-    return f'{{"message_id":"{own}",{text[1:-1]},{end}'.encode()
-
-
-def _has_refusal(turn: Turn) -> bool:
-    """Whether some of the reply's content is a refusal."""
-    return turn.layout is not None and '"x"' in turn.layout
-
-
 def _message(message_id: str, message: dict[str, Any], created_at: int) -> dict[str, Any]:
     result = {
         "message_id": message_id,
@@ -120,7 +95,7 @@ def _message(message_id: str, message: dict[str, Any], created_at: int) -> dict[
 def _reply(turn: Turn) -> dict[str, Any]:
     message = json.loads(turn.output or "{}")
     refusal = None
-    if _has_refusal(turn):
+    if turn.layout is not None and '"x"' in turn.layout:  # some of the content is a refusal
         log = ReplyLog.from_turn(turn)
         pieces = log.read(0, log.length)
         message["content"], refusal = (

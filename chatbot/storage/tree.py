@@ -121,10 +121,6 @@ class Tree:
         """Whether more than one turn follows a turn; True may also be said of what was so until lately."""
         return len([*self._db.rows("some_children", (session_id, parent, 2))]) > 1
 
-    def branching(self, session_id: str, first: int, last: int) -> set[int]:
-        """The same of all turns from one number to another, with one statement."""
-        return {row[0] for row in self._db.rows("branching", (session_id, first, last))}
-
     def newest_below(self, seq: int) -> int:
         """The newest turn among a turn and all that follow from it: the end of its newest branch."""
         session_id = self._session_of(seq)

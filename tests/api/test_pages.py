@@ -7,10 +7,9 @@ import json
 import pytest
 
 from chatbot.api.pages import MAX_PIECE, MessageWriter
-from chatbot.api.responses import message_object, plain_message
-from chatbot.chat.history import Page, Ref, siblings_of
+from chatbot.chat.history import Page, Ref
 from chatbot.ids import new_turn_id
-from chatbot.records import Turn, as_json, dumps
+from chatbot.records import Turn, as_json
 from tests.tools.counting import Counted
 from tests.tools.scripted_llm import ScriptedLLM, answer, completion
 from tests.tools.server import Running
@@ -22,24 +21,6 @@ async def long_message(server: Running, llm: ScriptedLLM, letter: str) -> tuple[
     await server.chat(session)
     [(seq,)] = server.sql("SELECT max(seq) FROM turns")
     return session, Ref(seq, 0)
-
-
-@pytest.mark.parametrize("said", ['"quoted" \\ \x00 \u2028', "한국어 😀", '","content":"'])
-async def test_text_that_is_not_parsed_is_written_as_it_would_be_if_it_were(
-    server: Running, llm: ScriptedLLM, said: str
-) -> None:
-    session = await server.session()
-    for reasons in (False, True):
-        body = completion(said)
-        body["choices"][0]["message"] |= {"reasoning_content": said} if reasons else {}
-        llm.play(answer(body=body))
-        await server.chat(session, said)
-    [(seq,)] = server.sql("SELECT max(seq) FROM turns")
-    turn = server.store.turn(seq)
-    assert turn
-    for place in (0, 1):
-        siblings = siblings_of(server.store, turn)
-        assert plain_message(turn, place) == dumps(message_object(turn, place, siblings))
 
 
 async def test_two_who_read_long_messages_by_turns_are_sent_each_their_own(

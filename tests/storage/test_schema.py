@@ -85,7 +85,6 @@ def nothing_for(sql: str) -> dict[str, None] | tuple[None, ...]:
         ("count_path", "INTEGER PRIMARY KEY (rowid=?)"),
         ("turns_up", "INTEGER PRIMARY KEY (rowid=?)"),
         ("children", "turns_by_parent (session_id=? AND parent=?)"),
-        ("branching", "COVERING INDEX turns_by_parent (session_id=? AND parent>? AND parent<?)"),
         ("below", "turns_by_parent (session_id=? AND parent=?)"),
         ("some_children", "COVERING INDEX turns_by_parent (session_id=? AND parent=?)"),
         ("drop_any_background", "background_by_session (session_id=?)"),
