@@ -141,28 +141,24 @@ def parse_json(body: bytes) -> Any:
         return value
 
     try:
-        text = body.decode().removeprefix("\ufeff")
-        value = json.loads(text, parse_float=number, parse_constant=number)
-    except UnicodeDecodeError:
-        raise ChatError("invalid_json", "The body is not UTF-8.") from None
-    except RecursionError:
-        raise ChatError("invalid_json", "The body is nested too deeply.") from None
+        value = json.loads(body.decode().removeprefix("\ufeff"), parse_float=number, parse_constant=number)
     except json.JSONDecodeError as error:  # its own message has the text
         place = f"line {error.lineno}, column {error.colno}"
         raise ChatError("invalid_json", f"The body is not JSON at {place}.") from None
-    except ValueError:  # a number of thousands of digits
-        raise ChatError("invalid_json", "The body is not JSON.") from None
-    is_odd = odd or _SURROGATE.search(body)
-    if is_odd or nested > MAX_DEPTH:
+    except (ValueError, RecursionError):
+        raise ChatError("invalid_json", "The body is not JSON in UTF-8, or nested too deeply.") from None
+    if odd or nested > MAX_DEPTH or _SURROGATE.search(body):
         for name, item in value.items() if isinstance(value, dict) else [("The body", value)]:
-            if wrong := (_is_deep(item) and "is nested too deeply") or (is_odd and _oddity(name, item)):
+            if wrong := _oddity(name, item):
                 name = name.encode("utf-8", "replace").decode()[:100]
                 raise ChatError("invalid_request", f"{name} {wrong}.", None if name == "The body" else name)
     return value
 
 
 def _oddity(name: str, value: Any) -> str:
-    """What in a field is no JSON or no Unicode; "" if nothing is."""
+    """What in a field is no JSON, no Unicode or unwise; "" if nothing is."""
+    if _is_deep(value):
+        return "is nested too deeply"
     try:
         (name + _strict(value)).encode()
     except UnicodeEncodeError:
@@ -172,10 +168,8 @@ def _oddity(name: str, value: Any) -> str:
     return ""
 
 
-def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        if not (level := [item for item in level if isinstance(item, (dict, list))]):
-            return False
-        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
-    return True
+def _is_deep(value: Any, depth: int = 0) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return depth == MAX_DEPTH or any(_is_deep(one, depth + 1) for one in inner)
