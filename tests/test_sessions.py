@@ -180,6 +180,8 @@ async def test_a_new_system_prompt_is_sent_from_the_next_turn_on(server: Running
 @pytest.mark.parametrize(
     ("body", "status", "param"),
     [
+        (None, 400, "metadata"),
+        ({}, 400, "metadata"),
         ({"metadata": 1}, 400, "metadata"),
         ({"metadata": {}, "system_prompt": 1}, 400, "system_prompt"),
         ({"metadata": {}, "current": 1}, 400, "current"),
@@ -303,6 +305,7 @@ async def test_the_system_prompt_is_found_by_its_id_in_capitals(server: Running)
         ("GET", "messages?before=a&after=b", None),
         ("GET", "messages/{m}?parts=all", None),
         ("GET", "messages/{m}/stream?after=-1", None),
+        ("PATCH", "", {}),
         ("PATCH", "", {"name": "x"}),
     ],
 )

@@ -81,6 +81,8 @@ class Api:
         """Handle "PATCH /api/sessions/{session_id}": metadata, branch, system prompt."""
         self._open(request)  # a change that is refused keeps it alive, too
         changes = await requests.read_object(request, "SessionChanges")
+        if not changes:
+            raise requests.refused("One of metadata, current and system_prompt must be there.", "metadata")
         metadata = requests.metadata_text(changes["metadata"]) if "metadata" in changes else None
         session_id = self._open(request).session_id
         await when_unlocked(lambda: self._change(session_id, changes, metadata))
