@@ -28,8 +28,8 @@ from chatbot.records import Session
 from chatbot.storage.database import when_unlocked
 from chatbot.storage.store import Store
 from chatbot.web import answers
-from chatbot.web.answers import JSON, json_response
-from chatbot.web.backpressure import MAX_UNSENT, in_pieces
+from chatbot.web.answers import json_response
+from chatbot.web.backpressure import MAX_UNSENT, Pieces
 from chatbot.web.logs import REPLY, SESSION_ID
 from chatbot.web.streaming import StreamListener, stream, until_ended
 
@@ -270,7 +270,7 @@ def _json_in_pieces(pieces: Iterator[bytes], headers: dict[str, str] | None = No
     for piece in pieces:
         start += piece
         if len(start) > MAX_UNSENT:
-            return web.Response(body=in_pieces(chain((start,), pieces)), headers=headers, content_type=JSON)
+            return web.Response(body=Pieces(chain((start,), pieces)), headers=headers)
     if not start:
         raise not_found("message_id")  # it was deleted in this moment
     return json_response(start, headers=headers)

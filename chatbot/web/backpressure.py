@@ -7,18 +7,21 @@ transport (`drain`) means waiting until the client has been sent everything.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from typing import cast
 
 from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_writer import StreamWriter
+from aiohttp.payload import Payload
 from multidict import istr
 
 MAX_UNSENT = 64 * 1024
 """Bytes that may wait for one client beyond the kernel's own buffers."""
 
 PIECE_BYTES = 32 * 1024
-"""About how many bytes of short pieces of a body are written at once."""
+"""About how many bytes of a long body are made and written at once."""
 
 EVENT_STREAM = {
     hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
@@ -35,20 +38,30 @@ drop it (the OpenAI Python library does).
 """
 
 
-async def in_pieces(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
-    """A body that is made while the client reads it, for aiohttp waits whenever 64 KiB of it are unsent.
+class Pieces(Payload):
+    """A body that is made piece by piece while the client reads it; `size` in bytes, if that is known.
 
-    The pieces are asked for when they are needed, so what they read must still be there then; an error that
-    they raise cuts the answer off.
+    The pieces may be long or short. They are asked for when they are needed, so what they read must still be
+    there then; an error that they raise cuts the answer off.
     """
-    joined = b""
-    for piece in pieces:
-        joined += piece
-        if len(joined) >= PIECE_BYTES:
-            yield joined
-            joined = b""
-    if joined:
-        yield joined
+
+    _value: Iterable[bytes]
+
+    def __init__(self, pieces: Iterable[bytes], size: int | None = None) -> None:
+        super().__init__(pieces, content_type="application/json")
+        self._size = size
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Sends the pieces; aiohttp calls it."""
+        pieces, self._value = self._value, ()  # the answer, which may live on, holds them no more
+        with closing(_joined(pieces)) as joined:
+            for piece in joined:
+                await writer.write(piece)
+                await writer.drain()
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Not to be called: the pieces can be made only once."""
+        raise TypeError("these pieces are for one client")
 
 
 class EventWriter:
@@ -105,6 +118,28 @@ async def finish(request: web.Request, response: web.StreamResponse, data: bytes
 
     Raises ConnectionResetError when the client has gone.
     """
+    if isinstance(response, web.Response):
+        _cut(response)
     await response.prepare(request)
     request.pop(EVENT_WRITER, None)  # nothing may be sent after the end
     await response.write_eof(data)  # which waits until the last byte was sent
+
+
+def _cut(response: web.Response) -> None:
+    """Has a long body sent in pieces."""
+    body = response.body
+    if isinstance(body, bytes) and len(body) > MAX_UNSENT:
+        response.body = Pieces((body,), len(body))
+
+
+def _joined(pieces: Iterable[bytes]) -> Generator[bytearray]:
+    """The same bytes in pieces that are neither long nor very short."""
+    joined = bytearray()
+    for piece in pieces:
+        for start in range(0, len(piece), PIECE_BYTES):
+            joined += piece[start : start + PIECE_BYTES]
+            if len(joined) >= PIECE_BYTES:
+                yield joined
+                joined = bytearray()
+    if joined:
+        yield joined

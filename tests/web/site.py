@@ -19,7 +19,7 @@ from chatbot.web import backpressure, bodies, stalls
 from chatbot.web.accept import Acceptor
 from chatbot.web.access import Access
 from chatbot.web.answers import json_response
-from chatbot.web.backpressure import in_pieces
+from chatbot.web.backpressure import Pieces
 from chatbot.web.bodies import parse_json, read_body
 from chatbot.web.logs import set_up
 from chatbot.web.middleware import Gate
@@ -73,7 +73,7 @@ class Site:
                 self.made += 32 * 1024
                 yield (b"%06d " % number * 4682)[: 32 * 1024]
 
-        return web.Response(body=in_pieces(pieces()))
+        return web.Response(body=Pieces(pieces()))
 
     async def whole(self, request: web.Request) -> web.StreamResponse:
         return web.Response(body=b"x" * (_megabytes(request) * 2**20))
