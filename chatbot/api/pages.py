@@ -24,14 +24,11 @@ class MessageWriter:
 
     def page(self, session_id: str, page: Page, *, omit: bool) -> Iterator[bytes]:
         """A page; a turn that is long is read when it is written, and left out if it was deleted by then."""
-        parents = [turn.parent for turn in page.turns.values() if turn.parent is not None]
-        branching = self._store.branching(session_id, min(parents), max(parents)) if parents else set()
         yield b'{"messages":['
         comma = b""
         for seq, refs in groupby(page.refs, lambda ref: ref.seq):
             turn = page.turns.get(seq)
-            is_only = turn is not None and turn.parent is not None and turn.parent not in branching
-            for number, piece in enumerate(self._pieces(session_id, [*refs], omit, turn, is_only=is_only)):
+            for number, piece in enumerate(self._pieces(session_id, [*refs], omit, turn)):
                 yield piece if number else comma + piece
                 comma = b","
         yield b'],"has_more":%b}' % dumps(page.has_more)
@@ -40,23 +37,20 @@ class MessageWriter:
         """A message, of a turn which may be at hand; nothing if it was deleted."""
         if turn and len(turn.output or "") > MAX_PIECE:
             turn = None  # not to be held while the client reads
-        is_only = turn is not None and not self._store.has_versions(session_id, turn.parent)
-        return self._pieces(session_id, [ref], omit, turn, is_only=is_only)
+        return self._pieces(session_id, [ref], omit, turn)
 
-    def _pieces(
-        self, session_id: str, refs: list[Ref], omit: bool, turn: Turn | None = None, *, is_only: bool = False
-    ) -> Iterator[bytes]:
-        """Messages of one turn, which may have been read; if it `is_only`, it has no siblings.
+    def _pieces(self, session_id: str, refs: list[Ref], omit: bool, turn: Turn | None) -> Iterator[bytes]:
+        """Messages of one turn, which may have been read.
 
         Raises ConnectionResetError if they were changed while they were being written.
         """
-        data = b",".join(self._messages(session_id, refs, omit, turn, is_only))
+        data = b",".join(self._messages(session_id, refs, omit, turn))
         length, key = len(data), (session_id, *refs, omit)
         for start in range(0, length, MAX_PIECE):
             if start:
                 last, data = self._last
                 if last != key:
-                    data = b",".join(self._messages(session_id, refs, omit, turn, is_only))
+                    data = b",".join(self._messages(session_id, refs, omit, turn))
                 if len(data) != length:
                     raise ConnectionResetError("the message was changed while it was being written")
             if length > MAX_PIECE:
@@ -65,15 +59,13 @@ class MessageWriter:
             del data  # not to be held while the client reads
             yield piece
 
-    def _messages(
-        self, session_id: str, refs: list[Ref], omit: bool, turn: Turn | None, is_only: bool
-    ) -> Iterator[bytes]:
+    def _messages(self, session_id: str, refs: list[Ref], omit: bool, turn: Turn | None) -> Iterator[bytes]:
         if refs == [PROMPT]:
             if prompt := self._store.prompt(session_id):
                 yield dumps(prompt_object(prompt))
         elif turn := turn or self._store.turn(refs[0].seq):
-            siblings = [] if is_only else siblings_of(self._store, turn)  # once, for there may be many
+            siblings = siblings_of(self._store, turn)  # once, for there may be many
             for _, place in refs:
                 if turn.messages[place - 1] != DELETED if place else turn.output is not None:
-                    plain = plain_message(turn, place) if is_only else None
+                    plain = None if siblings else plain_message(turn, place)
                     yield plain or dumps(message_object(turn, place, siblings, omit=omit))

@@ -45,7 +45,7 @@ def active_object(store: Store, session: Session, reply: Reply) -> dict[str, Any
     """
     last = json.loads(reply.question.input[-1]) or {}
     parent = reply.question.parent
-    path = [] if parent == session.current else store.path(session.session_id, session.current, parent or 0)
+    path = [] if parent == session.current else store.path(session.current, parent or 0)
     sibling = store.turn(path[0]) if path else None
     return {
         "message_id": reply.message_id,

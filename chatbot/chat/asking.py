@@ -128,7 +128,7 @@ class Asking:
             system = [self.config.system_prompt]
         # In one message: the templates of many models refuse a second one.
         head = Head.of(model, fields, [system_message("\n\n".join(system))] if system else [])
-        path = self.store.path_up(session_id, question.parent)
+        path = self.store.path_up(question.parent)
         return plan(path, question.input, head, budget, send_reasoning=self.config.send_reasoning)
 
     def _note(self, context: Context, budget: Budget) -> None:

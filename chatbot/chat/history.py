@@ -128,7 +128,7 @@ def _backwards(
         turn, place = find_message(store, session_id, before, "before")
         seq = turn.parent
         yield from reversed(_around(turn, place, size_of)[0])
-    for turn in store.path_up(session_id, seq):
+    for turn in store.path_up(seq):
         yield from reversed(_of_turn(turn, size_of))
     if prompt:
         yield PROMPT, len(prompt.content), None
@@ -138,12 +138,12 @@ def _forwards(store: Store, session: Session, after: str, size_of: Callable[[str
     """The messages of the current path after one, oldest first."""
     session_id, prompt = session.session_id, store.prompt(session.session_id)
     if after == START or (prompt and after == prompt.message_id):
-        path = store.path(session_id, session.current)
+        path = store.path(session.current)
         if prompt and after == START:
             yield PROMPT, len(prompt.content), None
     else:
         turn, place = find_message(store, session_id, after, "after")
-        path = store.path(session_id, session.current, above=turn.seq - 1)
+        path = store.path(session.current, above=turn.seq - 1)
         if not path or path.pop(0) != turn.seq:
             raise not_found("after")
         yield from _around(turn, place, size_of)[1]
@@ -154,8 +154,7 @@ def _forwards(store: Store, session: Session, after: str, size_of: Callable[[str
 
 def siblings_of(store: Store, turn: Turn) -> list[Version]:
     """The versions of a turn, if there is more than one."""
-    is_only = not store.has_versions(turn.session_id, turn.parent)
-    return [] if is_only else store.children(turn.session_id, turn.parent)
+    return store.children(turn.session_id, turn.parent, least=2)
 
 
 def versions(turn: Turn, place: int, siblings: list[Version]) -> Versions | None:

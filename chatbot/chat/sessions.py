@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from time import perf_counter
 
 from chatbot.chat.history import find_message
 from chatbot.chat.reply_registry import ReplyRegistry
@@ -161,8 +162,12 @@ class Sessions:
     async def remove_forever(self) -> None:
         """Removes the rows of what was deleted, in pieces, until it is cancelled."""
         while True:
+            began, pause = perf_counter(), REMOVAL_SECONDS
             try:
-                await self._store.removals.remove_all()
+                if not self._store.remove_piece():
+                    pause = perf_counter() - began  # as long as it took: half of the time is others'
+            except Locked:
+                pass  # the next time
             except Exception:
                 log.exception("the removal failed and will be tried again")
-            await asyncio.sleep(REMOVAL_SECONDS)
+            await asyncio.sleep(pause)

@@ -84,7 +84,7 @@ class OpenAIDoor(Conversations):
             raise refuse("Idempotency-Key", "needs a conversation or an API key to which it belongs")
         if source := self.registry.known(key, request_hash):
             return source, {"Idempotent-Replayed": "true"}
-        new = new_of(asked.input, self.store.path_up(session_id, parent))
+        new = new_of(asked.input, self.store.path_up(parent))
         if not new and parent is None:
             raise refuse("input", "says nothing")
         if asked.occupies:

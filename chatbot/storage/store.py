@@ -1,7 +1,7 @@
 """Keeps conversations in SQLite: a method for each thing that is done with them, and no await.
 
 Being synchronous is what makes it simple: a turn is stored whole or not at all, also from a `finally`. What
-is kept in memory besides is only what waits to be removed (removal.py) or written (`touch`).
+is kept in memory besides is only what waits to be written (`touch`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from chatbot.errors import ChatError, session_gone
 from chatbot.records import DELETED, Prompt, Session, Turn
 from chatbot.storage.checkpoint import Checkpoints
 from chatbot.storage.database import Database, Locked
-from chatbot.storage.removal import ALL, PIECE_SECONDS
-from chatbot.storage.tree import Tree
+from chatbot.storage.tree import PIECE_SECONDS, Tree
 
 FAILED_RESPONSE_MS = 3_600_000
 """How long a response can be read that failed in the background."""
@@ -106,9 +105,9 @@ class Store(Tree):
         """
         if self._bytes_left <= 0 or self._disk_left <= 2 * chars:  # in the WAL and in the file
             self._bytes_left = self.free_bytes
-        if self._bytes_left <= 0 and self.removals.waiting:
+        if self._bytes_left <= 0:
             with suppress(Locked):
-                self.removals.remove_piece()
+                self.remove_piece()
             self._bytes_left = self.free_bytes
         if self._bytes_left <= 0:
             raise ChatError("storage_full", "The database is full.", retry_after="60")
@@ -172,11 +171,13 @@ class Store(Tree):
 
     def delete_session(self, session_id: str) -> None:
         """Deletes a session with all that it has."""
-        with self.removals.deleting() as delete:
-            is_there = self.session(session_id) is not None
-            if is_there:
-                delete(session_id, ALL)
+        with self._deleting():
+            is_there = self._drop_session(session_id)
         self.sessions -= is_there
+
+    def _drop_session(self, session_id: str) -> int:
+        self._db.run("mark_session", (session_id,))
+        return self._db.run("drop_session", (session_id,)).rowcount
 
     def evict(self, now: int, cutoff: int, limit: int, in_use: Container[str]) -> int:
         """Deletes up to `limit` sessions idle since `cutoff`; returns how many it looked at.
@@ -184,7 +185,7 @@ class Store(Tree):
         Those `in_use` are marked as accessed `now`; those used since the sweep last saw them are passed over.
         """
         gone = 0
-        with self.removals.deleting() as delete:
+        with self._deleting():
             for session_id, touched in self._touched.items():
                 self._db.run("touch", (touched, session_id))
             idle = [*self._db.rows("idle_sessions", (cutoff, limit))]
@@ -193,8 +194,7 @@ class Store(Tree):
                 if used > cutoff:
                     self._db.run("pass_over", {"used": used, "session_id": session_id})
                 else:
-                    delete(session_id, ALL)
-                    gone += 1
+                    gone += self._drop_session(session_id)
         self._touched.clear()
         self.sessions -= gone
         return len(idle)
@@ -211,9 +211,9 @@ class Store(Tree):
         try:
             return self._insert(turn, if_at_parent)
         except ChatError as error:
-            if error.code != "storage_full" or not self.removals.waiting:
+            if error.code != "storage_full":
                 raise
-        self.removals.remove_piece()  # what is gone may be all that it needs
+        self.remove_piece()  # what is gone may be all that it needs
         return self._insert(turn, if_at_parent)
 
     def _insert(self, turn: Turn, if_at_parent: bool) -> int:
@@ -222,10 +222,11 @@ class Store(Tree):
             session = self.session(session_id)
             if session is None:
                 raise session_gone()
-            if parent is not None and self._session_of(parent) != session_id:
+            above = parent is not None and self._db.one("session_of_turn", (parent,))
+            if parent is not None and not (above and above[0] == session_id):
                 raise ChatError("message_not_found", "The message that this one follows is gone.")
-            if turn.idempotency_key and self.removals.waiting:
-                self._free_key(turn.idempotency_key)
+            if turn.idempotency_key:
+                self._db.run("free_key", (turn.idempotency_key,))
             count = len(turn.messages) - turn.messages.count(DELETED)
             seq = self._db.run("add_turn", turn._asdict() | {"input_count": count}).lastrowid
             assert seq is not None
@@ -234,12 +235,6 @@ class Store(Tree):
             if turn.response_id:
                 self._db.run("drop_background", (turn.response_id,))
         return seq
-
-    def _free_key(self, key: str) -> None:
-        """Takes an idempotency key from a turn that is gone and not yet removed, with the reply."""
-        seq = self._number_of(key=key)
-        if seq is not None and not self.is_alive(seq):
-            self._db.run("drop_output", (seq,))
 
     # Responses that were accepted before they ran
 
@@ -251,7 +246,7 @@ class Store(Tree):
     def background(self, response_id: str) -> Background | None:
         """A response that was accepted and has no turn: it runs, or failed."""
         row = self._db.one("get_background", (response_id,))
-        return Background(*row) if row and not self.removals.include(row[1]) else None
+        return Background(*row) if row else None
 
     def fail_background(self, response_id: str, error: str, now: int) -> None:
         """Keeps of what a response failed, as JSON."""

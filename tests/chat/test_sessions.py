@@ -91,7 +91,7 @@ async def test_the_sweep_and_the_removal_go_on_after_a_failure(
         raise ValueError("odd")
 
     monkeypatch.setattr(room.store, "evict", fail)
-    monkeypatch.setattr(room.store.removals, "remove_all", fail)
+    monkeypatch.setattr(room.store, "remove_piece", fail)
     tasks = [
         asyncio.create_task(one()) for one in (room.sessions.sweep_forever, room.sessions.remove_forever)
     ]
@@ -109,13 +109,13 @@ async def test_what_was_deleted_is_removed_in_the_background(room: Room, clock: 
     for _ in range(60):
         await room.turn(session_id)
     removing = asyncio.create_task(room.sessions.remove_forever())
-    first = room.store.path(session_id, room.at(session_id).current)[0]
+    first = room.store.path(room.at(session_id).current)[0]
     turn = room.store.turn(first)
     assert turn
     assert room.sessions.rewind(session_id, turn.turn_id) == 120
     for _ in range(20):
         await clock.advance(1)
-    assert list(room.store._db.rows("marked")) == []
+    assert room.store._db.value("SELECT count(*) FROM gone") == 0
     assert room.store.used_bytes
     removing.cancel()
 
@@ -204,7 +204,7 @@ async def test_a_reply_in_place_of_one_that_is_rewound_is_no_longer_a_sibling_an
     room.llm.given[-1].say(text("Again")).finish()
     await turns_of_the_loop()
     assert reply.turn
-    assert room.store.path(session_id, room.at(session_id).current) == [reply.turn.seq]
+    assert room.store.path(room.at(session_id).current) == [reply.turn.seq]
 
 
 async def test_a_turn_that_is_taken_out_alone_leaves_what_follows_it(room: Room) -> None:
@@ -217,7 +217,7 @@ async def test_a_turn_that_is_taken_out_alone_leaves_what_follows_it(room: Room)
     await turns_of_the_loop()
     assert reply.turn
     assert reply.turn.parent == first.seq
-    assert room.store.path(session_id, third.seq) == [first.seq, third.seq]
+    assert room.store.path(third.seq) == [first.seq, third.seq]
 
 
 # Moving about

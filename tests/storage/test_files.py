@@ -54,7 +54,7 @@ def test_a_file_keeps_what_was_stored_and_only_its_owner_reads_it(path: Path) ->
         os.umask(old)
     assert {file.name for file in path.parent.iterdir()} == {"chat.db", "chat.db.lock"}
     with closing(Store(str(path), sync="full")) as store:
-        assert (store.sessions, store.path(here, chain[1]), store.affinity_key) == (1, chain, key)
+        assert (store.sessions, store.path(chain[1]), store.affinity_key) == (1, chain, key)
         assert (len(key), store._db.value("PRAGMA synchronous")) == (32, 2)
         assert store._db.value("PRAGMA journal_mode") == "wal"
         assert store._db.value("PRAGMA locking_mode") == "normal"
@@ -107,7 +107,7 @@ def test_others_read_while_it_serves(path: Path, store: Store) -> None:
 def test_a_path_that_is_read_in_part_keeps_no_read_open(path: Path, store: Store) -> None:
     here = a_session(store)
     chain = a_chain(store, here, 3)
-    assert next(iter(store.path_up(here, chain[-1]))).seq == chain[-1]
+    assert next(iter(store.path_up(chain[-1]))).seq == chain[-1]
     with closing(sqlite3.connect(path, timeout=0)) as other:
         assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0, "somebody reads"
 
@@ -338,7 +338,7 @@ def test_the_wal_is_cut_short_under_load_and_none_of_it_is_lost(path: Path) -> N
             chain += a_chain(store, here, 1, chain[-1] if chain else None, reply="x" * 2000)
             largest = size
         assert largest > 500_000
-        assert store.path(here, chain[-1]) == chain
+        assert store.path(chain[-1]) == chain
         with closing(sqlite3.connect(path)) as reader:
             assert reader.execute("PRAGMA quick_check").fetchall() == [("ok",)]
 

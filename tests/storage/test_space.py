@@ -27,7 +27,7 @@ def store() -> Iterator[Store]:
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is removed at once is, however slow the machine is."""
-    monkeypatch.setattr("chatbot.storage.removal.PIECE_SECONDS", 1)
+    monkeypatch.setattr("chatbot.storage.tree.PIECE_SECONDS", 1)
 
 
 def test_past_the_limit_nothing_new_is_begun_and_what_runs_is_stored() -> None:
@@ -57,9 +57,9 @@ def test_a_write_that_finds_it_full_first_removes_what_is_gone(monkeypatch: pyte
         here = a_session(store)
         chain = a_chain(store, here, 6, reply="x" * 100_000)
         with monkeypatch.context() as patch:
-            patch.setattr("chatbot.storage.removal.PIECE_SECONDS", -1)
+            patch.setattr("chatbot.storage.tree.PIECE_SECONDS", -1)
             store.rewind(here, turn_at(store, chain[1]))
-        assert (store.removals.waiting, count(store, "turns")) == (True, 6)
+        assert (count(store, "gone"), count(store, "turns")) == (5, 6)
         a_session(store)
         assert count(store, "turns") < 6
 
@@ -92,7 +92,7 @@ def test_a_full_disk_is_told_and_nothing_is_half_stored(store: Store) -> None:
     assert not store._db.connection.in_transaction
     session = store.session(here)
     assert session
-    assert len(store.path(here, session.current)) == count(store, "turns") > 0
+    assert len(store.path(session.current)) == count(store, "turns") > 0
     # Reading goes on, and so do deletes, which make room again.
     store.delete_session(here)
     store.add_turn(a_turn(a_session(store), reply="x" * 100_000))
@@ -104,7 +104,7 @@ def test_a_turn_that_finds_the_disk_full_takes_the_room_of_what_is_gone(
     here, there = a_session(store), a_session(store)
     a_chain(store, here, 3, reply="x" * 100_000)
     with monkeypatch.context() as patch:
-        patch.setattr("chatbot.storage.removal.PIECE_SECONDS", -1)
+        patch.setattr("chatbot.storage.tree.PIECE_SECONDS", -1)
         store.delete_session(here)
     store._db.execute(f"PRAGMA max_page_count={store._db.value('PRAGMA page_count')}")
     assert store.add_turn(a_turn(there, reply="x" * 100_000))
@@ -132,8 +132,8 @@ def test_a_disk_that_others_fill_takes_nothing_new_until_something_is_deleted(
         assert store.is_full
         store.add_turn(a_turn(there))  # it was admitted before
         store.delete_session(here)
-        while store.removals.waiting:
-            store.removals.remove_piece()
+        while not store.remove_piece():
+            pass
         assert not store.is_full
         store.require_space()
 
