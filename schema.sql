@@ -8,13 +8,12 @@ CREATE TABLE sessions (
     session_id    TEXT    NOT NULL PRIMARY KEY,
     created_at    INTEGER NOT NULL,
     last_accessed INTEGER NOT NULL,
-    idle_since    INTEGER NOT NULL,                 -- last_accessed as the sweep last saw it; has the index
     current       INTEGER,                          -- the turn that the conversation is at; NULL: before the first
     metadata      TEXT    NOT NULL CHECK (json_type(metadata) = 'object')
 ) STRICT;
 
--- The sweep reads the oldest first and nothing else.
-CREATE INDEX sessions_by_idleness ON sessions (idle_since);
+-- The sweep reads those that are idle and no others.
+CREATE INDEX sessions_by_idleness ON sessions (last_accessed);
 -- System prompts, the first messages of their sessions. In the row of its session a prompt would be written again each
 -- time that the session is marked.
 CREATE TABLE prompts (
@@ -92,8 +91,8 @@ FROM alive WHERE output IS NOT NULL;
 -- name: count_sessions: How many sessions there are; asked once, at start.
 SELECT count(*) FROM sessions;
 -- name: add_session: A new conversation.
-INSERT INTO sessions (session_id, created_at, last_accessed, idle_since, metadata)
-VALUES (:session_id, :now, :now, :now, :metadata);
+INSERT INTO sessions (session_id, created_at, last_accessed, metadata)
+VALUES (:session_id, :now, :now, :metadata);
 -- name: get_session: Finds a session, also one that has expired.
 SELECT session_id, created_at, last_accessed, metadata, current FROM sessions WHERE session_id = ?;
 -- name: touch: Marks a session as used.
@@ -108,10 +107,8 @@ INSERT OR REPLACE INTO prompts (session_id, message_id, created_at, content) VAL
 SELECT message_id, created_at, content FROM prompts WHERE session_id = ?;
 -- name: drop_prompt: Removes the system prompt of a conversation.
 DELETE FROM prompts WHERE session_id = ?;
--- name: idle_sessions: The next batch for the sweep, longest idle first; some of them were used since it last saw them.
-SELECT session_id, last_accessed FROM sessions WHERE idle_since <= ? ORDER BY idle_since LIMIT ?;
--- name: pass_over: Takes a session that was used out of the sweep's way.
-UPDATE sessions SET last_accessed = max(last_accessed, :used), idle_since = :used WHERE session_id = :session_id;
+-- name: idle_sessions: The next batch for the sweep.
+SELECT session_id FROM sessions WHERE last_accessed <= ? LIMIT ?;
 
 -- name: add_turn: What was said and what was answered.
 INSERT INTO turns (input_count, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start,

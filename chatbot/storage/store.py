@@ -6,7 +6,6 @@ is kept in memory besides is only what waits to be written (`touch`).
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Container
@@ -49,7 +48,6 @@ class Store(Tree):
         self._path = "" if path == ":memory:" else os.path.realpath(path)
         self._max_bytes = max_bytes
         self._page_size: int = self._db.value("PRAGMA page_size")
-        self._bytes_left = 0  # that may be written before the database is measured again
         self._touched: dict[str, int] = {}  # marks that could not be written
         self.sessions: int = self._db.one("count_sessions")[0]
         """How many sessions are stored, expired ones not yet swept among them."""
@@ -65,11 +63,13 @@ class Store(Tree):
 
     # Space
 
+    def _bytes_of(self, pages: str) -> int:
+        return int(self._db.value(f"PRAGMA {pages}")) * self._page_size
+
     @property
     def used_bytes(self) -> int:
         """How much of the database is in use; its file may be larger."""
-        pages = self._db.value("PRAGMA page_count") - self._db.value("PRAGMA freelist_count")
-        return int(pages * self._page_size)
+        return self._bytes_of("page_count") - self._bytes_of("freelist_count")
 
     @property
     def wal_bytes(self) -> int:
@@ -79,49 +79,37 @@ class Store(Tree):
     @property
     def free_bytes(self) -> int:
         """How much may still be written: what the limit leaves, or the disk if that is less."""
-        unused = self._db.value("PRAGMA freelist_count") * self._page_size  # the file need not grow for that
-        return int(min(self._max_bytes - self.used_bytes, self._disk_left + unused))
-
-    @property
-    def _disk_left(self) -> float:
+        used = self.used_bytes
+        left = self._max_bytes - used
         if not self._path:
-            return math.inf
+            return left
         disk = shutil.disk_usage(os.path.dirname(self._path))
         # The file must have room to grow when the WAL is folded back, or nothing can be written any more.
-        size: int = self._db.value("PRAGMA page_count") * self._page_size
-        growth = size - os.path.getsize(self._path)
-        return disk.free - growth - min(_SPARE_DISK, disk.total // 4)
+        growth = used - os.path.getsize(self._path)
+        return min(left, disk.free - growth - min(_SPARE_DISK, disk.total // 4))
 
     @property
     def is_full(self) -> bool:
         """Whether nothing new can be begun."""
         return self.free_bytes <= 0
 
-    def require_space(self, chars: int = 0) -> None:
-        """Raises ChatError("storage_full") if the database or the disk is full; `chars` will be written.
+    def require_space(self) -> None:
+        """Raises ChatError("storage_full") if the database or the disk is full.
 
         Asked before something new is begun and not when it is stored: a reply that was admitted is
         never lost to the limit, which is passed by no more than the replies that are running.
         """
-        if self._bytes_left <= 0 or self._disk_left <= 2 * chars:  # in the WAL and in the file
-            self._bytes_left = self.free_bytes
-        if self._bytes_left <= 0:
+        if self.is_full:
             with suppress(Locked):
                 self.remove_piece()
-            self._bytes_left = self.free_bytes
-        if self._bytes_left <= 0:
+        if self.is_full:
             raise ChatError("storage_full", "The database is full.", retry_after="60")
-        self._deduct(chars)
-
-    def _deduct(self, chars: int) -> None:
-        """Deducts what a write of so much text takes at most, with a new page at each place."""
-        self._bytes_left -= 32 * self._page_size + 4 * chars
 
     # Sessions
 
     def add_session(self, session_id: str, now: int, metadata: str, prompt: Prompt | None = None) -> None:
         """Makes a session, with its system prompt as the first message if it has one."""
-        self.require_space(len(metadata) + (len(prompt.content) if prompt else 0))
+        self.require_space()
         with self._db.transaction():
             self._db.run("add_session", {"session_id": session_id, "now": now, "metadata": metadata})
             if prompt:
@@ -149,7 +137,7 @@ class Store(Tree):
 
     def set_metadata(self, session_id: str, metadata: str) -> None:
         """Replaces a session's metadata."""
-        self.require_space(len(metadata))
+        self.require_space()
         self._db.run("set_metadata", (metadata, session_id))
 
     def prompt(self, session_id: str) -> Prompt | None:
@@ -162,7 +150,7 @@ class Store(Tree):
         if prompt is None:
             self._db.run("drop_prompt", (session_id,))
             return
-        self.require_space(len(prompt.content))
+        self.require_space()
         self._db.run("set_prompt", (session_id, *prompt))
 
     def set_current(self, session_id: str, seq: int | None) -> None:
@@ -182,17 +170,16 @@ class Store(Tree):
     def evict(self, now: int, cutoff: int, limit: int, in_use: Container[str]) -> int:
         """Deletes up to `limit` sessions idle since `cutoff`; returns how many it looked at.
 
-        Those `in_use` are marked as accessed `now`; those used since the sweep last saw them are passed over.
+        Those `in_use` are marked as accessed `now`.
         """
         gone = 0
         with self._deleting():
             for session_id, touched in self._touched.items():
                 self._db.run("touch", (touched, session_id))
             idle = [*self._db.rows("idle_sessions", (cutoff, limit))]
-            for session_id, last_accessed in idle:
-                used = now if session_id in in_use else last_accessed
-                if used > cutoff:
-                    self._db.run("pass_over", {"used": used, "session_id": session_id})
+            for (session_id,) in idle:
+                if session_id in in_use:
+                    self._db.run("touch", (now, session_id))
                 else:
                     gone += self._drop_session(session_id)
         self._touched.clear()
@@ -207,7 +194,6 @@ class Store(Tree):
         With `if_at_parent` the session moves only if it is at the turn's parent. What the turn was accepted
         as in the background is done. Raises ChatError if the session or the turn's parent is gone.
         """
-        self._deduct(len(turn.input) + len(turn.output or "") + len(turn.reasoning or "") + 1024)
         try:
             return self._insert(turn, if_at_parent)
         except ChatError as error:
@@ -240,7 +226,7 @@ class Store(Tree):
 
     def add_background(self, response_id: str, session_id: str, created_at: int, response: str) -> None:
         """Keeps that a response was accepted; `response` is JSON, the door's own record of it."""
-        self.require_space(len(response))
+        self.require_space()
         self._db.run("add_background", (response_id, session_id, created_at, response))
 
     def background(self, response_id: str) -> Background | None:

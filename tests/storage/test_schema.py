@@ -78,7 +78,7 @@ def nothing_for(sql: str) -> dict[str, None] | tuple[None, ...]:
     ("name", "index"),
     [
         ("get_session", "(session_id=?)"),
-        ("idle_sessions", "sessions_by_idleness (idle_since<?)"),
+        ("idle_sessions", "sessions_by_idleness (last_accessed<?)"),
         ("drop_old_background", "background_by_failure (failed_at<?)"),
         ("path", "INTEGER PRIMARY KEY (rowid=?)"),
         ("count_path", "INTEGER PRIMARY KEY (rowid=?)"),

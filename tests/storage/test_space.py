@@ -157,12 +157,12 @@ def test_full_memory_is_told_as_full_storage(store: Store) -> None:
     assert not store._db.connection.in_transaction
 
 
-def test_a_session_is_marked_without_its_prompt_or_an_index_being_written(tmp_path: Path) -> None:
+def test_a_session_is_marked_without_its_prompt_being_written(tmp_path: Path) -> None:
     with closing(Store(str(tmp_path / "chat.db"))) as store:
         prompt = Prompt("p", 0, "x" * 900_000)
         store.add_session("s", 0, "{}", prompt)
         for mark, pages in (
-            (lambda: store.touch("s", 9), 1),
+            (lambda: store.touch("s", 9), 2),
             (lambda: store.set_metadata("s", '{"a":1}'), 1),
         ):
             store._db.value("PRAGMA wal_checkpoint(TRUNCATE)")
