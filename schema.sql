@@ -62,17 +62,15 @@ CREATE UNIQUE INDEX turns_by_response ON turns (response_id) WHERE response_id I
 CREATE TABLE gone (seq INTEGER PRIMARY KEY REFERENCES turns (seq) ON DELETE CASCADE) STRICT;
 CREATE VIEW alive AS SELECT * FROM turns WHERE seq NOT IN gone;
 
--- Responses that were accepted before they ran. A row goes when its turn is stored; one that failed stays for an hour.
+-- Responses that were accepted before they ran. A row goes when its turn is stored; one that failed stays.
 CREATE TABLE background (
     response_id TEXT    NOT NULL PRIMARY KEY,
     session_id  TEXT    NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE,
     created_at  INTEGER NOT NULL,
     response    TEXT    NOT NULL,                   -- as in turns
-    error       TEXT,                               -- JSON: what it failed of; NULL: it runs
-    failed_at   INTEGER CHECK ((failed_at IS NULL) = (error IS NULL))
+    error       TEXT                                -- JSON: what it failed of; NULL: it runs
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX background_by_session ON background (session_id);
-CREATE INDEX background_by_failure ON background (failed_at) WHERE failed_at IS NOT NULL;
 -- What only this database knows: the key of the hashes by which LLM servers tell conversations apart.
 CREATE TABLE secrets (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO secrets VALUES ('affinity', randomblob(32));
@@ -179,12 +177,10 @@ INSERT INTO background (response_id, session_id, created_at, response) VALUES (?
 -- name: get_background: A response that was accepted and has no turn yet.
 SELECT response_id, session_id, created_at, response, error FROM background WHERE response_id = ?;
 -- name: fail_background: A response failed.
-UPDATE background SET error = ?, failed_at = ? WHERE response_id = ? AND error IS NULL;
+UPDATE background SET error = ? WHERE response_id = ? AND error IS NULL;
 -- name: fail_all_background: What ran when the process died has failed.
-UPDATE background SET error = ?, failed_at = ? WHERE error IS NULL;
+UPDATE background SET error = ? WHERE error IS NULL;
 -- name: drop_background: A response has its turn now, or is deleted.
 DELETE FROM background WHERE response_id = ?;
--- name: drop_old_background: A response that failed long ago.
-DELETE FROM background WHERE response_id = (SELECT response_id FROM background WHERE failed_at <= ? LIMIT 1);
 -- name: get_secret: A secret of this database's own.
 SELECT value FROM secrets WHERE name = ?;

@@ -237,10 +237,9 @@ class Reply:
         self._on_end(self)
         if self.session_id and not (self.turn and self.turn.seq):
             # No turn was stored, which would have marked the session as used.
-            now = int(self._clock() * 1000)
-            self._note_failure(now)
+            self._note_failure()
             with suppress(ChatError):  # the disk is full
-                self._store.touch(self.session_id, now)
+                self._store.touch(self.session_id, int(self._clock() * 1000))
 
     # Its listeners
 
@@ -281,7 +280,7 @@ class Reply:
 
     # What only OpenAI's door needs
 
-    def _note_failure(self, now: int) -> None:
+    def _note_failure(self) -> None:
         """Has it stored that a response failed which was accepted in the background."""
         response_id = self.question.response_id
         if not (self.question.detached and response_id and self.error):
@@ -290,6 +289,6 @@ class Reply:
 
         async def write() -> None:
             with suppress(ChatError):  # the disk is full
-                await when_unlocked(lambda: self._store.fail_background(response_id, failed_of, now))
+                await when_unlocked(lambda: self._store.fail_background(response_id, failed_of))
 
         self._on_linger(self._loop.create_task(write()))

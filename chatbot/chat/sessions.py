@@ -144,11 +144,7 @@ class Sessions:
                 log.exception("the sweep failed and will be tried again")
 
     async def sweep(self) -> None:
-        """Deletes all expired sessions, and old failures, in pieces, with the event loop free in between."""
-        is_done = False
-        while not is_done:
-            is_done = self._store.drop_old_background(self._now())
-            await asyncio.sleep(0)
+        """Deletes all expired sessions, in pieces, with the event loop free in between."""
         looked_at = SWEEP_BATCH
         while looked_at == SWEEP_BATCH:
             now = self._now()

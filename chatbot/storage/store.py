@@ -10,17 +10,13 @@ import os
 import shutil
 from collections.abc import Container
 from contextlib import suppress
-from time import perf_counter
 from typing import NamedTuple
 
 from chatbot.errors import ChatError, session_gone
 from chatbot.records import DELETED, Prompt, Session, Turn
 from chatbot.storage.checkpoint import Checkpoints
 from chatbot.storage.database import Database, Locked
-from chatbot.storage.tree import PIECE_SECONDS, Tree
-
-FAILED_RESPONSE_MS = 3_600_000
-"""How long a response can be read that failed in the background."""
+from chatbot.storage.tree import Tree
 
 _SPARE_DISK = 16 * 2**20  # kept for deletes and for what runs; of a small disk a quarter
 
@@ -234,22 +230,13 @@ class Store(Tree):
         row = self._db.one("get_background", (response_id,))
         return Background(*row) if row else None
 
-    def fail_background(self, response_id: str, error: str, now: int) -> None:
+    def fail_background(self, response_id: str, error: str) -> None:
         """Keeps of what a response failed, as JSON."""
-        self._db.run("fail_background", (error, now, response_id))
+        self._db.run("fail_background", (error, response_id))
 
-    def fail_all_background(self, error: str, now: int) -> None:
+    def fail_all_background(self, error: str) -> None:
         """Keeps that what ran when the process died has failed; to be called at start."""
-        self._db.run("fail_all_background", (error, now))
-
-    def drop_old_background(self, now: int) -> bool:
-        """Forgets, for PIECE_SECONDS, responses that failed long enough ago; tells whether none is left."""
-        deadline = perf_counter() + PIECE_SECONDS
-        with self._db.transaction():
-            while perf_counter() < deadline:
-                if not self._db.run("drop_old_background", (now - FAILED_RESPONSE_MS,)).rowcount:
-                    return True
-        return False
+        self._db.run("fail_all_background", (error,))
 
     def drop_background(self, response_id: str) -> None:
         """Forgets a response that was accepted."""

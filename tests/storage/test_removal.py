@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -72,8 +72,7 @@ def test_what_waits_to_be_removed_is_found_by_nothing(store: Store) -> None:
 @pytest.fixture
 def four_looks_are_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock that ends a piece has gone on by a quarter of it each time that it is looked at."""
-    for room in ("tree", "store"):
-        monkeypatch.setattr(f"chatbot.storage.{room}.perf_counter", Ticking(PIECE_SECONDS / 4))
+    monkeypatch.setattr("chatbot.storage.tree.perf_counter", Ticking(PIECE_SECONDS / 4))
 
 
 @pytest.mark.usefixtures("four_looks_are_a_piece")
@@ -96,25 +95,6 @@ async def test_a_long_conversation_is_removed_in_pieces(tmp_path: Path) -> None:
             turns.append(count(store, "turns"))
         assert (count(store, "turns"), count(store, "sessions"), count(store, "gone")) == (1, 1, 0)
         assert max(before - after for before, after in pairwise(turns)) <= 4
-
-
-@pytest.mark.usefixtures("four_looks_are_a_piece")
-def test_responses_that_failed_are_removed_in_pieces(store: Store) -> None:
-    here = a_session(store)
-
-    def fail(count: int) -> None:
-        for number in range(count):
-            store.add_background(str(number), here, 1, "{}")
-            store.fail_background(str(number), "{}", 1)
-
-    def removed(delete: Callable[[], Any]) -> int:
-        before = count(store, "background")
-        delete()
-        return before - count(store, "background")
-
-    fail(20)
-    while count(store, "background"):
-        assert 1 <= removed(lambda: store.drop_old_background(2 + 3_600_000)) <= 4
 
 
 @pytest.mark.usefixtures("four_looks_are_a_piece")

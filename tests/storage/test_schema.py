@@ -79,7 +79,6 @@ def nothing_for(sql: str) -> dict[str, None] | tuple[None, ...]:
     [
         ("get_session", "(session_id=?)"),
         ("idle_sessions", "sessions_by_idleness (last_accessed<?)"),
-        ("drop_old_background", "background_by_failure (failed_at<?)"),
         ("path", "INTEGER PRIMARY KEY (rowid=?)"),
         ("count_path", "INTEGER PRIMARY KEY (rowid=?)"),
         ("turns_up", "INTEGER PRIMARY KEY (rowid=?)"),

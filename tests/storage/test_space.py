@@ -177,13 +177,11 @@ def test_a_response_in_the_background_is_one_until_it_has_its_turn(store: Store)
         store.add_background(name, here, 5, '{"a":1}')
     assert store.background("r1") == ("r1", here, 5, '{"a":1}', None)
     store.add_turn(a_turn(here, response_id="r1"))
-    store.fail_background("r2", '{"code":"x"}', 10)
-    store.fail_all_background('{"code":"y"}', 20)
+    store.fail_background("r2", '{"code":"x"}')
+    store.fail_all_background('{"code":"y"}')
     assert store.background("r1") is None
     errors = [found and found.error for found in map(store.background, ("r2", "r3"))]
     assert errors == ['{"code":"x"}', '{"code":"y"}']
-    for hour, found in ((0, ("r2", here, 5, '{"a":1}', '{"code":"x"}')), (3_600_000, None)):
-        assert store.drop_old_background(10 + hour)
-        assert store.background("r2") == found
     store.drop_background("r3")
+    store.delete_session(here)
     assert count(store, "background") == 0
