@@ -47,8 +47,8 @@ CREATE TABLE turns (
     input           TEXT    NOT NULL,               -- chat-completions messages, one a line; null: deleted alone
     output          TEXT,                           -- the assistant's message as JSON: role, content, tool_calls
     reasoning       TEXT,
-    layout          TEXT,                           -- JSON: [[letter, characters], …], see reply_log.py; NULL: text alone
-    chunk_ends      BLOB,                           -- how many characters each of the LLM's chunks had, as varints
+    layout          TEXT,                           -- JSON: [[kind or number of the call, characters], …]; NULL: text alone
+    chunk_ends      BLOB,                           -- how many characters each of the LLM's chunks had, each as a character
     CHECK ((output IS NULL) = (finish_reason IS NULL))
 ) STRICT;
 

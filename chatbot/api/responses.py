@@ -102,7 +102,7 @@ def plain_message(turn: Turn, place: int) -> bytes | None:
 
 def _has_refusal(turn: Turn) -> bool:
     """Whether some of the reply's content is a refusal."""
-    return turn.layout is not None and '"x"' in turn.layout
+    return turn.layout is not None and f'"{REFUSAL}"' in turn.layout
 
 
 def _message(message_id: str, message: dict[str, Any], created_at: int) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _reply(turn: Turn) -> dict[str, Any]:
     refusal = None
     if _has_refusal(turn):
         log = ReplyLog.from_turn(turn)
-        pieces = log.read(0, log.length)
+        pieces = [*log.pieces(0, log.length)]
         message["content"], refusal = (
             "".join(piece.text for piece in pieces if piece.kind == kind) or None for kind in (TEXT, REFUSAL)
         )

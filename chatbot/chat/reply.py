@@ -49,13 +49,6 @@ class Reply:
     `on_end` is called when it has ended, `on_linger` with a task that has still to let go or to write.
     """
 
-    __slots__ = (
-        "_asked_at", "_asking", "_clock", "_grace", "_grace_timer", "_is_decided", "_listeners", "_loop",
-        "_on_end", "_on_linger", "_store", "_task", "_writing", "created_at", "ended", "error",
-        "finish_reason", "finish_sent", "first_token_ms", "has_pushed", "log", "message_id", "question",
-        "session_id", "turn", "usage"
-    )  # fmt: skip
-
     def __init__(
         self,
         asking: Asking,
@@ -193,7 +186,7 @@ class Reply:
             response_id=question.response_id,
             response=question.response,
             input="\n".join(question.input),
-            **self.log.to_columns()._asdict(),
+            **self.log.to_columns(),
         )
         try:
             self._write(turn, error)

@@ -117,7 +117,7 @@ class ResponseEncoder:
     def _go_to(self, end: int) -> None:
         """Makes the events up to character `end` of the log."""
         log = self._source.log
-        for piece in log.read(self.offset, end - self.offset):
+        for piece in log.pieces(self.offset, end - self.offset):
             if piece.head or piece.kind != self._kind or piece.call != self._call:
                 self._begin(piece)
             self.offset += len(piece.text)

@@ -53,7 +53,7 @@ async def test_listeners_are_pushed_each_chunk_with_its_offset_and_woken_at_the_
     room.llm.given[0].say(THOUGHT, text("Once "))
     await turns_of_the_loop()
     reply.join(listeners[1])
-    assert reply.log.read(0, 99) == [Piece(REASONING, "Hm, "), Piece("text", "Once ")]
+    assert [*reply.log.pieces(0, 99)] == [Piece(REASONING, "Hm, "), Piece("text", "Once ")]
     room.llm.given[0].say(text("upon")).finish()
     await turns_of_the_loop()
     live = [(b'"upon"', 13), (b"finish", 13)]

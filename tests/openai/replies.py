@@ -68,7 +68,7 @@ class Source:
             replied_at=self.created_at + 1500,
             finish_reason=finish_reason,
             input='{"role":"user","content":"Hi"}',
-            **columns._asdict(),
+            **columns,
         )
 
 
