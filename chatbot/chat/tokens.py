@@ -2,8 +2,8 @@
 
 An answer's `token_usage` says what its prompt measured, and what itself did. Two consecutive prompts that
 began at the same turn differ by the answer between them and the next question. What was never counted is
-estimated by its length, at the rate that was measured in this conversation: rather high what is kept, rather
-low what is dropped.
+estimated by its length, at the rate that was measured in this conversation: rather high what is kept, half of
+that what is dropped.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from chatbot.records import Turn
@@ -61,41 +62,32 @@ def measure(
     measure it.
     """
     counts = [_Count.of(turn, send_reasoning) for turn in turns]
-    between = [_between(counts, lengths, place) for place in range(len(turns) - 1)]
-    anchor = _anchor(counts, lengths, head, began)
+    between = [_between(counts, lengths, place) for place in range(len(turns))]
+    anchor = _anchor(turns, counts, lengths, head, began)
     rate = _rate(lengths, between, anchor)
-    answers = [_answer(*each, rate) for each in zip(counts, lengths, [*between, None], strict=False)]
-    questions = [_estimate(length.said, rate) for length in lengths]
-    steps = []  # from an answer's beginning to the next one's
+    questions = [_estimate(length, rate) for length in (*(each.said for each in lengths), said)]
+    answers = [_answer(count, each.answer, rate) for count, each in zip(counts, lengths, strict=True)]
     for place, tokens in enumerate(between):
-        answer = answers[place]
         if tokens is not None:
-            questions[place + 1] = _Range(tokens - answer.high, tokens - answer.low, answer.is_counted)
-        steps.append(answer.plus(questions[place + 1]) if tokens is None else _Range(tokens, tokens))
-    steps += answers[-1:]
-    before, new = _estimate(head, rate), _estimate(said, rate)
-
-    rest, up = _Range(new.high, new.high), []
-    for question, step in reversed([*zip(questions, steps, strict=True)]):
-        rest = rest.plus(step)
-        up.append(rest.plus(question))
-    kept = [*reversed(up), _Range(new.high, new.high)]
+            questions[place + 1] = max(tokens - answers[place] * 15 // 16, 0)
+    # From the end of each question to that of the next one.
+    steps = [
+        answers[place] + questions[place + 1] if tokens is None else tokens
+        for place, tokens in enumerate(between)
+    ]
+    after = [*accumulate(reversed(steps), initial=0)][::-1]
+    kept = [question + rest for question, rest in zip(questions, after, strict=True)]
+    before = _estimate(head, rate)
     if anchor is None:
-        return [before.high + tokens.high for tokens in kept]
-
-    # What was counted less what is dropped; or a rather high head and what is kept, if that was counted.
-    whole = anchor.tokens + sum(step.high for step in steps[anchor.place :]) + new.high
+        return [before + tokens for tokens in kept]
+    # What stands before the turns is what was counted, less what the turns measure at least.
     first = next(place for place, turn in enumerate(turns) if turn.seq >= (began or 0))
-    totals, gone = [whole] * (first + 1), questions[first].low
-    for place in range(first, len(turns)):
-        is_counted = place < anchor.place
-        left = whole - gone - (answers[place].low if is_counted else answers[place].high)
-        total = max(left, new.high)  # some LLMs count more for an answer than for the prompt with it
-        if kept[place + 1].is_counted:
-            total = min(total, before.high * 3 + _TEMPLATE + kept[place + 1].high)
-        totals.append(total)
-        gone += steps[place].low if is_counted else steps[place].high
-    return totals
+    up_to = range(first, anchor.place)
+    counted = anchor.tokens - questions[first] // 2
+    counted -= sum(steps[place] // (2 if between[place] is None else 1) for place in up_to)
+    before = min(max(counted, 0), before * 3 + _TEMPLATE)
+    whole = anchor.tokens + after[anchor.place]
+    return [whole] * (first + 1) + [before + tokens for tokens in kept[first + 1 :]]
 
 
 def counted(turn: Turn) -> int | None:
@@ -104,43 +96,28 @@ def counted(turn: Turn) -> int | None:
     return count.prompt and count.prompt + (count.answer or 0)
 
 
-class _Range(NamedTuple):
-    """A number of tokens: half of an estimate, and a little more than it. `is_counted`: it is no estimate."""
-
-    low: int
-    high: int
-    is_counted: bool = True
-
-    def plus(self, other: _Range) -> _Range:
-        """Both together."""
-        return _Range(self.low + other.low, self.high + other.high, self.is_counted and other.is_counted)
-
-
 class _Count(NamedTuple):
-    """What the LLM counted of a turn: its prompt, its answer, and what is sent back of that, if it's known.
+    """What the LLM counted of a turn: its prompt, and what is sent back of its answer, if it's known.
 
     Only prompts that began at the same turn (`began`), after the same head (`key`), can be compared.
     """
 
-    seq: int
     began: int
     key: str
     prompt: int | None
     answer: int | None
-    sent_back: int | None
 
     @classmethod
     def of(cls, turn: Turn, send_reasoning: bool) -> _Count:
         usage: dict[str, Any] = json.loads(turn.token_usage) if turn.token_usage else {}
         answer = _number(usage.get("completion_tokens"))
-        details = usage.get("completion_tokens_details")
-        thought = _number(details.get("reasoning_tokens")) if isinstance(details, dict) else None
-        sent_back = answer
         if answer is not None and not send_reasoning:
-            sent_back = None if turn.reasoning and not thought else max(0, answer - (thought or 0))
+            details = usage.get("completion_tokens_details")
+            thought = _number(details.get("reasoning_tokens")) if isinstance(details, dict) else None
+            answer = None if turn.reasoning and not thought else max(0, answer - (thought or 0))
         began = turn.seq if turn.context_start is None else turn.context_start
         key = (turn.context_key or "").partition(":")[0]
-        return cls(turn.seq, began, key, _number(usage.get("prompt_tokens")), answer, sent_back)
+        return cls(began, key, _number(usage.get("prompt_tokens")), answer)
 
 
 def _number(value: object) -> int | None:
@@ -149,8 +126,10 @@ def _number(value: object) -> int | None:
 
 def _between(counts: Sequence[_Count], lengths: Sequence[Lengths], place: int) -> int | None:
     """The tokens of a turn's answer and the next one's question together, if they were counted."""
+    if place + 1 == len(counts):
+        return None
     one, two = counts[place], counts[place + 1]
-    if one.prompt is None or two.prompt is None or (one.began, one.key) != (two.began, two.key):
+    if one.prompt is None or two.prompt is None or one[:2] != two[:2]:
         return None
     tokens, length = two.prompt - one.prompt, lengths[place].answer + lengths[place + 1].said
     return tokens if length * LEAST_RATE <= tokens <= length * _MOST_RATE + _TEMPLATE else None
@@ -165,19 +144,23 @@ class _Anchor(NamedTuple):
 
 
 def _anchor(
-    counts: Sequence[_Count], lengths: Sequence[Lengths], head: int, began: int | None
+    turns: Sequence[Turn],
+    counts: Sequence[_Count],
+    lengths: Sequence[Lengths],
+    head: int,
+    began: int | None,
 ) -> _Anchor | None:
-    anchor, length = _Anchor(-1, 0, 0), head
-    for place, (count, each) in enumerate(zip(counts, lengths, strict=True)):
-        if began is None or count.seq < began:
+    anchor, tokens, length = None, 0, head
+    for place, (turn, count, each) in enumerate(zip(turns, counts, lengths, strict=True)):
+        if began is None or turn.seq < began:
             continue
         length += each.said
         if count.prompt is not None and count.began == began:
-            grown = length - anchor.length
-            if anchor.tokens + grown * LEAST_RATE <= count.prompt:
-                anchor = _Anchor(place, count.prompt, length)
+            grown = length - (anchor.length if anchor else 0)
+            if tokens + grown * LEAST_RATE <= count.prompt:
+                tokens, anchor = count.prompt, _Anchor(place, count.prompt, length)
         length += each.answer
-    return anchor if anchor.place >= 0 else None
+    return anchor
 
 
 def _rate(lengths: Sequence[Lengths], between: Sequence[int | None], anchor: _Anchor | None) -> float:
@@ -190,17 +173,14 @@ def _rate(lengths: Sequence[Lengths], between: Sequence[int | None], anchor: _An
     return min(max(tokens / length, LEAST_RATE), _MOST_RATE) if length else _RATE
 
 
-def _estimate(length: int, rate: float) -> _Range:
-    if not length:
-        return _Range(0, 0)
-    return _Range(int(length * rate / 2), int(length * rate * 17 / 16) + 4, is_counted=False)
+def _estimate(length: int, rate: float) -> int:
+    """Rather many."""
+    return int(length * rate * 17 / 16) + 4 if length else 0
 
 
-def _answer(count: _Count, lengths: Lengths, between: int | None, rate: float) -> _Range:
+def _answer(count: _Count, length: int, rate: float) -> int:
     """The tokens of an answer when it is sent back: perhaps a few others than those that were counted."""
-    likely = _estimate(lengths.answer, rate)
-    exact = count.sent_back
-    if exact is None or exact > likely.high * 4 or (between is not None and exact > between):
-        most = min(tokens for tokens in (likely.high, between, count.answer) if tokens is not None)
-        return _Range(min(likely.low, most), most, is_counted=not lengths.answer)
-    return _Range(exact, exact if between is not None else exact + exact // 16 + 4)
+    likely = _estimate(length, rate)
+    if count.answer is None or count.answer > likely * 4:
+        return likely
+    return count.answer + count.answer // 16 + 4
