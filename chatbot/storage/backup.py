@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -23,7 +21,7 @@ from chatbot.storage.database import APPLICATION, VERSION, when_unlocked
 from chatbot.storage.lock import StoreError, require_access
 from chatbot.storage.store import Store
 
-_STEPS = 1000  # of SQLite's machine between two looks at the clock
+_STEPS = 1000  # of SQLite's machine, between which Python has its turn
 
 
 def backup(path: str, target: str, *, force: bool = False) -> str:
@@ -38,13 +36,10 @@ def backup(path: str, target: str, *, force: bool = False) -> str:
         file, unfinished = tempfile.mkstemp(dir=directory, prefix=f".{name}.", suffix=".unfinished")
         try:
             with _opened(path, "copy") as source:
-                pages = _value(source, "page_count") - _value(source, "freelist_count")
-                with _progress("copied", pages * _value(source, "page_size")) as show:
-                    source.set_progress_handler(lambda: show(os.fstat(file).st_size), _STEPS)
-                    source.execute("VACUUM INTO ?", (unfinished,))
+                source.execute("VACUUM INTO ?", (unfinished,))
             found = _examine(unfinished, "quick_check")
             os.fsync(file)
-            _give_name(unfinished, target, force)
+            os.replace(unfinished, target)
             _sync_directory(directory)
         finally:
             os.close(file)
@@ -81,12 +76,10 @@ def prune(path: str, first: int, last: int, confirm: Callable[[str], bool]) -> s
 
 
 async def _delete(store: Store, session_ids: list[str]) -> None:
-    with _progress("deleted", len(session_ids)) as show:
-        for number, session_id in enumerate(session_ids):
-            await when_unlocked(partial(store.delete_session, session_id))
-            while not await when_unlocked(store.remove_piece):
-                pass
-            show(number)
+    for session_id in session_ids:
+        await when_unlocked(partial(store.delete_session, session_id))
+        while not await when_unlocked(store.remove_piece):
+            pass
 
 
 def _refuse_target(path: str, target: str, force: bool) -> None:
@@ -126,18 +119,6 @@ def _uri(path: str) -> str:
     return f"{Path(file).as_uri()}?{'mode=rw' if is_open else 'mode=ro&immutable=1'}"
 
 
-def _give_name(unfinished: str, target: str, force: bool) -> None:
-    """Renames a finished copy; raises FileExistsError if there is a `target` by now, unless `force`."""
-    if not force:
-        try:
-            os.link(unfinished, target)
-            return
-        except OSError:  # there is one, or the file system has no links: sticks and shares
-            if os.path.lexists(target):
-                raise
-    os.replace(unfinished, target)
-
-
 @contextmanager
 def _opened(path: str, task: str) -> Iterator[sqlite3.Connection]:
     """The database at `path`, if it is one of ours; it is not made, and not changed.
@@ -150,6 +131,7 @@ def _opened(path: str, task: str) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(_uri(path), uri=True, isolation_level=None)) as connection:
             if _value(connection, "application_id") != APPLICATION:
                 raise StoreError(f"{path} holds something else, not chat sessions")
+            connection.set_progress_handler(_let_python_act, _STEPS)
             yield connection
     except UnicodeDecodeError:  # SQLite quotes what it cannot read
         raise StoreError(f"cannot {task} {path}: what it says of its tables is no text") from None
@@ -162,37 +144,22 @@ def _examine(path: str, pragma: str) -> str:
     with _opened(path, "read") as connection:
         connection.execute("PRAGMA cache_size=-262144")  # so that a page is read about once
         connection.execute("BEGIN")
-        before = _bytes_read()
-        with _progress("checked", os.path.getsize(path)) as show:
-            connection.set_progress_handler(lambda: show(_bytes_read() - before), _STEPS)
-            faults = [row[0] for row in connection.execute(f"PRAGMA {pragma}(1)")]
-            if faults != ["ok"]:
-                raise StoreError(f"{path} is damaged: {' '.join(str(faults[0]).split())}")
-            if orphan := connection.execute("PRAGMA foreign_key_check").fetchone():
-                raise StoreError(f"{path} is damaged: a row of {orphan[0]} belongs to nothing")
-            if os.path.getsize(path) % _value(connection, "page_size"):
-                raise StoreError(f"{path} is damaged: its last page is cut")
-            version = _value(connection, "user_version")
-            try:
-                sessions = _count(connection, "sessions")
-                return f"version {version}, {sessions} sessions, {_count(connection, 'alive')} turns"
-            except sqlite3.OperationalError:
-                if version == VERSION:
-                    raise
-                return f"version {version}, whose tables are not those of {VERSION}"
+        faults = [row[0] for row in connection.execute(f"PRAGMA {pragma}(1)")]
+        if faults != ["ok"]:
+            raise StoreError(f"{path} is damaged: {' '.join(str(faults[0]).split())}")
+        if orphan := connection.execute("PRAGMA foreign_key_check").fetchone():
+            raise StoreError(f"{path} is damaged: a row of {orphan[0]} belongs to nothing")
+        if os.path.getsize(path) % _value(connection, "page_size"):
+            raise StoreError(f"{path} is damaged: its last page is cut")
+        version = _value(connection, "user_version")
+        if version != VERSION:
+            return f"version {version}, whose tables are not those of {VERSION}"
+        counts = "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM alive)"
+        return "version {}, {} sessions, {} turns".format(version, *connection.execute(counts).fetchone())
 
 
-def _count(connection: sqlite3.Connection, what: str) -> int:
-    return int(connection.execute(f"SELECT count(*) FROM {what}").fetchone()[0])
-
-
-def _bytes_read() -> int:
-    """How much this process has read from files, as Linux counts it."""
-    try:
-        with open("/proc/self/io", encoding="ascii") as counts:
-            return int(counts.readline().split()[1])
-    except OSError:
-        return 0
+def _let_python_act() -> None:
+    """Called by SQLite while it works, so that a signal is heard before it has finished."""
 
 
 def _value(connection: sqlite3.Connection, pragma: str) -> int:
@@ -205,24 +172,3 @@ def _sync_directory(directory: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _progress(done: str, total: float) -> Iterator[Callable[[float], None]]:
-    """Shows on the terminal how far something is, by the count that it is given; elsewhere nothing."""
-    began = shown = time.monotonic()
-
-    def show(count: float) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if sys.stderr.isatty() and now >= shown + 0.5:
-            shown = now
-            share = min(max(count / max(total, 1), 0.01), 0.99)
-            left = (now - began) * (1 / share - 1)
-            print(f"\r{share:4.0%} {done}, {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield show
-    finally:
-        if shown > began:
-            print(f"\r{'':<40}\r", end="", file=sys.stderr, flush=True)
