@@ -273,11 +273,10 @@ print(check(sys.argv[1]))
 """
     with closing(Store(str(path))) as store:
         a_session(store)
-        assert "nobody has no read permission" in run(script, str(path)).stderr.splitlines()[-1]
+        assert f"user {NOBODY} may not read" in run(script, str(path)).stderr.splitlines()[-1]
         path.chmod(0o644)
         refused = run(script, str(path)).stderr.splitlines()[-1]
-        assert "user nobody has no read and write permission" in refused
-        assert f"on {path.resolve()}-wal, which belongs to user root" in refused
+        assert f"user {NOBODY} may not write {path.resolve()}-wal, which belongs to user 0" in refused
     assert "whole, version 1, 1 sessions" in run(script, str(path)).stdout
     path.parent.chmod(0o777)
     assert "whole, version 1, 1 sessions" in run(script, str(path)).stdout

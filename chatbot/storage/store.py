@@ -122,7 +122,7 @@ class Store(Tree):
 
     def session_ids(self) -> list[str]:
         """The ids of all sessions."""
-        return [row[0] for row in self._db.rows("idle_sessions", (2**63 - 1, -1))]  # since ever, no limit
+        return [row[0] for row in self._db.run("idle_sessions", (2**63 - 1, -1))]  # since ever, no limit
 
     def touch(self, session_id: str, now: int) -> None:
         """Marks a session as accessed `now`; if the file is locked the next sweep writes it down."""
@@ -172,7 +172,7 @@ class Store(Tree):
         with self._deleting():
             for session_id, touched in self._touched.items():
                 self._db.run("touch", (touched, session_id))
-            idle = [*self._db.rows("idle_sessions", (cutoff, limit))]
+            idle = [*self._db.run("idle_sessions", (cutoff, limit))]
             for (session_id,) in idle:
                 if session_id in in_use:
                     self._db.run("touch", (now, session_id))

@@ -69,7 +69,7 @@ class Tree:
 
     def _up(self, limit: int, **name: object) -> Iterator[Turn]:
         values = {"seq": None, "turn_id": None, "key": None, "response_id": None, "limit": limit}
-        return map(Turn._make, self._db.rows("turns_up", values | name))
+        return map(Turn._make, self._db.run("turns_up", values | name))
 
     def turn_of(self, session_id: str, message_id: str) -> tuple[Turn, int] | None:
         """The turn of a session that a message belongs to, and the message's place in it (0: its reply).
@@ -98,7 +98,7 @@ class Tree:
 
     def path(self, seq: int | None, above: int = 0) -> list[int]:
         """The numbers of the turns up to `seq`, oldest first; only those newer than turn `above`."""
-        return [row[0] for row in self._db.rows("path", {"seq": seq, "above": above})][::-1]
+        return [row[0] for row in self._db.run("path", {"seq": seq, "above": above})][::-1]
 
     def children(self, session_id: str, parent: int | None, least: int = 1) -> list[Version]:
         """What follows a turn directly (with None: what begins the conversation), oldest first.
@@ -107,7 +107,7 @@ class Tree:
         """
         values = {"session_id": session_id, "parent": parent, "least": least}
         found, known = [], dict[str, tuple[str, list[str]]]()
-        for seq, turn_id, finish_reason, said in self._db.rows("children", values):
+        for seq, turn_id, finish_reason, said in self._db.run("children", values):
             if said not in known:
                 known[said] = (said, said.split("\n"))
             found.append(Version(seq, turn_id, finish_reason, *known[said]))

@@ -101,8 +101,8 @@ async def test_a_long_conversation_is_removed_in_pieces(tmp_path: Path) -> None:
 async def test_a_sweep_marks_many_and_delays_nobody(tmp_path: Path) -> None:
     with closing(Store(str(tmp_path / "chat.db"))) as store:
         for _ in range(200):
-            a_chain(store, a_session(store), 1, reply="x" * 100_000)
-        used = a_session(store, 9)
+            a_chain(store, unlocked(lambda: a_session(store)), 1, reply="x" * 100_000)
+        used = unlocked(lambda: a_session(store, 9))
 
         def sweep() -> int:
             return store.evict(now=10, cutoff=5, limit=100, in_use=())
