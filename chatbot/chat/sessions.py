@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter
 
 from chatbot.chat.history import find_message
@@ -57,30 +58,15 @@ class Sessions:
 
     def use(self, session_id: str) -> Session:
         """Finds a session and marks it as accessed; raises ChatError("session_not_found")."""
-        return self._find(session_id, unmarked_ms=0)
-
-    def find_for_question(self, session_id: str) -> Session:
-        """Finds a session that is to be given a reply, whose end will mark it as accessed.
-
-        It is marked now only if it was not for long: should the process die, or the disk be full in the end,
-        it does not expire while it is in use. Raises ChatError("session_not_found").
-        """
-        return self._find(session_id, unmarked_ms=self.timeout_ms // 100)
-
-    def _find(self, session_id: str, *, unmarked_ms: int) -> Session:
         now, session_id = self._now(), session_id.lower()  # of a UUID capitals are the same
         session = self._store.session(session_id)
         if not session or (
             session.last_accessed <= now - self.timeout_ms and session_id not in self._registry.busy_sessions
         ):
             raise session_gone()
-        if session.last_accessed <= now - unmarked_ms:
-            try:
-                self._store.touch(session_id, now)
-            except ChatError:  # a full disk must not stop reading
-                return session
-            return session._replace(last_accessed=max(now, session.last_accessed))
-        return session
+        with suppress(ChatError):  # a full disk must not stop reading
+            self._store.touch(session_id, now)
+        return session._replace(last_accessed=max(now, session.last_accessed))
 
     # Changing them
 

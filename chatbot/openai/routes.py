@@ -127,12 +127,12 @@ class OpenAIDoor(Conversations):
             self._open(turn.session_id, param)
             return Response(self.registry.find(turn.session_id, turn.turn_id), turn)
         if row := self.store.background(response_id):
-            return failed_response(row)
+            return failed_response(row, self.store)
         raise ChatError("not_found", "There is no such response.", param)
 
     def _open(self, session_id: str, param: str) -> Session:
         try:
-            return self.sessions.find_for_question(session_id)
+            return self.sessions.use(session_id)
         except ChatError as error:
             raise ChatError(error.code, error.message, param) from None
 

@@ -108,10 +108,13 @@ class Tree:
         values = {"session_id": session_id, "parent": parent, "least": least}
         found, known = [], dict[str, tuple[str, list[str]]]()
         for seq, turn_id, finish_reason, said in self._db.run("children", values):
-            if said not in known:
-                known[said] = (said, said.split("\n"))
-            found.append(Version(seq, turn_id, finish_reason, *known[said]))
+            said, messages = known.setdefault(said, (said, said.split("\n")))
+            found.append(Version(seq, turn_id, finish_reason, said, messages))
         return found
+
+    def siblings(self, turn: Turn) -> list[Version]:
+        """The versions of a turn, if there is more than one."""
+        return self.children(turn.session_id, turn.parent, least=2)
 
     def newest_below(self, seq: int) -> int:
         """The newest turn among a turn and all that follow from it: the end of its newest branch."""

@@ -8,7 +8,7 @@ import pytest
 
 from chatbot.api.pages import MAX_PIECE, MessageWriter
 from chatbot.api.responses import message_object, plain_message
-from chatbot.chat.history import Page, Ref, siblings_of
+from chatbot.chat.history import Page, Ref
 from chatbot.ids import new_turn_id
 from chatbot.records import Turn, as_json, dumps
 from tests.tools.counting import Steps
@@ -38,7 +38,7 @@ async def test_text_that_is_not_parsed_is_written_as_it_would_be_if_it_were(
     turn = server.store.turn(seq)
     assert turn
     for place in (0, 1):
-        siblings = siblings_of(server.store, turn)
+        siblings = server.store.siblings(turn)
         assert plain_message(turn, place) == dumps(message_object(turn, place, siblings))
 
 
@@ -95,9 +95,10 @@ async def test_a_turn_of_many_messages_is_taken_apart_once_and_its_versions_are_
         turn = server.store.turn(seq)
         assert turn
         counted = turn._replace(input=Splits(said))
+        monkeypatch.setattr(server.store, "turn", lambda _, counted=counted: counted)
         steps.take()
         Splits.count = 0
-        page = Page([Ref(seq, place + 1) for place in range(number)], False, {seq: counted})
+        page = Page([Ref(seq, place + 1) for place in range(number)], False)
         data = b"".join(MessageWriter(server.store).page(session, page, omit=False))
         assert len(json.loads(data)["messages"]) == number
         assert Splits.count <= 1

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from chatbot.chat.reply_registry import key_hash
+from chatbot.chat.stored_reply import _log_of
 from chatbot.errors import ChatError
 from chatbot.records import Turn
 from tests.chat.conftest import FakeAnswer, Room, StartRoom, text, turns_of_the_loop
@@ -130,7 +131,7 @@ async def test_many_who_are_sent_long_stored_replies_share_a_bounded_memory(room
     sources = [room.registry.find(session_id, turn.turn_id) for turn in turns for _ in range(3)]
     for source in sources:
         assert source.length == 3_000_000
-    assert room.registry._stored._logs.cache_info().currsize == 8
+    assert _log_of.cache_info().currsize == 8
     assert len({id(source.log) for source in sources[-6:]}) == 2
     assert len(next(sources[0].log.pieces(5, 10)).text) == 10, "one that was forgotten is read again"
 

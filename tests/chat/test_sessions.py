@@ -46,16 +46,6 @@ async def test_a_session_with_a_running_reply_never_expires(room: Room, occupies
     assert is_alive(room, session_id), "the end of a reply counts as use, also if nothing came of it"
 
 
-async def test_asking_does_not_write_each_time_that_a_session_is_used(room: Room) -> None:
-    session_id = room.session()
-    marked = room.at(session_id).last_accessed
-    await room.clock.advance(0.009 * 24 * HOUR)
-    assert room.sessions.find_for_question(session_id).last_accessed == marked
-    await room.clock.advance(0.002 * 24 * HOUR)
-    found = room.sessions.find_for_question(session_id)
-    assert found.last_accessed == room.at(session_id).last_accessed > marked
-
-
 async def test_new_ids_are_drawn_from_the_range(start_room: StartRoom) -> None:
     room = start_room()
     room.sessions._id_range = (0x3A, 0x3C)

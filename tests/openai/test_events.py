@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatbot.chat.stored_reply import StoredReply, StoredTurns
+from chatbot.chat.stored_reply import StoredReply
 from chatbot.errors import ChatError
 from chatbot.openai.events import ResponseEncoder
 from chatbot.openai.responses import Response
 from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead, Chunk, Piece
+from chatbot.storage.store import Store
 from tests.openai.replies import Source, call, parse, play, reasoning, refusal, replay, response, text
 from tests.tools.counting import Counted
 
@@ -174,7 +175,7 @@ def test_a_call_is_done_where_its_arguments_end_however_they_are_cut(arguments: 
 def test_a_reply_that_is_deleted_while_it_is_sent_again_ends_with_response_failed():
     _, source = play(ALL_KINDS)
     assert source.turn
-    deleted = StoredReply(source.turn, StoredTurns(lambda _: None, lambda _: False))
+    deleted = StoredReply(source.turn, Store())
     error = ChatError("message_not_found", "The message was deleted.")
     (*_, last) = parse(ResponseEncoder(Response(deleted, source.turn)).error(error))
     assert (last["type"], last["response"]["output"]) == ("response.failed", [])
