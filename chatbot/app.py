@@ -62,8 +62,7 @@ def create_app(
         tasks = [
             asyncio.create_task(forever)
             for forever in (
-                sessions.sweep_forever(),
-                sessions.remove_forever(),
+                sessions.clean_forever(),
                 metrics.watch_event_loop(),
             )
         ]

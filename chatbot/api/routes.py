@@ -236,7 +236,7 @@ class Api:
         """
 
         def all_headers() -> dict[str, str]:
-            if source.error and not source.length:
+            if source.error and not source.log.length:
                 raise source.error
             place = f"/api/sessions/{source.session_id}/messages/{source.message_id}/stream"
             about = headers | {answers.MESSAGE_ID: source.message_id, hdrs.CONTENT_LOCATION: place}

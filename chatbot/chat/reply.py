@@ -260,10 +260,6 @@ class Reply:
         return len(self._listeners)
 
     @property
-    def length(self) -> int:
-        return self.log.length
-
-    @property
     def model(self) -> str:
         return self._asking.model
 

@@ -22,11 +22,11 @@ from chatbot.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-SWEEP_BATCH = 10
-"""Sessions deleted between two turns of the event loop: some 3 ms in a file; a request takes four turns."""
+CLEANING_SECONDS = 1.0
+"""How often it is looked for what is to be deleted or removed."""
 
-REMOVAL_SECONDS = 1.0
-"""How often it is looked for rows that are to be removed."""
+CLEANING_BATCH = 10
+"""Sessions deleted between two turns of the event loop: some 3 ms in a file; a request takes four turns."""
 
 
 class Sessions:
@@ -117,39 +117,22 @@ class Sessions:
 
     # Cleaning up
 
-    async def sweep_forever(self) -> None:
-        """Deletes expired sessions from time to time, until it is cancelled."""
-        pause = min(60.0, max(1.0, self.timeout_ms / 10_000))
+    async def clean_forever(self) -> None:
+        """Deletes what expired, and removes what was deleted, in pieces, until it is cancelled."""
         while True:
-            await asyncio.sleep(pause)
+            began, pause = perf_counter(), CLEANING_SECONDS
             try:
-                await self.sweep()
-            except Locked:
-                pass  # the next time
-            except Exception:
-                log.exception("the sweep failed and will be tried again")
-
-    async def sweep(self) -> None:
-        """Deletes all expired sessions, in pieces, with the event loop free in between."""
-        looked_at = SWEEP_BATCH
-        while looked_at == SWEEP_BATCH:
-            now = self._now()
-            before = self._store.sessions
-            looked_at = self._store.evict(
-                now, now - self.timeout_ms, SWEEP_BATCH, self._registry.busy_sessions
-            )
-            self.expired += before - self._store.sessions
-            await asyncio.sleep(0)
-
-    async def remove_forever(self) -> None:
-        """Removes the rows of what was deleted, in pieces, until it is cancelled."""
-        while True:
-            began, pause = perf_counter(), REMOVAL_SECONDS
-            try:
-                if not self._store.remove_piece():
+                if not self.clean():
                     pause = perf_counter() - began  # as long as it took: half of the time is others'
             except Locked:
                 pass  # the next time
             except Exception:
-                log.exception("the removal failed and will be tried again")
+                log.exception("the cleaning failed and will be tried again")
             await asyncio.sleep(pause)
+
+    def clean(self) -> bool:
+        """A piece of it; tells whether nothing is left to do."""
+        now, before = self._now(), self._store.sessions
+        is_done = self._store.clean(now, now - self.timeout_ms, CLEANING_BATCH, self._registry.busy_sessions)
+        self.expired += before - self._store.sessions
+        return is_done

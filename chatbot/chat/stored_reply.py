@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 from chatbot.chat.reply_log import ReplyLog
 from chatbot.chat.reply_source import Listener
@@ -49,10 +49,6 @@ class StoredReply:
             return _log_of(self._store, self._seq)
         _log_of.cache_clear()  # so that no deleted text stays in memory
         raise message_gone()
-
-    @cached_property
-    def length(self) -> int:
-        return self.log.length
 
     @property
     def turn(self) -> Turn | None:

@@ -191,7 +191,7 @@ class OpenAIDoor(Conversations):
         listener = StreamListener(source, 0, encoder, self.config.stream_heartbeat_seconds)
 
         def all_headers() -> dict[str, str]:
-            if waits and not source.length:
+            if waits and not source.log.length:
                 _raise_failure(source)
             return headers
 

@@ -125,7 +125,7 @@ class Store(Tree):
         return [row[0] for row in self._db.run("idle_sessions", (2**63 - 1, -1))]  # since ever, no limit
 
     def touch(self, session_id: str, now: int) -> None:
-        """Marks a session as accessed `now`; if the file is locked the next sweep writes it down."""
+        """Marks a session as accessed `now`; if the file is locked `clean` writes it down."""
         try:
             self._db.run("touch", (now, session_id))
         except Locked:
@@ -163,13 +163,13 @@ class Store(Tree):
         self._db.run("mark_session", (session_id,))
         return self._db.run("drop_session", (session_id,)).rowcount
 
-    def evict(self, now: int, cutoff: int, limit: int, in_use: Container[str]) -> int:
-        """Deletes up to `limit` sessions idle since `cutoff`; returns how many it looked at.
+    def clean(self, now: int, cutoff: int, limit: int, in_use: Container[str]) -> bool:
+        """Deletes up to `limit` sessions idle since `cutoff`, and removes a piece of what is gone.
 
-        Those `in_use` are marked as accessed `now`.
+        Those `in_use` are marked as accessed `now`. Tells whether nothing is left to do.
         """
-        gone = 0
-        with self._deleting():
+        dropped = 0
+        with self._db.transaction():
             for session_id, touched in self._touched.items():
                 self._db.run("touch", (touched, session_id))
             idle = [*self._db.run("idle_sessions", (cutoff, limit))]
@@ -177,10 +177,11 @@ class Store(Tree):
                 if session_id in in_use:
                     self._db.run("touch", (now, session_id))
                 else:
-                    gone += self._drop_session(session_id)
+                    dropped += self._drop_session(session_id)
+            is_done = self._remove() and len(idle) < limit
         self._touched.clear()
-        self.sessions -= gone
-        return len(idle)
+        self.sessions -= dropped
+        return is_done
 
     # Turns: all else is in tree.py
 

@@ -58,7 +58,7 @@ async def test_a_key_finds_the_reply_while_it_runs_and_after_and_no_other(room: 
     stored = room.registry.known(key, "hash")
     assert stored
     assert stored is not reply
-    assert (stored.message_id, stored.turn, stored.length) == (reply.message_id, reply.turn, 2)
+    assert (stored.message_id, stored.turn, stored.log.length) == (reply.message_id, reply.turn, 2)
     for _ in range(2):
         with pytest.raises(ChatError) as error:
             room.registry.known(key, "another")
@@ -79,7 +79,6 @@ async def test_a_stored_reply_is_what_the_running_one_was(room: Room) -> None:
         "model",
         "finish_reason",
         "usage",
-        "length",
         "turn",
     ):
         assert getattr(stored, name) == getattr(was, name), name
@@ -130,7 +129,7 @@ async def test_many_who_are_sent_long_stored_replies_share_a_bounded_memory(room
     turns: list[Turn] = [await room.turn(session_id, answer="a" * 3_000_000) for _ in range(15)]
     sources = [room.registry.find(session_id, turn.turn_id) for turn in turns for _ in range(3)]
     for source in sources:
-        assert source.length == 3_000_000
+        assert source.log.length == 3_000_000
     assert _log_of.cache_info().currsize == 8
     assert len({id(source.log) for source in sources[-6:]}) == 2
     assert len(next(sources[0].log.pieces(5, 10)).text) == 10, "one that was forgotten is read again"

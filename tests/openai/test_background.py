@@ -49,10 +49,10 @@ async def test_one_that_failed_can_be_read_and_streamed_as_long_as_its_session_l
     assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
     events = await (await door.resume(response["id"])).rest()
     assert [event["type"].split(".")[1] for event in events] == ["created", "queued", "in_progress", "failed"]
-    await door.server.sessions.sweep()
+    assert door.server.sessions.clean()
     assert (await door.call("GET", path))[0] == 200
     clock.advance(24 * 3600)
-    await door.server.sessions.sweep()
+    assert door.server.sessions.clean()
     assert (await door.call("GET", path))[0] == 404
 
 

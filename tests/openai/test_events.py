@@ -124,14 +124,14 @@ def test_a_running_reply_can_be_gone_on_with_at_every_place():
         after = seen[-1]["sequence_number"] if joined > 3 else 1
         encoder = ResponseEncoder(response(source), after)
         data, offset = encoder.opening(), 0
-        while offset < source.length:
+        while offset < source.log.length:
             more, offset = encoder.catch_up(source, offset)
             data += more
         for pieces in ALL_KINDS[joined:]:
             source.log.append(pieces)
-            data += encoder.live(Chunk(b"{}", tuple(pieces)), source.length)
+            data += encoder.live(Chunk(b"{}", tuple(pieces)), source.log.length)
         source.end("stop")
-        events = parse(data + encoder.ending(source, source.length, live=True))
+        events = parse(data + encoder.ending(source, source.log.length, live=True))
         assert events == [event for event in whole if event["sequence_number"] > after], joined
 
 
@@ -151,7 +151,7 @@ def test_many_short_chunks_are_caught_up_in_short_pieces(
     source.end("stop")
     encoder, offset = ResponseEncoder(response(source)), 0
     pieces = Counted(monkeypatch, type(source.log), "pieces")
-    while offset < source.length:
+    while offset < source.log.length:
         data, offset = encoder.catch_up(source, offset)
         assert len(data) < 128 * 1024
         assert pieces.take() <= 3 * data.count(b"data: "), "it reads no more of the log than it sends"

@@ -263,7 +263,7 @@ async def test_another_process_that_locks_the_file_makes_nobody_wait(path: Path,
             lambda: store.set_metadata(here, '{"a":1}'),
             lambda: store.delete_session(here),
             lambda: a_session(store),
-            lambda: store.evict(0, 0, 10, ()),
+            lambda: store.clean(0, 0, 10, ()),
         ):
             with pytest.raises(Locked):
                 write()
@@ -277,7 +277,7 @@ async def test_another_process_that_locks_the_file_makes_nobody_wait(path: Path,
         assert not storing.done()
         other.kill()
         assert store.turn(await storing) is not None
-    store.evict(0, -1, 10, ())
+    store.clean(0, -1, 10, ())
     assert store._db.execute("SELECT last_accessed FROM sessions").fetchall() == [(77,)]
 
 

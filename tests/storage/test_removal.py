@@ -104,15 +104,13 @@ async def test_a_sweep_marks_many_and_delays_nobody(tmp_path: Path) -> None:
             a_chain(store, unlocked(lambda: a_session(store)), 1, reply="x" * 100_000)
         used = unlocked(lambda: a_session(store, 9))
 
-        def sweep() -> int:
-            return store.evict(now=10, cutoff=5, limit=100, in_use=())
+        def clean() -> bool:
+            return store.clean(now=10, cutoff=5, limit=100, in_use=())
 
-        assert unlocked(sweep) == 100
+        assert not unlocked(clean)
         assert store.sessions == 101
         assert count(store, "turns") >= 196, "the rest is removed in pieces"
-        while unlocked(sweep):
-            pass
-        while not unlocked(store.remove_piece):
+        while not unlocked(clean):
             pass
         assert (store.sessions, count(store, "turns")) == (1, 0)
         assert store.session(used)
@@ -121,8 +119,8 @@ async def test_a_sweep_marks_many_and_delays_nobody(tmp_path: Path) -> None:
 def test_a_sweep_deletes_nothing_that_is_in_use_or_was_used(store: Store) -> None:
     idle, busy, used = (a_session(store) for _ in range(3))
     store.touch(used, 50)
-    assert store.evict(now=100, cutoff=40, limit=10, in_use={busy}) == 2
-    assert store.evict(now=100, cutoff=40, limit=10, in_use=()) == 0, "they are out of its way"
+    assert store.clean(now=100, cutoff=40, limit=10, in_use={busy})
+    assert store.clean(now=100, cutoff=40, limit=10, in_use=()), "they are out of its way"
     assert store.session(idle) is None
     found = [store.session(session_id) for session_id in (busy, used)]
     assert [session and session.last_accessed for session in found] == [100, 50]
