@@ -191,15 +191,19 @@ class Reply:
         try:
             self._write(turn, error)
         except Locked:
-            self._writing = self._loop.create_task(self._write_later(turn, error))
-            self._on_linger(self._writing)
+            self._writing = self._write_later(lambda: self._write(turn, error))
 
-    async def _write_later(self, turn: Turn, error: ChatError | None) -> None:
-        try:
-            with suppress(ChatError):
-                await when_unlocked(lambda: self._write(turn, error))
-        finally:
-            self._announce_end(file_locked())  # nothing happens if it was written
+    def _write_later(self, write: Callable[[], None]) -> asyncio.Task[None]:
+        async def write_when_unlocked() -> None:
+            try:
+                with suppress(ChatError):  # the file stays locked, or the disk is full
+                    await when_unlocked(write)
+            finally:
+                self._announce_end(file_locked())  # nothing happens if it has ended
+
+        task = self._loop.create_task(write_when_unlocked())
+        self._on_linger(task)
+        return task
 
     def _write(self, turn: Turn, error: ChatError | None) -> None:
         """Writes the turn and announces the end. Raises Locked."""
@@ -272,12 +276,6 @@ class Reply:
     def _note_failure(self) -> None:
         """Has it stored that a response failed which was accepted in the background."""
         response_id = self.question.response_id
-        if not (self.question.detached and response_id and self.error):
-            return
-        failed_of = as_json(self.error.to_object()["error"])
-
-        async def write() -> None:
-            with suppress(ChatError):  # the disk is full
-                await when_unlocked(lambda: self._store.fail_background(response_id, failed_of))
-
-        self._on_linger(self._loop.create_task(write()))
+        if self.question.detached and response_id and self.error:
+            failed_of = as_json(self.error.to_object()["error"])
+            self._write_later(lambda: self._store.fail_background(response_id, failed_of))
