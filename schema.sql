@@ -167,8 +167,6 @@ UPDATE sessions SET current = ? WHERE session_id = ? AND current IN gone;
 DELETE FROM turns WHERE seq = (SELECT seq FROM gone LIMIT 1);
 -- name: free_key: Removes the turn that an idempotency key stood for, if it is gone.
 DELETE FROM turns WHERE idempotency_key = ? AND seq IN gone;
--- name: drop_turn: Removes a turn.
-DELETE FROM turns WHERE seq = ?;
 -- name: drop_session: Removes a session, with what is kept with it but its turns.
 DELETE FROM sessions WHERE session_id = ?;
 

@@ -98,46 +98,43 @@ def _of_turn(turn: Turn, size_of: Callable[[str], int]) -> list[_Sized]:
     return found
 
 
-def _around(turn: Turn, place: int, size_of: Callable[[str], int]) -> tuple[list[_Sized], list[_Sized]]:
-    """The messages of a turn before one of them, and those after it."""
-    own = _of_turn(turn, size_of)
-    here = [ref.place for ref, _ in own].index(place)
-    return own[:here], own[here + 1 :]
+def _behind(walk: Iterator[_Sized], ref: Ref | None) -> Iterator[_Sized]:
+    """What comes after a message on a walk; all of it with None."""
+    while ref is not None and next(walk)[0] != ref:
+        pass
+    return walk
 
 
 def _backwards(
     store: Store, session: Session, before: str | None, size_of: Callable[[str], int]
 ) -> Iterator[_Sized]:
     """The messages before one, newest first."""
-    session_id, seq, prompt = session.session_id, session.current, store.prompt(session.session_id)
+    seq, own, prompt = session.current, None, store.prompt(session.session_id)
     if prompt and before == prompt.message_id:
         return
     if before is not None:
-        turn, place = find_message(store, session_id, before, "before")
-        seq = turn.parent
-        yield from reversed(_around(turn, place, size_of)[0])
-    for turn in store.path_up(seq):
-        yield from reversed(_of_turn(turn, size_of))
+        turn, place = find_message(store, session.session_id, before, "before")
+        seq, own = turn.seq, Ref(turn.seq, place)
+    walk = (one for turn in store.path_up(seq) for one in reversed(_of_turn(turn, size_of)))
+    yield from _behind(walk, own)
     if prompt:
         yield PROMPT, len(prompt.content)
 
 
 def _forwards(store: Store, session: Session, after: str, size_of: Callable[[str], int]) -> Iterator[_Sized]:
     """The messages of the current path after one, oldest first."""
-    session_id, prompt = session.session_id, store.prompt(session.session_id)
+    own, prompt = None, store.prompt(session.session_id)
     if after == START or (prompt and after == prompt.message_id):
         path = store.path(session.current)
         if prompt and after == START:
             yield PROMPT, len(prompt.content)
     else:
-        turn, place = find_message(store, session_id, after, "after")
-        path = store.path(session.current, above=turn.seq - 1)
-        if not path or path.pop(0) != turn.seq:
+        turn, place = find_message(store, session.session_id, after, "after")
+        own, path = Ref(turn.seq, place), store.path(session.current, above=turn.seq - 1)
+        if path[:1] != [turn.seq]:
             raise not_found("after")
-        yield from _around(turn, place, size_of)[1]
-    for seq in path:
-        if found := store.turn(seq):
-            yield from _of_turn(found, size_of)
+    turns = filter(None, map(store.turn, path))
+    yield from _behind((one for turn in turns for one in _of_turn(turn, size_of)), own)
 
 
 def versions(turn: Turn, place: int, siblings: list[Version]) -> Versions | None:

@@ -155,8 +155,9 @@ class Store(Tree):
 
     def delete_session(self, session_id: str) -> None:
         """Deletes a session with all that it has."""
-        with self._deleting():
+        with self._db.transaction():
             is_there = self._drop_session(session_id)
+            self._remove()
         self.sessions -= is_there
 
     def _drop_session(self, session_id: str) -> int:

@@ -11,7 +11,6 @@ rows are removed in short pieces.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from time import perf_counter
 from typing import NamedTuple
 
@@ -127,24 +126,18 @@ class Tree:
 
     # Deleting
 
-    @contextmanager
-    def _deleting(self) -> Iterator[None]:
-        """A transaction that marks turns as gone; as many are removed at once as PIECE_SECONDS allow."""
+    def remove_piece(self) -> bool:
+        """Removes rows of what is gone for PIECE_SECONDS; tells whether none is left."""
         with self._db.transaction():
-            yield
-            self._remove()
+            return self._remove()
 
     def _remove(self) -> bool:
+        """Does so in a transaction that was begun; each deletion does, so that what is short goes at once."""
         deadline = perf_counter() + PIECE_SECONDS
         while perf_counter() < deadline:
             if not self._db.run("drop_gone").rowcount:
                 return True
         return False
-
-    def remove_piece(self) -> bool:
-        """Removes rows of what is gone for PIECE_SECONDS; tells whether none is left."""
-        with self._db.transaction():
-            return self._remove()
 
     def rewind(self, session_id: str, turn: Turn | None) -> int:
         """Deletes a turn and all that follow from it; returns how many messages.
@@ -153,7 +146,7 @@ class Tree:
         prompt too.
         """
         deleted = 0
-        with self._deleting():
+        with self._db.transaction():
             for seq in [turn.seq] if turn else [one.seq for one in self.children(session_id, None)]:
                 messages, _, numbers = self._db.one("below", (seq,))
                 self._db.run("mark", (numbers,))
@@ -161,6 +154,7 @@ class Tree:
             self._db.run("leave_gone", (turn and turn.parent, session_id))
             if turn is None:
                 deleted += self._db.run("drop_prompt", (session_id,)).rowcount
+            self._remove()
         return deleted
 
     def set_input(self, seq: int, messages: str) -> None:
@@ -188,4 +182,4 @@ class Tree:
             self._db.run("adopt", (turn.parent, turn.session_id, seq))
             self._db.run("mark", (f"[{seq}]",))
             self._db.run("leave_gone", (turn.parent, turn.session_id))
-            self._db.run("drop_turn", (seq,))
+            self._remove()

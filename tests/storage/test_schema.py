@@ -113,7 +113,7 @@ def test_every_statement_has_a_name_a_purpose_and_somebody_who_runs_it() -> None
 
 def test_a_typo_in_any_statement_is_found_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def mistyped(text: str) -> dict[str, str]:
-        return load_statements(text) | {"drop_turn": "DELETE FROM turms WHERE seq = ?"}
+        return load_statements(text) | {"drop_gone": "DELETE FROM turms"}
 
     monkeypatch.setattr(database, "load_statements", mistyped)
     with pytest.raises(StoreError, match="no such table: turms"):
