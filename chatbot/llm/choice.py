@@ -32,14 +32,15 @@ _MAX_DEPTH = 16
 class ChoiceReader:
     """Reads the choices of one answer's chunks in order.
 
-    Half a character, and what may be a part of a tag, wait for the next chunk.
+    Half a character, and what may be a part of a tag, wait for the next chunk. `came` are the kinds of pieces
+    so far.
     """
 
     def __init__(self) -> None:
         self._tags = ThinkTags()
         self._calls = CallReader()
         self._halves: dict[str, str] = {}  # by kind, first halves of surrogate pairs
-        self._came: set[str] = set()  # the kinds of what came in pieces
+        self.came: set[str] = set()
 
     def read(self, choice: dict[str, Any], *, is_last: bool, is_whole: bool) -> tuple[list[Piece], bool]:
         """What a choice adds to the reply, and whether it stands there just as we would write it."""
@@ -63,10 +64,8 @@ class ChoiceReader:
             if piece.length:
                 pieces.append(piece)
         if is_message and is_whole:  # MiniMax repeats the whole at the end
-            pieces = [piece for piece in pieces if piece.kind not in self._came]
-        else:
-            for piece in pieces:
-                self._came.add(piece.kind)
+            pieces = [piece for piece in pieces if piece.kind not in self.came]
+        self.came.update(piece.kind for piece in pieces)
         return pieces, can_pass_on
 
     def _whole(self, kind: str, text: str, is_last: bool) -> str:

@@ -243,7 +243,6 @@ class Answer:
                     return
         except TooLarge:
             raise errors.ours("large", "a line of over 1 MiB") from None
-        self._chunks += reader.release_text()
         if not (had_finished and reader.finish_reason) or any(chunk.pieces for chunk in self._chunks):
             self._idle.heard_at = self._loop.time()  # after the finish, only text counts
         patience = self._idle.patience
