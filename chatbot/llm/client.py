@@ -8,9 +8,8 @@ import io
 import logging
 import re
 import zlib
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakSet
 
 import aiohttp
 
@@ -18,11 +17,11 @@ from chatbot.config import SERVER_FIELDS, Config
 from chatbot.errors import ChatError
 from chatbot.llm import errors, models
 from chatbot.llm.chunks import ChunkReader
-from chatbot.llm.connections import Pool, is_fresh
+from chatbot.llm.connections import Pool, is_fresh, needs_fresh
 from chatbot.llm.dialect import Dialect
 from chatbot.llm.endpoint import Endpoint, without_place
 from chatbot.llm.idle_timeout import IdleTimeout
-from chatbot.llm.models import Models
+from chatbot.llm.models import NO_MODELS
 from chatbot.llm.reports import Reports
 from chatbot.llm.response import BROKEN, MAX_WHOLE_BYTES, Answer
 from chatbot.records import as_json
@@ -52,18 +51,13 @@ class LLM:
         self._extra_body = {k: v for k, v in config.llm_extra_body.items() if k not in SERVER_FIELDS}
         self._patience = config.llm_timeout_seconds
         self._configured_model = config.llm_model or str(self._extra_body.pop("model", "") or "")
-        self._models: Models | None = None
+        self._models = NO_MODELS
         self._has_looked = False  # at the list, though it may not have been there
         self._looking = asyncio.Lock()
         self._dialect = Dialect()
         self._has_answered = False
-        self._responses: WeakSet[aiohttp.ClientResponse] = WeakSet()
-        self._pooled = self._session(Pool(ssl=self._endpoint.tls))
-        self._fresh = self._session(Pool(force_close=True, ssl=self._endpoint.tls))
-
-    def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector,
+        self._session = aiohttp.ClientSession(
+            connector=Pool(ssl=self._endpoint.tls),
             cookie_jar=aiohttp.DummyCookieJar(),
             # The silence of an answer is watched by IdleTimeout; there is no limit on the whole.
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
@@ -75,10 +69,7 @@ class LLM:
 
     async def close(self) -> None:
         """Closes every connection, also those of answers that nobody reads to their end."""
-        for response in list(self._responses):
-            response.close()
-        await self._pooled.close()
-        await self._fresh.close()
+        await self._session.close()
 
     # Asking
 
@@ -103,7 +94,7 @@ class LLM:
         self, messages: str, chosen: dict[str, Any], affinity: str | None, *, is_relay: bool = False
     ) -> Answer:
         """Asks under the watch of an IdleTimeout, which goes on over the answer."""
-        body = (without_place(self._extra_body, affinity) if self._extra_body else {}) | chosen
+        body = without_place(self._extra_body, affinity) | chosen
         task = asyncio.current_task()
         assert task
         idle = IdleTimeout(self._patience, task.cancel)
@@ -138,7 +129,6 @@ class LLM:
                     response.close()
                     raise errors.ours("compressed")
                 self._has_answered = True
-                self._responses.add(response)
                 return response
             words = await _body(response, MAX_ERROR_BYTES)
             failure = errors.read_failure(response.status, response.headers, words)
@@ -147,7 +137,7 @@ class LLM:
                 continue
             is_found = not (chose_model or self._configured_model)
             if is_found and (failure.status == 404 or failure.kind == "model") and model != refused:
-                refused, self._models = model, None  # one look at the list: it may have another by now
+                refused, self._models = model, NO_MODELS  # one look at the list: it may have another by now
                 if await self.model_for({}) != model:
                     continue
             self._dialect.forget(left_out)
@@ -166,7 +156,7 @@ class LLM:
             return named
         try:
             async with asyncio.timeout(LIST_SECONDS if named else self._patience), self._looking:
-                if not self._models and not (named and self._has_looked):
+                if not (self._models.first or (named and self._has_looked)):
                     self._models = models.read(await self.models())
         except TimeoutError:
             if not named:
@@ -178,55 +168,54 @@ class LLM:
             if error.code == "llm_unavailable" and not self._has_answered:
                 return named
         self._has_looked = True
-        return named or (self._models.first if self._models else "")
+        return named or self._models.first
 
     def context_size(self, model: str) -> int | None:
         """How many tokens the model takes, if the list of models says so."""
-        return self._models.sizes.get(model) if self._models else None
+        return self._models.sizes.get(model)
 
     async def models(self) -> bytes:
         """The LLM server's list of models, as JSON. Raises ChatError."""
+        return self._good(*await self._list(self._patience))
+
+    async def _list(self, seconds: float) -> tuple[aiohttp.ClientResponse, bytes]:
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(seconds):
                 response = await self._request("GET", self._endpoint.models_url, None)
-                body = await _body(response, MAX_WHOLE_BYTES)
+                return response, await _body(response, MAX_WHOLE_BYTES)
         except TimeoutError:
-            raise self._silent() from None
-        if response.status != 200:
-            failure = errors.read_failure(response.status, response.headers, body[:MAX_ERROR_BYTES])
-            error = failure.to_error(where=self._endpoint.name)
-            error.message = self._reports.mask(error.message)
-            raise error
-        return body
+            raise errors.ours("timeout", f"{seconds:g}") from None
+
+    def _good(self, response: aiohttp.ClientResponse, body: bytes) -> bytes:
+        """The body of a good answer. Raises ChatError for any other."""
+        if response.status == 200:
+            return body
+        failure = errors.read_failure(response.status, response.headers, body[:MAX_ERROR_BYTES])
+        error = failure.to_error(where=self._endpoint.name)
+        error.message = self._reports.mask(error.message)
+        raise error
 
     async def ready(self) -> tuple[str, str]:
         """How the LLM server is: "ok", "loading", "unreachable", "unauthorized" or "error"; and a note."""
         try:
-            async with asyncio.timeout(LIST_SECONDS):
-                response = await self._request("GET", self._endpoint.models_url, None)
-                body = await _body(response, MAX_WHOLE_BYTES)
-        except (TimeoutError, ChatError) as error:
-            return "unreachable", error.message if isinstance(error, ChatError) else "no answer in time"
-        status = response.status
-        note, is_list, is_page = "", False, body.lstrip()[:1] == b"<"
-        if status == 200:
-            try:
-                listed = models.read(body)
-                # The first is remembered until it is refused, however the list goes on.
-                self._models = listed._replace(first=(self._models or listed).first)
-                return "ok", ""
-            except ChatError as error:
-                note, is_list = self._reports.mask(error.message), error.kind == "model"
-        failure = errors.read_failure(status, response.headers, body[:MAX_ERROR_BYTES])
-        said = f"the list of models answers {status}: {failure.words}"[:300].rstrip(": ")
-        note = note or self._reports.mask(said)
+            response, body = await self._list(LIST_SECONDS)
+        except ChatError as error:
+            return "unreachable", error.message
+        try:
+            listed = models.read(self._good(response, body))
+        except ChatError as error:
+            kind, note = error.kind, f"The list of models: {error.message}"
+        else:
+            # The first is remembered until it is refused, however the list goes on.
+            self._models = listed._replace(first=self._models.first or listed.first)
+            return "ok", ""
         # Chats need no list: it may be missing, empty or forbidden.
-        can_do_without = is_list or (status in (404, 405) and not is_page)
-        if status != 503 and (self._has_answered or (self._configured_model and can_do_without)):
+        is_missing = response.status in (404, 405) and body.lstrip()[:1] != b"<"
+        can_do_without = self._configured_model and (kind == "model" or is_missing)
+        if kind != "loading" and (self._has_answered or can_do_without):
             return "ok", note
-        if status == 200 or failure.is_no_api:
-            return "error", f"not an OpenAI-compatible API at {self._endpoint.name}: {note}"
-        return {503: "loading", 401: "unauthorized", 403: "unauthorized"}.get(status, "error"), note
+        states = {"loading": "loading", "credentials": "unauthorized", "forbidden": "unauthorized"}
+        return states.get(kind, "error"), note
 
     # HTTP
 
@@ -241,25 +230,18 @@ class LLM:
         A pooled connection may have died unnoticed (llama-server closes each without saying so): a
         request that fails on one before its answer begins is sent once more on a fresh one.
         """
-        headers = self._endpoint.headers(affinity)
-
-        def send(session: aiohttp.ClientSession) -> Awaitable[aiohttp.ClientResponse]:
+        options: dict[str, Any] = {"headers": self._endpoint.headers(affinity), "proxy": self._endpoint.proxy}
+        for is_last in (False, True):
             # aiohttp warns of bytes of over 1 MiB, which it would write at once.
             body = io.BytesIO(data) if data and len(data) > 1024 * 1024 else data
-            proxy = self._endpoint.proxy
-            return session.request(
-                method, url, data=body, headers=headers, proxy=proxy, allow_redirects=False
-            )
-
-        try:
+            needs_fresh.set(is_last)
             try:
-                return await send(self._pooled)
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if is_fresh() or isinstance(error, aiohttp.ClientConnectorError):
-                    raise
-                return await send(self._fresh)
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._unreachable(error) from None
+                return await self._session.request(method, url, data=body, allow_redirects=False, **options)
+            except (aiohttp.ClientError, OSError) as error:
+                broke = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+                if is_fresh() or not broke or isinstance(error, aiohttp.ClientConnectorError):
+                    raise self._unreachable(error) from None
+        raise AssertionError
 
     def _unreachable(self, error: Exception) -> ChatError:
         """What it means that no answer began."""

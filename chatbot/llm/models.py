@@ -31,6 +31,9 @@ class Models(NamedTuple):
     sizes: dict[str, int]
 
 
+NO_MODELS = Models("", {})
+
+
 def entries_of(data: bytes) -> dict[str, dict[str, Any]]:
     """The entries of the list by their names. Raises ChatError if it is none or names no model."""
     try:
@@ -40,7 +43,7 @@ def entries_of(data: bytes) -> dict[str, dict[str, Any]]:
     if isinstance(listed, dict):
         listed = listed.get("data", listed.get("models"))  # the second is an older Ollama's, or Cohere's
     if not isinstance(listed, list):
-        raise ChatError("llm_error", "The LLM server's list of models is none.", kind="address")
+        raise ChatError("llm_error", "It is none: this is not an OpenAI-compatible API.", kind="address")
     entries: dict[str, dict[str, Any]] = {}
     for entry in listed:
         entry = entry if isinstance(entry, dict) else {"id": entry}
