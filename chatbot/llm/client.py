@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import aiohttp
 
@@ -20,7 +21,6 @@ from chatbot.llm.chunks import ChunkReader
 from chatbot.llm.connections import Pool, is_fresh, needs_fresh
 from chatbot.llm.dialect import Dialect
 from chatbot.llm.endpoint import Endpoint, without_place
-from chatbot.llm.idle_timeout import IdleTimeout
 from chatbot.llm.models import NO_MODELS
 from chatbot.llm.reports import Reports
 from chatbot.llm.response import BROKEN, MAX_WHOLE_BYTES, Answer
@@ -56,6 +56,7 @@ class LLM:
         self._looking = asyncio.Lock()
         self._dialect = Dialect()
         self._has_answered = False
+        self._responses: WeakSet[aiohttp.ClientResponse] = WeakSet()
         self._session = aiohttp.ClientSession(
             connector=Pool(ssl=self._endpoint.tls),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -69,6 +70,8 @@ class LLM:
 
     async def close(self) -> None:
         """Closes every connection, also those of answers that nobody reads to their end."""
+        for response in list(self._responses):
+            response.close()
         await self._session.close()
 
     # Asking
@@ -93,23 +96,18 @@ class LLM:
     async def _ask(
         self, messages: str, chosen: dict[str, Any], affinity: str | None, *, is_relay: bool = False
     ) -> Answer:
-        """Asks under the watch of an IdleTimeout, which goes on over the answer."""
         body = without_place(self._extra_body, affinity) | chosen
-        task = asyncio.current_task()
-        assert task
-        idle = IdleTimeout(self._patience, task.cancel)
         try:
-            response = await self._post(messages, body, affinity)
-            room = body.get("max_completion_tokens") or body.get("max_tokens")
-            size = self.context_size(str(body["model"]))
-            reader = ChunkReader(is_relay=is_relay, context_size=size, room=room)
-            return Answer(response, idle, reader, self._reports.report, messages)
-        except BaseException as error:
-            idle.end()
-            # Nobody else may have cancelled the task too; cf. asyncio.timeout.
-            if idle.has_fired and isinstance(error, asyncio.CancelledError) and not task.uncancel():
-                error = self._silent()
-            raise self._reports.report(error, messages) if isinstance(error, ChatError) else error from None
+            async with asyncio.timeout(self._patience):
+                response = await self._post(messages, body, affinity)
+        except TimeoutError:
+            raise self._reports.report(self._silent(), messages) from None
+        except ChatError as error:
+            raise self._reports.report(error, messages) from None
+        room = body.get("max_completion_tokens") or body.get("max_tokens")
+        size = self.context_size(str(body["model"]))
+        reader = ChunkReader(is_relay=is_relay, context_size=size, room=room)
+        return Answer(response, self._patience, reader, self._reports.report, messages)
 
     async def _post(
         self, messages: str, body: dict[str, Any], affinity: str | None
@@ -129,6 +127,7 @@ class LLM:
                     response.close()
                     raise errors.ours("compressed")
                 self._has_answered = True
+                self._responses.add(response)
                 return response
             words = await _body(response, MAX_ERROR_BYTES)
             failure = errors.read_failure(response.status, response.headers, words)

@@ -68,7 +68,7 @@ class Answer:
     def __init__(
         self,
         response: aiohttp.ClientResponse,
-        idle: IdleTimeout,
+        patience: float,
         reader: ChunkReader,
         report: Callable[[ChatError, str | None], ChatError],
         messages: str,
@@ -76,7 +76,6 @@ class Answer:
         self.is_complete = False
         self._response = response
         self._content = response.content
-        self._idle = idle
         self._loop = asyncio.get_running_loop()
         self.reader = reader
         self._report = report
@@ -89,7 +88,7 @@ class Answer:
         self._has_ended = False
         self._failure: Exception | None = None
         self._tap = Tap(response, self._arrived)
-        idle.set(idle.patience, self._give_up)
+        self._idle = IdleTimeout(patience, self._give_up)
 
     async def first(self) -> list[Chunk]:
         """The first chunks; deliver() is given them. If it raises ChatError, the answer is closed."""
