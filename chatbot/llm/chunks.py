@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from chatbot.errors import ChatError
+from chatbot.errors import ChatError, TooLong
 from chatbot.llm import errors, too_long
 from chatbot.llm.choice import ChoiceReader, first_choice, rewritten
 from chatbot.llm.fast_path import EVENT, FastPath
@@ -166,12 +166,13 @@ class ChunkReader:
         finish = self.finish_reason
         if not finish or (is_cut and not self.is_certain):
             if not self._has_begun and not self.is_done:
-                raise errors.empty_stream()
+                # So llama-cpp-python says that a conversation is too long; or it was a crash.
+                raise TooLong("llm_error", "The LLM server sent an empty stream.", is_certain=False)
             raise errors.ours("cut" if is_cut else "early")
         came = self._choices.came
         if not self._is_relay and not came - {REASONING}:
             if too_long.is_full(self._spent, finish, self._context_size, self._room):
-                raise errors.full_context()
+                raise TooLong("context_too_long", "The conversation left the LLM no room for an answer.")
             if not came or not CUT.search(finish):
                 is_filtered = FILTERED.search(finish)
                 raise errors.ours("filtered" if is_filtered else "empty", finish)
