@@ -6,8 +6,6 @@ import asyncio
 import errno
 import io
 import logging
-import re
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
@@ -37,7 +35,6 @@ MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADERS = 1000  # gateways before other gateways add theirs
 MAX_ERROR_BYTES = 64 * 1024
 
-_PACKED = re.compile("gzip|deflate|br|zstd|compress", re.I)  # some servers name a charset there
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 
@@ -62,7 +59,6 @@ class LLM:
             cookie_jar=aiohttp.DummyCookieJar(),
             # The silence of an answer is watched by IdleTimeout; there is no limit on the whole.
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
-            auto_decompress=False,
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
             max_headers=MAX_HEADERS,
@@ -123,9 +119,6 @@ class LLM:
             data = f"{{{','.join(fields)}}}".encode()
             response = await self._request("POST", self._endpoint.chat_url, affinity, data)
             if response.status in range(200, 300) and response.status != 204:  # Portkey has 246, too
-                if _PACKED.search(response.headers.get("Content-Encoding", "")):
-                    response.close()
-                    raise errors.ours("compressed")
                 self._has_answered = True
                 self._responses.add(response)
                 return response
@@ -264,9 +257,8 @@ class LLM:
 
 
 async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, or its first `limit` bytes, unpacked; what came of one that was cut."""
+    """The body, or its first `limit` bytes; what came of one that was cut."""
     parts: list[bytes] = []
-    size = limit
     async with response:
         try:
             while limit > 0 and (data := await response.content.readany()):
@@ -274,8 +266,4 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
                 limit -= len(data)
         except BROKEN as error:
             error.__traceback__ = None
-    body = b"".join(parts)
-    try:
-        return zlib.decompressobj(47).decompress(body, size)  # gzip or deflate, unasked, by a proxy
-    except zlib.error:
-        return body
+    return b"".join(parts)

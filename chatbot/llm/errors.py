@@ -60,7 +60,6 @@ _OURS = {
     "timeout": ("llm_timeout", "The LLM server was silent for {} seconds."),
     "nonsense": ("llm_error", "The LLM server sent something that is not a chat completion: {}"),
     "large": ("llm_error", "The LLM server sent {}."),
-    "compressed": ("llm_error", "The LLM server compressed its answer, unasked."),
     "finish": ("llm_error", 'The LLM server failed in the middle (finish_reason "{}"): {}'),
     "empty": ("llm_error", 'The LLM server sent a reply without text (finish_reason "{}").'),
     "filtered": ("llm_rejected", 'The LLM\'s filter let nothing of the answer through (finish_reason "{}").'),
