@@ -27,7 +27,8 @@ class CallReader:
             entries = {"index": 0, "function": function}
         if isinstance(entries, dict):
             entries = [entries]
-        entries = entries if isinstance(entries, list) else ()
+        if not isinstance(entries, list):
+            return []
         return [piece for entry in entries if isinstance(entry, dict) for piece in self._read_entry(entry)]
 
     def _read_entry(self, entry: dict[str, Any]) -> list[Piece]:

@@ -55,17 +55,16 @@ class ChoiceReader:
         texts = {kind: self._whole(kind, "".join(parts), is_last) for kind, parts in found.items()}
         tagged, texts[TEXT] = self._tags.feed(texts[TEXT], is_last=is_last)
         texts[REASONING] += tagged
-        pieces = [Piece(kind, text) for kind, text in texts.items()]
-        pieces += [
-            call._replace(text=self._whole(f"call {call.call}", call.text, is_last))
-            for call in self._calls.read(delta)
-        ]
-        pieces = [piece for piece in pieces if piece.length]
-        stands = {name: delta[name] for name in _WRITTEN if delta.get(name)}
+        pieces = [Piece(kind, text) for kind, text in texts.items() if text]
+        for call in self._calls.read(delta):
+            piece = call._replace(text=self._whole(f"call {call.call}", call.text, is_last))
+            if piece.length:
+                pieces.append(piece)
+        stands = {name: value for name in _WRITTEN if (value := delta.get(name))}
         as_it_came = not is_message and stands == _fields(pieces)
         if is_message and is_whole:  # MiniMax repeats the whole at the end
             pieces = [piece for piece in pieces if piece.kind not in self.came]
-        self.came.update(piece.kind for piece in pieces)
+        self.came.update([piece.kind for piece in pieces])
         return pieces, as_it_came
 
     def _whole(self, kind: str, text: str, is_last: bool) -> str:
@@ -119,17 +118,22 @@ def rewritten(chunk: dict[str, Any], pieces: Sequence[Piece], finish: str | None
 
 def _fields(pieces: Sequence[Piece]) -> dict[str, Any]:
     """The fields of a delta that adds these pieces, as we write them."""
-    fields: dict[str, Any] = {FIELDS[piece.kind]: piece.text for piece in pieces if piece.kind != CALL}
+    fields: dict[str, Any] = {}
     calls: dict[int, dict[str, Any]] = {}
     arguments: dict[int, list[str]] = {}
     for piece in pieces:
-        if piece.kind == CALL:
+        if piece.kind != CALL:
+            fields[FIELDS[piece.kind]] = piece.text
+        elif piece.call in calls:
+            arguments[piece.call].append(piece.text)
+        else:
             begun = piece.head.to_call("") if piece.head else {"function": {}}
-            calls.setdefault(piece.call, {"index": piece.call} | begun)
-            arguments.setdefault(piece.call, []).append(piece.text)
+            calls[piece.call], arguments[piece.call] = {"index": piece.call} | begun, [piece.text]
     for number, call in calls.items():
         call["function"]["arguments"] = "".join(arguments[number])
-    return fields | ({"tool_calls": list(calls.values())} if calls else {})
+    if calls:
+        fields["tool_calls"] = list(calls.values())
+    return fields
 
 
 def _parts(value: Any, kind: str = TEXT, depth: int = 0) -> list[tuple[str, str]]:

@@ -60,11 +60,11 @@ class Tap(asyncio.Protocol):
 
     def wake(self) -> None:
         """Has the task that waits go on, if there is one."""
-        if self._waiter and self.is_waited_for:
+        if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _notify(self) -> None:
-        if self._on_event and self.is_waited_for:
+        if self._on_event and self._waiter and not self._waiter.done():
             self._on_event()
 
     # What the transport calls
