@@ -19,6 +19,7 @@ from chatbot.llm.chunks import ChunkReader
 from chatbot.llm.connections import Pool, is_fresh, needs_fresh
 from chatbot.llm.dialect import Dialect
 from chatbot.llm.endpoint import Endpoint, without_place
+from chatbot.llm.idle_timeout import IdleTimeout
 from chatbot.llm.models import NO_MODELS
 from chatbot.llm.reports import Reports
 from chatbot.llm.response import BROKEN, MAX_WHOLE_BYTES, Answer
@@ -92,14 +93,20 @@ class LLM:
     async def _ask(
         self, messages: str, chosen: dict[str, Any], affinity: str | None, *, is_relay: bool = False
     ) -> Answer:
+        """Asks under the watch of an IdleTimeout; over the answer watches another."""
         body = without_place(self._extra_body, affinity) | chosen
+        task = asyncio.current_task()
+        assert task
+        idle = IdleTimeout(self._patience, task.cancel)
         try:
-            async with asyncio.timeout(self._patience):
-                response = await self._post(messages, body, affinity)
-        except TimeoutError:
-            raise self._reports.report(self._silent(), messages) from None
-        except ChatError as error:
-            raise self._reports.report(error, messages) from None
+            response = await self._post(messages, body, affinity)
+        except BaseException as error:
+            # Nobody else may have cancelled the task too; cf. asyncio.timeout.
+            if idle.has_fired and isinstance(error, asyncio.CancelledError) and not task.uncancel():
+                error = self._silent()
+            raise self._reports.report(error, messages) if isinstance(error, ChatError) else error from None
+        finally:
+            idle.end()
         room = body.get("max_completion_tokens") or body.get("max_tokens")
         size = self.context_size(str(body["model"]))
         reader = ChunkReader(is_relay=is_relay, context_size=size, room=room)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+LOOK_AGAIN = 0.05
+"""Seconds between a silence that seems too long and the judgement on it."""
+
 
 class IdleTimeout:
     """Calls `on_idle` once nothing was heard for `seconds`, until end().
@@ -38,10 +41,13 @@ class IdleTimeout:
         self._timer = None
         self._on_idle = int  # whoever was to be called mostly holds this: a cycle otherwise
 
-    def _look(self) -> None:
+    def _look(self, *, is_late: bool = False) -> None:
         left = self.heard_at + self._seconds - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._look)
+        elif not is_late:
+            # A process that was stopped (SIGSTOP, a laptop's lid) finds the answer in its socket: read first.
+            self._timer = self._loop.call_later(LOOK_AGAIN, lambda: self._look(is_late=True))
         else:
             on_idle, self.has_fired = self._on_idle, True
             self.end()

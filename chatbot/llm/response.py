@@ -233,7 +233,6 @@ class Answer:
     def _read_events(self, data: bytes, decoder: Decoder) -> None:
         """Takes a piece of a stream."""
         reader = self.reader
-        had_finished = bool(reader.finish_reason)
         try:
             for event in decoder.feed(data):
                 self._chunks += reader.read(event)
@@ -242,7 +241,7 @@ class Answer:
                     return
         except TooLarge:
             raise errors.ours("large", "a line of over 1 MiB") from None
-        if not (had_finished and reader.finish_reason) or any(chunk.pieces for chunk in self._chunks):
+        if not reader.finish_reason or any(chunk.pieces for chunk in self._chunks):
             self._idle.heard_at = self._loop.time()  # after the finish, only text counts
         patience = self._idle.patience
         self._idle.allow(min(SHORT_WAIT_SECONDS, patience) if reader.may_end_soon else patience)

@@ -324,17 +324,16 @@ async def test_text_that_came_with_a_finish_does_not_wait_for_the_end(llm: Scrip
 
 async def test_a_process_that_was_stopped_reads_before_it_judges(llm: ScriptedLLM, clock: Any) -> None:
     """After SIGSTOP, or a night with the lid closed, the whole answer lies in the socket."""
-    gate = Gate()
+    head, rest = Gate(), Gate()
     steps = stream(text("Hi"), STOP, DONE)
-    llm.play([steps[0], gate, *steps[1:]])
+    llm.play([head, steps[0], rest, *steps[1:]])
     async with opened(llm, llm_timeout_seconds=20) as way:
         task = asyncio.create_task(hear(way))
-        await gate.reached.wait()
-        await asyncio.sleep(0.02)
-        gate.open()
-        for _ in range(3):  # until the LLM has written it
+        for gate in (head, rest):
+            await gate.reached.wait()
+            gate.open()
+            clock.advance(100)  # the timer is due in the very turn in which the bytes are
             await asyncio.sleep(0)
-        clock.advance(100)  # the timer is due in the very turn in which the bytes are
         heard = await asyncio.wait_for(task, 5)
     assert (heard.said, heard.error) == ("Hi", None)
 

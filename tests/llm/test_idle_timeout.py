@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chatbot.llm.idle_timeout import IdleTimeout
+from chatbot.llm.idle_timeout import LOOK_AGAIN, IdleTimeout
 
 
 class StillClock:
@@ -28,9 +28,10 @@ class StillClock:
         monkeypatch.setattr(self._loop, "call_at", kept)
 
     async def advance(self, seconds: float) -> None:
-        self.now += seconds
-        for _ in range(3):
-            await asyncio.sleep(0)
+        for step in (seconds, LOOK_AGAIN + 0.001):  # the judgement follows the look
+            self.now += step
+            for _ in range(3):
+                await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -54,6 +55,18 @@ async def test_who_is_silent_is_called_once_and_who_is_heard_is_not(still: Still
     assert called == ["silent", "heard"]
     await still.advance(100)
     assert called == ["silent", "heard"]
+
+
+async def test_what_is_heard_between_the_look_and_the_judgement_counts(still: StillClock) -> None:
+    called: list[str] = []
+    idle = IdleTimeout(10, lambda: called.append("x"))
+    still.now += 100  # the process was stopped
+    await asyncio.sleep(0)
+    idle.heard_at = still.now
+    await still.advance(9)
+    assert called == []
+    await still.advance(1)
+    assert called == ["x"]
 
 
 async def test_another_time_counts_from_then_and_the_same_changes_nothing(still: StillClock) -> None:
