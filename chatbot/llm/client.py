@@ -237,8 +237,8 @@ class LLM:
             try:
                 return await self._session.request(method, url, data=body, allow_redirects=False, **options)
             except (aiohttp.ClientError, OSError) as error:
-                broke = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
-                if is_fresh() or not broke or isinstance(error, aiohttp.ClientConnectorError):
+                is_dead = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+                if is_fresh.get() or not is_dead:
                     raise self._unreachable(error) from None
         raise AssertionError
 
