@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
@@ -61,7 +60,6 @@ _OURS = {
     "timeout": ("llm_timeout", "The LLM server was silent for {} seconds."),
     "nonsense": ("llm_error", "The LLM server sent something that is not a chat completion: {}"),
     "large": ("llm_error", "The LLM server sent {}."),
-    "compressed": ("llm_error", "The LLM server compressed its answer, unasked."),
     "finish": ("llm_error", 'The LLM server failed in the middle (finish_reason "{}"): {}'),
     "empty": ("llm_error", 'The LLM server sent a reply without text (finish_reason "{}").'),
     "filtered": ("llm_rejected", 'The LLM\'s filter let nothing of the answer through (finish_reason "{}").'),
@@ -78,17 +76,6 @@ def ours(kind: str, *words: object) -> ChatError:
     code, message = _OURS[kind]
     retry_after = "1" if code == "overloaded" else None
     return ChatError(code, message.format(*words)[:MAX_MESSAGE_CHARS], retry_after=retry_after, kind=kind)
-
-
-def empty_stream() -> TooLong:
-    """Nothing came at all: llama-cpp-python's way to say that a conversation is too long, or a crash."""
-    return TooLong("llm_error", "The LLM server sent an empty stream.", is_certain=False)
-
-
-def full_context() -> TooLong:
-    """No text came, and the usage shows why."""
-    message = "The message is too long for the LLM's context: it left no room for an answer."
-    return TooLong("context_too_long", message)
 
 
 class Failure(NamedTuple):
@@ -148,12 +135,11 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failur
         value, is_json = parse(event[1] if event else body), True
     except ValueError:
         value, is_json = body.decode("utf-8", "replace"), False
-    words = words_of(value)
+    words, text = words_of(value), body.decode("utf-8", "replace")
     host = re.match(r"https?://[\w.:\[\]-]{1,200}", headers.get("Location", ""))
     if not words and 300 <= status < 400 and host:  # not with the path, which may quote what was said
         words = f"it redirects to {host[0]}"
-    wait = _retry_after(headers, f"{words}\n{body.decode('utf-8', 'replace')}")
-    return Failure(status, status, _codes(value), words, is_json, wait)
+    return Failure(status, status, _codes(text), words, is_json, _retry_after(headers, f"{words}\n{text}"))
 
 
 def failure_in(value: Any) -> Failure | None:
@@ -164,13 +150,12 @@ def failure_in(value: Any) -> Failure | None:
         return None
     choices = value.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
-    error = value.get("error")
-    if not error and isinstance(first, dict) and not first.get("finish_reason"):
-        error = first.get("error")
-    for name, field in (("x_groq", "error"), ("base_resp", "status_code")):  # the second is MiniMax's
-        inner = value.get(name)
-        if not error and isinstance(inner, dict) and inner.get(field):
-            error = inner
+    places = [value, value.get("x_groq"), first]
+    if isinstance(first, dict) and first.get("finish_reason"):
+        places.pop()  # which tells of it
+    error = next((one["error"] for one in places if isinstance(one, dict) and one.get("error")), None)
+    if not error and isinstance(inner := value.get("base_resp"), dict) and inner.get("status_code"):
+        error = inner  # MiniMax
     if isinstance(error, int) and error:
         error = value | {"code": error}  # its status, or True beside its words
     has_words = _BARE.intersection(map(_name, value)) or isinstance(value.get("status"), dict)
@@ -179,10 +164,11 @@ def failure_in(value: Any) -> Failure | None:
         error = {key: inner for key, inner in value.items() if key not in ("choices", "model")}
     if not error:
         return None
-    codes, words = _codes(error), words_of(error)
+    text = as_json(error)
+    codes = _codes(text)
     found = re.search(r"\b[45]\d\d\b", codes)
     number = int(found[0]) if found else 400 if _BLAMES_US.search(codes) else 500
-    return Failure(0, number, codes, words, retry_after=_retry_after({}, as_json(error)))
+    return Failure(0, number, codes, words_of(error), retry_after=_retry_after({}, text))
 
 
 _BLAMES_US = re.compile(
@@ -192,10 +178,6 @@ _BARE = {"message", "detail", "errors", "msg", "errormsg", "errormessage", "erro
 _WORD_NAMES = (
     *("message", "msg", "detail", "errordescription", "details", "error", "errors", "errormessage"),
     *("errormsg", "errmsg", "statusmsg", "status", "description", "reason", "title", "raw", "faultstring"),
-)
-_CODE_NAMES = (
-    *("code", "type", "status", "statuscode", "errorcode", "errcode", "errortype", "param", "reason"),
-    *("httpcode", "httpstatuscode"),
 )
 
 
@@ -241,23 +223,11 @@ def _plain(text: str, depth: int) -> str:
     return valid(text[:MAX_MESSAGE_CHARS]).strip()
 
 
-def _codes(value: Any, depth: int = 0) -> str:
-    """All that stands under names of codes, types and statuses, joined by spaces."""
-    found: list[str] = []
-    if isinstance(value, list) and depth <= _MAX_DEPTH:
-        found = [_codes(item, depth + 1) for item in value[:4]]
-    elif isinstance(value, dict) and depth <= _MAX_DEPTH:
-        for name, item in list(value.items())[:50]:
-            if _name(name) in _CODE_NAMES and isinstance(item, str | int):
-                found.append(valid(str(item)[:100]))
-            else:
-                found.append(_codes(item, depth + 1))
-    elif isinstance(value, str) and value.lstrip()[:1] == "{":
-        try:
-            return _codes(parse(value.encode("utf-8", "replace")), depth + 1)
-        except ValueError:
-            pass
-    return " ".join(filter(None, found))[:1000]
+def _codes(text: str) -> str:
+    """All that stands under names of codes, types and statuses in a JSON text, joined by spaces."""
+    # A JSON text in another has a backslash before each quote.
+    name = r'"\w{,16}(?:code|type|status|param|reason)\\*" *: *'
+    return " ".join(re.findall(name + r'\\*"?([^"\\{}\[\],]{1,100})', text, re.I))[:1000]
 
 
 _WAITS = re.compile(
@@ -286,14 +256,11 @@ def _retry_after(headers: Mapping[str, str], body: str) -> str | None:
 
 
 def _seconds(text: str) -> float | None:
-    """Seconds written as "7", "1.5", "1.5s", "6m0s", "120ms" or as a Unix time in seconds or milliseconds."""
+    """Seconds written as "7", "1.5", "1.5s", "6m0s" or "120ms"."""
     text = text.replace(" ", "").lower()
     # Possessive (+): what is matched is not tried again in other pieces, of which there are 2 ** len(text).
     if not re.fullmatch(r"(\d{1,13}+(\.\d{1,9}+)?+(ms|[hms])?+)++", text, re.ASCII):
         return None
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
     seconds = sum(float(n) * units[unit] for n, unit in re.findall(r"([\d.]+)(ms|[hms]|)", text))
-    for unit in (1.0, 1000.0):
-        if 1e9 * unit < seconds < 1e10 * unit:
-            seconds = max(0.0, seconds / unit - time.time())
-    return seconds if seconds < 1e9 else None
+    return seconds if seconds < 1e9 else None  # not a time

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 OPEN, CLOSE = "<think>", "</think>"
 
 MAX_WAITING = 256
 """White space that is longer belongs to no tag: it would be copied again with each piece that comes."""
+
+_UNDECIDED = re.compile(rf"\s{{,{MAX_WAITING}}}(<(/(t(h(i(nk?)?)?)?)?)?)?\Z")
+"""The end of a text that may be white space before the closing tag, or a part of it."""
 
 _HEAD, _OPENED, _THINKING, _CLOSED, _TEXT = range(5)
 
@@ -30,34 +35,18 @@ class ThinkTags:
             head = text.lstrip()
             if head.startswith(OPEN):
                 self._state, text = _OPENED, head[len(OPEN) :]
-            elif not OPEN.startswith(head) or len(text) >= MAX_WAITING:
+            elif is_last or not OPEN.startswith(head) or len(text) >= MAX_WAITING:
                 self._state = _TEXT
-            elif not is_last:
+            else:
                 self._waiting, text = text, ""
         if self._state == _OPENED and (text := text.lstrip()):
             self._state = _THINKING
         if self._state == _THINKING:
-            inner, tag, rest = text.partition(CLOSE)
-            if tag:
-                self._state, reasoning, text = _CLOSED, inner.rstrip(), rest
-            else:
-                kept, text = _undecided(inner), ""
-                reasoning = inner.removesuffix(kept)
-                if is_last:
-                    reasoning += kept.rstrip()
-                else:
-                    self._waiting = kept
+            reasoning, tag, text = text.partition(CLOSE)
+            if tag or is_last:
+                self._state, reasoning = _CLOSED if tag else _THINKING, reasoning.rstrip()
+            elif undecided := _UNDECIDED.search(reasoning):
+                reasoning, self._waiting = reasoning[: undecided.start()], undecided[0]
         if self._state == _CLOSED and (text := text.lstrip()):
             self._state = _TEXT
         return reasoning, text
-
-
-def _undecided(text: str) -> str:
-    """The end of `text` that may be white space before the closing tag, or a part of it."""
-    for length in range(min(len(CLOSE) - 1, len(text)), 0, -1):
-        if CLOSE.startswith(text[-length:]):
-            break
-    else:
-        length = 0
-    body = text[: len(text) - length].rstrip()
-    return text[len(body) :] if len(text) - len(body) < MAX_WAITING else text[len(text) - length :]
