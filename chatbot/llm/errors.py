@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
@@ -256,11 +257,14 @@ def _retry_after(headers: Mapping[str, str], body: str) -> str | None:
 
 
 def _seconds(text: str) -> float | None:
-    """Seconds written as "7", "1.5", "1.5s", "6m0s" or "120ms"."""
+    """Seconds written as "7", "1.5", "1.5s", "6m0s", "120ms" or as a Unix time in seconds or milliseconds."""
     text = text.replace(" ", "").lower()
     # Possessive (+): what is matched is not tried again in other pieces, of which there are 2 ** len(text).
     if not re.fullmatch(r"(\d{1,13}+(\.\d{1,9}+)?+(ms|[hms])?+)++", text, re.ASCII):
         return None
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
     seconds = sum(float(n) * units[unit] for n, unit in re.findall(r"([\d.]+)(ms|[hms]|)", text))
-    return seconds if seconds < 1e9 else None  # not a time
+    for unit in (1.0, 1000.0):
+        if 1e9 * unit < seconds < 1e10 * unit:
+            seconds = max(0.0, seconds / unit - time.time())
+    return seconds if seconds < 1e9 else None
