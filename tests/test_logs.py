@@ -111,6 +111,17 @@ async def test_the_line_of_a_chat_says_what_came_of_it_as_text_and_as_json(
         assert record.getMessage().endswith(" end=stop")
 
 
+async def test_the_line_of_a_refusal_says_why(start: StartServer, log: Log) -> None:
+    server = await start(max_database_mb=1)
+    session_id = await server.session(system_prompt="x" * 1_000_000)
+    path = f"/api/sessions/{session_id}"
+    await server.call("POST", "/api/sessions", {})
+    await server.call("POST", "/api/chat", {"session_id": session_id, "message": 5})
+    await server.call("GET", f"{path}/messages/{session_id}")
+    lines = [line.rpartition(" ")[2] for line in log.lines(holding="chatbot.access")[1:]]
+    assert lines == ["end=storage_full", "end=invalid_request", "end=message_not_found"]
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [

@@ -19,6 +19,9 @@ REQUEST_ID = web.RequestKey("request_id", str)
 SESSION_ID = web.RequestKey("session_id", str)
 """The session that a request turned out to be about; becomes X-Session-ID."""
 
+ERROR = web.RequestKey("error", str)
+"""The code of the error that a request was answered with."""
+
 REPLY = web.RequestKey("reply", Outcome)
 """The reply that a request is about: its line says what came of it."""
 
@@ -64,7 +67,8 @@ def log_request(request: web.Request, route: str, status: int, seconds: float) -
     if not access_log.isEnabledFor(logging.INFO):
         return
     about = {"session": request.get(SESSION_ID, "")[:8] or None}
-    about |= _of_reply(request.pop(REPLY, None))  # and the request, which a cycle may keep, lets go of it
+    reply = request.pop(REPLY, None)  # and the request, which a cycle may keep, lets go of it
+    about |= _of_reply(reply) or {"end": request.get(ERROR)}
     about = {name: value for name, value in about.items() if value is not None}
     line = {
         "method": request.method,

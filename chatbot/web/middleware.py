@@ -15,7 +15,7 @@ from chatbot.web import answers, backpressure
 from chatbot.web.access import Access
 from chatbot.web.answers import COMMON_HEADERS, error_response, http_error
 from chatbot.web.connection import is_surplus
-from chatbot.web.logs import LEFT, SESSION_ID, log_request, request_id, route_of
+from chatbot.web.logs import ERROR, LEFT, SESSION_ID, log_request, request_id, route_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Observer = Callable[[str, str, int, float], None]
@@ -71,6 +71,7 @@ class Gate:
             self._access.check_key(request)
             return await handler(request)
         except ChatError as error:
+            request[ERROR] = error.code
             return error_response(without_frames(error))
         except web.HTTPException as error:
             return http_error(error)
