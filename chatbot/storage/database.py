@@ -51,6 +51,7 @@ async def when_unlocked(write: Callable[[], T]) -> T:
             return write()
         except Locked:
             if loop.time() >= deadline:
+                log.error("storage: another program has kept the database locked")
                 raise file_locked() from None
         await asyncio.sleep(pause)
         pause = min(2 * pause, 0.05)

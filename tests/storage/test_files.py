@@ -24,7 +24,7 @@ from chatbot.storage.database import APPLICATION, VERSION, Locked, when_unlocked
 from chatbot.storage.lock import StoreError
 from chatbot.storage.store import Store
 from tests.storage.tools import a_chain, a_session, a_turn, count, run, running, unlocked
-from tests.tools.server import StartServer
+from tests.tools.server import Log, StartServer
 
 NOBODY = 65534
 
@@ -300,7 +300,9 @@ async def test_a_server_waits_at_its_start_for_a_file_that_is_locked(
             await start(database_url=str(path))
 
 
-async def test_a_file_that_stays_locked_is_told_as_overload(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_stays_locked_is_told_as_overload(
+    monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
     monkeypatch.setattr(database, "LOCKED_SECONDS", 0.05)
 
     def write() -> None:
@@ -309,6 +311,7 @@ async def test_a_file_that_stays_locked_is_told_as_overload(monkeypatch: pytest.
     with pytest.raises(ChatError) as caught:
         await when_unlocked(write)
     assert (caught.value.code, caught.value.retry_after) == ("overloaded", "5")
+    assert log.lines(holding="another program has kept the database locked")
 
 
 # The WAL
