@@ -85,6 +85,19 @@ async def test_a_dead_process_takes_only_its_own_along(farm: Farm) -> None:
     assert answer[1]["content"] == "3 messages"
 
 
+@pytest.mark.parametrize("farm", ["haproxy"], indirect=True)
+async def test_an_llm_that_is_away_takes_neither_history_nor_page_along(farm: Farm, llm: ScriptedLLM) -> None:
+    session_id = await farm.session_of("two")
+    await llm.stop()
+    assert farm.proxy
+    await asyncio.to_thread(farm.proxy.says, "backend new has no server available")
+    assert (await farm.call("GET", "/api/openapi.json"))[0] == 200  # it goes the way of the page
+    assert (await farm.call("GET", f"/api/sessions/{session_id}/messages"))[0] == 200
+    status, begun, _ = await farm.call("POST", "/api/sessions", {})
+    assert status == 201, begun
+    assert (await farm.chat(begun["session_id"], "Hi"))[1]["error"]["code"] == "llm_unavailable"
+
+
 async def test_a_process_that_dies_before_it_answers_is_a_clear_error(farm: Farm, llm: ScriptedLLM) -> None:
     session_id = await farm.session_of("two")
     # HAProxy closes without a word where the connection had an earlier request: this one is to be its first.
