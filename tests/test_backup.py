@@ -121,6 +121,13 @@ def test_an_existing_file_is_replaced_only_if_asked_for(path: Path, store: Store
         backup(str(path), str(tmp_path / "nowhere" / "copy"))
 
 
+def test_what_a_resting_database_will_need_is_no_target_either(path: Path, store: Store) -> None:
+    store.close()
+    with pytest.raises(StoreError, match="or a part of it"):
+        backup(str(path), f"{path}-wal")
+    assert not Path(f"{path}-wal").exists()
+
+
 def test_a_file_that_came_meanwhile_is_not_replaced(
     path: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

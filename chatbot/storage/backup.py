@@ -92,10 +92,9 @@ async def _delete(store: Store, session_ids: list[str]) -> None:
 def _refuse_target(path: str, target: str, force: bool) -> None:
     if os.path.isdir(target) or not os.path.basename(target):
         raise StoreError(f"{target!r} is a directory, or names none of its files")
+    if os.path.realpath(target) in _parts(path):  # also one that is not there while the database rests
+        raise StoreError(f"{target} is the database itself, or a part of it")
     if os.path.lexists(target):
-        for part in _parts(path):
-            if os.path.exists(part) and os.path.exists(target) and os.path.samefile(part, target):
-                raise StoreError(f"{target} is the database itself, or a part of it")
         if not os.path.isfile(target) and not os.path.islink(target):
             raise StoreError(f"{target} is not a regular file")
         if not force:
