@@ -126,6 +126,13 @@ def test_it_tells_its_version_and_its_options_to_every_python(version: str, pyz:
     assert (told.returncode, told.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("version", ["3.6", "3.10"])
+def test_an_old_python_is_told_what_is_needed(version: str, pyz: Path, bare: Path) -> None:
+    told = run(find_python(version), pyz, "--demo", cwd=bare)
+    assert told.stderr.startswith(f"chatbot: Python 3.11 or newer is needed, this is {version}")
+    assert (told.returncode, told.stdout) == (2, "")
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_it_serves_a_conversation_with_nothing_but_a_python(version: str, pyz: Path, bare: Path) -> None:
     command = [find_python(version), "-I", pyz]

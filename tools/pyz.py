@@ -11,7 +11,16 @@ import sys
 import zipfile
 from pathlib import Path
 
-MAIN = b"import sys\n\nfrom chatbot.__main__ import main\n\nsys.exit(main())\n"
+MAIN = b"""import sys
+
+if sys.version_info < (3, 11):  # what is imported below would end in a traceback
+    sys.stderr.write("chatbot: Python 3.11 or newer is needed, this is %s\\n" % sys.version.split()[0])
+    sys.exit(2)
+
+from chatbot.__main__ import main
+
+sys.exit(main())
+"""
 
 # What pip notes down: where the sources were, which Python ran, what it wrote.
 NOTES = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}
