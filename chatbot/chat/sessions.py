@@ -124,8 +124,8 @@ class Sessions:
             try:
                 if not self.clean():
                     pause = perf_counter() - began  # as long as it took: half of the time is others'
-            except Locked:
-                pass  # the next time
+            except (Locked, ChatError):
+                pass  # the next time; that the disk is full was logged
             except Exception:
                 log.exception("the cleaning failed and will be tried again")
             await asyncio.sleep(pause)
