@@ -56,11 +56,15 @@ class Checkpoints:
         self._connection.close()
 
     def _run(self) -> None:
+        failure = ""
         while not self._stopped.wait(INTERVAL):
             try:
                 self._fold()
+                failure = ""
             except sqlite3.Error as error:
-                log.warning("the WAL could not be folded back: %s", error)
+                if str(error) != failure:  # a full disk is not to be filled by the log
+                    log.warning("the WAL could not be folded back: %s", error)
+                failure = str(error)
 
     def _fold(self) -> None:
         fold = "PRAGMA wal_checkpoint(PASSIVE)"

@@ -363,6 +363,18 @@ def test_a_long_reader_is_warned_of_and_the_wal_is_cut_after_it(
         until(lambda: store.wal_bytes == 0)
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_wal_that_cannot_be_folded_back_is_said_once(
+    path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = sqlite3.OperationalError("database or disk is full")
+    folds = Mock(side_effect=[full, full, full, None, full, full, *[None] * 10_000])
+    monkeypatch.setattr(checkpoint.Checkpoints, "_fold", folds)
+    with closing(Store(str(path))):
+        until(lambda: folds.call_count >= 7)
+    assert len(log.lines(holding="the WAL could not be folded back: database or disk is full")) == 2
+
+
 def test_in_memory_there_is_no_lock_no_thread_and_no_file(tmp_path: Path) -> None:
     threads = threading.active_count()
     with closing(Store()) as store:
