@@ -100,6 +100,13 @@ def file_locked() -> ChatError:
     return ChatError("overloaded", "The database is locked.", retry_after="5")
 
 
+def crashed(error: BaseException | None) -> ChatError:
+    """What is sent of an error that nobody foresaw: nothing of the inside, or that the memory is full."""
+    if isinstance(error, MemoryError):
+        return ChatError("overloaded", "The memory is full.", retry_after="5")
+    return ChatError("internal_error", "Internal error.")
+
+
 def without_frames(error: ChatError) -> ChatError:
     """The error without its traceback: one that is kept would keep its frames and all that they hold."""
     error.__traceback__ = error.__context__ = error.__cause__ = None

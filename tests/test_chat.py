@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from chatbot.chat.reply_log import MAX_BYTES
+from chatbot.chat.sessions import Sessions
 from chatbot.errors import ChatError
 from chatbot.llm.client import LLM
 from chatbot.storage.database import Locked
@@ -648,4 +650,16 @@ async def test_every_crash_of_a_reply_is_told_and_logged_and_says_nothing_of_the
     assert (status, told["error"]["code"]) == (500, "internal_error")
     assert "secret" not in json.dumps(told)
     assert "RuntimeError: secret" in caplog.text
+    assert (await server.chat(session))[0] == 200
+
+
+async def test_a_full_memory_is_told_as_that_wherever_it_is_met(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await server.session()
+    for room, name in ((LLM, "ask"), (Sessions, "find_for_question")):
+        with monkeypatch.context() as patch:
+            patch.setattr(room, name, Mock(side_effect=MemoryError))
+            status, told, headers = await server.chat(session)
+        assert (status, told["error"]["code"], headers["Retry-After"]) == (503, "overloaded", "5")
     assert (await server.chat(session))[0] == 200

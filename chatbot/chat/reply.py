@@ -34,7 +34,7 @@ from contextlib import suppress
 from chatbot.chat.asking import Asking
 from chatbot.chat.reply_log import ReplyLog
 from chatbot.chat.reply_source import Listener
-from chatbot.errors import ChatError, file_locked, without_frames
+from chatbot.errors import ChatError, crashed, file_locked, without_frames
 from chatbot.ids import new_turn_id
 from chatbot.records import Chunk, Turn, as_json
 from chatbot.storage.database import Locked, when_unlocked
@@ -96,9 +96,9 @@ class Reply:
         except asyncio.CancelledError:
             self.stop()  # nothing happens unless the task was cancelled from outside, with the whole loop
             raise
-        except Exception:
+        except Exception as error:
             logger.exception("reply %s crashed", self.message_id)
-            self._fail(ChatError("internal_error", "Internal error."))
+            self._fail(crashed(error))
 
     def _take(self, chunks: list[Chunk]) -> bool:
         """Takes what the LLM said into the log, pushes it to the listeners; False when it wants no more."""
@@ -218,9 +218,9 @@ class Reply:
             raise
         except ChatError as failure:
             error = failure
-        except Exception:
+        except Exception as failure:
             logger.exception("reply %s could not be stored", self.message_id)
-            error = ChatError("internal_error", "Internal error.")
+            error = crashed(failure)
         self._announce_end(error)
 
     def _announce_end(self, error: ChatError | None) -> None:

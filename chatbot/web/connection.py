@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError, HttpVersion11
 from aiohttp.http_exceptions import LineTooLong
 
-from chatbot.errors import ChatError
+from chatbot.errors import ChatError, crashed
 from chatbot.web.answers import COMMON_HEADERS, error_response, http_error
 from chatbot.web.backpressure import EVENT_WRITER, MAX_UNSENT
 from chatbot.web.logs import log_refusal, request_id
@@ -174,7 +174,7 @@ class Connection(web.RequestHandler):
         """Answers what is no HTTP, or a request that crashed; the connection is closed after it."""
         if isinstance(exc, ConnectionError):
             raise exc  # the client has gone: nobody to answer, nothing to log
-        error = ChatError("internal_error", "Internal error.")
+        error = crashed(exc)
         if isinstance(exc, HttpProcessingError):
             error = ChatError("invalid_request", "The request is not valid HTTP.")
             if isinstance(exc, LineTooLong):
