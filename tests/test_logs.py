@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 
 import pytest
 
-from chatbot.web.logs import JsonFormatter
+from chatbot.web.logs import Handler, JsonFormatter
 from tests.tools.scripted_llm import Abort, Close, Hang, ScriptedLLM, answer, delta, events, reply
 from tests.tools.server import SECRETS, WHOLE_LOG, Log, Running, StartServer
 from tests.tools.sockets import Socket, get, post
@@ -152,6 +153,19 @@ def test_a_crash_is_one_line_of_json() -> None:
     assert "\n" not in text
     assert json.loads(text)["message"] == "it failed"
     assert "RuntimeError: two\nlines" in json.loads(text)["traceback"]
+
+
+def test_a_log_that_nobody_reads_stops_nobody() -> None:
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)
+    with open(ours, "rb", buffering=0) as pipe, open(theirs, "w") as stream:
+        handler = Handler(stream)
+        for _ in range(5000):  # a pipe holds 64 KiB
+            handler.emit(logging.makeLogRecord({"msg": "x" * 99}))
+        while pipe.read(2**20):
+            pass
+        handler.emit(logging.makeLogRecord({"msg": "it is read again"}))
+        assert pipe.read() == b"it is read again\n"
 
 
 async def test_a_client_that_left_is_logged_as_such(server: Running, llm: ScriptedLLM, log: Log) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+import select
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 from aiohttp import web
 
@@ -27,6 +28,9 @@ REPLY = web.RequestKey("reply", Outcome)
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _PLAIN = re.compile(r"[!#-<>-~]+")
+
+PATIENCE = 0.05
+"""For how many seconds a line waits for its reader, if the line before it was read."""
 
 LEFT = 499
 """nginx's status for a client that left before it had the answer."""
@@ -110,9 +114,22 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class Handler(logging.StreamHandler[TextIO]):
+    """Writes lines, and drops them while nobody reads: to wait for a full pipe would stop all streams."""
+
+    _patience = PATIENCE
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line, if it can be written soon."""
+        is_read = not self.stream or bool(select.select([], [self.stream], [], self._patience)[1])
+        self._patience = PATIENCE if is_read else 0.0
+        if is_read:
+            super().emit(record)
+
+
 def set_up(level: str, log_format: str) -> None:
     """Sends the log to standard error."""
-    handler = logging.StreamHandler()
+    handler = Handler()
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if log_format == "json" else text)
     logging.basicConfig(level=level, handlers=[handler])
