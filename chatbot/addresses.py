@@ -19,6 +19,8 @@ def _require_host(url: URL) -> None:
     host = url.raw_host or ""
     if not _HOST.fullmatch(host):
         raise ValueError
+    if host.rpartition(".")[2].isdigit():  # an IPv4 address; browsers and resolvers write 127.1 out
+        ipaddress.ip_address(host)
     host.encode("idna")  # raises UnicodeError, a ValueError, for labels that are empty or too long
 
 
