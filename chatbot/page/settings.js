@@ -11,7 +11,7 @@ import { t } from './words.js';
 const FIELDS = [
 	{ name: 'model', tag: 'input', list: 'models' },
 	{ name: 'system', tag: 'textarea', rows: 4, hint: 'systemHint' },
-	{ name: 'temperature', tag: 'input', type: 'number', min: 0, max: 2, step: 0.1, number: true },
+	{ name: 'temperature', tag: 'input', type: 'number', min: 0, max: 2, step: 'any', number: true },
 	{ name: 'max_tokens', tag: 'input', type: 'number', min: 1, step: 1, number: true },
 	{ name: 'reasoning_effort', tag: 'select', options: ['', 'none', 'minimal', 'low', 'medium', 'high', 'xhigh'] },
 	{ name: 'other', tag: 'textarea', rows: 2, placeholder: '{"top_p": 0.9}', json: true },

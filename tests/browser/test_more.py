@@ -149,7 +149,7 @@ async def set_fields(reader, button, **fields):
 
 
 async def test_settings_are_sent_from_the_next_question_on_and_what_differs_is_seen(reader, llm, server):
-    fields = {"model": "large-model", "system": "Be brief.", "temperature": "0.5", "max_tokens": "99"}
+    fields = {"model": "large-model", "system": "Be brief.", "temperature": "0.15", "max_tokens": "99"}
     await set_fields(reader, "Use here", **fields, reasoning_effort="low", other='{"top_p": 0.5}')
     await reader.ask("settled?")
     body = llm.bodies[-1]
@@ -157,13 +157,13 @@ async def test_settings_are_sent_from_the_next_question_on_and_what_differs_is_s
     sent = {name: body[name] for name in ("model", "temperature", "max_tokens", "reasoning_effort", "top_p")}
     assert sent == {
         "model": "large-model",
-        "temperature": 0.5,
+        "temperature": 0.15,
         "max_tokens": 99,
         "reasoning_effort": "low",
         "top_p": 0.5,
     }
     chip = reader.page.locator("#differs")
-    await reader.see_part(chip, "large-model · System prompt · Temperature 0.5")
+    await reader.see_part(chip, "large-model · System prompt · Temperature 0.15")
     await reader.refresh()
     await reader.see_part(chip, "large-model")
     await reader.page.locator("#adjust").click()
