@@ -158,10 +158,8 @@ async function save(talk, settings, asDefault) {
 
 export function start() {
 	page.settingsForm.onsubmit = (event) => {
-		const how = event.submitter?.value;
-		if (!how) return;
 		try {
-			save(state.current, read(), how === 'default').catch((error) => toast(error.told ? t(error.code) : t('unknown')));
+			save(state.current, read(), event.submitter.value === 'default').catch((error) => toast(error.told ? t(error.code) : t('unknown')));
 		} catch {
 			event.preventDefault();
 			page.settingsError.textContent = t('badJson');

@@ -64,6 +64,22 @@ async def test_everything_can_be_done_with_the_keyboard_alone(reader, llm):
     await reader.see_focus(reader.box)
 
 
+async def test_the_settings_are_filled_in_by_keyboard_and_no_field_is_hidden_while_it_is(open_page, llm):
+    reader = await open_page(width=375, height=560)
+    keyboard = reader.page.keyboard
+    await reader.page.locator("#adjust").click()
+    for field in ("model", "system", "temperature", "max_tokens", "reasoning_effort", "other"):
+        await keyboard.press("Tab")
+        await reader.see_focus(reader.page.locator(f"#set-{field}"))
+        seen = "(box) => document.elementFromPoint(box.left + 9, box.bottom - 9).id"
+        focused = f"({seen})(document.activeElement.getBoundingClientRect())"
+        assert await reader.page.evaluate(focused) == f"set-{field}"
+    await reader.page.locator("#set-model").fill("large-model")
+    await keyboard.press("Enter")
+    await reader.ask("Which are you?")
+    assert llm.bodies[-1]["model"] == "large-model"
+
+
 async def test_the_live_region_hears_an_answer_by_the_sentence(reader, llm):
     live = reader.page.get_by_role("log")
     answer = llm.answers("two sentences").say("The first ")
