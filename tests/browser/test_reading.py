@@ -123,6 +123,19 @@ async def test_on_a_phone_the_list_is_a_drawer_and_nothing_is_wider_than_the_scr
     assert await reader.box.evaluate("node => parseFloat(getComputedStyle(node).fontSize)") >= 16
 
 
+async def test_the_documents_of_the_api_are_no_wider_than_a_phone(open_page, server):
+    reader = await open_page(f"{server.url}/docs", width=360)
+    assert await reader.page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+async def test_on_paper_no_line_of_code_is_cut_off(reader, llm):
+    llm.answers("wide").say(RICH).finish()
+    await reader.ask("wide")
+    await reader.page.emulate_media(media="print")
+    code = await reader.page.locator("pre").evaluate("node => [node.scrollWidth, node.clientWidth]")
+    assert code[0] == code[1]
+
+
 async def test_dark_and_light_follow_the_system(open_page):
     colours = {}
     for scheme in ("light", "dark"):
