@@ -67,6 +67,21 @@ async def test_what_is_above_the_reader_stands_still_while_an_answer_comes(reade
     assert abs(await mark.evaluate("node => node.getBoundingClientRect().top") - before) < 1
 
 
+async def test_a_long_conversation_is_not_painted_whole_at_each_key_and_no_focus_is_cut_off(reader, llm):
+    llm.answers("think").delta(reasoning_content="Hm.").say("[Done](https://a.example/)").finish()
+    await reader.ask("think")
+    await reader.ask("and now")
+    assert await reader.turns.first.evaluate("turn => getComputedStyle(turn).contain") == "content"
+    room = """turn => {
+      const { left, right, top, bottom } = turn.getBoundingClientRect();
+      const all = [...turn.querySelectorAll('button, a, summary')].filter((node) => node.offsetWidth);
+      const boxes = all.map((node) => node.getBoundingClientRect());
+      return boxes.flatMap((box) => [box.left - left, right - box.right, box.top - top, bottom - box.bottom]);
+    }"""
+    for turn in await reader.turns.all():
+        assert min(await turn.evaluate(room)) >= 4  # the width and the distance of an outline
+
+
 async def test_the_page_can_be_typed_into_at_once(open_page):
     reader = await open_page()
     await reader.refresh()
