@@ -53,7 +53,7 @@ function markdown({ title, created_at: createdAt, messages }) {
 		const text = plain(message.content);
 		const others = Array.isArray(message.content) ? message.content.filter((part) => part?.type !== 'text').map((part) => `*[${part?.file?.filename ?? t({ image_url: 'picture', input_audio: 'audio' }[part?.type] ?? 'file')}]*`) : [];
 		const calls = (message.tool_calls ?? []).map((call) => `\`${call.function?.name}(${call.function?.arguments})\``);
-		return [`## ${names[message.role] ?? message.role}`, ...others, text, ...calls].filter(Boolean).join('\n\n');
+		return [`## ${names[message.role] ?? message.role}`, ...others, text, message.refusal, ...calls].filter(Boolean).join('\n\n');
 	});
 	return [`# ${title || t('new')}`, new Date(createdAt).toLocaleString(korean ? 'ko' : 'en'), ...parts].join('\n\n');
 }
@@ -61,7 +61,7 @@ function markdown({ title, created_at: createdAt, messages }) {
 // ---- Import ----
 
 // A message as the items of OpenAI's API, through which a conversation that was held elsewhere comes in.
-function items({ role, content, tool_call_id: callId, tool_calls: calls }) {
+function items({ role, content, refusal, tool_call_id: callId, tool_calls: calls }) {
 	if (role === 'tool') return [{ type: 'function_call_output', call_id: callId, output: plain(content) }];
 	const kind = role === 'assistant' ? 'output_text' : 'input_text';
 	const parts = typeof content === 'string' ? [{ type: kind, text: content }] : (content ?? []).map((part) => {
@@ -71,6 +71,7 @@ function items({ role, content, tool_call_id: callId, tool_calls: calls }) {
 		if (type === 'file') return { type: 'input_file', filename: file?.filename, file_data: file?.file_data };
 		return null;
 	}).filter(Boolean);
+	if (refusal) parts.push({ type: 'refusal', refusal: String(refusal) });
 	const message = parts.length ? [{ type: 'message', role, content: parts }] : [];
 	return [...message, ...(calls ?? []).map((call) => ({ type: 'function_call', call_id: call.id, name: call.function?.name, arguments: call.function?.arguments }))];
 }

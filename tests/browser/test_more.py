@@ -196,6 +196,8 @@ async def test_what_is_exported_can_be_imported_elsewhere(reader, open_page, llm
     llm.answers("tell me").delta(reasoning_content="Hm.").say("Told.").finish()
     await reader.ask("tell me")
     await reader.ask("and more")
+    llm.answers("too much").delta(refusal="I must not.").finish()
+    await reader.ask("too much")
     async with reader.page.expect_download() as download:
         await reader.choose("Export as JSON")
     path = await (await download.value).path()
@@ -205,21 +207,22 @@ async def test_what_is_exported_can_be_imported_elsewhere(reader, open_page, llm
     text = (await (await download.value).path()).read_text()
     assert text.startswith("# tell me")
     assert "## You\n\nand more\n\n## Assistant\n\nYou said: and more" in text
+    assert text.endswith("too much\n\n## Assistant\n\nI must not.")
     other = await open_page()
     await other.page.locator("#backup").set_input_files(
         {"name": "x.json", "mimeType": "application/json", "buffer": path.read_bytes()}
     )
-    await other.see(other.questions, ["tell me", "and more"])
-    await other.see(other.answers, ["Told.", "You said: and more"])
+    await other.see(other.questions, ["tell me", "and more", "too much"])
+    await other.see(other.answers, ["Told.", "You said: and more", "I must not."])
     assert other.session() != reader.session()
     await other.turns.first.hover()
     await other.press("Answer again", other.turns.first)
     await other.see(other.answers, ["You said: tell me"])
     await other.press("Previous version", other.turns.first)
-    await other.see(other.answers, ["Told.", "You said: and more"])
+    await other.see(other.answers, ["Told.", "You said: and more", "I must not."])
     await other.ask("go on")
     asked = [message["content"] for message in llm.asked[-1]]
-    assert asked[-3:] == ["and more", "You said: and more", "go on"]
+    assert asked[-3:] == ["too much", "I must not.", "go on"]
 
 
 async def test_a_file_that_holds_no_conversations_is_said_to(reader):
