@@ -63,10 +63,10 @@ function markdown({ title, created_at: createdAt, messages }) {
 // A message as the items of OpenAI's API, through which a conversation that was held elsewhere comes in.
 function items({ role, content, refusal, tool_call_id: callId, tool_calls: calls }) {
 	if (role === 'tool') return [{ type: 'function_call_output', call_id: callId, output: plain(content) }];
-	const kind = role === 'assistant' ? 'output_text' : 'input_text';
-	const parts = typeof content === 'string' ? [{ type: kind, text: content }] : (content ?? []).map((part) => {
+	const parts = typeof content === 'string' ? [{ type: 'text', text: content }] : (content ?? []).map((part) => {
 		const { type, text, image_url: image, file } = part ?? {};
-		if (type === 'text') return { type: kind, text: String(text) };
+		if (type === 'text') return { type, text: String(text) };
+		if (type === 'input_audio') return part;
 		if (type === 'image_url') return { type: 'input_image', image_url: String(image?.url ?? image), detail: 'auto' };
 		if (type === 'file') return { type: 'input_file', filename: file?.filename, file_data: file?.file_data };
 		return null;

@@ -197,6 +197,9 @@ async def test_what_is_exported_can_be_imported_elsewhere(reader, open_page, llm
     await reader.ask("tell me")
     await reader.ask("and more")
     llm.answers("too much").delta(refusal="I must not.").finish()
+    sound = {"name": "a.wav", "mimeType": "audio/wav", "buffer": b"RIFF"}
+    await reader.page.locator("#files").set_input_files(sound)
+    await reader.see(reader.page.locator(".held"), count=1)
     await reader.ask("too much")
     async with reader.page.expect_download() as download:
         await reader.choose("Export as JSON")
@@ -213,6 +216,7 @@ async def test_what_is_exported_can_be_imported_elsewhere(reader, open_page, llm
         {"name": "x.json", "mimeType": "application/json", "buffer": path.read_bytes()}
     )
     await other.see(other.questions, ["tell me", "and more", "too much"])
+    await other.see(other.page.locator(".said .chip"), "Sound")
     await other.see(other.answers, ["Told.", "You said: and more", "I must not."])
     assert other.session() != reader.session()
     await other.turns.first.hover()
@@ -222,7 +226,8 @@ async def test_what_is_exported_can_be_imported_elsewhere(reader, open_page, llm
     await other.see(other.answers, ["Told.", "You said: and more", "I must not."])
     await other.ask("go on")
     asked = [message["content"] for message in llm.asked[-1]]
-    assert asked[-3:] == ["too much", "I must not.", "go on"]
+    assert asked[-3][0] == {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}
+    assert asked[-2:] == ["I must not.", "go on"]
 
 
 async def test_a_file_that_holds_no_conversations_is_said_to(reader):
