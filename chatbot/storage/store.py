@@ -98,8 +98,8 @@ class Store(Tree):
         if self.is_full:
             with suppress(Locked):
                 self.remove_piece()
-        if self.is_full:
-            raise ChatError("storage_full", "The database is full.", retry_after="60")
+            if self.is_full:
+                raise ChatError("storage_full", "The database is full.", retry_after="60")
 
     # Sessions
 
