@@ -657,7 +657,7 @@ async def test_a_full_memory_is_told_as_that_wherever_it_is_met(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = await server.session()
-    for room, name in ((LLM, "ask"), (Sessions, "find_for_question")):
+    for room, name in ((LLM, "ask"), (Sessions, "use")):
         with monkeypatch.context() as patch:
             patch.setattr(room, name, Mock(side_effect=MemoryError))
             status, told, headers = await server.chat(session)

@@ -22,7 +22,6 @@ from chatbot.chat.reply_registry import ReplyRegistry
 from chatbot.chat.reply_source import ReplySource
 from chatbot.chat.sessions import Sessions
 from chatbot.config import Config
-from chatbot.errors import ChatError
 from chatbot.llm.client import LLM
 from chatbot.records import Session
 from chatbot.storage.database import when_unlocked
@@ -191,18 +190,13 @@ class Api:
         """
         session = self.sessions.use(asked.session_id)
         request[SESSION_ID] = session.session_id
-        try:
-            if known := self.registry.known(asked.key_hash, asked.request_hash):
-                self.sessions.use(session.session_id)
-                request[REPLY] = known
-                return known, {"Idempotent-Replayed": "true"}
-            if after:
-                raise requests.refused("There is no reply under this key to go on with.", "Last-Event-ID")
-            self.registry.admit(session.session_id)
-            parent, said = self._question(session, asked)
-        except ChatError:
-            self.sessions.use(session.session_id)  # no reply's end will mark it as used
-            raise
+        if known := self.registry.known(asked.key_hash, asked.request_hash):
+            request[REPLY] = known
+            return known, {"Idempotent-Replayed": "true"}
+        if after:
+            raise requests.refused("There is no reply under this key to go on with.", "Last-Event-ID")
+        self.registry.admit(session.session_id)
+        parent, said = self._question(session, asked)
         question = Question(session.session_id, parent, said, asked.options)
         question.key_hash, question.request_hash = asked.key_hash, asked.request_hash
         request[REPLY] = reply = self.registry.start(question)
