@@ -72,6 +72,10 @@ class ChatError(Exception):
         return {"error": body | self.extra}
 
 
+TOO_LONG = "The prompt is too long, it exceeds the context window"
+"""Clients look for these words: some see no code."""
+
+
 class TooLong(ChatError):
     """The LLM could not take so long a conversation: asking again with less of it may help.
 

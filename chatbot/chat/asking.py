@@ -11,7 +11,7 @@ from chatbot.chat.context import WHOLE, Context, Head, plan, shrink, system_mess
 from chatbot.chat.limits import Budget, ContextLimits
 from chatbot.chat.turn_messages import in_order
 from chatbot.config import Config
-from chatbot.errors import ChatError, TooLong
+from chatbot.errors import TOO_LONG, ChatError, TooLong
 from chatbot.ids import affinity_of
 from chatbot.llm.chunks import MAX_MODEL_CHARS, ChunkReader
 from chatbot.llm.client import LLM
@@ -87,7 +87,7 @@ class Asking:
         budget = self.limits.budget(asked, fields, listed)
         context = self.plan_context(asked, budget, fields)
         if not self.question.truncates and context.reason != WHOLE:
-            raise TooLong("context_too_long", "Not all of the conversation fits, and truncation is disabled.")
+            raise TooLong("context_too_long", f"{TOO_LONG}, and truncation is disabled.")
         has_guessed = False
         while True:
             self.context_messages = context.count

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from chatbot.errors import ChatError, TooLong
+from chatbot.errors import TOO_LONG, ChatError, TooLong
 from chatbot.llm import errors, too_long
 from chatbot.llm.choice import ChoiceReader, first_choice, rewritten
 from chatbot.llm.fast_path import EVENT, FastPath
@@ -172,7 +172,7 @@ class ChunkReader:
         came = self._choices.came
         if not self._is_relay and not came - {REASONING}:
             if too_long.is_full(self._spent, finish, self._context_size, self._room):
-                raise TooLong("context_too_long", "The conversation left the LLM no room for an answer.")
+                raise TooLong("context_too_long", f"{TOO_LONG}: it left no room for an answer.")
             if not came or not CUT.search(finish):
                 is_filtered = FILTERED.search(finish)
                 raise errors.ours("filtered" if is_filtered else "empty", finish)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
-from chatbot.errors import ChatError, TooLong
+from chatbot.errors import TOO_LONG, ChatError, TooLong
 from chatbot.llm import too_long
 from chatbot.llm.json_text import parse, valid
 from chatbot.records import as_json
@@ -116,8 +116,7 @@ class Failure(NamedTuple):
         is_too_long, limit = too_long.find(self.number, self.codes, self.words)
         words = self.words or (f"it answered {self.status}" if self.status else "no reason given")
         if is_too_long:
-            message = f"The message is too long for the LLM's context: {words}"
-            return TooLong("context_too_long", message[:MAX_MESSAGE_CHARS], limit=limit)
+            return TooLong("context_too_long", f"{TOO_LONG}: {words}"[:MAX_MESSAGE_CHARS], limit=limit)
         kind, code, again, _, says, _ = self._line
         if kind == "model" and chose_model:
             code = "llm_rejected"

@@ -22,6 +22,8 @@ def clever(body: Any) -> list[Step]:
         return [*events(delta("It be"), delta("gins")), Abort]
     if "overload" in said:
         return answer("429 Too Many Requests", {"error": {"message": "slow down", "code": "rate_limit"}})
+    if "overflow" in said:
+        return answer("400 Bad Request", {"error": {"message": "5 > 4", "code": "context_length_exceeded"}})
     if "reject" in said:
         return answer("400 Bad Request", {"error": {"message": "bad temperature", "code": "invalid"}})
     if "for ever" in said:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.metadata
 
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -104,6 +105,12 @@ def errors():
     except openai.BadRequestError as error:
         assert error.code == "llm_rejected"
     else:
+        raise AssertionError("no error")
+    for chat in (model(), model(use_responses_api=False), model(truncation="disabled")):
+        try:
+            chat.invoke("overflow")
+        except ContextOverflowError:
+            continue
         raise AssertionError("no error")
 
 
