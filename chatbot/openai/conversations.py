@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from itertools import dropwhile, islice
+from itertools import islice
 
 from aiohttp import web
 
@@ -204,8 +204,9 @@ def read_cursor(request: web.Request) -> tuple[bool, int, str]:
 
 def page_of(items: Iterable[Object], limit: int, after: str = "") -> Object:
     """A page of items that come in order: those behind the one with the id `after`, if it is given."""
-    if after:
-        items = islice(dropwhile(lambda item: item["id"] != after, items), 1, None)
+    items = iter(items)
+    if after and all(item["id"] != after for item in items):  # takes those up to it
+        raise ChatError("not_found", "There is no such item.", "after")
     found = list(islice(items, limit + 1))
     page, has_more = found[:limit], len(found) > limit
     first, last = (page[0]["id"], page[-1]["id"]) if page else ("", "")

@@ -49,7 +49,7 @@ async def test_a_branch_becomes_current_only_from_where_the_conversation_is(door
 async def test_pages_follow_each_other_in_both_orders(door: Door):
     body = {"items": [{"role": "user", "content": str(n)} for n in range(7)]}
     _, conversation = await door.call("POST", "/conversations", body)
-    await door.respond("7", conversation=conversation["id"])
+    response = await door.respond("7", conversation=conversation["id"])
     whole = [item["id"] for item in await items(door, conversation["id"])]
     assert len(whole) == 9
     for order, expected in (("asc", whole), ("desc", whole[::-1])):
@@ -58,9 +58,10 @@ async def test_pages_follow_each_other_in_both_orders(door: Door):
             after = f"&after={found[-1]}" if found else ""
             found += [i["id"] for i in await items(door, conversation["id"], f"order={order}&limit=2{after}")]
         assert found == expected
-    for query in ("limit=0", "limit=101", "order=up", "after=msg_1"):
-        status, _ = await door.call("GET", f"/conversations/{conversation['id']}/items?{query}")
-        assert status in (400, 404), query
+    for path in (f"/conversations/{conversation['id']}/items", f"/responses/{response['id']}/input_items"):
+        for query in ("limit=0", "limit=101", "order=up", "after=msg_1"):
+            status, refused = await door.call("GET", f"{path}?{query}")
+            assert (status in (400, 404), refused["error"]["param"]) == (True, query.split("=")[0]), query
 
 
 @pytest.mark.parametrize("said", ["hello", "think", "weather", "weather in two"])
