@@ -59,14 +59,18 @@ def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool 
                 sent[place].append(text)
             continue
         waiting = set()
+        thoughts = answered.reasoning if answered else None
+        if not answered and '"reasoning":' in text:  # a client said them
+            message = json.loads(text)
+            thoughts, text = message.pop("reasoning", None), as_json(message)
         if answered.calls if answered else role == "assistant" and '"tool_calls":' in text:
             outputs = takewhile(lambda one: role_of(one[1]) == "tool", messages[number:])
             text, waiting = _with_outputs(text, {_call_of(output) for _, output, _ in outputs}, answered)
             text = text.replace('"arguments":""', '"arguments":"{}"')  # templates parse them
         if _NOTHING.fullmatch(text):
             continue
-        if send_reasoning and answered and answered.reasoning:
-            text = as_json(json.loads(text) | {"reasoning_content": answered.reasoning})
+        if send_reasoning and thoughts:
+            text = as_json(json.loads(text) | {"reasoning_content": thoughts})
         sent[place].append(text)
     return sent
 

@@ -90,6 +90,8 @@ def _items_of_message(message: Object) -> Iterator[tuple[str, str, Object]]:
     role, content = message["role"], message.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
     shown = [_part_object(part, role) for part in parts]
+    if "reasoning" in message:
+        yield "reasoning", "", {"summary": [part_object(REASONING, message["reasoning"])]}
     if role == "tool":
         output = content if isinstance(content, str) else shown
         yield "function_call_output", "", {"call_id": message["tool_call_id"], "output": output}

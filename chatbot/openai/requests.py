@@ -95,23 +95,25 @@ def messages_of(value: object, param: str, find_item: FindItem) -> tuple[str, ..
             continue
         last = groups[-1][-1] if groups else {}
         is_both = last.get("role") == message["role"] == "assistant"
-        if is_both and "tool_calls" in (last | message):  # said beside the calls, before their outputs
-            last["content"] += message["content"]
-            last.setdefault("tool_calls", []).extend(message.get("tool_calls", ()))
+        # Said beside the calls, before their outputs; or what was thought first.
+        if is_both and ("tool_calls" in (last | message) or not last["content"]):
+            for name in message.keys() - {"role"}:
+                last.setdefault(name, []).extend(message[name])
         else:
             groups.append([message])
         calls |= {call["id"]: groups[-1] for call in message.get("tool_calls", ())}
     messages = [*chain(*groups)]
     for message in messages:
         if message["role"] == "assistant":
-            message["content"] = "".join(message["content"]) if message["content"] else None
+            for name in message.keys() & {"content", "reasoning"}:
+                message[name] = "".join(message[name]) if message[name] else None
     if len(messages) > MAX_INPUT_MESSAGES:
         raise refuse(param, f"says more than {MAX_INPUT_MESSAGES} messages")
     return tuple(as_json(message) for message in messages)
 
 
 def _message(item: Any, param: str, find_item: FindItem) -> Object:
-    """The message that an item is by itself, an assistant's with a list of texts; none of reasoning."""
+    """The message that an item is by itself, an assistant's with lists of texts; none of no thoughts."""
     type_ = require(item, dict, param).get("type") or ("message" if "role" in item else "item_reference")
     match type_:
         case "item_reference":
@@ -131,7 +133,9 @@ def _message(item: Any, param: str, find_item: FindItem) -> Object:
             output = _content(item.get("output"), f"{param}.output")
             return {"role": "tool", "tool_call_id": _text(item, "call_id", param), "content": output}
         case "reasoning":
-            return {}
+            said = _content(item.get("summary") or [], f"{param}.summary")
+            thoughts = [said] if isinstance(said, str) else [part.get("text", "") for part in said]
+            return {"role": "assistant", "content": [], "reasoning": thoughts} if any(thoughts) else {}
     raise refuse(f"{param}.type", f"is {type_!r}, which is not served")
 
 

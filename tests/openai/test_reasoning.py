@@ -1,0 +1,69 @@
+"""What a client says was thought is kept and shown, and goes back to the LLM only if that wants it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.openai.door import Door
+from tests.tools.scripted_llm import DONE, END, ScriptedLLM, delta, events
+from tests.tools.server import StartServer
+
+OUTPUT = {"type": "function_call_output", "call_id": "call_1", "output": "x"}
+QUESTION = {"role": "user", "content": "weather?"}
+
+
+async def ask(door: Door, llm: ScriptedLLM) -> list[dict[str, Any]]:
+    """Has the LLM think and call a tool; returns the items of its answer."""
+    call = {"index": 0, "id": "call_1", "function": {"name": "f", "arguments": "{}"}}
+    thoughts = [delta(reasoning_content=text) for text in ("Let me ", "see.")]
+    llm.play([*events(*thoughts, delta(tool_calls=[call]), delta(finish="tool_calls"), DONE), END])
+    return (await door.respond([QUESTION]))["output"]
+
+
+@pytest.mark.parametrize("refers", [True, False], ids=["by its id", "as it was shown"])
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_a_client_that_keeps_its_conversation_gives_thoughts_back(
+    start: StartServer, llm: ScriptedLLM, refers: bool, wanted: bool
+):
+    """DeepSeek refuses a round of tools without them."""
+    door = Door(await start(send_reasoning=wanted))
+    thought, call = await ask(door, llm)
+    said = [{"type": "item_reference", "id": thought["id"]} if refers else thought, call]
+    await door.respond([QUESTION, *said, OUTPUT])
+    _, answer, _ = llm.exchanges[-1].body["messages"]
+    assert answer.get("reasoning_content") == ("Let me see." if wanted else None)
+    assert "reasoning" not in answer
+    answer.pop("reasoning_content", None)
+    await door.respond([QUESTION, call, OUTPUT])
+    assert llm.exchanges[-1].body["messages"][1] == answer
+
+
+async def test_thoughts_that_are_added_to_a_conversation_are_items_of_it(door: Door, llm: ScriptedLLM):
+    added = [QUESTION, *(await ask(door, llm)), OUTPUT]
+    _, conversation = await door.call("POST", "/conversations", {"items": added})
+    path = f"/conversations/{conversation['id']}/items"
+
+    async def kinds() -> list[str]:
+        return [item["type"] for item in (await door.call("GET", f"{path}?order=asc"))[1]["data"]]
+
+    assert await kinds() == ["message", "reasoning", "function_call", "function_call_output"]
+    thought = (await door.call("GET", f"{path}?order=asc"))[1]["data"][1]
+    assert thought["summary"] == [{"type": "summary_text", "text": "Let me see."}]
+    session_id = conversation["id"].removeprefix("conv_")
+    _, history, _ = await door.server.call("GET", f"/api/sessions/{session_id}/messages")
+    assert history["messages"][1]["reasoning"] == "Let me see."
+    assert (await door.call("DELETE", f"{path}/{thought['id']}"))[0] == 200
+    assert await kinds() == ["message", "function_call", "function_call_output"]
+
+
+async def test_thoughts_alone_are_kept_and_never_sent(start: StartServer, llm: ScriptedLLM):
+    door = Door(await start(send_reasoning=True))
+    thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]}
+    nothing = {"type": "reasoning", "summary": [], "encrypted_content": "x"}
+    response = await door.respond([thought, nothing, QUESTION])
+    assert llm.exchanges[-1].body["messages"] == [QUESTION]
+    path = f"/responses/{response['id']}/input_items?order=asc"
+    assert [item["type"] for item in (await door.call("GET", path))[1]["data"]] == ["reasoning", "message"]
+    await door.refused(400, "input[0].summary", input=[thought | {"summary": {"a": 1}}])
