@@ -66,7 +66,6 @@ def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool 
         if answered.calls if answered else role == "assistant" and '"tool_calls":' in text:
             outputs = takewhile(lambda one: role_of(one[1]) == "tool", messages[number:])
             text, waiting = _with_outputs(text, {_call_of(output) for _, output, _ in outputs}, answered)
-            text = text.replace('"arguments":""', '"arguments":"{}"')  # templates parse them
         if _NOTHING.fullmatch(text):
             continue
         if send_reasoning and thoughts:
@@ -131,23 +130,25 @@ def _with_outputs(text: str, outputs: Container[str], answered: Turn | None) -> 
     """An assistant's message with those of its calls that have outputs, and their ids."""
     message = json.loads(text)
     calls = [call for call in _whole_calls(message, answered) if call["id"] in outputs]
-    ids = {call["id"] for call in calls}
-    if calls == message.pop("tool_calls"):
-        return text, ids
-    return as_json(message | {"tool_calls": calls} if calls else message), ids
+    for call in calls:
+        if not _is_object(call["function"]["arguments"]):  # LLM servers parse what their models wrote badly
+            call["function"]["arguments"] = "{}"
+    message["tool_calls"] = calls
+    if not calls:
+        del message["tool_calls"]
+    return as_json(message), {call["id"] for call in calls}
 
 
 def _whole_calls(message: dict[str, Any], answered: Turn | None) -> list[Any]:
     """A message's calls but those that the cut of an answer went through: the last, and any half-written."""
     calls = [call for call in message.get("tool_calls") or () if call]  # null: it was deleted alone
     if answered and CUT.search(answered.finish_reason or ""):
-        return [call for call in calls[:-1] if _is_json(call["function"]["arguments"])]
+        return [call for call in calls[:-1] if _is_object(call["function"]["arguments"])]
     return calls
 
 
-def _is_json(text: str) -> bool:
+def _is_object(text: str) -> bool:
     try:
-        json.loads(text)
+        return isinstance(json.loads(text), dict)
     except (ValueError, RecursionError):  # or brackets too deep to be read
         return False
-    return True

@@ -98,12 +98,16 @@ def test_an_answer_of_blanks_is_left_out(text: str) -> None:
     assert flat([make_turn(1, [Q], assistant(text))], Q) == [Q, Q]
 
 
-def test_a_call_without_arguments_is_sent_with_none_of_them_as_json() -> None:
-    """Some LLM servers send nothing for none, and cannot read that when it is sent back."""
-    calls = assistant("Let me see.", "a")
-    bare = calls.replace(as_json("{}"), as_json(""))
-    assert bare != calls
-    assert flat([make_turn(1, [Q], bare)], tool("a")) == [Q, calls, tool("a")]
+@pytest.mark.parametrize(
+    "arguments", ["", '{"city": "Seo', '{"city": "a" and "b"}', "null", '"Seoul"', "[" * 99]
+)
+def test_a_call_whose_arguments_cannot_be_read_is_sent_without_them(arguments: str) -> None:
+    """vLLM and llama.cpp parse them when they are sent back, and would refuse the conversation for ever."""
+    calls = assistant("Let me see.", "a", "b")
+    bad = calls.replace(as_json("{}"), as_json(arguments), 1)
+    assert bad != calls
+    assert flat([make_turn(1, [Q], bad)], tool("a"), tool("b")) == [Q, calls, tool("a"), tool("b")]
+    assert flat([make_turn(1, [Q, bad], None)], tool("a"), tool("b")) == [Q, calls, tool("a"), tool("b")]
 
 
 def test_reasoning_is_sent_only_to_those_who_want_it() -> None:
