@@ -153,6 +153,7 @@ def _part(part: Any, param: str) -> Object:
     type_ = str(require(part, dict, param).get("type"))
     if name := _TEXTS.get(type_):
         return {"type": "text", "text": _text(part, name, param)}
+    _check_types(part, {"detail": None, "filename": None}, f"{param}.")
     elsewhere = next((name for name in ("file_id", "file_url") if part.get(name)), "")
     if type_ == "input_image" and not elsewhere:
         image = {"url": _text(part, "image_url", param)} | _only(part, "detail")

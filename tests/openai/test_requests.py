@@ -72,6 +72,8 @@ def _said(part: dict[str, Any]) -> dict[str, Any]:
         ("input[0].content[0].type", _said({"type": "video"})),
         ("input[0].content[0].file_id", _said({"type": "input_image", "file_id": "f"})),
         ("input[0].content[0].file_url", _said({"type": "input_file", "file_url": "f"})),
+        ("input[0].content[0].detail", _said({"type": "input_image", "image_url": "data:,", "detail": 1})),
+        ("input[0].content[0].filename", _said({"type": "input_file", "file_data": "data:,", "filename": 1})),
         ("input[0].call_id", {"input": [{"type": "function_call_output", "output": "x"}]}),
         ("input[0].id", {"input": [{"type": "item_reference", "id": "msg_1"}]}),
     ],
