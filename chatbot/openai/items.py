@@ -28,6 +28,9 @@ Object = dict[str, Any]
 FIRST_OUTPUT = 0x800
 """The place of the first item of an answer."""
 
+NOT_ENCRYPTED = {"encrypted_content": "see summary"}
+"""What a reasoning item has besides: clients that let nothing be stored give back only those with such."""
+
 _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
 _ID = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{29})([0-9a-f]{3})(?:[0-9a-f]{8})?")
 
@@ -91,7 +94,7 @@ def _items_of_message(message: Object) -> Iterator[tuple[str, str, Object]]:
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
     shown = [_part_object(part, role) for part in parts]
     if "reasoning" in message:
-        yield "reasoning", "", {"summary": [part_object(REASONING, message["reasoning"])]}
+        yield "reasoning", "", NOT_ENCRYPTED | {"summary": [part_object(REASONING, message["reasoning"])]}
     if role == "tool":
         output = content if isinstance(content, str) else shown
         yield "function_call_output", "", {"call_id": message["tool_call_id"], "output": output}
@@ -156,9 +159,9 @@ class Item:
         begun: Object = {"id": self.id, "type": self.kind.item, "status": status}
         if self.head:
             return begun | _call_fields(self.head.to_call(self.text(log)))
-        role = {"role": "assistant"} if self.kind.item == "message" else {}
+        more = {"role": "assistant"} if self.kind.item == "message" else NOT_ENCRYPTED
         parts = [part_object(log.runs[number].kind, _text_of(log, number)) for number in self.runs]
-        return begun | role | {self.kind.parts: parts}
+        return begun | more | {self.kind.parts: parts}
 
 
 class Outline:

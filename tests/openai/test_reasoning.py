@@ -58,6 +58,21 @@ async def test_thoughts_that_are_added_to_a_conversation_are_items_of_it(door: D
     assert await kinds() == ["message", "function_call", "function_call_output"]
 
 
+async def test_a_client_that_lets_nothing_be_stored_has_what_it_gives_thoughts_back_for(
+    door: Door, llm: ScriptedLLM
+):
+    """The AI SDK and LangChain do so if there is some encrypted_content."""
+    thought, _ = await ask(door, llm)
+    llm.play([*events(delta(reasoning_content="Hm."), delta("Yes."), delta(finish="stop"), DONE), END])
+    sent = await (await door.stream("Hi", store=False)).rest()
+    done = [event["item"] for event in sent if event["type"] == "response.output_item.done"]
+    assert [item["type"] for item in done] == ["reasoning", "message"]
+    _, conversation = await door.call("POST", "/conversations", {"items": [thought]})
+    _, page = await door.call("GET", f"/conversations/{conversation['id']}/items")
+    for item in (thought, done[0], page["data"][0]):
+        assert item["encrypted_content"]
+
+
 async def test_thoughts_alone_are_kept_and_never_sent(start: StartServer, llm: ScriptedLLM):
     door = Door(await start(send_reasoning=True))
     thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]}
