@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, TypeVar, cast
 
 from chatbot.chat.asking import Question
-from chatbot.chat.turn_messages import lost_outputs, opens, unsaid
+from chatbot.chat.turn_messages import lost_outputs, opens, role_of, unsaid
 from chatbot.errors import ChatError
 from chatbot.ids import MAX_INPUT_MESSAGES
 from chatbot.openai.items import Object
@@ -169,7 +169,7 @@ def _part(part: Any, param: str) -> Object:
 def new_of(messages: tuple[str, ...], before: Iterable[Turn]) -> tuple[str, ...]:
     """What of an input is new: the AI SDK says a round of tool calls again, from its beginning on.
 
-    Refuses a tool's output that the LLM would not be sent: one without a call just before it.
+    Outputs of calls that were made before come first. An output that the LLM would not be sent is refused.
     """
     turns: list[Turn] = []
     for turn in before:
@@ -179,8 +179,10 @@ def new_of(messages: tuple[str, ...], before: Iterable[Turn]) -> tuple[str, ...]
             break
     if not (lost := lost_outputs(turns, messages)):
         return messages
-    if (new := unsaid(turns, messages)) and not lost_outputs(turns, new):
-        return new
+    outputs_first = tuple(sorted(messages, key=lambda message: role_of(message) != "tool"))
+    for new in (unsaid(turns, messages), outputs_first):
+        if new and not lost_outputs(turns, new):
+            return new
     raise refuse("input", f"has an output of the call {lost[0]!r}, which does not wait for one")
 
 
@@ -201,8 +203,7 @@ def read_question(body: Mapping[str, Any], find_item: FindItem) -> Question:
         options["service_tier"] = given.get("service_tier")
     session_id = read_conversation(given["conversation"]) if "conversation" in given else ""
     said = given.get("input", [])
-    if isinstance(said, str):
-        said = [{"role": "user", "content": said}]
+    said = [{"role": "user", "content": said}] if isinstance(said, str) else said
     said = messages_of(said, "input", find_item)
     question = Question(session_id, None, said, options, occupies=bool(session_id))
     question.stored, question.detached = given.get("store", True), given.get("background", False)

@@ -364,9 +364,9 @@ async def test_an_output_that_the_llm_would_not_be_sent_is_refused(door: Door, l
     await door.refused(400, "input", input=[output], previous_response_id=cut["id"])
     llm.play([*events(delta(tool_calls=[call]), delta(finish="tool_calls"), DONE), END])
     whole = await door.respond("call", tools=[TOOL])
-    for said in ([output, output], [{"role": "user", "content": "Wait."}, output]):
-        await door.refused(400, "input", input=said, previous_response_id=whole["id"])
-    await door.respond([output, {"role": "user", "content": "Go on."}], previous_response_id=whole["id"])
-    assert [message["role"] for message in llm.exchanges[-1].body["messages"]] == [
-        *("user", "assistant", "tool", "user")
-    ]
+    await door.refused(400, "input", input=[output, output], previous_response_id=whole["id"])
+    go_on = {"role": "user", "content": "Go on."}
+    for said in ([output, go_on], [go_on, output]):
+        await door.respond(said, previous_response_id=whole["id"])
+        roles = [message["role"] for message in llm.exchanges[-1].body["messages"]]
+        assert roles == ["user", "assistant", "tool", "user"]
