@@ -1,8 +1,8 @@
 """What the LLM is sent of each turn: its messages as they are stored, and of tool calls what it won't refuse.
 
 An LLM refuses a conversation in which a tool call has no output, or an output no call. So a call is sent if
-its output follows directly, and was not cut. Only messages with tool calls are parsed; all others go byte for
-byte.
+its output follows directly, and was not cut. Only messages with tool calls or thoughts are parsed; all others
+go byte for byte.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool 
             continue
         waiting = set()
         thoughts = answered.reasoning if answered else None
-        if not answered and '"reasoning":' in text:  # a client said them
+        if role == "assistant" and not answered and '"reasoning":' in text:  # a client said them
             message = json.loads(text)
             thoughts, text = message.pop("reasoning", None), as_json(message)
         if answered.calls if answered else role == "assistant" and '"tool_calls":' in text:
