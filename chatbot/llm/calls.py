@@ -25,7 +25,7 @@ class CallReader:
         entries = delta.get("tool_calls")
         can_pass_on = not delta.get("function_call") and not isinstance(entries, dict)
         if not can_pass_on:
-            entries = [entries or {"index": 0, "function": delta["function_call"]}]
+            entries = [entries or {"index": 0, "function": delta.get("function_call")}]
         pieces: list[Piece] = []
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict):
@@ -71,6 +71,7 @@ class CallReader:
             head = CallHead(call.id, name, extra if stored_text(extra, most=1024 * 1024) else None)
             pieces = [Piece(CALL, "", call.number, head), Piece(CALL, text, call.number)]
         else:
+            can_pass_on = can_pass_on and not (name or given)  # many clients would join them to the first
             pieces = [Piece(CALL, text, call.number)]
         return [piece for piece in pieces if piece.length], can_pass_on
 
@@ -82,13 +83,10 @@ class CallReader:
             known = self._newest.get(given)
         else:
             known = self._calls[-1] if self._calls else None
-        if known is None or not known.has_begun:
-            return known
-        if given and known.given and given != known.given:
-            return None  # Gemini gives each of several calls the index 0
-        if name and (not given or given != known.given) and known.is_whole():
-            return None  # a name begins another
-        return known
+        if known is None or not known.has_begun or not name or (given and given == known.given):
+            return known  # Poolside gives later pieces another id, but no name
+        # Gemini gives each of several calls the index 0; other LLMs repeat the name with each piece.
+        return None if (given and known.given) or known.is_whole() else known
 
 
 class _Call:

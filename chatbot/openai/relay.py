@@ -223,7 +223,9 @@ def _same(known: list[Any], item: Any) -> Any:
         is_part = last.get("type") == item.get("type") in ("text", "thinking")
         return last if is_part and not last.get("signature") else None
     same = next((one for one in reversed(known) if isinstance(one, dict) and one.get("index") == index), None)
-    return same if same and item.get("id") in (None, "", same.get("id") or item.get("id")) else None
+    function, id_ = item.get("function"), item.get("id")
+    is_rest = isinstance(function, dict) and not function.get("name")  # Poolside gives it another id
+    return same if same and (is_rest or id_ in (None, "", same.get("id") or id_)) else None
 
 
 def _is_usage(chunk: Chunk) -> bool:

@@ -141,6 +141,10 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "arguments as an object": ([calls(call(0, "a", "f", {"x": [1, "é"]}))], '<f>{"x":[1,"é"]}'),
     "pieces without an index": ([calls(call(None, "a", "f", '{"x"')), calls(call(None, arguments=":1}"))], '<f>{"x":1}'),
     "id and name in every piece": ([calls(call(0, "a", "f", '{"x"')), calls(call(0, "a", "f", ":1}"))], '<f>{"x":1}'),
+    "another id in each later piece (Poolside)": (
+        [calls(call(0, "a", "f", "")), calls(call(0, "b", None, '{"x"')), calls(call(0, "c", None, ":1}"))], '<f>{"x":1}',
+    ),
+    "an object that holds no call": ([chunk({"content": "Hi", "tool_calls": {}})], "Hi"),
     "a name that comes after the id": ([calls(call(0, "a")), calls(call(0, None, "f", "{}"))], "<f>{}"),
     "pieces with their index in a string": (
         [calls(call("0", "a", "f", "{"), call("1", "b", "g", "{")), calls(call("0", arguments="}"), call("1", arguments="}"))],
@@ -174,6 +178,7 @@ async def test_who_listens_live_reads_the_same_as_who_comes_late(llm: ScriptedLL
     read: dict[str, str] = {"reasoning_content": "", "content": "", "refusal": ""}
     arguments: dict[int, str] = {}
     ids: dict[int, str] = {}
+    names: dict[int, str] = {}
     for one in heard.json:
         for choice in one.get("choices") or []:
             for field in read:
@@ -183,7 +188,8 @@ async def test_who_listens_live_reads_the_same_as_who_comes_late(llm: ScriptedLL
                 arguments[entry["index"]] = arguments.get(entry["index"], "") + entry["function"].get(
                     "arguments", ""
                 )
-                ids.setdefault(entry["index"], entry.get("id"))
+                ids[entry["index"]] = ids.get(entry["index"], "") + entry.get("id", "")
+                names[entry["index"]] = names.get(entry["index"], "") + entry["function"].get("name", "")
     pieces = [piece for one in heard.chunks for piece in one.pieces]
     for kind, field in (("reasoning", "reasoning_content"), ("text", "content"), ("refusal", "refusal")):
         assert read[field] == "".join(piece.text for piece in pieces if piece.kind == kind)
@@ -192,6 +198,7 @@ async def test_who_listens_live_reads_the_same_as_who_comes_late(llm: ScriptedLL
         n: "".join(p.text for p in pieces if p.kind == "call" and p.call == n) for n in numbers
     }
     assert ids == {piece.call: piece.head.id for piece in pieces if piece.head}
+    assert names == {piece.call: piece.head.name for piece in pieces if piece.head}
     assert all(ids.values())
     assert len(set(ids.values())) == len(ids), "two calls have one id"
 

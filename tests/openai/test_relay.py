@@ -78,13 +78,15 @@ async def test_a_whole_one_is_put_together_whatever_its_fields(door: Door, llm: 
 def test_calls_with_ids_of_their_own_are_several_though_their_index_is_one():
     """Gemini streams calls side by side so, and answers them apart where a whole answer is asked for."""
     whole = Completion()
-    for id_, text in (("a", '{"x":'), (None, "1}"), ("b", "{"), ("b", "}"), ("", "")):
-        call = {"index": 0, "type": "function", "function": {"name": "f", "arguments": text}}
+    pieces = ("a", "f", '{"x":'), (None, "f", "1}"), ("b", "f", "{"), ("b", "f", "}"), ("", "f", "")
+    for id_, name, text in (*pieces, ("c", "g", "{"), ("d", None, "}")):  # the last is Poolside's
+        call = {"index": 0, "type": "function", "function": {"name": name, "arguments": text}}
         whole.add({"choices": [{"index": 0, "delta": {"tool_calls": [{**call, "id": id_}]}}]})
     calls = json.loads(whole.to_json())["choices"][0]["message"]["tool_calls"]
     assert [(call["id"], call["function"]) for call in calls] == [
         ("a", {"name": "f", "arguments": '{"x":1}'}),
         ("b", {"name": "f", "arguments": "{}"}),
+        ("c", {"name": "g", "arguments": "{}"}),
     ]
 
 
