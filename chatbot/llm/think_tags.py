@@ -1,8 +1,12 @@
-"""Tells reasoning in <think> tags at the head of a text from the text, however the chunks cut it. No I/O."""
+"""Tells reasoning in tags at the head of a text from the text, however the chunks cut it. No I/O."""
 
 from __future__ import annotations
 
-OPEN, CLOSE = "<think>", "</think>"
+OPEN = (
+    *("<think>", "<thinking>", "<thought>", "<reasoning>"),  # the third is Gemini's, the last Bedrock's
+    *("[THINK]", "<seed:think>", "◁think▷"),  # Mistral's, ByteDance's, Kimi's
+)
+"""The tags that begin it; one that ends it is the same with a slash."""
 
 MAX_WAITING = 256
 """White space that is longer belongs to no tag: it would be copied again with each piece that comes."""
@@ -18,6 +22,7 @@ class ThinkTags:
 
     def __init__(self) -> None:
         self._state = _HEAD
+        self._close = ""
         self._waiting = ""
 
     def feed(self, text: str, *, is_last: bool) -> tuple[str, str]:
@@ -28,20 +33,20 @@ class ThinkTags:
         reasoning = ""
         if self._state == _HEAD:
             head = text.lstrip()
-            if head.startswith(OPEN):
-                self._state, text = _OPENED, head[len(OPEN) :]
-            elif not OPEN.startswith(head) or len(text) >= MAX_WAITING:
+            if tag := next((tag for tag in OPEN if head.startswith(tag)), ""):
+                self._state, text, self._close = _OPENED, head[len(tag) :], f"{tag[0]}/{tag[1:]}"
+            elif not any(tag.startswith(head) for tag in OPEN) or len(text) >= MAX_WAITING:
                 self._state = _TEXT
             elif not is_last:
                 self._waiting, text = text, ""
         if self._state == _OPENED and (text := text.lstrip()):
             self._state = _THINKING
         if self._state == _THINKING:
-            inner, tag, rest = text.partition(CLOSE)
+            inner, tag, rest = text.partition(self._close)
             if tag:
                 self._state, reasoning, text = _CLOSED, inner.rstrip(), rest
             else:
-                kept, text = _undecided(inner), ""
+                kept, text = _undecided(inner, self._close), ""
                 reasoning = inner.removesuffix(kept)
                 if is_last:
                     reasoning += kept.rstrip()
@@ -52,10 +57,10 @@ class ThinkTags:
         return reasoning, text
 
 
-def _undecided(text: str) -> str:
+def _undecided(text: str, close: str) -> str:
     """The end of `text` that may be white space before the closing tag, or a part of it."""
-    for length in range(min(len(CLOSE) - 1, len(text)), 0, -1):
-        if CLOSE.startswith(text[-length:]):
+    for length in range(min(len(close) - 1, len(text)), 0, -1):
+        if close.startswith(text[-length:]):
             break
     else:
         length = 0

@@ -114,6 +114,18 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "reasoning and text in one chunk": ([chunk({"reasoning_content": "hm", "content": "Hi"})], "[hm]Hi"),
     "tags": ([text("<think>\nhm\n</think>\n\nHi")], "[hm]Hi"),
     "tags cut anywhere": ([text(c) for c in "<think>\nhm, <b>\n</think>\n\nHi"], "[hm, <b>]Hi"),
+    "tags (Gemini)": ([text("<thought>hm"), text(" hm"), text("</thought>Hi")], "[hm hm]Hi"),
+    "tags (Bedrock)": ([text("<reasoning>hm</think></reasoning>Hi")], "[hm</think>]Hi"),
+    "tags (Mistral), cut anywhere": ([text(c) for c in "[THINK]hm[/THINK]Hi"], "[hm]Hi"),
+    "tags (Kimi), cut anywhere": ([text(c) for c in "◁think▷hm◁/think▷Hi"], "[hm]Hi"),
+    "tags beside the same in a field (MiniMax)": (
+        [
+            chunk({"content": "<think>The", "reasoning_content": "The"}),
+            chunk({"content": " user</think>H", "reasoning_content": " user"}),
+            text("i"),
+        ],
+        "[The user]Hi",
+    ),
     "white space before the tag": ([text("\n"), text("<think>hm</think>Hi")], "[hm]Hi"),
     "empty tags (Qwen)": ([text("<think>\n\n</think>\n\n"), text("Hi")], "Hi"),
     "a closing tag alone is text": ([text("hm</think>Hi")], "hm</think>Hi"),
