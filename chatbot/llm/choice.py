@@ -39,6 +39,7 @@ class ChoiceReader:
         self._tags = ThinkTags()
         self._calls = CallReader()
         self._halves: dict[str, str] = {}  # by kind, first halves of surrogate pairs
+        self._has_thoughts = False  # in a field of their own
         self._came: set[str] = set()  # the kinds of what came in pieces
 
     def read(self, choice: dict[str, Any], *, is_last: bool, is_whole: bool) -> tuple[list[Piece], bool]:
@@ -50,7 +51,8 @@ class ChoiceReader:
             found[kind].append(text)
         texts = {kind: self._whole(kind, "".join(parts), is_last) for kind, parts in found.items()}
         tagged, texts[TEXT] = self._tags.feed(texts[TEXT], is_last=is_last)
-        texts[REASONING] += tagged
+        self._has_thoughts = self._has_thoughts or bool(thoughts)
+        texts[REASONING] += "" if self._has_thoughts else tagged  # MiniMax writes them in both ways
         calls, can_pass_on = self._calls.read(delta)
         can_pass_on = can_pass_on and not is_message and thoughts in ("", delta.get(FIELDS[REASONING]))
         pieces: list[Piece] = []
@@ -104,6 +106,21 @@ def _delta_of(choice: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         return delta, False
     text = delta or choice.get("text")  # as in completions
     return {"content": text}, bool(text)
+
+
+def is_standard(chunk: dict[str, Any]) -> bool:
+    """Whether all of a chunk stands where the API has it: clients that it is relayed to look nowhere else."""
+    choices = chunk.get("choices") or []
+    return isinstance(choices, list) and all(map(_is_standard, choices))
+
+
+def _is_standard(choice: Any) -> bool:
+    delta = choice.get("delta") if isinstance(choice, dict) else None
+    if not isinstance(delta, dict) or not isinstance(choice.get("index") or 0, int):
+        return False
+    calls = delta.get("tool_calls") or []
+    are_calls = isinstance(calls, list) and all(isinstance(call, dict) for call in calls)
+    return are_calls and bool(delta or not choice.get("message"))
 
 
 def rewritten(chunk: dict[str, Any], pieces: Sequence[Piece], finish: str | None) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 
 from chatbot.errors import ChatError
 from chatbot.llm import errors, too_long
-from chatbot.llm.choice import ChoiceReader, first_choice, rewritten
+from chatbot.llm.choice import ChoiceReader, first_choice, is_standard, rewritten
 from chatbot.llm.fast_path import EVENT, FastPath
 from chatbot.llm.json_text import dump, one_line, parse_odd, stored_text, valid
 from chatbot.records import CUT, FILTERED, REASONING, Chunk
@@ -114,7 +114,7 @@ class ChunkReader:
             choice, is_last=bool(finish), is_whole=chunk.get("object") == "chat.completion"
         )
         as_it_came = as_it_came and is_plain
-        passes = (as_it_came or self._is_relay) and not is_whole
+        passes = (is_standard(chunk) if self._is_relay else as_it_came) and not is_whole
         read = Chunk(one_line(data) if passes else rewritten(chunk, pieces, finish), tuple(pieces))
         if finish or not as_it_came:
             self._fast.forget()

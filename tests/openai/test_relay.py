@@ -193,6 +193,33 @@ async def test_an_llm_that_answers_whole_is_understood(door: Door, llm: Scripted
     assert "Hello." in (await read(door))[0]
 
 
+TOOL = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+ODD = [
+    ({"message": {"content": "Hi"}}, {"content": "Hi"}),
+    ({"text": "Hi", "delta": None}, {"content": "Hi"}),
+    ({"index": "0", "delta": {"content": "Hi"}}, {"content": "Hi"}),
+    ({"delta": {"tool_calls": TOOL}}, {"tool_calls": [TOOL]}),
+    ({"delta": {"content": "Hi", "tool_calls": [None]}}, {"content": "Hi"}),
+]
+
+
+@pytest.mark.parametrize(("choice", "said"), ODD)
+async def test_what_stands_where_no_client_looks_is_moved(
+    door: Door, llm: ScriptedLLM, choice: dict[str, Any], said: dict[str, Any]
+) -> None:
+    """TGI's calls are no list; a whole one could not be made of that."""
+    script = [*events(choices({"index": 0, **choice}), delta(finish="stop"), DONE), END]
+    llm.play(script, script)
+    first, *_ = await read(door)
+    assert json.loads(first)["choices"][0]["delta"] == said
+    _, whole = await door.call("POST", "/chat/completions", SAID)
+    message = whole["choices"][0]["message"]
+    assert [call["function"] for call in message.get("tool_calls", ())] == (
+        [TOOL["function"]] if "tool_calls" in said else []
+    )
+    assert message["content"] == said.get("content")
+
+
 async def test_errors_are_statuses_before_the_stream_and_events_in_it(door: Door):
     for stream in (False, True):
         body = SAID | {"messages": [{"role": "user", "content": "reject"}], "stream": stream}
