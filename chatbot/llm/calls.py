@@ -56,7 +56,10 @@ class CallReader:
                 self._newest[index] = call
             if given:
                 self._newest[given] = call
+        if len(text) >= call.size > 0 and call.joined().startswith("{") and text.startswith(call.joined()):
+            text = text[call.size :]  # Qianfan says all so far in each piece, GLM all again at the end
         call.arguments.append(text)
+        call.size += len(text)
         as_given = (function.get("name") or "", entry.get("id") or "", arguments or "", entry.get("index"))
         can_pass_on = can_pass_on and as_given == (name, given, text, call.number)
         if not call.has_begun:
@@ -66,7 +69,7 @@ class CallReader:
             if not given or given in self._ids:
                 call.id, can_pass_on = f"call_{secrets.token_hex(12)}", False
             self._ids.add(call.id)
-            can_pass_on, text = can_pass_on and len(call.arguments) == 1, "".join(call.arguments)
+            can_pass_on, text = can_pass_on and len(call.arguments) == 1, call.joined()
             extra = entry.get("extra_content")
             head = CallHead(call.id, name, extra if stored_text(extra, most=1024 * 1024) else None)
             pieces = [Piece(CALL, "", call.number, head), Piece(CALL, text, call.number)]
@@ -96,12 +99,17 @@ class _Call:
         self.number = number
         self.given = self.id = given
         self.arguments: list[str] = []
+        self.size = 0  # of all of them
         self.has_begun = False
+
+    def joined(self) -> str:
+        """The arguments so far; few ask for them, so they are joined only then."""
+        self.arguments = ["".join(self.arguments)]
+        return self.arguments[0]
 
     def is_whole(self) -> bool:
         """Whether the arguments are JSON; some LLMs repeat the name with each piece, so few are parsed."""
-        text = "".join(self.arguments)
-        self.arguments = [text]
+        text = self.joined()
         if text.lstrip()[:1] == "{" and not text.rstrip().endswith("}"):
             return False
         try:

@@ -153,6 +153,13 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "arguments as an object": ([calls(call(0, "a", "f", {"x": [1, "é"]}))], '<f>{"x":[1,"é"]}'),
     "pieces without an index": ([calls(call(None, "a", "f", '{"x"')), calls(call(None, arguments=":1}"))], '<f>{"x":1}'),
     "id and name in every piece": ([calls(call(0, "a", "f", '{"x"')), calls(call(0, "a", "f", ":1}"))], '<f>{"x":1}'),
+    "all so far in each piece (Qianfan), and again at the end (GLM)": (
+        [calls(call(0, "a", "f", "")), *(calls(call(0, arguments=so_far)) for so_far in ("{", '{"x"', '{"x":1}', '{"x":1}'))],
+        '<f>{"x":1}',
+    ),
+    "a key that is said again": (
+        [calls(call(0, "a", "f", "")), *(calls(call(0, arguments=one)) for one in '{"a":{"a":1}}')], '<f>{"a":{"a":1}}',
+    ),
     "another id in each later piece (Poolside)": (
         [calls(call(0, "a", "f", "")), calls(call(0, "b", None, '{"x"')), calls(call(0, "c", None, ":1}"))], '<f>{"x":1}',
     ),
