@@ -23,7 +23,7 @@ MAX_HELD = 64
 _FAILED_FINISHES = re.compile(
     # OpenRouter, vLLM, Zhipu, Moonshot, DeepSeek's insufficient_system_resource, Gemini's MALFORMED_…, Cohere
     r"error|abort|overload|network|fail|time_?out|crash|unavailable|insufficient|exception|disconnect|malformed"
-    r"|cancel|interrupt|preempt",
+    r"|cancel|interrupt|preempt|unexpected",
     re.I,
 )
 

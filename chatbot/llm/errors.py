@@ -265,7 +265,7 @@ _WAITS = re.compile(
     r" ((?:[\d.]+ ?(?:ms|[hms](?![a-z])|h(?=ou|r)|m(?=in)|s(?=ec)))+)"
     # LiteLLM has the provider's answer as text, with a backslash before each quote
     r'|"(?:retry_?(?:after|delay)|x-ratelimit-reset|estimated_time)(?:_seconds)?_?(ms)?\\*" *: *\\*"?([\d.]+(?:ms|[hms])?)\b'
-    r"|\b(\d+) ?[秒초][钟鐘]? ?[之以]?[后後후뒤]",
+    r"|(?<!\d)(\d+) ?[秒초][钟鐘]? ?[之以]?[后後후뒤]",
     re.I,
 )
 

@@ -232,6 +232,7 @@ REFUSED = {
         }},
         {"stream": False, "stream_options": None},
     ),
+    "stream, in a capital": (400, {"error": {"message": "Streaming is not supported for this model"}}, {"stream": False}),
     "stream (llama-server, with tools)": (
         500, {"error": {"code": 500, "message": "Cannot use tools with stream", "type": "server_error"}}, {"stream": False},
     ),

@@ -301,6 +301,7 @@ async def test_when_to_come_again_is_read_out_of_the_words(llm: ScriptedLLM) -> 
         ("요청이 너무 많습니다. 20초 후에 다시 시도해 주세요.", "20"),
         ("요청 한도를 넘었습니다. 15초 뒤에 다시 시도해 주세요.", "15"),
         ("请求过多，请 5 秒之后再试", "5"),
+        ("请60秒后重试", "60"),
         ("Limited to 10 per 60 seconds", None),
     ):
         heard = await play(llm, answer("429 X", {"error": {"message": words}}))
