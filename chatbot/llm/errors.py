@@ -50,7 +50,7 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
      r"|(unknown|invalid|valid|no such|unrecognized|unavailable) model\b|no models? loaded|no endpoints found for"
      r"|not[_ ]?(found|exist)\w*\W+(the )?models?\b|\b(model|deployment)\b([^.]|\.\w){0,100}(not found|(does|do) ?n.t exist"
      r"|(does )?not exist|not available|not loaded|identifier is invalid)"),
-    ("failed", "llm_error", True, (), "The LLM server failed", r"\bcrashed\b|model unloaded"),  # LM Studio, by 400
+    ("failed", "llm_error", True, (), "The LLM server failed", r"\bcrashed\b|model unloaded|failed to load (the )?model"),  # LM Studio, by 400
     ("forbidden", "llm_error", False, (403, 410), "The LLM server forbids it", r"$^"),
     ("slow", "llm_error", True, (408, 504, 524), "The LLM server took too long", r"$^"),
     ("rejected", "llm_rejected", False, range(400, 500), "The LLM server rejected the request",

@@ -199,6 +199,9 @@ FAILURES: dict[str, tuple[int, Any, str, str, str]] = {
     "another path (Kong)": (404, {"message": "no Route matched with those values"}, "llm_error", "address", "no Route"),
     "a missing key (Gemini)": (400, [{"error": {"message": "Missing or invalid Authorization header."}}], "llm_error", "credentials", "header"),
     "a crash by 400 (LM Studio)": (400, {"error": "The model has crashed. (Exit code: 7)"}, "llm_error", "failed", "crashed"),
+    "a model that fails to load, by 400 (LM Studio)": (
+        400, {"error": {"message": "Failed to load model \"x\". Error: (Exit code: null)."}}, "llm_error", "failed", "load model",
+    ),
     "gone (HF)": (410, {"error": "https://x is no longer supported."}, "llm_error", "forbidden", "no longer"),
     "OAuth": (400, {"error": "invalid_request", "error_description": "bad seed"}, "llm_rejected", "rejected", "bad seed"),
     "418": (418, {"error": {"message": "why"}}, "llm_rejected", "rejected", "why"),
