@@ -80,12 +80,9 @@ class CallReader:
 
     def _find(self, index: Any, given: str, name: str) -> _Call | None:
         """The call that goes on here; None if another begins."""
-        if isinstance(index, int):
-            known = self._newest.get(index)
-        elif given:
-            known = self._newest.get(given)
-        else:
-            known = self._calls[-1] if self._calls else None
+        known = self._newest.get(index if isinstance(index, int) else given)
+        if known is None and not given and not (name and isinstance(index, int)):
+            known = self._calls[-1] if self._calls else None  # it goes on at an index of its own
         if known is None or not known.has_begun or not name or (given and given == known.given):
             return known  # Poolside gives later pieces another id, but no name
         # Gemini gives each of several calls the index 0; other LLMs repeat the name with each piece.

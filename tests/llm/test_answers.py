@@ -160,6 +160,9 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "a key that is said again": (
         [calls(call(0, "a", "f", "")), *(calls(call(0, arguments=one)) for one in '{"a":{"a":1}}')], '<f>{"a":{"a":1}}',
     ),
+    "a second that begins at the index of the first (DeepSeek, by a gateway)": (
+        [calls(call(0, "a", "f", "{}")), calls(call(0, "b", "g", "")), calls(call(1, arguments="[]"))], "<f>{}<g>[]",
+    ),
     "another id in each later piece (Poolside)": (
         [calls(call(0, "a", "f", "")), calls(call(0, "b", None, '{"x"')), calls(call(0, "c", None, ":1}"))], '<f>{"x":1}',
     ),
