@@ -218,14 +218,15 @@ def _same(known: list[Any], item: Any) -> Any:
     """
     if not known or not isinstance(item, dict):
         return None
-    if (index := item.get("index")) is None:
-        last = known[-1] if isinstance(known[-1], dict) else {}
+    index, function = item.get("index"), item.get("function")
+    last = known[-1] if isinstance(known[-1], dict) else {}
+    same = next((one for one in reversed(known) if isinstance(one, dict) and one.get("index") == index), None)
+    if isinstance(function, dict) and not function.get("name"):  # the rest of a call
+        return same or last
+    if index is None:
         is_part = last.get("type") == item.get("type") in ("text", "thinking")
         return last if is_part and not last.get("signature") else None
-    same = next((one for one in reversed(known) if isinstance(one, dict) and one.get("index") == index), None)
-    function, id_ = item.get("function"), item.get("id")
-    is_rest = isinstance(function, dict) and not function.get("name")  # Poolside gives it another id
-    return same if same and (is_rest or id_ in (None, "", same.get("id") or id_)) else None
+    return same if same and item.get("id") in (None, "", same.get("id") or item.get("id")) else None
 
 
 def _is_usage(chunk: Chunk) -> bool:

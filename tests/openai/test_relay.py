@@ -101,6 +101,22 @@ def test_a_call_of_a_whole_one_has_the_id_and_the_type_that_programs_look_for():
     assert first["id"] != second["id"]
 
 
+@pytest.mark.parametrize("places", [(None, None), (0, 1)])
+def test_the_rest_of_a_call_goes_on_with_the_newest_if_its_index_is_no_other_ones(
+    places: tuple[int | None, int | None],
+):
+    """Some servers say no index, and some begin a second call at the index of the first."""
+    whole, (begun, rest) = Completion(), places
+    for index, name, text in ((begun, "f", "{}"), (begun, "g", "{"), (rest, None, "}")):
+        call = {"index": index, "id": name, "function": {"name": name, "arguments": text}}
+        whole.add({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]})
+    calls = json.loads(whole.to_json())["choices"][0]["message"]["tool_calls"]
+    assert [call["function"] for call in calls] == [
+        {"name": "f", "arguments": "{}"},
+        {"name": "g", "arguments": "{}"},
+    ]
+
+
 def test_what_openrouter_says_of_each_piece_is_said_once_of_the_whole():
     whole = Completion()
     for text in ("Let ", "me"):
