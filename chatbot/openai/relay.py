@@ -17,6 +17,7 @@ from chatbot.config import Config
 from chatbot.errors import ChatError, without_frames
 from chatbot.ids import affinity_of
 from chatbot.llm.client import LLM
+from chatbot.llm.json_text import valid
 from chatbot.llm.models import entries_of
 from chatbot.llm.response import Answer
 from chatbot.openai.requests import known, refuse, require
@@ -180,7 +181,7 @@ class Completion:
             choice |= {"message": message, "finish_reason": choice.get("finish_reason")}
         encoder = json.JSONEncoder(default=StringIO.getvalue, ensure_ascii=False, separators=(",", ":"))
         whole = self._whole | {"object": "chat.completion", "choices": choices}
-        return encoder.encode(whole).encode()
+        return valid(encoder.encode(whole)).encode()
 
 
 def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:

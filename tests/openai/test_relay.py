@@ -209,6 +209,13 @@ async def test_an_llm_that_answers_whole_is_understood(door: Door, llm: Scripted
     assert "Hello." in (await read(door))[0]
 
 
+async def test_half_a_character_of_a_whole_one_is_joined_with_the_other(door: Door, llm: ScriptedLLM):
+    halves = (choices({"index": 0, "delta": {"content": half}}) for half in ("\ud83d", "\udc4b", "\ud83d"))
+    llm.play([*events(*halves, delta(finish="stop"), DONE), END])
+    status, whole = await door.call("POST", "/chat/completions", SAID)
+    assert (status, whole["choices"][0]["message"]["content"]) == (200, "\U0001f44b\ufffd")
+
+
 TOOL = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 ODD = [
     ({"message": {"content": "Hi"}}, {"content": "Hi"}),
