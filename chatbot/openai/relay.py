@@ -97,11 +97,13 @@ class Relay:
                 self.registry.on_end(told)
 
     async def _whole(self, asking: asyncio.Task[Answer], told: Relayed) -> web.Response:
-        whole = Completion()
-        async for chunks in await asking:
+        whole, answer = Completion(), await asking
+        async for chunks in answer:
             self._note_first(told, chunks)
             for chunk in chunks:
                 whole.add(json.loads(chunk.data))
+        if usage := answer.reader.usage:  # in a stream Groq and Moonshot have places of their own for it
+            whole.add({"usage": json.loads(usage)})
         return json_response(whole.to_json())
 
     def _note_first(self, told: Relayed, chunks: list[Chunk]) -> None:

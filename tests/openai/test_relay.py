@@ -216,6 +216,20 @@ async def test_half_a_character_of_a_whole_one_is_joined_with_the_other(door: Do
     assert (status, whole["choices"][0]["message"]["content"]) == (200, "\U0001f44b\ufffd")
 
 
+@pytest.mark.parametrize("place", ["x_groq", "choice"])
+async def test_a_whole_one_says_what_it_cost_wherever_the_stream_does(
+    door: Door, llm: ScriptedLLM, place: str
+) -> None:
+    """Of a whole answer Groq and Moonshot themselves say it where programs look."""
+    usage = {"usage": {"total_tokens": 7}}
+    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    target: dict[str, Any] = last if place == "x_groq" else last["choices"][0]
+    target |= {"x_groq": usage} if place == "x_groq" else usage
+    llm.play([*events(delta("Hi"), b"data: " + json.dumps(last).encode() + b"\n\n", DONE), END])
+    _, whole = await door.call("POST", "/chat/completions", SAID)
+    assert whole["usage"] == {"total_tokens": 7}
+
+
 TOOL = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 ODD = [
     ({"message": {"content": "Hi"}}, {"content": "Hi"}),
