@@ -575,7 +575,7 @@ async def test_over_tls_too_the_llm_is_let_go_of_at_once(
 
         async def ask() -> None:
             answer = await way.ask([HI], {})
-            first = await answer.first()
+            first = await answer.first(lambda _: True)
             begun.set()
             await answer.deliver(first, lambda _: True)
 
