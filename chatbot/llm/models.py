@@ -10,13 +10,13 @@ from chatbot.llm.json_text import parse
 
 # vLLM, SGLang; llama-server's slot, before what the model was trained for; LM Studio's loaded one; the others
 _SIZES = "max_model_len n_ctx loaded_context_length max_context_length context_length context_window"
-_SIZES += " max_context_window_tokens max_input_tokens max_seq_len n_ctx_train"
-_PLACES = ("meta", "top_provider", "limits", "model_info", "capabilities", "details")
+_SIZES += " context_size max_context_window_tokens max_input_tokens max_seq_len n_ctx_train"
+_PLACES = ("meta", "metadata", "top_provider", "limits", "model_info", "capabilities", "details")
 
 _NO_CHAT = re.compile(
     r"embed|rerank|whisper|moderation|guard|dall-?e|stable-?diffusion|\bsdxl?\b|flux|\btts|speech|transcri|\basr\b"
     r"|(^|/)(bge|gte|e5|minilm|all-mpnet|jina-(clip|colbert)|colbert|clip|nomic)\b|text-(search|similarity)|image"
-    r"|veo|sora|kokoro|diffusion|realtime|babbage|davinci-00|ocr\b",
+    r"|veo|sora|kokoro|diffusion|realtime|babbage|davinci-00|turbo-instruct|gpt\S*-audio|ocr\b",
     re.I,
 )
 _NO_CHAT_TYPES = re.compile(
@@ -65,8 +65,10 @@ def _can_chat(name: str, entry: dict[str, Any]) -> bool:
         if isinstance(kind, str) and _NO_CHAT_TYPES.search(kind.partition("->")[2] or kind):
             return "text-to-text" in kind
     can = entry.get("capabilities")
-    if isinstance(can, dict) and isinstance(can.get("completion_chat"), bool):  # Mistral
-        return bool(can["completion_chat"])
+    said = can.get("completion_chat", can.get("chat_completion")) if isinstance(can, dict) else None
+    said = entry.get("supports_chat", said)
+    if isinstance(said, bool):  # by Mistral, Azure and Fireworks
+        return said
     if isinstance(can, list) and can:  # Ollama
         return not {"completion", "chat", "tools", "vision"}.isdisjoint(map(str, can))
     return not _NO_CHAT.search(name)
