@@ -30,7 +30,7 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
      r"|budget[_ ](has been )?exceeded|(exceeded|over)[_ ]?budget|spending limit|free_?tier_?only|欠费|余额|额度不足|充值|资源包|잔액|결제)"),
     ("moderation", "llm_rejected", False, (), "The LLM server's moderation rejected the request",
      r"content[_ ]?filter|content management|content[_ ]policy|moderation|flagged|data_?inspection|inappropriate|exists risk|censor|guardrail"
-     r"|responsibleai|prohibited[_ ]content|safety(?!_identifier)|unsafe content|(?<!case.)sensitive|敏感|违规|不当|부적절|유해"),
+     r"|responsibleai|prohibited[_ ]content|safety(?!_identifier)|unsafe content|(?<!case.)(?<!in)sensitive|敏感|违规|不当|부적절|유해"),
     ("rate", "llm_rate_limited", True, (429,), "The LLM server limits the rate of requests",
      r"rate.?limit|throttl|too many requests|wait before trying|per[ _](minute|day|second|hour)\b|\b[rt]pm\b"
      r"|resource_exhausted|quota|限流|频率|速率|并发|请求过多|분당|초당|요청이 (너무 )?많|할당량"),

@@ -189,7 +189,7 @@ FAILURES: dict[str, tuple[int, Any, str, str, str]] = {
     ),
     "a guardrail (Portkey)": (446, {"error": {"message": "The guardrail checks failed"}}, "llm_rejected", "moderation", "checks"),
     "names that are case-sensitive are no moderation": (
-        404, {"error": {"message": "Model 'X' not found. Model names are case-sensitive."}}, "llm_error", "model", "'X'",
+        404, {"error": {"message": "Model 'X' not found. Names are case-sensitive, not case-insensitive."}}, "llm_error", "model", "'X'",
     ),
     "the name of a field is no moderation": (
         400, {"error": {"message": "Invalid 'safety_identifier': not a string", "param": "safety_identifier"}},
