@@ -8,15 +8,12 @@ CREATE TABLE sessions (
     session_id    TEXT    NOT NULL PRIMARY KEY,
     created_at    INTEGER NOT NULL,
     last_accessed INTEGER NOT NULL,
-    idle_since    INTEGER NOT NULL,                 -- last_accessed as the sweep last saw it; has the index
     current       INTEGER,                          -- the turn that the conversation is at; NULL: before the first
-    deleted       INTEGER NOT NULL DEFAULT 0,       -- 1: gone for everybody, and its rows are being removed
     metadata      TEXT    NOT NULL CHECK (json_type(metadata) = 'object')
 ) STRICT;
 
--- The sweep reads the oldest first and nothing else; a start reads what a kill left to be removed.
-CREATE INDEX sessions_by_idleness ON sessions (idle_since) WHERE deleted = 0;
-CREATE INDEX sessions_deleted ON sessions (session_id) WHERE deleted = 1;
+-- The sweep reads those that are idle and no others.
+CREATE INDEX sessions_by_idleness ON sessions (last_accessed);
 -- System prompts, the first messages of their sessions. In the row of its session a prompt would be written again each
 -- time that the session is marked.
 CREATE TABLE prompts (
@@ -30,8 +27,8 @@ CREATE TABLE prompts (
 -- stands after a long one is long to reach. AUTOINCREMENT: the number of a turn that was deleted is never given again.
 CREATE TABLE turns (
     seq             INTEGER PRIMARY KEY AUTOINCREMENT,  -- children have larger numbers than what they follow
-    session_id      TEXT    NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE,
-    parent          INTEGER,                        -- the turn it follows; no foreign key: cascades fail on long chains
+    session_id      TEXT    NOT NULL,               -- no foreign keys here: a cascade takes long, and fails on long chains
+    parent          INTEGER,                        -- the turn it follows
     turn_id         TEXT    NOT NULL UNIQUE,        -- the reply's id; ids of what was said count from it: 001 …
     asked_at        INTEGER NOT NULL,
     replied_at      INTEGER NOT NULL,
@@ -50,76 +47,67 @@ CREATE TABLE turns (
     input           TEXT    NOT NULL,               -- chat-completions messages, one a line; null: deleted alone
     output          TEXT,                           -- the assistant's message as JSON: role, content, tool_calls
     reasoning       TEXT,
-    layout          TEXT,                           -- JSON: [[letter, characters], …], see reply_log.py; NULL: text alone
-    chunk_ends      BLOB,                           -- how many characters each of the LLM's chunks had, as varints
+    layout          TEXT,                           -- JSON: [[kind or number of the call, characters], …]; NULL: text alone
+    chunk_ends      BLOB,                           -- how many characters each of the LLM's chunks had, each as a character
     CHECK ((output IS NULL) = (finish_reason IS NULL))
 ) STRICT;
 
--- Serves versions (what follows the same turn), subtrees, and the cascade from sessions.
+-- Serves versions (what follows the same turn), subtrees and whole conversations.
 CREATE INDEX turns_by_parent ON turns (session_id, parent);
 -- One reply a key and one turn a response; most turns have neither.
 CREATE UNIQUE INDEX turns_by_key ON turns (idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE UNIQUE INDEX turns_by_response ON turns (response_id) WHERE response_id IS NOT NULL;
 
--- Turns that are gone with all that follows from them, and are being removed, leaves first. The mark goes with its turn.
-CREATE TABLE removals (root INTEGER NOT NULL PRIMARY KEY REFERENCES turns (seq) ON DELETE CASCADE) STRICT;
+-- What is gone for everybody, and whose turns are being removed: turns, whose marks go with them, and whole sessions.
+CREATE TABLE gone (seq INTEGER PRIMARY KEY REFERENCES turns (seq) ON DELETE CASCADE) STRICT;
+CREATE TABLE gone_sessions (session_id TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE VIEW alive AS SELECT * FROM turns WHERE seq NOT IN gone AND session_id NOT IN gone_sessions;
 
--- Responses that were accepted before they ran. A row goes when its turn is stored; one that failed stays for an hour.
+-- Responses that were accepted before they ran. A row goes when its turn is stored; one that failed stays.
 CREATE TABLE background (
     response_id TEXT    NOT NULL PRIMARY KEY,
     session_id  TEXT    NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE,
     created_at  INTEGER NOT NULL,
     response    TEXT    NOT NULL,                   -- as in turns
-    error       TEXT,                               -- JSON: what it failed of; NULL: it runs
-    failed_at   INTEGER CHECK ((failed_at IS NULL) = (error IS NULL))
+    error       TEXT                                -- JSON: what it failed of; NULL: it runs
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX background_by_session ON background (session_id);
-CREATE INDEX background_by_failure ON background (failed_at) WHERE failed_at IS NOT NULL;
 -- What only this database knows: the key of the hashes by which LLM servers tell conversations apart.
 CREATE TABLE secrets (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO secrets VALUES ('affinity', randomblob(32));
 
 -- The history for a plain SELECT: a row for each message of each branch.
 CREATE VIEW messages AS
-WITH RECURSIVE gone(session_id, seq) AS (
-    SELECT session_id, root FROM removals CROSS JOIN turns ON seq = root UNION ALL
-    SELECT t.session_id, t.seq FROM gone JOIN turns AS t ON t.session_id = gone.session_id AND t.parent = gone.seq
-), here AS (
-    SELECT turns.* FROM turns JOIN sessions USING (session_id) WHERE NOT deleted AND seq NOT IN (SELECT seq FROM gone)
-)
-SELECT message_id, session_id, 'system' AS role, content, prompts.created_at, NULL AS token_usage
-FROM prompts JOIN sessions USING (session_id) WHERE deleted = 0
+SELECT message_id, session_id, 'system' AS role, content, created_at, NULL AS token_usage FROM prompts
 UNION ALL
 SELECT substr(turn_id, 1, 33) || printf('%03x', m.key + 1), session_id, m.value ->> 'role',
        m.value ->> 'content', asked_at, NULL
-FROM here, json_each('[' || replace(input, char(10), ',') || ']') AS m WHERE m.type = 'object'
+FROM alive, json_each('[' || replace(input, char(10), ',') || ']') AS m WHERE m.type = 'object'
 UNION ALL
 SELECT turn_id, session_id, 'assistant', output ->> 'content', replied_at, token_usage
-FROM here WHERE output IS NOT NULL;
+FROM alive WHERE output IS NOT NULL;
 
 -- name: count_sessions: How many sessions there are; asked once, at start.
-SELECT count(*) FROM sessions WHERE deleted = 0;
+SELECT count(*) FROM sessions;
 -- name: add_session: A new conversation.
-INSERT INTO sessions (session_id, created_at, last_accessed, idle_since, metadata)
-VALUES (:session_id, :now, :now, :now, :metadata);
+INSERT INTO sessions (session_id, created_at, last_accessed, metadata)
+VALUES (:session_id, :now, :now, :metadata);
 -- name: get_session: Finds a session, also one that has expired.
-SELECT session_id, created_at, last_accessed, metadata, current FROM sessions WHERE session_id = ? AND deleted = 0;
+SELECT session_id, created_at, last_accessed, metadata, current FROM sessions WHERE session_id = ?;
 -- name: touch: Marks a session as used.
-UPDATE sessions SET last_accessed = max(last_accessed, ?) WHERE session_id = ? AND deleted = 0;
+UPDATE sessions SET last_accessed = max(last_accessed, ?) WHERE session_id = ?;
 -- name: go_to: Moves a conversation to a turn, or before the first, and marks it as used.
-UPDATE sessions SET current = ?, last_accessed = max(last_accessed, ?) WHERE session_id = ? AND deleted = 0;
+UPDATE sessions SET current = ?, last_accessed = max(last_accessed, ?) WHERE session_id = ?;
 -- name: set_metadata: Replaces a session's metadata.
-UPDATE sessions SET metadata = ? WHERE session_id = ? AND deleted = 0;
+UPDATE sessions SET metadata = ? WHERE session_id = ?;
 -- name: set_prompt: The system prompt of a conversation.
 INSERT OR REPLACE INTO prompts (session_id, message_id, created_at, content) VALUES (?, ?, ?, ?);
 -- name: get_prompt: The system prompt of a conversation.
 SELECT message_id, created_at, content FROM prompts WHERE session_id = ?;
 -- name: drop_prompt: Removes the system prompt of a conversation.
 DELETE FROM prompts WHERE session_id = ?;
--- name: idle_sessions: The next batch for the sweep, longest idle first; some of them were used since it last saw them.
-SELECT session_id, last_accessed FROM sessions WHERE deleted = 0 AND idle_since <= ? ORDER BY idle_since LIMIT ?;
--- name: pass_over: Takes a session that was used out of the sweep's way.
-UPDATE sessions SET last_accessed = max(last_accessed, :used), idle_since = :used WHERE session_id = :session_id;
+-- name: idle_sessions: The next batch for the sweep.
+SELECT session_id FROM sessions WHERE last_accessed <= ? LIMIT ?;
 
 -- name: add_turn: What was said and what was answered.
 INSERT INTO turns (input_count, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start,
@@ -128,34 +116,38 @@ INSERT INTO turns (input_count, session_id, parent, turn_id, asked_at, replied_a
 VALUES (:input_count, :session_id, :parent, :turn_id, :asked_at, :replied_at, :finish_reason, :calls, :context_start,
         :context_key, :model, :first_token_ms, :token_usage, :idempotency_key, :request_hash, :response_id,
         :response, :input, :output, :reasoning, :layout, :chunk_ends);
--- name: turns_up: Whole turns: one, what it follows, what that follows …; at most as many as are wanted (-1: all).
-WITH RECURSIVE up(seq) AS (SELECT ? UNION ALL SELECT parent FROM up CROSS JOIN turns USING (seq))
+-- name: turns_up: Whole turns: one that has a name, what it follows, what that follows …; at most so many (-1: all).
+WITH RECURSIVE up(seq) AS (
+    SELECT seq FROM alive
+    WHERE seq = :seq OR turn_id = :turn_id OR idempotency_key = :key OR response_id = :response_id
+    UNION ALL SELECT parent FROM up CROSS JOIN turns USING (seq)
+)
 SELECT seq, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start, context_key, model,
        first_token_ms, token_usage, idempotency_key, request_hash, response_id, response, input, output, reasoning,
        layout, chunk_ends
-FROM up CROSS JOIN turns USING (seq) LIMIT ?;
+FROM up CROSS JOIN turns USING (seq) LIMIT :limit;
 -- name: path: The number of a turn and those of what it follows, upwards, as long as they are above another number.
-WITH RECURSIVE up(seq) AS (SELECT ? UNION ALL SELECT parent FROM up CROSS JOIN turns USING (seq) WHERE parent > ?)
-SELECT seq FROM up;
+WITH RECURSIVE up(seq) AS (
+    SELECT seq FROM alive WHERE seq = :seq AND seq > :above
+    UNION ALL SELECT parent FROM up CROSS JOIN turns USING (seq) WHERE parent > :above
+) SELECT seq FROM up;
 -- name: count_path: How many messages a path has.
 WITH RECURSIVE up(seq, messages) AS (
     SELECT ?, 0 UNION ALL SELECT parent, input_count + (finish_reason IS NOT NULL) FROM up CROSS JOIN turns USING (seq)
 ) SELECT sum(messages) FROM up;
--- name: below: Of a turn and all that follows: how many messages, the newest, and whether :current is among them.
-WITH RECURSIVE below(seq) AS (
-    SELECT :seq UNION ALL SELECT t.seq
-    FROM below CROSS JOIN turns AS t ON t.session_id = :session_id AND t.parent = below.seq
-    WHERE NOT EXISTS (SELECT 1 FROM removals WHERE root = t.seq)
-)
-SELECT sum(input_count + (finish_reason IS NOT NULL)), max(seq), max(seq IS :current)
-FROM below CROSS JOIN turns USING (seq);
--- name: children: What follows a turn directly, oldest first.
-SELECT seq, turn_id, finish_reason, input FROM turns
-WHERE session_id = ? AND parent IS ? AND NOT EXISTS (SELECT 1 FROM removals WHERE root = seq) ORDER BY seq;
+-- name: below: Of a turn and all that follows: how many messages, the newest, and the numbers as JSON.
+WITH RECURSIVE below(session_id, seq, messages) AS (
+    SELECT session_id, seq, input_count + (finish_reason IS NOT NULL) FROM alive WHERE seq = ?
+    UNION ALL SELECT t.session_id, t.seq, t.input_count + (t.finish_reason IS NOT NULL)
+    FROM below CROSS JOIN alive AS t ON t.session_id = below.session_id AND t.parent = below.seq
+) SELECT total(messages), max(seq), json_group_array(seq) FROM below;
+-- name: children: What follows a turn directly, oldest first, if that are at least so many.
+SELECT seq, turn_id, finish_reason, input FROM alive
+WHERE session_id = :session_id AND parent IS :parent AND :least <= (
+    SELECT count(*) FROM (SELECT 1 FROM turns WHERE session_id = :session_id AND parent IS :parent LIMIT :least)
+) ORDER BY seq;
 -- name: session_of_turn: Whose a turn is, and how its reply ended, if it has one.
-SELECT session_id, finish_reason FROM turns WHERE seq = ?;
--- name: find_turn: The turn whose reply has this id, that a key stands for, or that OpenAI's door calls by this id.
-SELECT seq FROM turns WHERE turn_id = :turn_id OR idempotency_key = :key OR response_id = :response_id;
+SELECT session_id, finish_reason FROM alive WHERE seq = ?;
 -- name: set_input: Replaces what was said in a turn, after a message was deleted alone.
 UPDATE turns SET input = ?, input_count = ? WHERE seq = ?;
 -- name: drop_output: Deletes a turn's reply alone; its idempotency key has nothing to stand for then.
@@ -166,22 +158,23 @@ UPDATE turns SET response_id = NULL, response = NULL, idempotency_key = NULL, re
 -- name: adopt: What follows a turn follows what that one follows.
 UPDATE turns SET parent = ? WHERE session_id = ? AND parent = ?;
 
--- name: marked: What a kill left to be removed: sessions (0), and turns with all that follows.
-SELECT session_id, 0 FROM sessions WHERE deleted = 1
-UNION ALL SELECT session_id, root FROM removals CROSS JOIN turns ON seq = root;
--- name: mark_session: A session is gone, for everybody and at once.
-UPDATE sessions SET deleted = 1 WHERE session_id = ?;
--- name: mark_turn: A turn and all that follows from it is gone, at once.
-INSERT OR IGNORE INTO removals (root) SELECT seq FROM turns WHERE seq = ?;
--- name: some_children: Some of the turns that follow another directly (-1: all), also those that are gone.
-SELECT seq FROM turns WHERE session_id = ? AND parent IS ? LIMIT ?;
--- name: drop_turn: Removes a turn.
-DELETE FROM turns WHERE seq = ?;
--- name: drop_any_turn: Removes a turn of a session that is gone.
-DELETE FROM turns WHERE seq = (SELECT seq FROM turns WHERE session_id = ? LIMIT 1);
--- name: drop_any_background: Removes a response that was accepted in a session that is gone.
-DELETE FROM background WHERE response_id = (SELECT response_id FROM background WHERE session_id = ? LIMIT 1);
--- name: drop_session: Removes what is left of a session; what is kept with it follows by cascade.
+-- name: mark: Some turns are gone, at once.
+INSERT OR IGNORE INTO gone SELECT value FROM json_each(?);
+-- name: mark_session: All turns of a session are gone, at once.
+INSERT OR IGNORE INTO gone_sessions VALUES (?);
+-- name: leave_gone: A session that was at a turn that is gone is at another, or before the first.
+UPDATE sessions SET current = ? WHERE session_id = ? AND current IN gone;
+-- name: drop_gone: Removes one of the turns that are gone.
+DELETE FROM turns WHERE seq = (SELECT seq FROM gone LIMIT 1);
+-- name: drop_of_session: Removes one of the turns of a session that is gone.
+DELETE FROM turns WHERE seq = (
+    SELECT seq FROM turns WHERE session_id = (SELECT session_id FROM gone_sessions LIMIT 1) LIMIT 1
+);
+-- name: drop_mark: Removes the mark of a session that has no turns left.
+DELETE FROM gone_sessions WHERE session_id = (SELECT session_id FROM gone_sessions LIMIT 1);
+-- name: free_key: Removes the turn that an idempotency key stood for, if it is gone.
+DELETE FROM turns WHERE idempotency_key = ? AND seq NOT IN (SELECT seq FROM alive WHERE seq = turns.seq);
+-- name: drop_session: Removes a session, with what is kept with it but its turns.
 DELETE FROM sessions WHERE session_id = ?;
 
 -- name: add_background: A response is accepted, and will run.
@@ -189,12 +182,10 @@ INSERT INTO background (response_id, session_id, created_at, response) VALUES (?
 -- name: get_background: A response that was accepted and has no turn yet.
 SELECT response_id, session_id, created_at, response, error FROM background WHERE response_id = ?;
 -- name: fail_background: A response failed.
-UPDATE background SET error = ?, failed_at = ? WHERE response_id = ? AND error IS NULL;
+UPDATE background SET error = ? WHERE response_id = ? AND error IS NULL;
 -- name: fail_all_background: What ran when the process died has failed.
-UPDATE background SET error = ?, failed_at = ? WHERE error IS NULL;
+UPDATE background SET error = ? WHERE error IS NULL;
 -- name: drop_background: A response has its turn now, or is deleted.
 DELETE FROM background WHERE response_id = ?;
--- name: drop_old_background: A response that failed long ago.
-DELETE FROM background WHERE response_id = (SELECT response_id FROM background WHERE failed_at <= ? LIMIT 1);
 -- name: get_secret: A secret of this database's own.
 SELECT value FROM secrets WHERE name = ?;

@@ -43,7 +43,7 @@ def create_app(
     async def parts(app: web.Application) -> AsyncIterator[None]:
         died = as_json(shutting_down().to_object()["error"])
         try:
-            await when_unlocked(lambda: store.fail_all_background(died, int(now() * 1000)))
+            await when_unlocked(lambda: store.fail_all_background(died))
         except ChatError as error:
             raise StoreError(f"cannot use {config.database_url}: {error.message}") from None
         llm = LLM(config)
@@ -61,8 +61,7 @@ def create_app(
         tasks = [
             asyncio.create_task(forever)
             for forever in (
-                sessions.sweep_forever(),
-                sessions.remove_forever(),
+                sessions.clean_forever(),
                 metrics.watch_event_loop(),
             )
         ]

@@ -187,7 +187,6 @@ async def test_what_parts_hold_is_left_out_if_that_is_asked_for(server: Running)
 async def test_a_turn_that_is_deleted_before_it_is_written_is_left_out(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatbot.chat.history.SHORT_CHARS", 0)
     session, texts = await filled(server, 3)
     turn, reads = server.store.turn, []
 

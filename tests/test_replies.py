@@ -604,7 +604,7 @@ async def test_nothing_of_the_conversation_is_held_while_it_is_told(
     assert running
     assert running._task
     life: Any = running._task.get_coro()
-    held: list[Any] = [getattr(running, name) for name in Reply.__slots__]
+    held: list[Any] = [*vars(running).values()]
     while isinstance(life, Coroutine):
         held += life.cr_frame.f_locals.values()  # type: ignore[attr-defined]
         life = life.cr_await  # type: ignore[attr-defined]

@@ -207,7 +207,7 @@ async def test_delete_takes_the_conversation_along(server: Running) -> None:
     status, told, headers = await server.call("DELETE", f"/api/sessions/{session}")
     assert (status, told) == (204, None)
     assert headers["X-Session-ID"] == session
-    assert server.sql("SELECT session_id FROM sessions WHERE NOT deleted") == [(other,)]
+    assert server.sql("SELECT session_id FROM sessions") == [(other,)]
     assert server.sql("SELECT DISTINCT session_id FROM messages") == [(other,)]
     status, told, _ = await server.call("DELETE", f"/api/sessions/{session}")
     assert (status, told["error"]["code"]) == (404, "session_not_found")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from chatbot.api.responses import message_object, prompt_object
-from chatbot.chat.history import PROMPT, Page, Ref, siblings_of
-from chatbot.records import DELETED, Turn, dumps
+from chatbot.chat.history import PROMPT, Page, Ref
+from chatbot.records import DELETED, dumps
 from chatbot.storage.store import Store
 
 MAX_PIECE = 256 * 1024
@@ -23,33 +23,28 @@ class MessageWriter:
         self._last: tuple[object, bytes] = (None, b"")
 
     def page(self, session_id: str, page: Page, *, omit: bool) -> Iterator[bytes]:
-        """A page; a turn that is long is read when it is written, and left out if it was deleted by then."""
+        """A page; each turn is read when it is written, and left out if it was deleted by then."""
         yield b'{"messages":['
         comma = b""
-        for seq, refs in groupby(page.refs, lambda ref: ref.seq):
-            for number, piece in enumerate(self._pieces(session_id, [*refs], omit, page.turns.get(seq))):
+        for _, refs in groupby(page.refs, lambda ref: ref.seq):
+            for number, piece in enumerate(self._pieces(session_id, [*refs], omit)):
                 yield piece if number else comma + piece
                 comma = b","
         yield b'],"has_more":%b}' % dumps(page.has_more)
 
-    def message(self, session_id: str, ref: Ref, *, omit: bool, turn: Turn | None = None) -> Iterator[bytes]:
-        """A message, of a turn which may be at hand; nothing if it was deleted."""
-        if turn and len(turn.output or "") > MAX_PIECE:
-            turn = None  # not to be held while the client reads
-        return self._pieces(session_id, [ref], omit, turn)
+    def message(self, session_id: str, ref: Ref, *, omit: bool) -> Iterator[bytes]:
+        """A message; nothing if it was deleted."""
+        return self._pieces(session_id, [ref], omit)
 
-    def _pieces(self, session_id: str, refs: list[Ref], omit: bool, turn: Turn | None) -> Iterator[bytes]:
-        """Messages of one turn, which may have been read.
-
-        Raises ConnectionResetError if they were changed while they were being written.
-        """
-        data = b",".join(self._messages(session_id, refs, omit, turn))
+    def _pieces(self, session_id: str, refs: list[Ref], omit: bool) -> Iterator[bytes]:
+        """Messages of one turn; raises ConnectionResetError if they change while they are being written."""
+        data = b",".join(self._messages(session_id, refs, omit))
         length, key = len(data), (session_id, *refs, omit)
         for start in range(0, length, MAX_PIECE):
             if start:
                 last, data = self._last
                 if last != key:
-                    data = b",".join(self._messages(session_id, refs, omit, turn))
+                    data = b",".join(self._messages(session_id, refs, omit))
                 if len(data) != length:
                     raise ConnectionResetError("the message was changed while it was being written")
             if length > MAX_PIECE:
@@ -58,12 +53,12 @@ class MessageWriter:
             del data  # not to be held while the client reads
             yield piece
 
-    def _messages(self, session_id: str, refs: list[Ref], omit: bool, turn: Turn | None) -> Iterator[bytes]:
+    def _messages(self, session_id: str, refs: list[Ref], omit: bool) -> Iterator[bytes]:
         if refs == [PROMPT]:
             if prompt := self._store.prompt(session_id):
                 yield dumps(prompt_object(prompt))
-        elif turn := turn or self._store.turn(refs[0].seq):
-            siblings = siblings_of(self._store, turn)  # once, for there may be many
+        elif turn := self._store.turn(refs[0].seq):
+            siblings = self._store.siblings(turn)  # once, for there may be many
             for _, place in refs:
                 if turn.messages[place - 1] != DELETED if place else turn.output is not None:
                     yield dumps(message_object(turn, place, siblings, omit=omit))

@@ -45,7 +45,7 @@ def active_object(store: Store, session: Session, reply: Reply) -> dict[str, Any
     """
     last = json.loads(reply.question.input[-1]) or {}
     parent = reply.question.parent
-    path = [] if parent == session.current else store.path(session.session_id, session.current, parent or 0)
+    path = [] if parent == session.current else store.path(session.current, parent or 0)
     sibling = store.turn(path[0]) if path else None
     return {
         "message_id": reply.message_id,
@@ -95,9 +95,9 @@ def _message(message_id: str, message: dict[str, Any], created_at: int) -> dict[
 def _reply(turn: Turn) -> dict[str, Any]:
     message = json.loads(turn.output or "{}")
     refusal = None
-    if turn.layout is not None and '"x"' in turn.layout:  # some of the content is a refusal
+    if turn.layout is not None and f'"{REFUSAL}"' in turn.layout:  # some of the content is a refusal
         log = ReplyLog.from_turn(turn)
-        pieces = log.read(0, log.length)
+        pieces = [*log.pieces(0, log.length)]
         message["content"], refusal = (
             "".join(piece.text for piece in pieces if piece.kind == kind) or None for kind in (TEXT, REFUSAL)
         )

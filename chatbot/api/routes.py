@@ -189,7 +189,7 @@ class Api:
         A client that has `after` characters of the reply wants that one: a new reply would have other text.
         Nothing is awaited before the client listens: if all others have left a reply, its grace may run out.
         """
-        session = self.sessions.find_for_question(asked.session_id)
+        session = self.sessions.use(asked.session_id)
         request[SESSION_ID] = session.session_id
         try:
             if known := self.registry.known(asked.key_hash, asked.request_hash):
@@ -235,7 +235,7 @@ class Api:
         """
 
         def all_headers() -> dict[str, str]:
-            if source.error and not source.length:
+            if source.error and not source.log.length:
                 raise source.error
             place = f"/api/sessions/{source.session_id}/messages/{source.message_id}/stream"
             about = headers | {answers.MESSAGE_ID: source.message_id, hdrs.CONTENT_LOCATION: place}
@@ -254,7 +254,7 @@ class Api:
         turn = source.turn
         assert turn, "a reply that ended without an error has a turn"
         headers[answers.MESSAGE_ID] = source.message_id
-        message = self._messages.message(source.session_id, Ref(turn.seq, 0), omit=False, turn=turn)
+        message = self._messages.message(source.session_id, Ref(turn.seq, 0), omit=False)
         return _json_in_pieces(message, headers)
 
     # What describes it

@@ -90,7 +90,9 @@ class Asking:
             raise TooLong("context_too_long", "Not all of the conversation fits, and truncation is disabled.")
         has_guessed = False
         while True:
-            self._note(context, budget)
+            self.context_messages = context.count
+            self.context_start, self.context_key = context.start, context.key
+            self._tokens = 0 if budget.tokens is None else context.tokens
             sent = in_order(context.messages) if budget.is_strict else context.messages
             try:
                 answer = self.answer = await self.llm.ask(sent, fields, affinity=self._affinity())
@@ -128,14 +130,8 @@ class Asking:
             system = [self.config.system_prompt]
         # In one message: the templates of many models refuse a second one.
         head = Head.of(model, fields, [system_message("\n\n".join(system))] if system else [])
-        path = self.store.path_up(session_id, question.parent)
+        path = self.store.path_up(question.parent)
         return plan(path, question.input, head, budget, send_reasoning=self.config.send_reasoning)
-
-    def _note(self, context: Context, budget: Budget) -> None:
-        """Keeps what is asked of a context after it was sent."""
-        self.context_messages = context.count
-        self._tokens = 0 if budget.tokens is None else context.tokens
-        self.context_start, self.context_key = context.start, context.key
 
     def _affinity(self) -> str | None:
         """By what LLM servers know the conversation; its id, which opens it, is not theirs to know."""

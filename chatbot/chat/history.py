@@ -13,9 +13,6 @@ from chatbot.records import DELETED, Session, Turn
 from chatbot.storage.store import Store
 from chatbot.storage.tree import Version
 
-SHORT_CHARS = 64 * 1024
-"""What of a page may be held while a client reads it."""
-
 PAGE_CHARS = 4 * 1024 * 1024
 """A page ends early before it is longer than this, or more than eight times as much was read for it."""
 
@@ -32,18 +29,14 @@ class Ref(NamedTuple):
 
 PROMPT = Ref(0, 0)
 
-_Sized = tuple[Ref, int, Turn | None]  # a message, how long it is, and its turn
+_Sized = tuple[Ref, int]  # a message, and how long it is
 
 
 class Page(NamedTuple):
-    """Some messages that follow one another, oldest first, and whether there are more in that direction.
-
-    `turns` are those that are short together, so that they need not be read again.
-    """
+    """Some messages that follow one another, oldest first, and whether there are more in that direction."""
 
     refs: list[Ref]
     has_more: bool
-    turns: dict[int, Turn]
 
 
 class Versions(NamedTuple):
@@ -84,78 +77,64 @@ def read_page(
     if after is not None:
         walk = _forwards(store, session, after, size_of)
     refs: list[Ref] = []
-    turns: dict[int, Turn] = {}
-    size, held, has_more = 0, 0, False
-    for ref, length, turn in walk:
+    size, has_more = 0, False
+    for ref, length in walk:
         size += length
         if has_more := bool(refs) and (len(refs) == limit or size > PAGE_CHARS):
             break
         refs.append(ref)
-        if turn and turn.seq not in turns and held <= SHORT_CHARS:
-            held += len(turn.input) + len(turn.output or "") + len(turn.reasoning or "")
-            if held <= SHORT_CHARS:
-                turns[turn.seq] = turn
-    return Page(refs if after is not None else refs[::-1], has_more, turns)
+    return Page(refs if after is not None else refs[::-1], has_more)
 
 
 def _of_turn(turn: Turn, size_of: Callable[[str], int]) -> list[_Sized]:
     """The messages of a turn, in order."""
     found: list[_Sized] = [
-        (Ref(turn.seq, place), max(size_of(said), len(said) // 8), turn)
+        (Ref(turn.seq, place), max(size_of(said), len(said) // 8))
         for place, said in enumerate(turn.messages, 1)
         if said != DELETED
     ]
     if turn.output is not None:
-        found.append((Ref(turn.seq, 0), len(turn.output) + len(turn.reasoning or ""), turn))
+        found.append((Ref(turn.seq, 0), len(turn.output) + len(turn.reasoning or "")))
     return found
 
 
-def _around(turn: Turn, place: int, size_of: Callable[[str], int]) -> tuple[list[_Sized], list[_Sized]]:
-    """The messages of a turn before one of them, and those after it."""
-    own = _of_turn(turn, size_of)
-    here = [ref.place for ref, _, _ in own].index(place)
-    return own[:here], own[here + 1 :]
+def _behind(walk: Iterator[_Sized], ref: Ref | None) -> Iterator[_Sized]:
+    """What comes after a message on a walk; all of it with None."""
+    while ref is not None and next(walk)[0] != ref:
+        pass
+    return walk
 
 
 def _backwards(
     store: Store, session: Session, before: str | None, size_of: Callable[[str], int]
 ) -> Iterator[_Sized]:
     """The messages before one, newest first."""
-    session_id, seq, prompt = session.session_id, session.current, store.prompt(session.session_id)
+    seq, own, prompt = session.current, None, store.prompt(session.session_id)
     if prompt and before == prompt.message_id:
         return
     if before is not None:
-        turn, place = find_message(store, session_id, before, "before")
-        seq = turn.parent
-        yield from reversed(_around(turn, place, size_of)[0])
-    for turn in store.path_up(session_id, seq):
-        yield from reversed(_of_turn(turn, size_of))
+        turn, place = find_message(store, session.session_id, before, "before")
+        seq, own = turn.seq, Ref(turn.seq, place)
+    walk = (one for turn in store.path_up(seq) for one in reversed(_of_turn(turn, size_of)))
+    yield from _behind(walk, own)
     if prompt:
-        yield PROMPT, len(prompt.content), None
+        yield PROMPT, len(prompt.content)
 
 
 def _forwards(store: Store, session: Session, after: str, size_of: Callable[[str], int]) -> Iterator[_Sized]:
     """The messages of the current path after one, oldest first."""
-    session_id, prompt = session.session_id, store.prompt(session.session_id)
+    own, prompt = None, store.prompt(session.session_id)
     if after == START or (prompt and after == prompt.message_id):
-        path = store.path(session_id, session.current)
+        path = store.path(session.current)
         if prompt and after == START:
-            yield PROMPT, len(prompt.content), None
+            yield PROMPT, len(prompt.content)
     else:
-        turn, place = find_message(store, session_id, after, "after")
-        path = store.path(session_id, session.current, above=turn.seq - 1)
-        if not path or path.pop(0) != turn.seq:
+        turn, place = find_message(store, session.session_id, after, "after")
+        own, path = Ref(turn.seq, place), store.path(session.current, above=turn.seq - 1)
+        if path[:1] != [turn.seq]:
             raise not_found("after")
-        yield from _around(turn, place, size_of)[1]
-    for seq in path:
-        if found := store.turn(seq):
-            yield from _of_turn(found, size_of)
-
-
-def siblings_of(store: Store, turn: Turn) -> list[Version]:
-    """The versions of a turn, if there is more than one."""
-    is_only = not store.has_versions(turn.session_id, turn.parent)
-    return [] if is_only else store.children(turn.session_id, turn.parent)
+    turns = filter(None, map(store.turn, path))
+    yield from _behind((one for turn in turns for one in _of_turn(turn, size_of)), own)
 
 
 def versions(turn: Turn, place: int, siblings: list[Version]) -> Versions | None:

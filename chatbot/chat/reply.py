@@ -49,13 +49,6 @@ class Reply:
     `on_end` is called when it has ended, `on_linger` with a task that has still to let go or to write.
     """
 
-    __slots__ = (
-        "_asked_at", "_asking", "_clock", "_grace", "_grace_timer", "_is_decided", "_listeners", "_loop",
-        "_on_end", "_on_linger", "_store", "_task", "_writing", "created_at", "ended", "error",
-        "finish_reason", "finish_sent", "first_token_ms", "has_pushed", "log", "message_id", "question",
-        "session_id", "turn", "usage"
-    )  # fmt: skip
-
     def __init__(
         self,
         asking: Asking,
@@ -193,20 +186,24 @@ class Reply:
             response_id=question.response_id,
             response=question.response,
             input="\n".join(question.input),
-            **self.log.to_columns()._asdict(),
+            **self.log.to_columns(),
         )
         try:
             self._write(turn, error)
         except Locked:
-            self._writing = self._loop.create_task(self._write_later(turn, error))
-            self._on_linger(self._writing)
+            self._writing = self._write_later(lambda: self._write(turn, error))
 
-    async def _write_later(self, turn: Turn, error: ChatError | None) -> None:
-        try:
-            with suppress(ChatError):
-                await when_unlocked(lambda: self._write(turn, error))
-        finally:
-            self._announce_end(file_locked())  # nothing happens if it was written
+    def _write_later(self, write: Callable[[], None]) -> asyncio.Task[None]:
+        async def write_when_unlocked() -> None:
+            try:
+                with suppress(ChatError):  # the file stays locked, or the disk is full
+                    await when_unlocked(write)
+            finally:
+                self._announce_end(file_locked())  # nothing happens if it has ended
+
+        task = self._loop.create_task(write_when_unlocked())
+        self._on_linger(task)
+        return task
 
     def _write(self, turn: Turn, error: ChatError | None) -> None:
         """Writes the turn and announces the end. Raises Locked."""
@@ -237,10 +234,9 @@ class Reply:
         self._on_end(self)
         if self.session_id and not (self.turn and self.turn.seq):
             # No turn was stored, which would have marked the session as used.
-            now = int(self._clock() * 1000)
-            self._note_failure(now)
+            self._note_failure()
             with suppress(ChatError):  # the disk is full
-                self._store.touch(self.session_id, now)
+                self._store.touch(self.session_id, int(self._clock() * 1000))
 
     # Its listeners
 
@@ -268,10 +264,6 @@ class Reply:
         return len(self._listeners)
 
     @property
-    def length(self) -> int:
-        return self.log.length
-
-    @property
     def model(self) -> str:
         return self._asking.model
 
@@ -281,15 +273,9 @@ class Reply:
 
     # What only OpenAI's door needs
 
-    def _note_failure(self, now: int) -> None:
+    def _note_failure(self) -> None:
         """Has it stored that a response failed which was accepted in the background."""
         response_id = self.question.response_id
-        if not (self.question.detached and response_id and self.error):
-            return
-        failed_of = as_json(self.error.to_object()["error"])
-
-        async def write() -> None:
-            with suppress(ChatError):  # the disk is full
-                await when_unlocked(lambda: self._store.fail_background(response_id, failed_of, now))
-
-        self._on_linger(self._loop.create_task(write()))
+        if self.question.detached and response_id and self.error:
+            failed_of = as_json(self.error.to_object()["error"])
+            self._write_later(lambda: self._store.fail_background(response_id, failed_of))

@@ -13,7 +13,7 @@ from chatbot.chat.asking import Asking, Question
 from chatbot.chat.limits import ContextLimits
 from chatbot.chat.reply import Reply
 from chatbot.chat.reply_source import Outcome, ReplySource
-from chatbot.chat.stored_reply import StoredReply, StoredTurns
+from chatbot.chat.stored_reply import StoredReply
 from chatbot.config import Config
 from chatbot.errors import ChatError
 from chatbot.llm.client import LLM
@@ -46,7 +46,6 @@ class ReplyRegistry:
 
     def __post_init__(self) -> None:
         self.closing = False
-        self._stored = StoredTurns(self.store.turn, self.store.has_reply)
         self._running: dict[str, Reply] = {}  # by message id
         self._by_key: dict[str, Reply] = {}
         self._by_response: dict[str, Reply] = {}
@@ -88,7 +87,7 @@ class ReplyRegistry:
         found = self.store.turn_of(session_id, message_id)
         if not found or found[1] != 0:
             raise ChatError("message_not_found", "There is no such reply in this session.", "message_id")
-        return StoredReply(found[0], self._stored)
+        return StoredReply(found[0], self.store)
 
     def known(self, key_hash: str, request_hash: str) -> ReplySource | None:
         """The reply that was given, or is being given, under an idempotency key.
@@ -102,7 +101,7 @@ class ReplyRegistry:
         if reply := self._by_key.get(key_hash):
             source, used_for = reply, reply.question.request_hash
         elif turn := self.store.turn_by_key(key_hash):
-            source, used_for = StoredReply(turn, self._stored), turn.request_hash
+            source, used_for = StoredReply(turn, self.store), turn.request_hash
         else:
             return None
         if used_for != request_hash:

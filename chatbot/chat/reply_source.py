@@ -59,10 +59,6 @@ class ReplySource(Outcome, Protocol):
         """All that it consists of so far. Raises ChatError if it was deleted meanwhile."""
 
     @property
-    def length(self) -> int:
-        """How many characters it has so far."""
-
-    @property
     def turn(self) -> Turn | None:
         """Its turn, once there is one. Raises ChatError if it was deleted meanwhile."""
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
+from time import perf_counter
 
 from chatbot.chat.history import find_message
 from chatbot.chat.reply_registry import ReplyRegistry
@@ -20,11 +22,11 @@ from chatbot.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-SWEEP_BATCH = 10
-"""Sessions deleted between two turns of the event loop: some 3 ms in a file; a request takes four turns."""
+CLEANING_SECONDS = 1.0
+"""How often it is looked for what is to be deleted or removed."""
 
-REMOVAL_SECONDS = 1.0
-"""How often it is looked for rows that are to be removed."""
+CLEANING_BATCH = 10
+"""Sessions deleted between two turns of the event loop: some 3 ms in a file; a request takes four turns."""
 
 
 class Sessions:
@@ -56,30 +58,15 @@ class Sessions:
 
     def use(self, session_id: str) -> Session:
         """Finds a session and marks it as accessed; raises ChatError("session_not_found")."""
-        return self._find(session_id, unmarked_ms=0)
-
-    def find_for_question(self, session_id: str) -> Session:
-        """Finds a session that is to be given a reply, whose end will mark it as accessed.
-
-        It is marked now only if it was not for long: should the process die, or the disk be full in the end,
-        it does not expire while it is in use. Raises ChatError("session_not_found").
-        """
-        return self._find(session_id, unmarked_ms=self.timeout_ms // 100)
-
-    def _find(self, session_id: str, *, unmarked_ms: int) -> Session:
         now, session_id = self._now(), session_id.lower()  # of a UUID capitals are the same
         session = self._store.session(session_id)
         if not session or (
             session.last_accessed <= now - self.timeout_ms and session_id not in self._registry.busy_sessions
         ):
             raise session_gone()
-        if session.last_accessed <= now - unmarked_ms:
-            try:
-                self._store.touch(session_id, now)
-            except ChatError:  # a full disk must not stop reading
-                return session
-            return session._replace(last_accessed=max(now, session.last_accessed))
-        return session
+        with suppress(ChatError):  # a full disk must not stop reading
+            self._store.touch(session_id, now)
+        return session._replace(last_accessed=max(now, session.last_accessed))
 
     # Changing them
 
@@ -130,39 +117,22 @@ class Sessions:
 
     # Cleaning up
 
-    async def sweep_forever(self) -> None:
-        """Deletes expired sessions from time to time, until it is cancelled."""
-        pause = min(60.0, max(1.0, self.timeout_ms / 10_000))
+    async def clean_forever(self) -> None:
+        """Deletes what expired, and removes what was deleted, in pieces, until it is cancelled."""
         while True:
-            await asyncio.sleep(pause)
+            began, pause = perf_counter(), CLEANING_SECONDS
             try:
-                await self.sweep()
+                if not self.clean():
+                    pause = perf_counter() - began  # as long as it took: half of the time is others'
             except Locked:
                 pass  # the next time
             except Exception:
-                log.exception("the sweep failed and will be tried again")
+                log.exception("the cleaning failed and will be tried again")
+            await asyncio.sleep(pause)
 
-    async def sweep(self) -> None:
-        """Deletes all expired sessions, and old failures, in pieces, with the event loop free in between."""
-        is_done = False
-        while not is_done:
-            is_done = self._store.drop_old_background(self._now())
-            await asyncio.sleep(0)
-        looked_at = SWEEP_BATCH
-        while looked_at == SWEEP_BATCH:
-            now = self._now()
-            before = self._store.sessions
-            looked_at = self._store.evict(
-                now, now - self.timeout_ms, SWEEP_BATCH, self._registry.busy_sessions
-            )
-            self.expired += before - self._store.sessions
-            await asyncio.sleep(0)
-
-    async def remove_forever(self) -> None:
-        """Removes the rows of what was deleted, in pieces, until it is cancelled."""
-        while True:
-            try:
-                await self._store.removals.remove_all()
-            except Exception:
-                log.exception("the removal failed and will be tried again")
-            await asyncio.sleep(REMOVAL_SECONDS)
+    def clean(self) -> bool:
+        """A piece of it; tells whether nothing is left to do."""
+        now, before = self._now(), self._store.sessions
+        is_done = self._store.clean(now, now - self.timeout_ms, CLEANING_BATCH, self._registry.busy_sessions)
+        self.expired += before - self._store.sessions
+        return is_done

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -61,59 +62,37 @@ def measure(
     measure it.
     """
     counts = [_Count.of(turn, send_reasoning) for turn in turns]
-    between = [_between(counts, lengths, place) for place in range(len(turns) - 1)]
+    between = [_between(counts, lengths, place) for place in range(len(turns))]
     anchor = _anchor(counts, lengths, head, began)
     rate = _rate(lengths, between, anchor)
-    answers = [_answer(*each, rate) for each in zip(counts, lengths, [*between, None], strict=False)]
+    before, new = _estimate(head, rate).most, _estimate(said, rate).most
     questions = [_estimate(length.said, rate) for length in lengths]
-    steps = []  # from an answer's beginning to the next one's
-    for place, tokens in enumerate(between):
-        answer = answers[place]
-        if tokens is not None:
-            questions[place + 1] = _Range(tokens - answer.high, tokens - answer.low, answer.is_counted)
-        steps.append(answer.plus(questions[place + 1]) if tokens is None else _Range(tokens, tokens))
-    steps += answers[-1:]
-    before, new = _estimate(head, rate), _estimate(said, rate)
-
-    rest, up = _Range(new.high, new.high), []
-    for question, step in reversed([*zip(questions, steps, strict=True)]):
-        rest = rest.plus(step)
-        up.append(rest.plus(question))
-    kept = [*reversed(up), _Range(new.high, new.high)]
-    if anchor is None:
-        return [before.high + tokens.high for tokens in kept]
-
-    # What was counted less what is dropped; or a rather high head and what is kept, if that was counted.
-    whole = anchor.tokens + sum(step.high for step in steps[anchor.place :]) + new.high
-    first = next(place for place, turn in enumerate(turns) if turn.seq >= (began or 0))
-    totals, gone = [whole] * (first + 1), questions[first].low
-    for place in range(first, len(turns)):
-        is_counted = place < anchor.place
-        left = whole - gone - (answers[place].low if is_counted else answers[place].high)
-        total = max(left, new.high)  # some LLMs count more for an answer than for the prompt with it
-        if kept[place + 1].is_counted:
-            total = min(total, before.high * 3 + _TEMPLATE + kept[place + 1].high)
-        totals.append(total)
-        gone += steps[place].low if is_counted else steps[place].high
-    return totals
+    for place, (count, tokens) in enumerate(zip(counts, between, strict=True), 1):
+        if tokens is not None and count.sent_back is not None and count.sent_back <= tokens:
+            questions[place] = _Range(tokens - count.sent_back, tokens - count.sent_back)
+    answers = [_answer(count, length, rate) for count, length in zip(counts, lengths, strict=False)]
+    steps = [  # from an answer's beginning to the next one's, and of the last one to the end
+        answer.plus(question) if tokens is None else _Range(tokens, tokens)
+        for answer, question, tokens in zip(answers, [*questions[1:], _Range(0, 0)], between, strict=False)
+    ]
+    first, whole = -1, sys.maxsize
+    if anchor:
+        # What stands before the turns was counted with those after it, of which the least is taken off.
+        first = next(place for place, turn in enumerate(turns) if turn.seq >= (began or 0))
+        after = questions[first].least + sum(step.least for step in steps[first : anchor.place])
+        before = min(max(anchor.tokens - after, 0), 3 * before + _TEMPLATE)
+        whole = anchor.tokens + sum(step.most for step in steps[anchor.place :]) + new
+    rest, totals = new, [before + new]
+    for place in reversed(range(len(turns))):
+        rest += steps[place].most
+        totals.append(min(before + questions[place].most + rest, whole) if place > first else whole)
+    return totals[::-1]
 
 
 def counted(turn: Turn) -> int | None:
     """How many tokens the LLM counted up to a turn's answer."""
     count = _Count.of(turn, send_reasoning=True)
     return count.prompt and count.prompt + (count.answer or 0)
-
-
-class _Range(NamedTuple):
-    """A number of tokens: half of an estimate, and a little more than it. `is_counted`: it is no estimate."""
-
-    low: int
-    high: int
-    is_counted: bool = True
-
-    def plus(self, other: _Range) -> _Range:
-        """Both together."""
-        return _Range(self.low + other.low, self.high + other.high, self.is_counted and other.is_counted)
 
 
 class _Count(NamedTuple):
@@ -149,6 +128,8 @@ def _number(value: object) -> int | None:
 
 def _between(counts: Sequence[_Count], lengths: Sequence[Lengths], place: int) -> int | None:
     """The tokens of a turn's answer and the next one's question together, if they were counted."""
+    if place + 1 == len(counts):
+        return None
     one, two = counts[place], counts[place + 1]
     if one.prompt is None or two.prompt is None or (one.began, one.key) != (two.began, two.key):
         return None
@@ -190,17 +171,25 @@ def _rate(lengths: Sequence[Lengths], between: Sequence[int | None], anchor: _An
     return min(max(tokens / length, LEAST_RATE), _MOST_RATE) if length else _RATE
 
 
+class _Range(NamedTuple):
+    """A number of tokens: half of an estimate, and a little more than it; the same if it was counted."""
+
+    least: int
+    most: int
+
+    def plus(self, other: _Range) -> _Range:
+        """Both together."""
+        return _Range(self.least + other.least, self.most + other.most)
+
+
 def _estimate(length: int, rate: float) -> _Range:
-    if not length:
-        return _Range(0, 0)
-    return _Range(int(length * rate / 2), int(length * rate * 17 / 16) + 4, is_counted=False)
+    return _Range(int(length * rate / 2), int(length * rate * 17 / 16) + 4) if length else _Range(0, 0)
 
 
-def _answer(count: _Count, lengths: Lengths, between: int | None, rate: float) -> _Range:
-    """The tokens of an answer when it is sent back: perhaps a few others than those that were counted."""
-    likely = _estimate(lengths.answer, rate)
-    exact = count.sent_back
-    if exact is None or exact > likely.high * 4 or (between is not None and exact > between):
-        most = min(tokens for tokens in (likely.high, between, count.answer) if tokens is not None)
-        return _Range(min(likely.low, most), most, is_counted=not lengths.answer)
-    return _Range(exact, exact if between is not None else exact + exact // 16 + 4)
+def _answer(count: _Count, lengths: Lengths, rate: float) -> _Range:
+    """The tokens of an answer when it is sent back: perhaps a few more than those that were counted."""
+    likely, exact = _estimate(lengths.answer, rate), count.sent_back
+    if exact is not None and exact <= likely.most * 4:
+        return _Range(exact, exact + exact // 16 + 4)
+    most = likely.most if count.answer is None else min(likely.most, count.answer)
+    return _Range(min(likely.least, most), most)

@@ -20,28 +20,24 @@ class CallReader:
         self._newest: dict[int | str, _Call] = {}  # by the LLM's index, and by its id
         self._ids: set[str] = set()  # of those that have begun
 
-    def read(self, delta: dict[str, Any]) -> tuple[list[Piece], bool]:
-        """The pieces of calls in a delta, and whether they stand there just as we would write them."""
+    def read(self, delta: dict[str, Any]) -> list[Piece]:
+        """The pieces of calls in a delta."""
         entries = delta.get("tool_calls")
-        can_pass_on = not delta.get("function_call") and not isinstance(entries, dict)
-        if not can_pass_on:
-            entries = [entries or {"index": 0, "function": delta.get("function_call")}]
-        pieces: list[Piece] = []
-        for entry in entries if isinstance(entries, list) else ():
-            if isinstance(entry, dict):
-                found, as_it_came = self._read_entry(entry)
-                pieces += found
-                can_pass_on = can_pass_on and as_it_came
-        return pieces, can_pass_on
+        if not entries and (function := delta.get("function_call")):
+            entries = {"index": 0, "function": function}
+        if isinstance(entries, dict):
+            entries = [entries]
+        if not isinstance(entries, list):
+            return []
+        return [piece for entry in entries if isinstance(entry, dict) for piece in self._read_entry(entry)]
 
-    def _read_entry(self, entry: dict[str, Any]) -> tuple[list[Piece], bool]:
+    def _read_entry(self, entry: dict[str, Any]) -> list[Piece]:
         function = entry.get("function") or entry.get("custom")
-        can_pass_on = isinstance(entry.get("function"), dict)
         function = function if isinstance(function, dict) else entry
         name, given = (
             valid(text) if isinstance(text, str) else "" for text in (function.get("name"), entry.get("id"))
         )
-        arguments = next((function[name] for name in _ARGUMENTS if name in function), None)
+        arguments = next((function[field] for field in _ARGUMENTS if field in function), None)
         text = arguments if isinstance(arguments, str) else "" if arguments is None else as_json(arguments)
         index = entry.get("index")
         if isinstance(index, str) and index.isdecimal():
@@ -49,7 +45,7 @@ class CallReader:
         call = self._find(index, given, name)
         if call is None:
             if not (name or given):
-                return [], False  # a piece of nothing
+                return []  # a piece of nothing
             call = _Call(len(self._calls), given)
             self._calls.append(call)
             if isinstance(index, int):
@@ -60,23 +56,17 @@ class CallReader:
             text = text[call.size :]  # Qianfan says all so far in each piece, GLM all again at the end
         call.arguments.append(text)
         call.size += len(text)
-        as_given = (function.get("name") or "", entry.get("id") or "", arguments or "", entry.get("index"))
-        can_pass_on = can_pass_on and as_given == (name, given, text, call.number)
-        if not call.has_begun:
-            if not name:
-                return [], False  # it begins when its name comes
-            call.has_begun = True
-            if not given or given in self._ids:
-                call.id, can_pass_on = f"call_{secrets.token_hex(12)}", False
-            self._ids.add(call.id)
-            can_pass_on, text = can_pass_on and len(call.arguments) == 1, call.joined()
-            extra = entry.get("extra_content")
-            head = CallHead(call.id, name, extra if stored_text(extra, most=1024 * 1024) else None)
-            pieces = [Piece(CALL, "", call.number, head), Piece(CALL, text, call.number)]
-        else:
-            can_pass_on = can_pass_on and not (name or given)  # many clients would join them to the first
-            pieces = [Piece(CALL, text, call.number)]
-        return [piece for piece in pieces if piece.length], can_pass_on
+        if call.has_begun:
+            return [Piece(CALL, text, call.number)]
+        if not name:
+            return []  # it begins when its name comes
+        call.has_begun = True
+        if not call.given or call.given in self._ids:
+            call.id = f"call_{secrets.token_hex(12)}"
+        self._ids.add(call.id)
+        extra = entry.get("extra_content")
+        head = CallHead(call.id, name, extra if stored_text(extra, most=1024 * 1024) else None)
+        return [Piece(CALL, "", call.number, head), Piece(CALL, call.joined(), call.number)]
 
     def _find(self, index: Any, given: str, name: str) -> _Call | None:
         """The call that goes on here; None if another begins."""

@@ -20,19 +20,24 @@ _REASONING_FIELDS = (
     "reasoning_details",  # OpenRouter and MiniMax, beside `reasoning` or alone
     "thinking_blocks",  # LiteLLM, beside `reasoning_content`
 )
-_OUR_FIELDS = frozenset({*_REASONING_FIELDS, "content", "refusal", "tool_calls", "function_call"})
+_WRITTEN = (*FIELDS.values(), "tool_calls", "function_call")
+_OUR_FIELDS = frozenset({*_REASONING_FIELDS, *_WRITTEN})
 
 _THOUGHTS = ("thinking", "reasoning", "thought", "reasoning.text", "reasoning.summary", "redacted_thinking")
-_TEXT_FIELDS = (
-    *("text", "output_text", "thinking", "reasoning", "refusal", "content", "parts", "summary", "value"),
-)
+_TEXT_FIELDS = {  # of a part, and the kind of what stands there, if it has another than the part
+    **dict.fromkeys(("text", "output_text", "content", "parts", "summary", "value")),
+    "thinking": REASONING,
+    "reasoning": REASONING,
+    "refusal": REFUSAL,
+}
 _MAX_DEPTH = 16
 
 
 class ChoiceReader:
     """Reads the choices of one answer's chunks in order.
 
-    Half a character, and what may be a part of a tag, wait for the next chunk.
+    Half a character, and what may be a part of a tag, wait for the next chunk. `came` are the kinds of pieces
+    so far.
     """
 
     def __init__(self) -> None:
@@ -40,36 +45,30 @@ class ChoiceReader:
         self._calls = CallReader()
         self._halves: dict[str, str] = {}  # by kind, first halves of surrogate pairs
         self._has_thoughts = False  # in a field of their own
-        self._came: set[str] = set()  # the kinds of what came in pieces
+        self.came: set[str] = set()
 
     def read(self, choice: dict[str, Any], *, is_last: bool, is_whole: bool) -> tuple[list[Piece], bool]:
         """What a choice adds to the reply, and whether it stands there just as we would write it."""
         delta, is_message = _delta_of(choice)
         thoughts = _reasoning_in(delta)
+        self._has_thoughts = self._has_thoughts or bool(thoughts)
         found: dict[str, list[str]] = {REASONING: [thoughts], TEXT: [], REFUSAL: []}
         for kind, text in (*_parts(delta.get("content")), *_parts(delta.get("refusal"), REFUSAL)):
             found[kind].append(text)
         texts = {kind: self._whole(kind, "".join(parts), is_last) for kind, parts in found.items()}
         tagged, texts[TEXT] = self._tags.feed(texts[TEXT], is_last=is_last)
-        self._has_thoughts = self._has_thoughts or bool(thoughts)
         texts[REASONING] += "" if self._has_thoughts else tagged  # MiniMax writes them in both ways
-        calls, can_pass_on = self._calls.read(delta)
-        can_pass_on = can_pass_on and not is_message and thoughts in ("", delta.get(FIELDS[REASONING]))
-        pieces: list[Piece] = []
-        for kind, text in texts.items():
-            can_pass_on = can_pass_on and (delta.get(FIELDS[kind]) or "") == text
-            if text:
-                pieces.append(Piece(kind, text))
-        for call in calls:
+        pieces = [Piece(kind, text) for kind, text in texts.items() if text]
+        for call in self._calls.read(delta):
             piece = call._replace(text=self._whole(f"call {call.call}", call.text, is_last))
             if piece.length:
                 pieces.append(piece)
+        stands = {name: value for name in _WRITTEN if (value := delta.get(name))}
+        as_it_came = not is_message and stands == _fields(pieces)
         if is_message and is_whole:  # MiniMax repeats the whole at the end
-            pieces = [piece for piece in pieces if piece.kind not in self._came]
-        else:
-            for piece in pieces:
-                self._came.add(piece.kind)
-        return pieces, can_pass_on
+            pieces = [piece for piece in pieces if piece.kind not in self.came]
+        self.came.update([piece.kind for piece in pieces])
+        return pieces, as_it_came
 
     def _whole(self, kind: str, text: str, is_last: bool) -> str:
         """`text` with a surrogate pair joined that began in the chunk before; a lone half is replaced.
@@ -130,22 +129,29 @@ def rewritten(chunk: dict[str, Any], pieces: Sequence[Piece], finish: str | None
         return dump(chunk | {"choices": []})
     delta = choice.get("delta") or choice.get("message")
     kept = {k: v for k, v in delta.items() if k not in _OUR_FIELDS} if isinstance(delta, dict) else {}
-    kept |= {FIELDS[piece.kind]: piece.text for piece in pieces if piece.kind != CALL}
+    rest = {k: v for k, v in choice.items() if k not in ("message", "text")}
+    choices = [rest | {"index": 0, "delta": kept | _fields(pieces), "finish_reason": finish}]
+    return dump(chunk | {"object": "chat.completion.chunk", "choices": choices})
+
+
+def _fields(pieces: Sequence[Piece]) -> dict[str, Any]:
+    """The fields of a delta that adds these pieces, as we write them."""
+    fields: dict[str, Any] = {}
     calls: dict[int, dict[str, Any]] = {}
     arguments: dict[int, list[str]] = {}
     for piece in pieces:
-        if piece.kind == CALL:
-            call = calls.setdefault(piece.call, {"index": piece.call, "function": {"arguments": ""}})
-            if piece.head:
-                call |= piece.head.to_call("")
-            arguments.setdefault(piece.call, []).append(piece.text)
+        if piece.kind != CALL:
+            fields[FIELDS[piece.kind]] = piece.text
+        elif piece.call in calls:
+            arguments[piece.call].append(piece.text)
+        else:
+            begun = piece.head.to_call("") if piece.head else {"function": {}}
+            calls[piece.call], arguments[piece.call] = {"index": piece.call} | begun, [piece.text]
     for number, call in calls.items():
         call["function"]["arguments"] = "".join(arguments[number])
     if calls:
-        kept["tool_calls"] = list(calls.values())
-    rest = {k: v for k, v in choice.items() if k not in ("message", "text")}
-    choices = [rest | {"index": 0, "delta": kept, "finish_reason": finish}]
-    return dump(chunk | {"object": "chat.completion.chunk", "choices": choices})
+        fields["tool_calls"] = list(calls.values())
+    return fields
 
 
 def _parts(value: Any, kind: str = TEXT, depth: int = 0) -> list[tuple[str, str]]:
@@ -161,10 +167,9 @@ def _parts(value: Any, kind: str = TEXT, depth: int = 0) -> list[tuple[str, str]
         kind = REASONING
     elif named == "refusal":
         kind = REFUSAL
-    for name in _TEXT_FIELDS:
+    for name, other in _TEXT_FIELDS.items():
         if inner := value.get(name):
-            other = {"thinking": REASONING, "reasoning": REASONING, "refusal": REFUSAL}.get(name, kind)
-            return _parts(inner, other, depth + 1)
+            return _parts(inner, other or kind, depth + 1)
     return []
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from chatbot.errors import ChatError
+from chatbot.errors import ChatError, TooLong
 from chatbot.llm import errors, too_long
 from chatbot.llm.choice import ChoiceReader, first_choice, is_standard, rewritten
 from chatbot.llm.fast_path import EVENT, FastPath
@@ -40,9 +40,8 @@ class ChunkReader:
     """
 
     __slots__ = (
-        "_choices", "_context_size", "_fast", "_has_answer", "_has_begun", "_has_pieces", "_held",
-        "_held_object", "_is_doubtful", "_is_relay", "_room", "_spent", "finish_reason", "is_done", "model",
-        "recognise", "usage"
+        "_choices", "_context_size", "_fast", "_has_begun", "_held", "_held_object", "_is_doubtful",
+        "_is_relay", "_room", "_spent", "finish_reason", "is_done", "model", "recognise", "usage"
     )  # fmt: skip
 
     def __init__(self, *, is_relay: bool = False, context_size: int | None = None, room: Any = None) -> None:
@@ -56,8 +55,7 @@ class ChunkReader:
         self._room = room  # for the answer, in tokens, if the request says
         self._spent: dict[str, Any] = {}
         self._has_begun = False
-        self._has_pieces = self._has_answer = False  # anything, or more than thoughts
-        self._held: list[Chunk] = []  # the one with the finish_reason, and silent ones after it
+        self._held: list[Chunk] = []  # the one with the finish_reason, without text, and silent ones after it
         self._held_object: dict[str, Any] = {}
         self._choices = ChoiceReader()
         self._fast = FastPath()
@@ -109,7 +107,8 @@ class ChunkReader:
             self._note_usage(chunk, choice)
         if not self.model and isinstance(model := chunk.get("model"), str):
             self.model = valid(model[:MAX_MODEL_CHARS])
-        finish = _finish_of(choice)
+        if finish := _finish_of(choice):
+            self._is_doubtful = self._is_doubtful or not self._choices.came
         pieces, as_it_came = self._choices.read(
             choice, is_last=bool(finish), is_whole=chunk.get("object") == "chat.completion"
         )
@@ -133,41 +132,31 @@ class ChunkReader:
     # How it ends. Of an LLM that says twice that it stops, clients are sent one reply:
     #
     #   what comes       what is held then       what goes out
-    #   "Hel" + stop     "Hel" + stop
-    #   nothing yet      stop                    "Hel", by release_text()
+    #   "Hel" + stop     stop                    "Hel"
     #   usage            stop, usage
-    #   "lo" + stop      "lo" + stop             the chunk of the first stop without it, usage
-    #   the end                                  "lo" + stop, by end()
+    #   "lo" + stop      stop                    the first chunk with a stop, without it; usage; "lo"
+    #   the end                                  stop, by end()
 
     def _hold(self, read: Chunk, chunk: dict[str, Any], finish: str | None) -> list[Chunk]:
-        """Keeps a chunk that may be the last, and what says nothing after it; returns what may go out."""
+        """Keeps a finish_reason that may be the last, and the silence after it; returns what may go out."""
         out: list[Chunk] = []
         if read.pieces and self.finish_reason:  # so that was no end
             out, self._held = self._held, []
             if out:
-                out[0] = Chunk(rewritten(self._held_object, out[0].pieces, None), out[0].pieces)
+                out[0] = Chunk(rewritten(self._held_object, (), None))
             self.finish_reason, self._is_doubtful = None, True
-        if finish:
-            self._is_doubtful = self._is_doubtful or not self._has_pieces
-            self.finish_reason = finish
-        self._has_pieces = self._has_pieces or bool(read.pieces)
-        self._has_answer = self._has_answer or any(piece.kind != REASONING for piece in read.pieces)
+        self.finish_reason = finish or self.finish_reason
         if self._is_relay or not (self._held or finish):
             return [*out, read]
+        if read.pieces:  # only the finish_reason must wait for what comes next
+            said = {name: value for name, value in chunk.items() if name != "usage"}
+            out.append(Chunk(rewritten(said, read.pieces, None), read.pieces))
+            read = Chunk(rewritten(chunk, (), finish))
         if not self._held:
             self._held_object = chunk
         if len(self._held) < MAX_HELD:
             self._held.append(read)
         return out
-
-    def release_text(self) -> list[Chunk]:
-        """Returns the text of a held chunk: only its finish_reason must wait for what comes next."""
-        if not self._held or not self._held[0].pieces:
-            return []
-        pieces, chunk = self._held[0].pieces, self._held_object
-        self._held[0] = Chunk(rewritten(chunk, (), self.finish_reason))
-        self._held_object = chunk | {"choices": []}
-        return [Chunk(rewritten({k: v for k, v in chunk.items() if k != "usage"}, pieces, None), pieces)]
 
     def end(self, *, is_cut: bool) -> list[Chunk]:
         """The answer has ended, or `is_cut`: its connection broke. Returns the chunks that were held.
@@ -177,12 +166,14 @@ class ChunkReader:
         finish = self.finish_reason
         if not finish or (is_cut and not self.is_certain):
             if not self._has_begun and not self.is_done:
-                raise errors.empty_stream()
+                # So llama-cpp-python says that a conversation is too long; or it was a crash.
+                raise TooLong("llm_error", "The LLM server sent an empty stream.", is_certain=False)
             raise errors.ours("cut" if is_cut else "early")
-        if not self._is_relay and not self._has_answer:
+        came = self._choices.came
+        if not self._is_relay and not came - {REASONING}:
             if too_long.is_full(self._spent, finish, self._context_size, self._room):
-                raise errors.full_context()
-            if not self._has_pieces or not CUT.search(finish):
+                raise TooLong("context_too_long", "The conversation left the LLM no room for an answer.")
+            if not came or not CUT.search(finish):
                 is_filtered = FILTERED.search(finish)
                 raise errors.ours("filtered" if is_filtered else "empty", finish)
         held, self._held = self._held, []

@@ -6,9 +6,7 @@ import asyncio
 import errno
 import io
 import logging
-import re
-import zlib
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -18,11 +16,11 @@ from chatbot.config import SERVER_FIELDS, Config
 from chatbot.errors import ChatError
 from chatbot.llm import errors, models
 from chatbot.llm.chunks import ChunkReader
-from chatbot.llm.connections import Pool, is_fresh
+from chatbot.llm.connections import Pool, is_fresh, needs_fresh
 from chatbot.llm.dialect import Dialect
 from chatbot.llm.endpoint import Endpoint, without_place
 from chatbot.llm.idle_timeout import IdleTimeout
-from chatbot.llm.models import Models
+from chatbot.llm.models import NO_MODELS
 from chatbot.llm.reports import Reports
 from chatbot.llm.response import BROKEN, MAX_WHOLE_BYTES, Answer
 from chatbot.records import as_json
@@ -38,7 +36,6 @@ MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADERS = 1000  # gateways before other gateways add theirs
 MAX_ERROR_BYTES = 64 * 1024
 
-_PACKED = re.compile("gzip|deflate|br|zstd|compress", re.I)  # some servers name a charset there
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 
@@ -52,22 +49,17 @@ class LLM:
         self._extra_body = {k: v for k, v in config.llm_extra_body.items() if k not in SERVER_FIELDS}
         self._patience = config.llm_timeout_seconds
         self._configured_model = config.llm_model or str(self._extra_body.pop("model", "") or "")
-        self._models: Models | None = None
+        self._models = NO_MODELS
         self._has_looked = False  # at the list, though it may not have been there
         self._looking = asyncio.Lock()
         self._dialect = Dialect()
         self._has_answered = False
         self._responses: WeakSet[aiohttp.ClientResponse] = WeakSet()
-        self._pooled = self._session(Pool(ssl=self._endpoint.tls))
-        self._fresh = self._session(Pool(force_close=True, ssl=self._endpoint.tls))
-
-    def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector,
+        self._session = aiohttp.ClientSession(
+            connector=Pool(ssl=self._endpoint.tls),
             cookie_jar=aiohttp.DummyCookieJar(),
             # The silence of an answer is watched by IdleTimeout; there is no limit on the whole.
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
-            auto_decompress=False,
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
             max_headers=MAX_HEADERS,
@@ -77,8 +69,7 @@ class LLM:
         """Closes every connection, also those of answers that nobody reads to their end."""
         for response in list(self._responses):
             response.close()
-        await self._pooled.close()
-        await self._fresh.close()
+        await self._session.close()
 
     # Asking
 
@@ -102,23 +93,24 @@ class LLM:
     async def _ask(
         self, messages: str, chosen: dict[str, Any], affinity: str | None, *, is_relay: bool = False
     ) -> Answer:
-        """Asks under the watch of an IdleTimeout, which goes on over the answer."""
-        body = (without_place(self._extra_body, affinity) if self._extra_body else {}) | chosen
+        """Asks under the watch of an IdleTimeout; over the answer watches another."""
+        body = without_place(self._extra_body, affinity) | chosen
         task = asyncio.current_task()
         assert task
         idle = IdleTimeout(self._patience, task.cancel)
         try:
             response = await self._post(messages, body, affinity)
-            room = body.get("max_completion_tokens") or body.get("max_tokens")
-            size = self.context_size(str(body["model"]))
-            reader = ChunkReader(is_relay=is_relay, context_size=size, room=room)
-            return Answer(response, idle, reader, self._reports.report, messages)
         except BaseException as error:
-            idle.end()
             # Nobody else may have cancelled the task too; cf. asyncio.timeout.
             if idle.has_fired and isinstance(error, asyncio.CancelledError) and not task.uncancel():
                 error = self._silent()
             raise self._reports.report(error, messages) if isinstance(error, ChatError) else error from None
+        finally:
+            idle.end()
+        room = body.get("max_completion_tokens") or body.get("max_tokens")
+        size = self.context_size(str(body["model"]))
+        reader = ChunkReader(is_relay=is_relay, context_size=size, room=room)
+        return Answer(response, self._patience, reader, self._reports.report, messages)
 
     async def _post(
         self, messages: str, body: dict[str, Any], affinity: str | None
@@ -134,9 +126,6 @@ class LLM:
             data = f"{{{','.join(fields)}}}".encode()
             response = await self._request("POST", self._endpoint.chat_url, affinity, data)
             if response.status in range(200, 300) and response.status != 204:  # Portkey has 246, too
-                if _PACKED.search(response.headers.get("Content-Encoding", "")):
-                    response.close()
-                    raise errors.ours("compressed")
                 self._has_answered = True
                 self._responses.add(response)
                 return response
@@ -147,7 +136,7 @@ class LLM:
                 continue
             is_found = not (chose_model or self._configured_model)
             if is_found and (failure.status == 404 or failure.kind == "model") and model != refused:
-                refused, self._models = model, None  # one look at the list: it may have another by now
+                refused, self._models = model, NO_MODELS  # one look at the list: it may have another by now
                 if await self.model_for({}) != model:
                     continue
             self._dialect.forget(left_out)
@@ -166,7 +155,7 @@ class LLM:
             return named
         try:
             async with asyncio.timeout(LIST_SECONDS if named else self._patience), self._looking:
-                if not self._models and not (named and self._has_looked):
+                if not (self._models.first or (named and self._has_looked)):
                     self._models = models.read(await self.models())
         except TimeoutError:
             if not named:
@@ -178,55 +167,54 @@ class LLM:
             if error.code == "llm_unavailable" and not self._has_answered:
                 return named
         self._has_looked = True
-        return named or (self._models.first if self._models else "")
+        return named or self._models.first
 
     def context_size(self, model: str) -> int | None:
         """How many tokens the model takes, if the list of models says so."""
-        return self._models.sizes.get(model) if self._models else None
+        return self._models.sizes.get(model)
 
     async def models(self) -> bytes:
         """The LLM server's list of models, as JSON. Raises ChatError."""
+        return self._good(*await self._list(self._patience))
+
+    async def _list(self, seconds: float) -> tuple[aiohttp.ClientResponse, bytes]:
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(seconds):
                 response = await self._request("GET", self._endpoint.models_url, None)
-                body = await _body(response, MAX_WHOLE_BYTES)
+                return response, await _body(response, MAX_WHOLE_BYTES)
         except TimeoutError:
-            raise self._silent() from None
-        if response.status != 200:
-            failure = errors.read_failure(response.status, response.headers, body[:MAX_ERROR_BYTES])
-            error = failure.to_error(where=self._endpoint.name)
-            error.message = self._reports.mask(error.message)
-            raise error
-        return body
+            raise errors.ours("timeout", f"{seconds:g}") from None
+
+    def _good(self, response: aiohttp.ClientResponse, body: bytes) -> bytes:
+        """The body of a good answer. Raises ChatError for any other."""
+        if response.status == 200:
+            return body
+        failure = errors.read_failure(response.status, response.headers, body[:MAX_ERROR_BYTES])
+        error = failure.to_error(where=self._endpoint.name)
+        error.message = self._reports.mask(error.message)
+        raise error
 
     async def ready(self) -> tuple[str, str]:
         """How the LLM server is: "ok", "loading", "unreachable", "unauthorized" or "error"; and a note."""
         try:
-            async with asyncio.timeout(LIST_SECONDS):
-                response = await self._request("GET", self._endpoint.models_url, None)
-                body = await _body(response, MAX_WHOLE_BYTES)
-        except (TimeoutError, ChatError) as error:
-            return "unreachable", error.message if isinstance(error, ChatError) else "no answer in time"
-        status = response.status
-        note, is_list, is_page = "", False, body.lstrip()[:1] == b"<"
-        if status == 200:
-            try:
-                listed = models.read(body)
-                # The first is remembered until it is refused, however the list goes on.
-                self._models = listed._replace(first=(self._models or listed).first)
-                return "ok", ""
-            except ChatError as error:
-                note, is_list = self._reports.mask(error.message), error.kind == "model"
-        failure = errors.read_failure(status, response.headers, body[:MAX_ERROR_BYTES])
-        said = f"the list of models answers {status}: {failure.words}"[:300].rstrip(": ")
-        note = note or self._reports.mask(said)
+            response, body = await self._list(LIST_SECONDS)
+        except ChatError as error:
+            return "unreachable", error.message
+        try:
+            listed = models.read(self._good(response, body))
+        except ChatError as error:
+            kind, note = error.kind, f"The list of models: {error.message}"
+        else:
+            # The first is remembered until it is refused, however the list goes on.
+            self._models = listed._replace(first=self._models.first or listed.first)
+            return "ok", ""
         # Chats need no list: it may be missing, empty or forbidden.
-        can_do_without = is_list or (status in (404, 405) and not is_page)
-        if status != 503 and (self._has_answered or (self._configured_model and can_do_without)):
+        is_missing = response.status in (404, 405) and body.lstrip()[:1] != b"<"
+        can_do_without = self._configured_model and (kind == "model" or is_missing)
+        if kind != "loading" and (self._has_answered or can_do_without):
             return "ok", note
-        if status == 200 or failure.is_no_api:
-            return "error", f"not an OpenAI-compatible API at {self._endpoint.name}: {note}"
-        return {503: "loading", 401: "unauthorized", 403: "unauthorized"}.get(status, "error"), note
+        states = {"loading": "loading", "credentials": "unauthorized", "forbidden": "unauthorized"}
+        return states.get(kind, "error"), note
 
     # HTTP
 
@@ -241,25 +229,18 @@ class LLM:
         A pooled connection may have died unnoticed (llama-server closes each without saying so): a
         request that fails on one before its answer begins is sent once more on a fresh one.
         """
-        headers = self._endpoint.headers(affinity)
-
-        def send(session: aiohttp.ClientSession) -> Awaitable[aiohttp.ClientResponse]:
+        options: dict[str, Any] = {"headers": self._endpoint.headers(affinity), "proxy": self._endpoint.proxy}
+        for is_last in (False, True):
             # aiohttp warns of bytes of over 1 MiB, which it would write at once.
             body = io.BytesIO(data) if data and len(data) > 1024 * 1024 else data
-            proxy = self._endpoint.proxy
-            return session.request(
-                method, url, data=body, headers=headers, proxy=proxy, allow_redirects=False
-            )
-
-        try:
+            needs_fresh.set(is_last)
             try:
-                return await send(self._pooled)
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if is_fresh() or isinstance(error, aiohttp.ClientConnectorError):
-                    raise
-                return await send(self._fresh)
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._unreachable(error) from None
+                return await self._session.request(method, url, data=body, allow_redirects=False, **options)
+            except (aiohttp.ClientError, OSError) as error:
+                is_dead = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+                if is_fresh.get() or not is_dead:
+                    raise self._unreachable(error) from None
+        raise AssertionError
 
     def _unreachable(self, error: Exception) -> ChatError:
         """What it means that no answer began."""
@@ -283,9 +264,8 @@ class LLM:
 
 
 async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, or its first `limit` bytes, unpacked; what came of one that was cut."""
+    """The body, or its first `limit` bytes; what came of one that was cut."""
     parts: list[bytes] = []
-    size = limit
     async with response:
         try:
             while limit > 0 and (data := await response.content.readany()):
@@ -293,8 +273,4 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
                 limit -= len(data)
         except BROKEN as error:
             error.__traceback__ = None
-    body = b"".join(parts)
-    try:
-        return zlib.decompressobj(47).decompress(body, size)  # gzip or deflate, unasked, by a proxy
-    except zlib.error:
-        return body
+    return b"".join(parts)

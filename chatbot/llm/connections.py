@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import select
-import socket
 from contextvars import ContextVar
 from typing import Any
 
@@ -12,22 +11,11 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 
-_made: ContextVar[list[socket.socket]] = ContextVar("_made")
-"""The sockets made for the request that runs: none if its connection comes from the pool.
+is_fresh: ContextVar[bool] = ContextVar("is_fresh", default=False)
+"""Whether this task's last connection was made for its request, and does not come from the pool."""
 
-aiohttp tells as much through a TraceConfig, at 30 to 60 µs a request.
-"""
-
-
-def is_fresh() -> bool:
-    """Whether this task's last connection was made for its request."""
-    return bool(_made.get(None))
-
-
-def _new_socket(address: tuple[Any, ...]) -> socket.socket:
-    made = socket.socket(*address[:3])
-    _made.get().append(made)
-    return made
+needs_fresh: ContextVar[bool] = ContextVar("needs_fresh", default=False)
+"""Whether only a connection made for it will do for this task's request."""
 
 
 class Pool(aiohttp.TCPConnector):
@@ -37,21 +25,25 @@ class Pool(aiohttp.TCPConnector):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(limit=0, socket_factory=_new_socket, **options)
+        super().__init__(limit=0, **options)
 
     async def connect(self, *args: Any, **kwargs: Any) -> Connection:
         while True:
-            made: list[socket.socket] = []
-            _made.set(made)
+            is_fresh.set(False)
             connection = await super().connect(*args, **kwargs)
             protocol, transport = connection.protocol, connection.transport
-            if made or protocol is None or transport is None:
+            if is_fresh.get() or protocol is None or transport is None:
                 return connection
             poll = select.poll()
             poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-            if not protocol.should_close and not poll.poll(0):
+            if not needs_fresh.get() and not protocol.should_close and not poll.poll(0):
                 return connection
             connection.close()
+
+    async def _create_connection(self, *args: Any, **kwargs: Any) -> ResponseHandler:
+        """Notes that the pool had none; aiohttp calls it. (Its TraceConfig costs 30 to 60 µs a request.)"""
+        is_fresh.set(True)
+        return await super()._create_connection(*args, **kwargs)
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         """Has a connection that is to be closed end at once; aiohttp calls it.

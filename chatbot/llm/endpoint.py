@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import json
 import ssl
 import urllib.request
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from chatbot.config import Config, ConfigError
+from chatbot.records import as_json
 
 PLACE = "{session}"
 """What stands for the key of the conversation in a header's or a field's value."""
@@ -57,17 +59,10 @@ class Endpoint:
 def without_place(fields: Mapping[str, Any], affinity: str | None) -> dict[str, Any]:
     """The fields with the conversation's key in its place; without those that want one if there is none."""
 
-    def filled(value: Any) -> Any:
-        if isinstance(value, str):
-            return value.replace(PLACE, affinity or "")
-        if isinstance(value, Mapping):
-            return without_place(value, affinity)
-        return [filled(item) for item in value] if isinstance(value, list | tuple) else value
-
-    def wants_key(value: Any) -> bool:
-        return isinstance(value, str) and PLACE in value
-
-    return {k: filled(v) for k, v in fields.items() if affinity is not None or not wants_key(v)}
+    if affinity is not None:
+        return dict(json.loads(as_json(fields).replace(PLACE, affinity)))
+    inner = {k: without_place(v, None) if isinstance(v, Mapping) else v for k, v in fields.items()}
+    return {k: v for k, v in inner.items() if not (isinstance(v, str | list | tuple) and PLACE in str(v))}
 
 
 def _proxy(url: URL) -> URL | None:

@@ -6,12 +6,10 @@ import math
 import re
 import time
 from collections.abc import Container, Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from chatbot.errors import ChatError, TooLong
 from chatbot.llm import too_long
-from chatbot.llm.choice import first_choice
 from chatbot.llm.json_text import parse, valid
 from chatbot.records import as_json
 
@@ -50,7 +48,8 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
      r"|(unknown|invalid|valid|no such|unrecognized|unavailable) model\b|no models? loaded|no endpoints found for"
      r"|not[_ ]?(found|exist)\w*\W+(the )?models?\b|\b(model|deployment)\b([^.]|\.\w){0,100}(not found|(does|do) ?n.t exist"
      r"|(does )?not exist|not available|not loaded|identifier is invalid)"),
-    ("failed", "llm_error", True, (), "The LLM server failed", r"\bcrashed\b|model unloaded|failed to load (the )?model"),  # LM Studio, by 400
+    ("failed", "llm_error", True, (), "The LLM server failed",
+     r"\bcrashed\b|model unloaded|failed to load (the )?model"),  # LM Studio, by 400
     ("forbidden", "llm_error", False, (403, 410), "The LLM server forbids it", r"$^"),
     ("slow", "llm_error", True, (408, 504, 524), "The LLM server took too long", r"$^"),
     ("rejected", "llm_rejected", False, range(400, 500), "The LLM server rejected the request",
@@ -64,7 +63,6 @@ _OURS = {
     "timeout": ("llm_timeout", "The LLM server was silent for {} seconds."),
     "nonsense": ("llm_error", "The LLM server sent something that is not a chat completion: {}"),
     "large": ("llm_error", "The LLM server sent {}."),
-    "compressed": ("llm_error", "The LLM server compressed its answer, unasked."),
     "finish": ("llm_error", 'The LLM server failed in the middle (finish_reason "{}"): {}'),
     "empty": ("llm_error", 'The LLM server sent a reply without text (finish_reason "{}").'),
     "filtered": ("llm_rejected", 'The LLM\'s filter let nothing of the answer through (finish_reason "{}").'),
@@ -81,17 +79,6 @@ def ours(kind: str, *words: object) -> ChatError:
     code, message = _OURS[kind]
     retry_after = "1" if code == "overloaded" else None
     return ChatError(code, message.format(*words)[:MAX_MESSAGE_CHARS], retry_after=retry_after, kind=kind)
-
-
-def empty_stream() -> TooLong:
-    """Nothing came at all: llama-cpp-python's way to say that a conversation is too long, or a crash."""
-    return TooLong("llm_error", "The LLM server sent an empty stream.", is_certain=False)
-
-
-def full_context() -> TooLong:
-    """No text came, and the usage shows why."""
-    message = "The message is too long for the LLM's context: it left no room for an answer."
-    return TooLong("context_too_long", message)
 
 
 class Failure(NamedTuple):
@@ -115,7 +102,9 @@ class Failure(NamedTuple):
     @property
     def _line(self) -> tuple[str, str, bool, Container[int], str, str]:
         text = f"{self.codes} {self._own_words}"
-        return next(one for one in _TABLE if self.number in one[3] or re.search(one[5], text, re.I | re.S))
+        return next(
+            line for line in _TABLE if self.number in line[3] or re.search(line[5], text, re.I | re.S)
+        )
 
     @property
     def _own_words(self) -> str:
@@ -154,12 +143,11 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failur
         value, is_json = parse(event[1] if event else body), True
     except ValueError:
         value, is_json = body.decode("utf-8", "replace"), False
-    words = words_of(value)
+    words, text = words_of(value), body.decode("utf-8", "replace")
     host = re.match(r"https?://[\w.:\[\]-]{1,200}", headers.get("Location", ""))
     if not words and 300 <= status < 400 and host:  # not with the path, which may quote what was said
         words = f"it redirects to {host[0]}"
-    wait = _retry_after(headers, f"{words}\n{body.decode('utf-8', 'replace')}")
-    return Failure(status, status, _codes(value), words, is_json, wait)
+    return Failure(status, status, _codes(text), words, is_json, _retry_after(headers, f"{words}\n{text}"))
 
 
 def failure_in(value: Any) -> Failure | None:
@@ -168,14 +156,14 @@ def failure_in(value: Any) -> Failure | None:
         value = {"error": value}  # Gemini
     if not isinstance(value, dict):
         return None
-    first, _ = first_choice(value)
-    error = value.get("error")
-    if not error and not first.get("finish_reason"):
-        error = first.get("error")
-    for name, field in (("x_groq", "error"), ("base_resp", "status_code")):  # the second is MiniMax's
-        inner = value.get(name)
-        if not error and isinstance(inner, dict) and inner.get(field):
-            error = inner
+    choices = value.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    places = [value, value.get("x_groq"), first]
+    if isinstance(first, dict) and first.get("finish_reason"):
+        places.pop()  # which tells of it
+    error = next((one["error"] for one in places if isinstance(one, dict) and one.get("error")), None)
+    if not error and isinstance(inner := value.get("base_resp"), dict) and inner.get("status_code"):
+        error = inner  # MiniMax
     rest = {name: inner for name, inner in value.items() if name not in ("choices", "model", "error")}
     if isinstance(error, int) and error:
         error = rest | {"code": error}  # its status, or True beside its words
@@ -185,21 +173,20 @@ def failure_in(value: Any) -> Failure | None:
         error = rest
     if not error:
         return None
-    codes, words = _codes([error, rest]), words_of(error)
+    text = as_json(error)
+    codes = _codes(as_json([error, rest]))
     found = re.search(r"\b[45]\d\d\b", codes)
     number = int(found[0]) if found else 400 if _BLAMES_US.search(codes) else 500
-    return Failure(0, number, codes, words, retry_after=_retry_after({}, as_json(error)))
+    return Failure(0, number, codes, words_of(error), retry_after=_retry_after({}, text))
 
 
-_BLAMES_US = re.compile(r"(?i)bad_?request|invalid_?(request|param|arg)|validation|unprocessable|value_error")
+_BLAMES_US = re.compile(
+    r"bad_?request|invalid_?(request|parameter|argument)|validation|unprocessable|value_error", re.I
+)
 _BARE = {"message", "detail", "errors", "msg", "errormsg", "errormessage", "errorcode", "errmsg", "fault"}
 _WORD_NAMES = (
     *("message", "msg", "detail", "errordescription", "details", "error", "errors", "errormessage"),
     *("errormsg", "errmsg", "statusmsg", "status", "description", "reason", "title", "raw", "faultstring"),
-)
-_CODE_NAMES = (
-    *("code", "type", "status", "statuscode", "errorcode", "errcode", "errortype", "param", "reason"),
-    *("httpcode", "httpstatuscode"),
 )
 
 
@@ -218,7 +205,8 @@ def words_of(value: Any, depth: int = 0) -> str:
     elif isinstance(value, dict) and depth <= _MAX_DEPTH:
         named = {_name(name): item for name, item in value.items()}
         # None is looked at twice: of things in things that would be 2 ** depth times.
-        others = (i for name, i in named.items() if name not in _WORD_NAMES and isinstance(i, dict | list))
+        rest = (item for name, item in named.items() if name not in _WORD_NAMES)
+        others = (item for item in rest if isinstance(item, dict | list))
         places = (*map(named.get, _WORD_NAMES), *others)
         words = next((found for item in places if (found := words_of(item, depth + 1))), "")
         metadata = value.get("metadata")  # OpenRouter has the provider's own answer in it
@@ -233,8 +221,10 @@ def _plain(text: str, depth: int) -> str:
     """The words in a text, which may be JSON or a page in its turn."""
     text = text.strip()
     if text[:1] in ("{", "["):
-        with suppress(ValueError):
+        try:
             return words_of(parse(text.encode("utf-8", "replace")), depth + 1) or text[:MAX_MESSAGE_CHARS]
+        except ValueError:
+            pass
     text = text[: 4 * MAX_MESSAGE_CHARS]  # tags that do not end are looked for again at each of them
     if re.match(r"<(html|!doc)|<.*</", text, re.I | re.S):
         title = re.search(r"<(title|h1|message)[^>]*>(.*?)</", text, re.I | re.S)
@@ -242,21 +232,11 @@ def _plain(text: str, depth: int) -> str:
     return valid(text[:MAX_MESSAGE_CHARS]).strip()
 
 
-def _codes(value: Any, depth: int = 0) -> str:
-    """All that stands under names of codes, types and statuses, joined by spaces."""
-    found: list[str] = []
-    if isinstance(value, list) and depth <= _MAX_DEPTH:
-        found = [_codes(item, depth + 1) for item in value[:4]]
-    elif isinstance(value, dict) and depth <= _MAX_DEPTH:
-        for name, item in list(value.items())[:50]:
-            if _name(name) in _CODE_NAMES and isinstance(item, str | int):
-                found.append(valid(str(item)[:100]))
-            else:
-                found.append(_codes(item, depth + 1))
-    elif isinstance(value, str) and value.lstrip()[:1] == "{":
-        with suppress(ValueError):
-            return _codes(parse(value.encode("utf-8", "replace")), depth + 1)
-    return " ".join(filter(None, found))[:1000]
+def _codes(text: str) -> str:
+    """All that stands under names of codes, types and statuses in a JSON text, joined by spaces."""
+    # A JSON text in another has a backslash before each quote.
+    name = r'"\w{,16}(?:code|type|status|param|reason)\\*" *: *'
+    return " ".join(re.findall(name + r'\\*"?([^"\\{}\[\],]{1,100})', text, re.I))[:1000]
 
 
 _WAITS = re.compile(

@@ -19,13 +19,12 @@ EVENT = (b"data: ", b"\n\n")
 class FastPath:
     """What was learned of one stream."""
 
-    __slots__ = ("_after", "_before", "_credit", "_has_spoken", "_kind", "_least")
+    __slots__ = ("_after", "_before", "_credit", "_kind", "_least")
 
     def __init__(self) -> None:
         self.forget()
         self._kind = TEXT
-        self._credit = 3  # a stream whose chunks are never alike is not studied for long
-        self._has_spoken = False  # nor before its first word is on its way
+        self._credit = 6  # a stream whose chunks are never alike is not studied for long
 
     def forget(self) -> None:
         """Recognises nothing until it learns again: what comes next must be read with what came before."""
@@ -50,10 +49,7 @@ class FastPath:
     def study(self, chunk: Chunk) -> None:
         """Learns from a chunk that was parsed and is passed on as it came, if it is one of plain text."""
         data, piece = chunk.data, chunk.pieces[0]
-        if len(chunk.pieces) != 1 or piece.kind not in FIELDS:
-            return
-        if not self._has_spoken or self._credit < 3:
-            self._has_spoken = True
+        if len(chunk.pieces) != 1 or piece.kind not in FIELDS or self._credit < 3:
             return
         self._credit -= 3
         name = FIELDS[piece.kind]

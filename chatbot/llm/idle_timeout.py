@@ -21,25 +21,18 @@ class IdleTimeout:
 
     def __init__(self, seconds: float, on_idle: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
-        self.patience = seconds
+        self._seconds = self.patience = seconds
+        self._on_idle = on_idle
+        self.heard_at = self._loop.time()
         self.has_fired = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._begin(seconds, on_idle)
-
-    def _begin(self, seconds: float, on_idle: Callable[[], object]) -> None:
-        self._seconds, self._on_idle, self.heard_at = seconds, on_idle, self._loop.time()
-        self._timer = self._loop.call_later(seconds, self._look)
-
-    def set(self, seconds: float, on_idle: Callable[[], object]) -> None:
-        """From now on so many seconds are allowed, and somebody else may be called; no-op after end()."""
-        if self._timer:
-            self._timer.cancel()
-            self._begin(seconds, on_idle)
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(seconds, self._look)
 
     def allow(self, seconds: float) -> None:
-        """From now on so many seconds are allowed; no-op if as many were."""
-        if seconds != self._seconds:
-            self.set(seconds, self._on_idle)
+        """From now on so many seconds are allowed; no-op if as many were, or after end()."""
+        if self._timer and seconds != self._seconds:
+            self._timer.cancel()
+            self._seconds, self.heard_at = seconds, self._loop.time()
+            self._timer = self._loop.call_later(seconds, self._look)
 
     def end(self) -> None:
         """Listens no more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from typing import Any
 
 from chatbot.errors import ChatError
 
@@ -60,9 +60,5 @@ def stored_text(value: Any, most: int = MAX_USAGE_CHARS) -> str | None:
     return text if len(text) <= most and text.count("{") + text.count("[") <= 64 else None
 
 
-def _reject_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_STRICT = json.JSONDecoder(parse_constant=_reject_constant)
+_STRICT = json.JSONDecoder(parse_constant=int)  # which raises ValueError: NaN is no JSON
 _LENIENT = json.JSONDecoder(parse_constant=lambda _: None, strict=False)

@@ -13,14 +13,12 @@ _SIZES = "max_model_len n_ctx loaded_context_length max_context_length context_l
 _SIZES += " context_size max_context_window_tokens max_input_tokens max_seq_len n_ctx_train"
 _PLACES = ("meta", "metadata", "top_provider", "limits", "model_info", "capabilities", "details")
 
+# In the names of models that cannot chat, or in their types; Hugging Face's "image-text-to-text" can.
 _NO_CHAT = re.compile(
-    r"embed|rerank|whisper|moderation|guard|dall-?e|stable-?diffusion|\bsdxl?\b|flux|\btts|speech|transcri|\basr\b"
-    r"|(^|/)(bge|gte|e5|minilm|all-mpnet|jina-(clip|colbert)|colbert|clip|nomic)\b|text-(search|similarity)|image"
-    r"|veo|sora|kokoro|diffusion|realtime|babbage|davinci-00|turbo-instruct|gpt\S*-audio|ocr\b",
+    r"^(?!.*text-to-text).*(embed|rerank|whisper|moderation|guard|dall-?e|stable-?diffusion|\bsdxl?\b|flux|\btts|\bstt"
+    r"|speech|transcri|\basr\b|(^|/)(bge|gte|e5|minilm|all-mpnet|jina-(clip|colbert)|colbert|clip|nomic)\b|classif"
+    r"|text-(search|similarity)|image|audio|video|veo|sora|kokoro|diffusion|realtime|babbage|davinci-00|turbo-instruct|ocr\b)",
     re.I,
-)
-_NO_CHAT_TYPES = re.compile(
-    r"embed|rerank|image|audio|speech|moderation|transcri|tts|stt|video|classif", re.I
 )
 
 
@@ -29,6 +27,9 @@ class Models(NamedTuple):
 
     first: str
     sizes: dict[str, int]
+
+
+NO_MODELS = Models("", {})
 
 
 def entries_of(data: bytes) -> dict[str, dict[str, Any]]:
@@ -40,7 +41,7 @@ def entries_of(data: bytes) -> dict[str, dict[str, Any]]:
     if isinstance(listed, dict):
         listed = listed.get("data", listed.get("models"))  # the second is an older Ollama's, or Cohere's
     if not isinstance(listed, list):
-        raise ChatError("llm_error", "The LLM server's list of models is none.", kind="address")
+        raise ChatError("llm_error", "It is none: this is not an OpenAI-compatible API.", kind="address")
     entries: dict[str, dict[str, Any]] = {}
     for entry in listed:
         entry = entry if isinstance(entry, dict) else {"id": entry}
@@ -60,10 +61,6 @@ def read(data: bytes) -> Models:
 
 
 def _can_chat(name: str, entry: dict[str, Any]) -> bool:
-    for field in ("type", "task", "model_type", "mode", "pipeline_tag", "modality"):
-        kind = entry.get(field)
-        if isinstance(kind, str) and _NO_CHAT_TYPES.search(kind.partition("->")[2] or kind):
-            return "text-to-text" in kind
     can = entry.get("capabilities")
     said = can.get("completion_chat", can.get("chat_completion")) if isinstance(can, dict) else None
     said = entry.get("supports_chat", said)
@@ -71,7 +68,11 @@ def _can_chat(name: str, entry: dict[str, Any]) -> bool:
         return said
     if isinstance(can, list) and can:  # Ollama
         return not {"completion", "chat", "tools", "vision"}.isdisjoint(map(str, can))
-    return not _NO_CHAT.search(name)
+    types = (entry.get(field) for field in ("type", "task", "model_type", "mode", "pipeline_tag", "modality"))
+    kinds = (
+        kind.rpartition("->")[2] for kind in types if isinstance(kind, str)
+    )  # OpenRouter's "text->image"
+    return not any(map(_NO_CHAT.search, (name, *kinds)))
 
 
 def _size(entry: dict[str, Any]) -> int | None:

@@ -68,7 +68,7 @@ class Answer:
     def __init__(
         self,
         response: aiohttp.ClientResponse,
-        idle: IdleTimeout,
+        patience: float,
         reader: ChunkReader,
         report: Callable[[ChatError, str | None], ChatError],
         messages: str,
@@ -76,7 +76,6 @@ class Answer:
         self.is_complete = False
         self._response = response
         self._content = response.content
-        self._idle = idle
         self._loop = asyncio.get_running_loop()
         self.reader = reader
         self._report = report
@@ -89,7 +88,7 @@ class Answer:
         self._has_ended = False
         self._failure: Exception | None = None
         self._tap = Tap(response, self._arrived)
-        idle.set(idle.patience, self._give_up)
+        self._idle = IdleTimeout(patience, self._give_up)
 
     async def first(self, take: Take) -> list[Chunk]:
         """The first chunks that say something; deliver() is given them. Hands those before them to `take`.
@@ -240,7 +239,6 @@ class Answer:
     def _read_events(self, data: bytes, decoder: Decoder) -> None:
         """Takes a piece of a stream."""
         reader = self.reader
-        had_finished = bool(reader.finish_reason)
         try:
             for event in decoder.feed(data):
                 self._chunks += reader.read(event)
@@ -249,8 +247,7 @@ class Answer:
                     return
         except TooLarge:
             raise errors.ours("large", "a line of over 1 MiB") from None
-        self._chunks += reader.release_text()
-        if not (had_finished and reader.finish_reason) or any(chunk.pieces for chunk in self._chunks):
+        if not reader.finish_reason or any(chunk.pieces for chunk in self._chunks):
             self._idle.heard_at = self._loop.time()  # after the finish, only text counts
         patience = self._idle.patience
         self._idle.allow(min(SHORT_WAIT_SECONDS, patience) if reader.may_end_soon else patience)

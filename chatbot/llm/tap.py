@@ -55,8 +55,8 @@ class Tap(asyncio.Protocol):
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether a task waits."""
-        return self._waiter is not None
+        """Whether a task waits: one that was woken will look by itself, one that was cancelled never."""
+        return self._waiter is not None and not self._waiter.done()
 
     def wake(self) -> None:
         """Has the task that waits go on, if there is one."""
@@ -64,8 +64,6 @@ class Tap(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _notify(self) -> None:
-        # A task that does not wait will look by itself. A cancelled task's waiter is done, so nothing is
-        # added to a reply that has ended.
         if self._on_event and self._waiter and not self._waiter.done():
             self._on_event()
 

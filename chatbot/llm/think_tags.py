@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
+
+MAX_WAITING = 256
+"""White space that is longer belongs to no tag: it would be copied again with each piece that comes."""
+
 OPEN = (
     *("<think>", "<thinking>", "<thought>", "<reasoning>"),  # the third is Gemini's, the last Bedrock's
     *("[THINK]", "<seed:think>", "◁think▷"),  # Mistral's, ByteDance's, Kimi's
 )
 """The tags that begin it; one that ends it is the same with a slash."""
-
-MAX_WAITING = 256
-"""White space that is longer belongs to no tag: it would be copied again with each piece that comes."""
 
 _HEAD, _OPENED, _THINKING, _CLOSED, _TEXT = range(5)
 
@@ -35,34 +38,25 @@ class ThinkTags:
             head = text.lstrip()
             if tag := next((tag for tag in OPEN if head.startswith(tag)), ""):
                 self._state, text, self._close = _OPENED, head[len(tag) :], f"{tag[0]}/{tag[1:]}"
-            elif not any(tag.startswith(head) for tag in OPEN) or len(text) >= MAX_WAITING:
+            elif is_last or not any(tag.startswith(head) for tag in OPEN) or len(text) >= MAX_WAITING:
                 self._state = _TEXT
-            elif not is_last:
+            else:
                 self._waiting, text = text, ""
         if self._state == _OPENED and (text := text.lstrip()):
             self._state = _THINKING
         if self._state == _THINKING:
-            inner, tag, rest = text.partition(self._close)
-            if tag:
-                self._state, reasoning, text = _CLOSED, inner.rstrip(), rest
-            else:
-                kept, text = _undecided(inner, self._close), ""
-                reasoning = inner.removesuffix(kept)
-                if is_last:
-                    reasoning += kept.rstrip()
-                else:
-                    self._waiting = kept
+            reasoning, tag, text = text.partition(self._close)
+            if tag or is_last:
+                self._state, reasoning = _CLOSED if tag else _THINKING, reasoning.rstrip()
+            elif undecided := _undecided(self._close).search(reasoning):
+                reasoning, self._waiting = reasoning[: undecided.start()], undecided[0]
         if self._state == _CLOSED and (text := text.lstrip()):
             self._state = _TEXT
         return reasoning, text
 
 
-def _undecided(text: str, close: str) -> str:
-    """The end of `text` that may be white space before the closing tag, or a part of it."""
-    for length in range(min(len(close) - 1, len(text)), 0, -1):
-        if close.startswith(text[-length:]):
-            break
-    else:
-        length = 0
-    body = text[: len(text) - length].rstrip()
-    return text[len(body) :] if len(text) - len(body) < MAX_WAITING else text[len(text) - length :]
+@cache
+def _undecided(close: str) -> re.Pattern[str]:
+    """Finds the end of a text that may be white space before the closing tag, or a part of it."""
+    parts = "|".join(re.escape(close[:length]) for length in range(len(close) - 1, 0, -1))
+    return re.compile(rf"\s{{,{MAX_WAITING}}}({parts})?\Z")

@@ -21,10 +21,10 @@ _CODES = (
 _NEVER = (
     r"\bper[ _-](minute|min|day|hour|second|month)|\b[rt]p[mds]\b|rate.?limit|throttl|wait before|please wait"
     r"|try again (in \d|later)|too many requests|quota|balance|billing|credits?\b|insufficient|concurren|daily|expired"
-    r"|monthly|this (month|week)|today|\btier\b|upgrade|too small|time.?out|deadline|took (too|longer)|cancel|retries|attempts"
+    r"|monthly|this (month|week)|today|\btier\b|upgrade|account|too small|time.?out|deadline|took (too|longer)|cancel|retries|attempts"
     r"|(unknown|unrecogni[sz]ed|unexpected|unsupported) [\w ]{0,20}(argument|param(eter)?|field|name|key)s?\b|extra inputs"
-    r"|余额|配额|额度|限流|频率|频繁|次数|速率|并发|每(分|天|日|秒)|欠费|充值|账户|套餐|用尽|稍后|超时"
-    r"|분당|초당|하루|일일|할당량|사용량|횟수|요청 한도|잔액|결제|잠시"
+    r"|余额|配额|额度|限流|频率|频繁|次数|今日|速率|并发|每(分|天|日|秒)|欠费|充值|账户|套餐|用尽|稍后|超时"
+    r"|분당|초당|하루|일일|할당량|사용량|횟수|(요청|메시지) 한도|잔액|결제|잠시"
 )
 # A count of things, or one string, that is no part of the conversation's size.
 _OTHER_THINGS = (
@@ -54,63 +54,35 @@ _ANSWER_SIZE = (
     rf"{_ANSWER}\D{{0,60}}?: ?(\d+)\b",  # vLLM
 )
 
-_SIZE = r"((context|prompt|input|model|sequence)[ _](length|window|size|limit|budget|len)|(max|session)[ _]len(gth)?)"
-_SAID = r"(prompts?|inputs?|messages?|conversation|history|query|sequence|context|tokens?|text)"
-_MUCH = (
-    r"(exceed\w*|too? (long|large|big|many)|(longer|larger|greater|more|higher) than|beyond|surpass\w*|over(flow)?\b)"
+# What is too long, by how much, and the two beside one another in any order.
+_WHAT = (
+    r"\b(prompts?|inputs?|messages?|conversation|history|query|sequence|context|(?<!output )tokens?(?! id)|text|content|request|payload|body"
+    r"|n_ctx|max_length|messaggio|mensa\w+|nachricht|eingabe|anfrage|requête|entr[éa]\w*|conversa|unterhaltung|запрос|сообщени\w*"
+    r"|[ck]onte[xks]t\w*|contesto|контекст\w*)\b"
 )
+_MUCH = (
+    r"(\b(exceed|too? (long|large|big|many)|(longer|larger|greater|more|higher) than|beyond|surpass|over(flow|\b)|not fit"
+    r"|(at most|less than|no more than|up to|max(imum)?|can only)\W[^.;\d]{0,30}\d{3}|dépass|überschreit|supera|exced|ultrapassa|превы"
+    r"|(trop|zu|demasiado|muito|troppo|слишком) (l[oau]|gra?n|gro|длин|больш))|[<>]=)"
+)
+_SIZE = r"((context|prompt|input|model|sequence|session|max)[ _](length|window|size|limit|budget|len))"
 _PATTERNS = (
     _NO_ROOM,
-    # OpenAI, vLLM, DeepSeek, Together, OpenRouter: "maximum context length is 8192"; xAI: "maximum prompt length is";
-    # MiniMax: "context window exceeds limit"; Anthropic: "exceed context limit"; Ollama, LM Studio
-    rf"(maximum|max|exceed\w*|reached|only|available|over|beyond|filled|with|s) ?(model |the |supported )*{_SIZE}",
-    rf"{_SIZE}\b.{{0,80}}({_MUCH}|\bfull\b|requested|reached|exhausted)",
-    rf">=? ?(the )?(models? )?{_SIZE}|exceed\w* .{{0,40}}\bcontext\b|not fit|(not enough|no|out of) (context|room)\b",
-    r"\b(prompt|input|context) (length|size|tokens?)\b[^.]{0,30}\d.{0,20}(max|limit|allowed)|contents? (is )?too (long|large)",
-    r"\b(prompt|input|request|messages?|conversation)\b.{0,40}\d+ tokens.{0,40}\b(only|max|limit|at most|up to)",
-    r"max\w* (number of )?(input|prompt|context) tokens",
-    # Anthropic, Bedrock, Fireworks: "prompt is too long"; Gemini: "input token count (…) exceeds"; SGLang, MLC,
-    # TensorRT-LLM: "prompt has 5000 tokens in total, larger than"; Tencent, Perplexity, Clova: "text too long"
-    rf"\b{_SAID}\b([^.]|\.\d){{0,80}}\b{_MUCH}",
-    # Cohere, Mistral: "too many tokens"; Kimi: "exceeded model token limit"; watsonx; Volcengine: "exceed max message tokens"
-    r"too (many|large|long)\W+(\w+ )?(tokens|prompt|input|messages?|context|conversation|text bytes)",
-    r"exceed\w* (\w+ ){0,3}(token|input|prompt)s?( \w+)? limit|tokens? limit ?(reached|:|$)",
-    r"exceed\w* (the )?max\w* (?!output|completion|new|response)(\w+ ){0,2}(tokens|length|context)",
+    # OpenAI: "Your input exceeds the context window"; Anthropic: "prompt is too long"; Gemini: "input token count (…) exceeds"
+    rf"{_WHAT}([^.]|\.\d){{0,80}}{_MUCH}|{_MUCH}([^.]|\.\d){{0,40}}{_WHAT}",
+    # OpenAI, vLLM, DeepSeek: "maximum context length is 8192"; LM Studio: "n_keep: 23454>= n_ctx: 4096"; DashScope: "Range of input length"
+    rf"(max\w*|reached|only|available|filled|s|>=?|range of) ?(the |model |supported |models )*{_SIZE}|n_ctx"
+    rf"|{_SIZE}\b.{{0,80}}(exceed|requested|reached|exhausted|available|full)",
+    # SiliconFlow: "must be less than or equal to max_seq_len"; Baidu: "the max input characters is"; Bedrock: "expected maxLength: 2048"
+    r"max_(seq|model|num|position|input|total)_?(len|tok|emb)|max\w* (number of )?(input|prompt|context)\b|expected maxlength"
+    r"|length of.{0,40}\d{3}|context of \d|tokens? limit ?(reached|:|$)|(not enough|no|out of) (context|room)\b|truncate (prompt|to)|kv cache",
     # Groq, Cerebras, Azure: "reduce the length of the messages"; LM Studio: "provide a shorter input"
     r"(reduce|shorten|decrease|trim)\b.{0,30}\b(length|prompt|messages?|input|context|history|conversation|token count)",
-    # DashScope: "Range of input length should be [1, 30720]"
-    r"range of input length|input length .{0,20}(range|between)",
-    # TGI: "`inputs` tokens + `max_new_tokens` must be <= 4096", "`inputs` must have less than 1024 tokens"; Cloudflare
-    r"\b(input|prompt|message|context)s?\b[^.;]{0,40}(at most|no more than|less than|<=)[^.;\d]{0,20}\d{3}",
-    # SiliconFlow: "max_total_tokens (50000) must be less than or equal to max_seq_len"; TensorRT-LLM: "should not exceed"
-    r"max_(seq|model|num|position|input|total)_?(len|length|tokens|embeddings)",
-    # Vertex: "input token count is 40000 but model only supports up to 32768"
-    r"(supports?|accepts?|allows?|handles?) ((only |up to |at most |a maximum of |a context of )+\d+|\d+ (input|prompt|context) tokens)",
-    # "tokens in request more than max tokens allowed" (opencode#27519); Gemini: "Request payload size exceeds the limit"
-    r"(tokens in (the )?request|\b(request|payload|body)\b( \w+)?( size| entity| length)?)"
-    r".{0,20}(too (large|long|big)|exceeds? (the )?(max|limit|size))|request_too_large|cannot truncate",
-    # DashScope: "Exceeded limit on max bytes per request body"
-    r"exceed\w* (the )?(limit|max)[^.]{0,30}\b(request|payload|body)",
-    # llama-server, LM Studio: "n_keep: 23454>= n_ctx: 4096"; Bedrock: "expected maxLength: 2048"; OpenAI's strings
-    r"n_ctx|n_keep|expected maxlength|kv cache.{0,20}full|space in the kv cache",
-    r"(content|messages|text|input|prompt)\W*: (string|array|list) (too long|should have at most)",
-    # Baidu: "the max length of current question is 2000", "the max input characters is 24000"
-    r"max(imum)? (input characters|length of (the )?(current )?(question|messages?|prompt|query))",
-    # Zhipu: "Prompt 超长"; Qwen, Baidu, Xunfei, Hunyuan: "输入内容超过模型最大上下文长度", "Token数量超过上限"
-    r"(输入|上下文|提示|prompt|消息|内容|对话|文本|历史|token|长度|字数|字符|请求).{0,30}"
-    r"(超长|过长|太长|超过|超出|超限|大于|过大|过多|最[大多]支持)",
-    r"(超过|超出|超长|过长|太长|大于|最大|限制).{0,20}(上下文|长度|输入|token|字符|字数)",
-    r"(上下文|窗口|(输入|对话|会话)的?长度).{0,12}(已满|用尽|耗尽|上限|小于)",
-    r"(减少|缩短|精简|压缩|清空).{0,4}(输入|上下文|内容|消息|对话|历史|提示)",
-    # Clova, Upstage, and Korean gateways; Japanese ones
-    r"(입력|프롬프트|메시지|컨텍스트|문맥|대화|텍스트|토큰|길이|내용).{0,30}"
-    r"(초과|너무 ?(길|많|크|큽|깁)|깁니다|길어|넘(었|습|는|어|을|음)|벗어|보다 ?(큽|큰|많))|(컨텍스트|문맥).{0,20}도달",
-    r"(최대|초과).{0,20}(컨텍스트|길이|입력)",
-    r"(入力|プロンプト|コンテキスト|トークン|メッセージ|会話).{0,30}(超え|超过|长(す|过)ぎ|多すぎ|上限|以内に)|最大.{0,6}(入力|コンテキスト)",
-    # French, German, Spanish, Portuguese, Italian, Russian
-    r"(prompt|messag|mensa|nachricht|eingabe|anfrage|requête|entr(é|a)|conversa|unterhaltung|[ck]onte[xks]|запрос|сообщени)"
-    r".{0,40}(trop |zu |demasiado |muito |troppo |слишком )(l[oau][nr]|gra?n|gro|длин|больш)|слишком (длин|больш)\w+ (запрос|контекст|сообщ)",
-    r"(dépass|überschreit|super[aeo]|exced|excèd|ultrapassa|превы).{0,40}([ck]onte[xks]t|contesto|контекст)",
+    # Chinese, Korean and Japanese have the two without spaces
+    r"(输入|上下文|窗口|提示|prompt|消息|内容|对话|会话|文本|历史|token|长度|字数|字符|请求|입력|프롬프트|메시지|컨텍스트|문맥|대화|텍스트|토큰|길이|내용"
+    r"|入力|プロンプト|コンテキスト|トークン|メッセージ).{0,30}(超长|过长|太长|超过|超出|超限|大于|过大|过多|最[大多]|已满|耗尽|已达到?上限|小于|초과|너무|넘"
+    r"|벗어|도달|최대|보다 ?(큽|큰|많)|길어|超え|长[すぎ過]|过ぎ|多すぎ|以内)",
+    r"(超长|过长|太长|超过|超出|最大|减少|缩短|精简|压缩|清空|초과|최대).{0,20}(输入|上下文|内容|消息|对话|历史|提示|长度|token|컨텍스트|길이|입력|入力|コンテキスト)",
 )
 
 _LIMITS = (
@@ -123,7 +95,7 @@ _LIMITS = (
     r"\D{0,40}?(?<!by )(\d+)",
     r"(?:上限|最大|最多|等于|限制|不能超过|超过了?|최대|제한|한도|윈도우)\D{0,12}(\d+)",
 )
-_TRADITIONAL = str.maketrans("輸內過長對請數訊", "输内过长对请数讯")
+_TRADITIONAL = str.maketrans("輸內過長對請數訊達", "输内过长对请数讯达")
 _NO_TOKENS = r"character|bytes?\b|string|payload|字符|字数|글자|文字|\bmb\b|maxlength"
 # fmt: on
 

@@ -114,9 +114,9 @@ class Conversations:
         session = self._conversation(request)
         is_up, limit, after = read_cursor(request)
         cursor = self._find_item(session.session_id, after, "after")[0].seq if after else None
-        turns: Iterable[Turn | None] = self.store.path_up(session.session_id, cursor or session.current)
+        turns: Iterable[Turn | None] = self.store.path_up(cursor or session.current)
         if not is_up:
-            path = self.store.path(session.session_id, session.current, cursor - 1 if cursor else 0)
+            path = self.store.path(session.current, cursor - 1 if cursor else 0)
             turns = map(self.store.turn, path)
         items = (item for turn in turns if turn for item in _items_of(turn)[:: -1 if is_up else 1])
         return page_of(items, limit, after)

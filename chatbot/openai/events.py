@@ -106,7 +106,7 @@ class ResponseEncoder:
 
     def _go_to(self, end: int) -> None:
         """Makes the events up to character `end` of the log."""
-        for piece in self._source.log.read(self.offset, end - self.offset):
+        for piece in self._source.log.pieces(self.offset, end - self.offset):
             self._take(piece)
 
     def _take(self, piece: Piece) -> None:

@@ -92,6 +92,9 @@ class Relay:
             except ChatError as error:
                 told.error = without_frames(error)
                 raise known(error) from None
+            except asyncio.CancelledError:
+                told.error = shutting_down() if self.registry.closing else None
+                raise
             finally:
                 _let_go(asking, told)
                 self.registry.on_end(told)

@@ -8,11 +8,11 @@ from typing import Any
 from chatbot.chat.asking import Question
 from chatbot.chat.reply import Reply
 from chatbot.chat.reply_source import ReplySource
-from chatbot.chat.stored_reply import StoredReply, StoredTurns
+from chatbot.chat.stored_reply import StoredReply
 from chatbot.errors import ChatError
 from chatbot.openai.items import Object, items_of
 from chatbot.records import CUT, DELETED, FILTERED, Turn
-from chatbot.storage.store import Background
+from chatbot.storage.store import Background, Store
 
 SETTINGS: dict[str, Any] = {
     "background": False, "store": True, "parallel_tool_calls": True, "tools": [], "tool_choice": "auto",
@@ -106,14 +106,12 @@ def _filled(given: Object, defaults: Object) -> Object:
     return filled | inner
 
 
-def failed_response(row: Background) -> Response:
+def failed_response(row: Background, store: Store) -> Response:
     """A response that was accepted in the background and came to nothing: a turn without an answer."""
     turn = Turn(0, row.session_id, None, "", row.created_at, row.created_at, input=DELETED)
     turn = turn._replace(response_id=row.response_id, response=row.response)
-    reply = StoredReply(turn, StoredTurns(lambda _: turn, lambda _: True))
     error = json.loads(row.error or '{"code":"internal_error","message":"It was lost."}')
-    reply.error = ChatError(error["code"], error["message"])
-    return Response(reply, turn)
+    return Response(StoredReply(turn, store, ChatError(error["code"], error["message"])), turn)
 
 
 def usage_object(text: str) -> Object | None:

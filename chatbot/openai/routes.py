@@ -84,7 +84,7 @@ class OpenAIDoor(Conversations):
             raise refuse("Idempotency-Key", "needs a conversation or an API key to which it belongs")
         if source := self.registry.known(key, request_hash):
             return source, {"Idempotent-Replayed": "true"}
-        new = new_of(asked.input, self.store.path_up(session_id, parent))
+        new = new_of(asked.input, self.store.path_up(parent))
         if not new and parent is None:
             raise refuse("input", "says nothing")
         self.require_unlocked(asked.session_id)  # "": it occupies none
@@ -123,12 +123,12 @@ class OpenAIDoor(Conversations):
             self._open(turn.session_id, param)
             return Response(self.registry.find(turn.session_id, turn.turn_id), turn)
         if row := self.store.background(response_id):
-            return failed_response(row)
+            return failed_response(row, self.store)
         raise ChatError("not_found", "There is no such response.", param)
 
     def _open(self, session_id: str, param: str) -> Session:
         try:
-            return self.sessions.find_for_question(session_id)
+            return self.sessions.use(session_id)
         except ChatError as error:
             raise ChatError(error.code, error.message, param) from None
 
@@ -187,7 +187,7 @@ class OpenAIDoor(Conversations):
         listener = StreamListener(source, 0, encoder, self.config.stream_heartbeat_seconds)
 
         def all_headers() -> dict[str, str]:
-            if waits and not source.length:
+            if waits and not source.log.length:
                 _raise_failure(source)
             return headers
 

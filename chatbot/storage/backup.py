@@ -84,8 +84,8 @@ async def _delete(store: Store, session_ids: list[str]) -> None:
     with _progress("deleted", len(session_ids)) as show:
         for number, session_id in enumerate(session_ids):
             await when_unlocked(partial(store.delete_session, session_id))
-            while store.removals.waiting:
-                await when_unlocked(store.removals.remove_piece)
+            while not await when_unlocked(store.remove_piece):
+                pass
             show(number)
 
 
@@ -174,8 +174,8 @@ def _examine(path: str, pragma: str) -> str:
                 raise StoreError(f"{path} is damaged: its last page is cut")
             version = _value(connection, "user_version")
             try:
-                sessions = _count(connection, "sessions WHERE deleted = 0")
-                return f"version {version}, {sessions} sessions, {_count(connection, 'turns')} turns"
+                sessions = _count(connection, "sessions")
+                return f"version {version}, {sessions} sessions, {_count(connection, 'alive')} turns"
             except sqlite3.OperationalError:
                 if version == VERSION:
                     raise

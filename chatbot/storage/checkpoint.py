@@ -26,7 +26,7 @@ WAIT = 0.05
 """For how long a cut waits for a write or a reader to end, and keeps new writes out."""
 
 WARN = 256 * 2**20
-"""From this size on the log says that a reader keeps the WAL growing; again each time that it has doubled."""
+"""From this size on the log says, once for each time, that a reader keeps the WAL growing."""
 
 
 class Checkpoints:
@@ -36,7 +36,7 @@ class Checkpoints:
         real = os.path.realpath(path)
         self._wal = f"{real}-wal"
         self._large = min(LARGE, shutil.disk_usage(os.path.dirname(self._wal)).total // 16)
-        self._warn_at = WARN
+        self._is_warned = False
         self._connection = sqlite3.connect(real, timeout=WAIT, isolation_level=None, check_same_thread=False)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
@@ -63,18 +63,16 @@ class Checkpoints:
                 log.warning("the WAL could not be folded back: %s", error)
 
     def _fold(self) -> None:
-        size = self.wal_bytes()
         fold = "PRAGMA wal_checkpoint(PASSIVE)"
         _, frames, folded = self._connection.execute(fold).fetchone()
+        size = self.wal_bytes()
         if size < self._large:
+            self._is_warned = False
             return
         if folded == frames:  # no reader needs older pages
             # Once more for what was written meanwhile, so that the next step locks the file for less time.
             self._connection.execute(fold).fetchone()
-            busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            if not busy:
-                self._warn_at = WARN
-                return
-        if size >= self._warn_at:
-            self._warn_at = 2 * size
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        elif size >= WARN and not self._is_warned:
+            self._is_warned = True
             log.warning("the WAL has grown to %d MB: another process is reading for long", size >> 20)

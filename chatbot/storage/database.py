@@ -162,22 +162,15 @@ class Database:
             raise translated(error) from None
 
     def run(self, name: str, parameters: Parameters = ()) -> sqlite3.Cursor:
-        """Runs a statement that changes rows; the cursor has the `rowcount` and the `lastrowid`."""
-        return self.execute(self.sql[name], parameters)
+        """Runs a statement. The cursor has the `rowcount` and the `lastrowid` of one that changes rows.
 
-    def rows(self, name: str, parameters: Parameters = ()) -> Iterator[Any]:
-        """The rows of a statement, each read when it is asked for; nothing may be awaited in between."""
-        try:
-            yield from self.connection.execute(self.sql[name], parameters)
-        except Exception as error:
-            raise translated(error) from None
+        The rows of others are read when they are asked for; nothing may be awaited in between.
+        """
+        return self.execute(self.sql[name], parameters)
 
     def one(self, name: str, parameters: Parameters = ()) -> Any:
         """The row of a statement that has at most one; None if it has none."""
-        try:
-            return self.connection.execute(self.sql[name], parameters).fetchone()
-        except Exception as error:
-            raise translated(error) from None
+        return self.run(name, parameters).fetchone()
 
     def value(self, sql: str) -> Any:
         """The one value that some SQL selects."""

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pwd
 import stat
 from contextlib import suppress
-
-_ACCESS = ((os.R_OK, "read"), (os.W_OK, "write"), (os.X_OK, "search"))
 
 
 class StoreError(Exception):
@@ -76,21 +73,11 @@ def _open(path: str, database: str) -> int:
 
 
 def require_access(path: str, access: int, database: str) -> None:
-    """Raises StoreError if this process lacks a permission; it says which, whose `path` is, and who asks."""
-    lacking = [name for bit, name in _ACCESS if access & bit and not os.access(path, bit, effective_ids=True)]
-    if not lacking:
+    """Raises StoreError if this process lacks a permission; it says whose `path` is, and who asks."""
+    if os.access(path, access, effective_ids=True):
         return
-    if os.statvfs(path).f_flag & os.ST_RDONLY:
-        raise StoreError(f"cannot use {database}: {path} is on a file system that is mounted read-only")
-    status = os.stat(path)
+    status, verb = os.stat(path), "write" if access & os.W_OK else "read"
     raise StoreError(
-        f"cannot use {database}: {_user(os.geteuid())} has no {' and '.join(lacking)} permission on {path},"
-        f" which belongs to {_user(status.st_uid)} ({stat.filemode(status.st_mode)})"
+        f"cannot use {database}: user {os.geteuid()} may not {verb} {path}, which belongs to user"
+        f" {status.st_uid} ({stat.filemode(status.st_mode)}), or whose file system is read-only"
     )
-
-
-def _user(number: int) -> str:
-    try:
-        return f"user {pwd.getpwuid(number).pw_name}"
-    except KeyError:
-        return f"user {number}"

@@ -1,28 +1,22 @@
 """Keeps conversations in SQLite: a method for each thing that is done with them, and no await.
 
 Being synchronous is what makes it simple: a turn is stored whole or not at all, also from a `finally`. What
-is kept in memory besides is only what waits to be removed (removal.py) or written (`touch`).
+is kept in memory besides is only what waits to be written (`touch`).
 """
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Container
 from contextlib import suppress
-from time import perf_counter
 from typing import NamedTuple
 
 from chatbot.errors import ChatError, session_gone
 from chatbot.records import DELETED, Prompt, Session, Turn
 from chatbot.storage.checkpoint import Checkpoints
 from chatbot.storage.database import Database, Locked
-from chatbot.storage.removal import ALL, PIECE_SECONDS
 from chatbot.storage.tree import Tree
-
-FAILED_RESPONSE_MS = 3_600_000
-"""How long a response can be read that failed in the background."""
 
 _SPARE_DISK = 16 * 2**20  # kept for deletes and for what runs; of a small disk a quarter
 
@@ -50,7 +44,6 @@ class Store(Tree):
         self._path = "" if path == ":memory:" else os.path.realpath(path)
         self._max_bytes = max_bytes
         self._page_size: int = self._db.value("PRAGMA page_size")
-        self._bytes_left = 0  # that may be written before the database is measured again
         self._touched: dict[str, int] = {}  # marks that could not be written
         self.sessions: int = self._db.one("count_sessions")[0]
         """How many sessions are stored, expired ones not yet swept among them."""
@@ -66,11 +59,13 @@ class Store(Tree):
 
     # Space
 
+    def _bytes_of(self, pages: str) -> int:
+        return int(self._db.value(f"PRAGMA {pages}")) * self._page_size
+
     @property
     def used_bytes(self) -> int:
         """How much of the database is in use; its file may be larger."""
-        pages = self._db.value("PRAGMA page_count") - self._db.value("PRAGMA freelist_count")
-        return int(pages * self._page_size)
+        return self._bytes_of("page_count") - self._bytes_of("freelist_count")
 
     @property
     def wal_bytes(self) -> int:
@@ -80,49 +75,37 @@ class Store(Tree):
     @property
     def free_bytes(self) -> int:
         """How much may still be written: what the limit leaves, or the disk if that is less."""
-        unused = self._db.value("PRAGMA freelist_count") * self._page_size  # the file need not grow for that
-        return int(min(self._max_bytes - self.used_bytes, self._disk_left + unused))
-
-    @property
-    def _disk_left(self) -> float:
+        used = self.used_bytes
+        left = self._max_bytes - used
         if not self._path:
-            return math.inf
+            return left
         disk = shutil.disk_usage(os.path.dirname(self._path))
         # The file must have room to grow when the WAL is folded back, or nothing can be written any more.
-        size: int = self._db.value("PRAGMA page_count") * self._page_size
-        growth = size - os.path.getsize(self._path)
-        return disk.free - growth - min(_SPARE_DISK, disk.total // 4)
+        growth = used - os.path.getsize(self._path)
+        return min(left, disk.free - growth - min(_SPARE_DISK, disk.total // 4))
 
     @property
     def is_full(self) -> bool:
         """Whether nothing new can be begun."""
         return self.free_bytes <= 0
 
-    def require_space(self, chars: int = 0) -> None:
-        """Raises ChatError("storage_full") if the database or the disk is full; `chars` will be written.
+    def require_space(self) -> None:
+        """Raises ChatError("storage_full") if the database or the disk is full.
 
         Asked before something new is begun and not when it is stored: a reply that was admitted is
         never lost to the limit, which is passed by no more than the replies that are running.
         """
-        if self._bytes_left <= 0 or self._disk_left <= 2 * chars:  # in the WAL and in the file
-            self._bytes_left = self.free_bytes
-        if self._bytes_left <= 0 and self.removals.waiting:
+        if self.is_full:
             with suppress(Locked):
-                self.removals.remove_piece()
-            self._bytes_left = self.free_bytes
-        if self._bytes_left <= 0:
+                self.remove_piece()
+        if self.is_full:
             raise ChatError("storage_full", "The database is full.", retry_after="60")
-        self._deduct(chars)
-
-    def _deduct(self, chars: int) -> None:
-        """Deducts what a write of so much text takes at most, with a new page at each place."""
-        self._bytes_left -= 32 * self._page_size + 4 * chars
 
     # Sessions
 
     def add_session(self, session_id: str, now: int, metadata: str, prompt: Prompt | None = None) -> None:
         """Makes a session, with its system prompt as the first message if it has one."""
-        self.require_space(len(metadata) + (len(prompt.content) if prompt else 0))
+        self.require_space()
         with self._db.transaction():
             self._db.run("add_session", {"session_id": session_id, "now": now, "metadata": metadata})
             if prompt:
@@ -139,10 +122,10 @@ class Store(Tree):
 
     def session_ids(self) -> list[str]:
         """The ids of all sessions."""
-        return [row[0] for row in self._db.rows("idle_sessions", (2**63 - 1, -1))]  # since ever, no limit
+        return [row[0] for row in self._db.run("idle_sessions", (2**63 - 1, -1))]  # since ever, no limit
 
     def touch(self, session_id: str, now: int) -> None:
-        """Marks a session as accessed `now`; if the file is locked the next sweep writes it down."""
+        """Marks a session as accessed `now`; if the file is locked `clean` writes it down."""
         try:
             self._db.run("touch", (now, session_id))
         except Locked:
@@ -150,7 +133,7 @@ class Store(Tree):
 
     def set_metadata(self, session_id: str, metadata: str) -> None:
         """Replaces a session's metadata."""
-        self.require_space(len(metadata))
+        self.require_space()
         self._db.run("set_metadata", (metadata, session_id))
 
     def prompt(self, session_id: str) -> Prompt | None:
@@ -163,7 +146,7 @@ class Store(Tree):
         if prompt is None:
             self._db.run("drop_prompt", (session_id,))
             return
-        self.require_space(len(prompt.content))
+        self.require_space()
         self._db.run("set_prompt", (session_id, *prompt))
 
     def set_current(self, session_id: str, seq: int | None) -> None:
@@ -172,32 +155,34 @@ class Store(Tree):
 
     def delete_session(self, session_id: str) -> None:
         """Deletes a session with all that it has."""
-        with self.removals.deleting() as delete:
-            is_there = self.session(session_id) is not None
-            if is_there:
-                delete(session_id, ALL)
+        with self._db.transaction():
+            is_there = self._drop_session(session_id)
+            self._remove()
         self.sessions -= is_there
 
-    def evict(self, now: int, cutoff: int, limit: int, in_use: Container[str]) -> int:
-        """Deletes up to `limit` sessions idle since `cutoff`; returns how many it looked at.
+    def _drop_session(self, session_id: str) -> int:
+        self._db.run("mark_session", (session_id,))
+        return self._db.run("drop_session", (session_id,)).rowcount
 
-        Those `in_use` are marked as accessed `now`; those used since the sweep last saw them are passed over.
+    def clean(self, now: int, cutoff: int, limit: int, in_use: Container[str]) -> bool:
+        """Deletes up to `limit` sessions idle since `cutoff`, and removes a piece of what is gone.
+
+        Those `in_use` are marked as accessed `now`. Tells whether nothing is left to do.
         """
-        gone = 0
-        with self.removals.deleting() as delete:
+        dropped = 0
+        with self._db.transaction():
             for session_id, touched in self._touched.items():
                 self._db.run("touch", (touched, session_id))
-            idle = [*self._db.rows("idle_sessions", (cutoff, limit))]
-            for session_id, last_accessed in idle:
-                used = now if session_id in in_use else last_accessed
-                if used > cutoff:
-                    self._db.run("pass_over", {"used": used, "session_id": session_id})
+            idle = [*self._db.run("idle_sessions", (cutoff, limit))]
+            for (session_id,) in idle:
+                if session_id in in_use:
+                    self._db.run("touch", (now, session_id))
                 else:
-                    delete(session_id, ALL)
-                    gone += 1
+                    dropped += self._drop_session(session_id)
+            is_done = self._remove() and len(idle) < limit
         self._touched.clear()
-        self.sessions -= gone
-        return len(idle)
+        self.sessions -= dropped
+        return is_done
 
     # Turns: all else is in tree.py
 
@@ -207,13 +192,12 @@ class Store(Tree):
         With `if_at_parent` the session moves only if it is at the turn's parent. What the turn was accepted
         as in the background is done. Raises ChatError if the session or the turn's parent is gone.
         """
-        self._deduct(len(turn.input) + len(turn.output or "") + len(turn.reasoning or "") + 1024)
         try:
             return self._insert(turn, if_at_parent)
         except ChatError as error:
-            if error.code != "storage_full" or not self.removals.waiting:
+            if error.code != "storage_full":
                 raise
-        self.removals.remove_piece()  # what is gone may be all that it needs
+        self.remove_piece()  # what is gone may be all that it needs
         return self._insert(turn, if_at_parent)
 
     def _insert(self, turn: Turn, if_at_parent: bool) -> int:
@@ -222,10 +206,11 @@ class Store(Tree):
             session = self.session(session_id)
             if session is None:
                 raise session_gone()
-            if parent is not None and self._session_of(parent) != session_id:
+            above = parent is not None and self._db.one("session_of_turn", (parent,))
+            if parent is not None and not (above and above[0] == session_id):
                 raise ChatError("message_not_found", "The message that this one follows is gone.")
-            if turn.idempotency_key and self.removals.waiting:
-                self._free_key(turn.idempotency_key)
+            if turn.idempotency_key:
+                self._db.run("free_key", (turn.idempotency_key,))
             count = len(turn.messages) - turn.messages.count(DELETED)
             seq = self._db.run("add_turn", turn._asdict() | {"input_count": count}).lastrowid
             assert seq is not None
@@ -235,40 +220,25 @@ class Store(Tree):
                 self._db.run("drop_background", (turn.response_id,))
         return seq
 
-    def _free_key(self, key: str) -> None:
-        """Takes an idempotency key from a turn that is gone and not yet removed, with the reply."""
-        seq = self._number_of(key=key)
-        if seq is not None and not self.is_alive(seq):
-            self._db.run("drop_output", (seq,))
-
     # Responses that were accepted before they ran
 
     def add_background(self, response_id: str, session_id: str, created_at: int, response: str) -> None:
         """Keeps that a response was accepted; `response` is JSON, the door's own record of it."""
-        self.require_space(len(response))
+        self.require_space()
         self._db.run("add_background", (response_id, session_id, created_at, response))
 
     def background(self, response_id: str) -> Background | None:
         """A response that was accepted and has no turn: it runs, or failed."""
         row = self._db.one("get_background", (response_id,))
-        return Background(*row) if row and not self.removals.include(row[1]) else None
+        return Background(*row) if row else None
 
-    def fail_background(self, response_id: str, error: str, now: int) -> None:
+    def fail_background(self, response_id: str, error: str) -> None:
         """Keeps of what a response failed, as JSON."""
-        self._db.run("fail_background", (error, now, response_id))
+        self._db.run("fail_background", (error, response_id))
 
-    def fail_all_background(self, error: str, now: int) -> None:
+    def fail_all_background(self, error: str) -> None:
         """Keeps that what ran when the process died has failed; to be called at start."""
-        self._db.run("fail_all_background", (error, now))
-
-    def drop_old_background(self, now: int) -> bool:
-        """Forgets, for PIECE_SECONDS, responses that failed long enough ago; tells whether none is left."""
-        deadline = perf_counter() + PIECE_SECONDS
-        with self._db.transaction():
-            while perf_counter() < deadline:
-                if not self._db.run("drop_old_background", (now - FAILED_RESPONSE_MS,)).rowcount:
-                    return True
-        return False
+        self._db.run("fail_all_background", (error,))
 
     def drop_background(self, response_id: str) -> None:
         """Forgets a response that was accepted."""

@@ -1,18 +1,25 @@
 """Reads the turns of conversations, which are trees (each turn follows another or none), and deletes some.
 
 A turn has a larger number (`seq`) than what it follows, so a walk upwards ends where numbers are small
-enough, and the newest turn below another is a leaf. Turns that are gone are not found by anything here.
+enough, and the newest turn below another is a leaf.
+
+To delete a long conversation takes SQLite a second, in which nobody would be served. So what is deleted is
+marked as gone, by rows of tables of their own. It is found by nothing here from then on, also after a kill;
+its rows are removed in short pieces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from time import perf_counter
 from typing import NamedTuple
 
 from chatbot import ids
 from chatbot.records import DELETED, Turn
 from chatbot.storage.database import Database
-from chatbot.storage.removal import Removals
+
+PIECE_SECONDS = 0.004
+"""How long rows are removed before others have their turn; the last row and the commit come on top."""
 
 
 class Version(NamedTuple):
@@ -33,36 +40,35 @@ class Tree:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self.removals = Removals(database)
-        """What is deleted, and is being removed."""
 
     # Reading
 
     def turn(self, seq: int) -> Turn | None:
         """A turn by its number."""
-        row = self._db.one("turns_up", (seq, 1))
-        return None if row is None or self.removals.include(row[1], seq) else Turn(*row)
+        return next(self._up(1, seq=seq), None)
 
     def turn_by_id(self, turn_id: str) -> Turn | None:
         """A turn by its id, whatever session it is in."""
-        return self._find(turn_id=turn_id)
+        return next(self._up(1, turn_id=turn_id), None)
 
     def turn_by_key(self, idempotency_key: str) -> Turn | None:
         """The turn that an idempotency key stands for."""
-        return self._find(key=idempotency_key)
+        return next(self._up(1, key=idempotency_key), None)
 
     def turn_by_response(self, response_id: str) -> Turn | None:
         """The turn that OpenAI's door calls by this id."""
-        return self._find(response_id=response_id)
+        return next(self._up(1, response_id=response_id), None)
 
-    def _find(self, **names: str) -> Turn | None:
-        seq = self._number_of(**names)
-        return None if seq is None else self.turn(seq)
+    def path_up(self, seq: int | None) -> Iterator[Turn]:
+        """A turn, what it follows, what that follows …: each is read when it is asked for.
 
-    def _number_of(self, **names: str) -> int | None:
-        """The number of the turn that has a name, also of one that is gone."""
-        row = self._db.one("find_turn", {"turn_id": None, "key": None, "response_id": None} | names)
-        return int(row[0]) if row else None
+        Nothing may be awaited before the last one: the read keeps the WAL from being cut.
+        """
+        return self._up(-1, seq=seq)
+
+    def _up(self, limit: int, **name: object) -> Iterator[Turn]:
+        values = {"seq": None, "turn_id": None, "key": None, "response_id": None, "limit": limit}
+        return map(Turn._make, self._db.run("turns_up", values | name))
 
     def turn_of(self, session_id: str, message_id: str) -> tuple[Turn, int] | None:
         """The turn of a session that a message belongs to, and the message's place in it (0: its reply).
@@ -82,55 +88,36 @@ class Tree:
 
     def is_alive(self, seq: int) -> bool:
         """Whether there is such a turn and it is not gone."""
-        return self._session_of(seq) is not None
+        return self._db.one("session_of_turn", (seq,)) is not None
 
     def has_reply(self, seq: int) -> bool:
         """Whether there is such a turn, not gone, with its reply, which may have been deleted alone."""
         row = self._db.one("session_of_turn", (seq,))
-        return row is not None and row[1] is not None and not self.removals.include(row[0], seq)
+        return row is not None and row[1] is not None
 
-    def _session_of(self, seq: int) -> str | None:
-        row = self._db.one("session_of_turn", (seq,))
-        return None if row is None or self.removals.include(row[0], seq) else str(row[0])
-
-    def path_up(self, session_id: str, seq: int | None) -> Iterator[Turn]:
-        """A turn of a session, what it follows, what that follows …: each is read when it is asked for.
-
-        Nothing may be awaited before the last one: the read keeps the WAL from being cut.
-        """
-        if seq is None or self.removals.include(session_id, seq):
-            return iter(())
-        return map(Turn._make, self._db.rows("turns_up", (seq, -1)))
-
-    def path(self, session_id: str, seq: int | None, above: int = 0) -> list[int]:
+    def path(self, seq: int | None, above: int = 0) -> list[int]:
         """The numbers of the turns up to `seq`, oldest first; only those newer than turn `above`."""
-        if seq is None or seq <= above or not self.is_alive(seq):
-            return []
-        return [row[0] for row in self._db.rows("path", (seq, above))][::-1]
+        return [row[0] for row in self._db.run("path", {"seq": seq, "above": above})][::-1]
 
-    def children(self, session_id: str, parent: int | None) -> list[Version]:
-        """What follows a turn directly (with None: what begins the conversation), oldest first."""
+    def children(self, session_id: str, parent: int | None, least: int = 1) -> list[Version]:
+        """What follows a turn directly (with None: what begins the conversation), oldest first.
+
+        Nothing if that are fewer than `least`.
+        """
+        values = {"session_id": session_id, "parent": parent, "least": least}
         found, known = [], dict[str, tuple[str, list[str]]]()
-        for seq, turn_id, finish_reason, said in self._db.rows("children", (session_id, parent)):
-            if said not in known:
-                known[said] = (said, said.split("\n"))
-            found.append(Version(seq, turn_id, finish_reason, *known[said]))
+        for seq, turn_id, finish_reason, said in self._db.run("children", values):
+            said, messages = known.setdefault(said, (said, said.split("\n")))
+            found.append(Version(seq, turn_id, finish_reason, said, messages))
         return found
 
-    def has_versions(self, session_id: str, parent: int | None) -> bool:
-        """Whether more than one turn follows a turn; True may also be said of what was so until lately."""
-        return len([*self._db.rows("some_children", (session_id, parent, 2))]) > 1
+    def siblings(self, turn: Turn) -> list[Version]:
+        """The versions of a turn, if there is more than one."""
+        return self.children(turn.session_id, turn.parent, least=2)
 
     def newest_below(self, seq: int) -> int:
         """The newest turn among a turn and all that follow from it: the end of its newest branch."""
-        session_id = self._session_of(seq)
-        return seq if session_id is None else self._below(session_id, seq, None)[1]
-
-    def _below(self, session_id: str, seq: int, current: int | None) -> tuple[int, int, int]:
-        """Of a turn and what follows: how many messages, the newest turn, whether `current` is there."""
-        values = {"session_id": session_id, "seq": seq, "current": current}
-        messages, newest, is_current_there = self._db.one("below", values)
-        return messages, newest, is_current_there
+        return int(self._db.one("below", (seq,))[1])
 
     def count_messages(self, session_id: str, current: int | None) -> int:
         """How many messages the path to `current` has, the system prompt among them."""
@@ -139,10 +126,19 @@ class Tree:
 
     # Deleting
 
-    def _current(self, session_id: str) -> int | None:
-        """The turn that a session is at."""
-        row = self._db.one("get_session", (session_id,))
-        return row[4] if row else None
+    def remove_piece(self) -> bool:
+        """Removes rows of what is gone for PIECE_SECONDS; tells whether none is left."""
+        with self._db.transaction():
+            return self._remove()
+
+    def _remove(self) -> bool:
+        """Does so in a transaction that was begun; each deletion does, so that what is short goes at once."""
+        deadline = perf_counter() + PIECE_SECONDS
+        while perf_counter() < deadline:
+            # The next of them has its turn when nothing is left of the one before.
+            if not any(self._db.run(name).rowcount for name in ("drop_gone", "drop_of_session", "drop_mark")):
+                return True
+        return False
 
     def rewind(self, session_id: str, turn: Turn | None) -> int:
         """Deletes a turn and all that follow from it; returns how many messages.
@@ -150,19 +146,16 @@ class Tree:
         A session that was at one of them is at the turn's parent then. With None everything goes, the system
         prompt too.
         """
-        every = self._db.rows("some_children", (session_id, None, -1))
-        roots = [turn.seq] if turn else [row[0] for row in every]
         deleted = 0
-        with self.removals.deleting() as delete:
-            current = self._current(session_id)
-            for root in filter(self.is_alive, roots):
-                messages, _, is_current_there = self._below(session_id, root, current)
-                if is_current_there:
-                    self._db.run("go_to", (turn and turn.parent, 0, session_id))
-                delete(session_id, root)
-                deleted += messages
+        with self._db.transaction():
+            for seq in [turn.seq] if turn else [one.seq for one in self.children(session_id, None)]:
+                messages, _, numbers = self._db.one("below", (seq,))
+                self._db.run("mark", (numbers,))
+                deleted += int(messages)
+            self._db.run("leave_gone", (turn and turn.parent, session_id))
             if turn is None:
                 deleted += self._db.run("drop_prompt", (session_id,)).rowcount
+            self._remove()
         return deleted
 
     def set_input(self, seq: int, messages: str) -> None:
@@ -187,7 +180,7 @@ class Tree:
         if turn is None:
             return
         with self._db.transaction():
-            if self._current(turn.session_id) == seq:
-                self._db.run("go_to", (turn.parent, 0, turn.session_id))
             self._db.run("adopt", (turn.parent, turn.session_id, seq))
-            self._db.run("drop_turn", (seq,))
+            self._db.run("mark", (f"[{seq}]",))
+            self._db.run("leave_gone", (turn.parent, turn.session_id))
+            self._remove()

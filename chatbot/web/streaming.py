@@ -68,14 +68,14 @@ class StreamListener:
     )  # fmt: skip
 
     def __init__(self, source: ReplySource, after: int, encoder: Encoder, heartbeat: float) -> None:
-        if after > source.length:
-            message = f"The reply has only {source.length} characters."
+        if after > source.log.length:
+            message = f"The reply has only {source.log.length} characters."
             raise ChatError("invalid_request", message, "Last-Event-ID")
         self.source = source
         self._encoder = encoder
         self._heartbeat = heartbeat
         self._offset = after
-        self._is_live = after == source.length and not source.finish_sent
+        self._is_live = after == source.log.length and not source.finish_sent
         self._held = b""  # what comes before the headers are sent
         self._events: EventWriter | None = None  # once they are
         self._loop = asyncio.get_running_loop()
@@ -120,7 +120,7 @@ class StreamListener:
 
     async def _catch_up(self, events: EventWriter) -> None:
         """Sends what the client lacks, if anything, no faster than it reads."""
-        while self._offset < self.source.length:
+        while self._offset < self.source.log.length:
             await events.wait_until_sent()
             await asyncio.sleep(0)  # others have their turn
             data, self._offset = self._encoder.catch_up(self.source, self._offset)

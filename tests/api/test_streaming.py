@@ -29,10 +29,6 @@ class Source:
         self.log = ReplyLog()
         self.listener: StreamListener
 
-    @property
-    def length(self) -> int:
-        return self.log.length
-
     def say(self, text: str, data: bytes = b"{}") -> None:
         pieces = (Piece(TEXT, text),) if text else ()
         self.log.append(pieces)
@@ -220,7 +216,7 @@ def test_what_was_missed_is_made_in_bounded_pieces_however_often_the_kind_change
     for number in range(20_000):
         source.log.append((Piece(("text", "reasoning")[number % 2], "x"),))
     offset, pieces = 0, Counted(monkeypatch, type(source.log), "pieces")
-    while offset < source.length:
+    while offset < source.log.length:
         events, offset = Events().catch_up(source, offset)  # type: ignore[arg-type]
         assert len(events) < 70_000
         assert events.endswith(b"\n\n")

@@ -45,7 +45,6 @@ def fill(file: Path, messages: list[int], age_hours: int = 0) -> list[tuple[str,
             for column in {
                 "created_at",
                 "last_accessed",
-                "idle_since",
                 "asked_at",
                 "replied_at",
             } & row.keys():

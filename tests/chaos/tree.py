@@ -111,7 +111,7 @@ def node_of(turn: Turn, parent: str | None) -> Node:
     """A turn as it is stored."""
     log = ReplyLog.from_turn(turn)
     heard: list[Character] = []
-    for kind, letters, call, head in log.read(0, log.length):
+    for kind, letters, call, head in log.pieces(0, log.length):
         heard += [(kind, call, " ".join(head[:2]))] if head else []
         heard += [(kind, call, letter) for letter in letters]
     return Node(turn.turn_id, parent, tuple(turn.messages), tuple(heard), turn.finish_reason or "")

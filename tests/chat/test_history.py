@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chatbot.chat import history
-from chatbot.chat.history import PROMPT, Page, Ref, read_page, siblings_of, versions
+from chatbot.chat.history import PROMPT, Page, Ref, read_page, versions
 from chatbot.errors import ChatError
 from chatbot.ids import message_id, new_turn_id
 from chatbot.records import Prompt, Session, Turn
@@ -131,14 +131,14 @@ def test_versions_are_the_questions_and_the_answers_to_the_same_question(book: B
     for turn in book.turns.values():
         siblings = [one for one in book.turns.values() if one.parent == turn.parent]
         answers = [one.turn_id for one in siblings if one.input == turn.input and one.output]
-        found = versions(turn, 0, siblings_of(book.store, turn)) if turn.output else None
+        found = versions(turn, 0, book.store.siblings(turn)) if turn.output else None
         assert (found.ids if found else [turn.turn_id]) == (answers if turn.output else [turn.turn_id])
         for place, said in enumerate(turn.messages, 1):
             if said == "null":
                 continue
             own = message_id(turn.turn_id, place)
             others = {one.input for one in siblings if set(one.messages) != {"null"}}
-            found = versions(turn, place, siblings_of(book.store, turn))
+            found = versions(turn, place, book.store.siblings(turn))
             assert (found.own if found else own) == own
             assert len(found.ids if found else [own]) == len(others)
 
@@ -165,11 +165,11 @@ def test_a_version_of_a_question_leads_to_its_newest_turn() -> None:
     first = book.add(None, user("One"))
     other = book.add(None, user("Two"))
     again = book.add(None, user("One"))
-    found = versions(other, 1, siblings_of(book.store, other))
+    found = versions(other, 1, book.store.siblings(other))
     assert found
     assert found.ids == [message_id(again.turn_id, 1), message_id(other.turn_id, 1)]
-    assert (versions(other, 0, siblings_of(book.store, other)), found.own) == (None, found.ids[1])
-    found = versions(first, 1, siblings_of(book.store, first))
+    assert (versions(other, 0, book.store.siblings(other)), found.own) == (None, found.ids[1])
+    found = versions(first, 1, book.store.siblings(first))
     assert found
     assert found.ids == [message_id(first.turn_id, 1), message_id(other.turn_id, 1)]
 
@@ -180,7 +180,7 @@ def test_versions_have_the_same_role() -> None:
     turn = book.add(None, user("One"))
     book.add(None, tool)
     mixed = book.add(None, tool, user("Two"))
-    found = versions(turn, 1, siblings_of(book.store, turn))
+    found = versions(turn, 1, book.store.siblings(turn))
     assert found
     assert found.ids == [message_id(turn.turn_id, 1), message_id(mixed.turn_id, 2)]
 

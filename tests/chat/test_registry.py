@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from chatbot.chat.reply_registry import key_hash
+from chatbot.chat.stored_reply import _log_of
 from chatbot.errors import ChatError
 from chatbot.records import Turn
 from tests.chat.conftest import FakeAnswer, Room, StartRoom, text, turns_of_the_loop
@@ -57,7 +58,7 @@ async def test_a_key_finds_the_reply_while_it_runs_and_after_and_no_other(room: 
     stored = room.registry.known(key, "hash")
     assert stored
     assert stored is not reply
-    assert (stored.message_id, stored.turn, stored.length) == (reply.message_id, reply.turn, 2)
+    assert (stored.message_id, stored.turn, stored.log.length) == (reply.message_id, reply.turn, 2)
     for _ in range(2):
         with pytest.raises(ChatError) as error:
             room.registry.known(key, "another")
@@ -78,11 +79,10 @@ async def test_a_stored_reply_is_what_the_running_one_was(room: Room) -> None:
         "model",
         "finish_reason",
         "usage",
-        "length",
         "turn",
     ):
         assert getattr(stored, name) == getattr(was, name), name
-    assert stored.log.read(0, 99) == was.log.read(0, 99)
+    assert [*stored.log.pieces(0, 99)] == [*was.log.pieces(0, 99)]
     assert (stored.has_pushed, stored.finish_sent, stored.ended, stored.error) == (True, True, True, None)
     stored.stop()
     room.sessions.rewind(session_id, turn.turn_id)
@@ -118,10 +118,10 @@ async def test_who_is_being_sent_a_stored_reply_that_is_deleted_gets_no_more_of_
     session_id = room.session()
     turn = await room.turn(session_id)
     source = room.registry.find(session_id, turn.turn_id)
-    assert source.log.read(0, 99)
+    assert [*source.log.pieces(0, 99)]
     room.sessions.rewind(session_id, turn.turn_id)
     with pytest.raises(ChatError, match="deleted"):
-        source.log.read(0, 99)
+        source.log.pieces(0, 99)
 
 
 async def test_many_who_are_sent_long_stored_replies_share_a_bounded_memory(room: Room) -> None:
@@ -129,10 +129,10 @@ async def test_many_who_are_sent_long_stored_replies_share_a_bounded_memory(room
     turns: list[Turn] = [await room.turn(session_id, answer="a" * 3_000_000) for _ in range(15)]
     sources = [room.registry.find(session_id, turn.turn_id) for turn in turns for _ in range(3)]
     for source in sources:
-        assert source.length == 3_000_000
-    assert room.registry._stored._logs.cache_info().currsize == 8
+        assert source.log.length == 3_000_000
+    assert _log_of.cache_info().currsize == 8
     assert len({id(source.log) for source in sources[-6:]}) == 2
-    assert len(sources[0].log.read(5, 10)[0].text) == 10, "one that was forgotten is read again"
+    assert len(next(sources[0].log.pieces(5, 10)).text) == 10, "one that was forgotten is read again"
 
 
 # Shutdown

@@ -53,7 +53,7 @@ async def test_listeners_are_pushed_each_chunk_with_its_offset_and_woken_at_the_
     room.llm.given[0].say(THOUGHT, text("Once "))
     await turns_of_the_loop()
     reply.join(listeners[1])
-    assert reply.log.read(0, 99) == [Piece(REASONING, "Hm, "), Piece("text", "Once ")]
+    assert [*reply.log.pieces(0, 99)] == [Piece(REASONING, "Hm, "), Piece("text", "Once ")]
     room.llm.given[0].say(text("upon")).finish()
     await turns_of_the_loop()
     live = [(b'"upon"', 13), (b"finish", 13)]
@@ -102,7 +102,7 @@ async def test_a_reply_that_is_stopped_lets_go_of_the_llm_at_once_and_ends_once(
     await turns_of_the_loop()
     reply.stop()
     reply.discard(ChatError("message_not_found", "Gone."))
-    assert (reply.turn, reply.error, reply.length) == (turn, None, 12)
+    assert (reply.turn, reply.error, reply.log.length) == (turn, None, 12)
     assert room.llm.given[0].closed
     assert len(room.ended) == 1
 
@@ -116,7 +116,7 @@ async def test_a_reply_takes_nothing_more_once_its_end_is_decided(room: Room) ->
     reply.stop()
     room.llm.given[0].is_complete = True
     assert not reply._take([text("upon")])
-    assert (reply.length, reply.finish_sent, len(listener.pushed)) == (5, False, 1)
+    assert (reply.log.length, reply.finish_sent, len(listener.pushed)) == (5, False, 1)
 
 
 @pytest.mark.parametrize(

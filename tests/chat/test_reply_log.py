@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.chat.reply_log import Columns, ReplyLog
+from chatbot.chat.reply_log import ReplyLog
 from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead, Piece, Turn
 
 Said = list[list[Piece]]
@@ -44,8 +44,8 @@ def written(said: Said) -> ReplyLog:
     return log
 
 
-def turn_of(columns: Columns) -> Turn:
-    values = dict.fromkeys(Turn._fields) | columns._asdict()
+def turn_of(columns: dict[str, Any]) -> Turn:
+    values = dict.fromkeys(Turn._fields) | columns
     return Turn(**values)  # type: ignore[arg-type]
 
 
@@ -84,7 +84,7 @@ def test_any_cut_at_any_place_resumes_to_the_same_characters_kinds_and_chunk_end
         assert list(log.chunks(start)) == [end for end in ends(said) if end > start]
         offset, resumed = start, []
         while offset < log.length:
-            pieces = log.read(offset, data.draw(st.integers(1, 400)))
+            pieces = [*log.pieces(offset, data.draw(st.integers(1, 400)))]
             assert pieces
             resumed += pieces
             offset += sum(piece.length for piece in pieces)
@@ -105,11 +105,11 @@ def test_a_reply_that_is_too_long_is_cut_where_a_character_ends_and_no_earlier(s
     fits = all(log.append(chunk) for chunk in said)
     assert fits == (whole.size <= most)
     assert log.size <= most
-    kept = characters(log.read(0, log.length))
-    everything = characters(whole.read(0, whole.length))
+    kept = characters([*log.pieces(0, log.length)])
+    everything = characters([*whole.pieces(0, whole.length)])
     assert kept == everything[: len(kept)]
     if not fits:
-        following = characters(whole.read(log.length, 1))[0][2]  # type: ignore[index]
+        following = characters([*whole.pieces(log.length, 1)])[0][2]  # type: ignore[index]
         assert log.size + (
             len(following.encode()) if isinstance(following, str) else 0
         ) > most or not isinstance(following, str)
@@ -118,10 +118,16 @@ def test_a_reply_that_is_too_long_is_cut_where_a_character_ends_and_no_earlier(s
 
 def test_a_reply_of_text_alone_needs_no_layout() -> None:
     columns = written([[Piece(TEXT, "Once ")], [], [Piece(TEXT, "upon")]]).to_columns()
-    assert columns == ('{"role":"assistant","content":"Once upon"}', None, None, bytes([5, 4]), 0)
+    assert columns == {
+        "output": '{"role":"assistant","content":"Once upon"}',
+        "reasoning": None,
+        "layout": None,
+        "chunk_ends": bytes([5, 4]),
+        "calls": 0,
+    }
 
 
-@pytest.mark.parametrize("lengths", [[1, 127, 3], [1, 128, 3], [70_000, 1], []])
+@pytest.mark.parametrize("lengths", [[1, 127, 3], [1, 128, 3], [0xD800, 1], [70_000, 1], []])
 def test_short_and_long_chunks_end_where_they_ended(lengths: list[int]) -> None:
     live = written([[Piece(TEXT, "a" * length)] for length in lengths])
     assert [*stored(live).chunks(0)] == [*accumulate(lengths)]
@@ -134,13 +140,9 @@ def test_a_call_is_stored_as_it_is_sent_back() -> None:
     ).to_columns()
     function = {"name": "time", "arguments": '{"z":1}'}
     call = {"id": "call_1", "type": "function", "function": function}
-    assert json.loads(columns.output) == {"role": "assistant", "content": None, "tool_calls": [call]}
-    assert (columns.reasoning, columns.layout, columns.chunk_ends) == (
-        "Hm",
-        '[["r",2],["c0",8]]',
-        bytes([6, 4]),
-    )
-    assert columns.calls == 1
+    assert json.loads(columns["output"]) == {"role": "assistant", "content": None, "tool_calls": [call]}
+    found = [columns[name] for name in ("reasoning", "layout", "chunk_ends", "calls")]
+    assert found == ["Hm", '[["reasoning",2],[0,8]]', bytes([6, 4]), 1]
 
 
 def test_a_log_takes_little_more_memory_than_its_letters() -> None:
@@ -175,3 +177,8 @@ def test_reading_a_long_reply_in_pieces_finds_its_chunk_ends_without_beginning_a
     for start in pieces:
         assert next(log.chunks(start)) == start + 4
     assert ends.looks <= 20 * len(pieces), "it is found by halving, 19 times at most"
+
+
+def test_a_chunk_longer_than_a_length_that_can_be_stored_is_cut_alike_live_and_stored() -> None:
+    live = written([[Piece(TEXT, "a" * 1_200_000)], [Piece(TEXT, "b")]])
+    assert [*live.chunks(0)] == [*stored(live).chunks(0)] == [0x10FFFF, 1_200_000, 1_200_001]

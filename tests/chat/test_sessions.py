@@ -27,7 +27,7 @@ async def test_a_session_expires_to_the_moment_swept_or_not(room: Room) -> None:
     await room.turn(asked)
     await room.clock.advance(1)
     assert [is_alive(room, one) for one in (idle, used, asked)] == [False, True, True]
-    await room.sessions.sweep()
+    assert room.sessions.clean()
     assert room.store.session(idle) is None
     assert [is_alive(room, one) for one in (used, asked)] == [True, True]
 
@@ -37,7 +37,7 @@ async def test_a_session_with_a_running_reply_never_expires(room: Room, occupies
     session_id = room.session()
     reply = room.ask(session_id, occupies=occupies, detached=True)
     await room.clock.advance(100 * HOUR)
-    await room.sessions.sweep()
+    assert room.sessions.clean()
     assert is_alive(room, session_id)
     await room.clock.advance(100 * HOUR)
     assert is_alive(room, session_id), "and not only because the sweep found it in use"
@@ -46,78 +46,51 @@ async def test_a_session_with_a_running_reply_never_expires(room: Room, occupies
     assert is_alive(room, session_id), "the end of a reply counts as use, also if nothing came of it"
 
 
-async def test_asking_does_not_write_each_time_that_a_session_is_used(room: Room) -> None:
-    session_id = room.session()
-    marked = room.at(session_id).last_accessed
-    await room.clock.advance(0.009 * 24 * HOUR)
-    assert room.sessions.find_for_question(session_id).last_accessed == marked
-    await room.clock.advance(0.002 * 24 * HOUR)
-    found = room.sessions.find_for_question(session_id)
-    assert found.last_accessed == room.at(session_id).last_accessed > marked
-
-
 async def test_new_ids_are_drawn_from_the_range(start_room: StartRoom) -> None:
     room = start_room()
     room.sessions._id_range = (0x3A, 0x3C)
     assert {room.session()[:2] for _ in range(60)} == {"3a", "3b", "3c"}
 
 
-async def test_the_sweep_deletes_all_that_expired_and_lets_others_have_their_turn(room: Room) -> None:
+async def test_all_that_expired_is_deleted_in_pieces(room: Room) -> None:
     for _ in range(35):
         room.session()
     await room.clock.advance(24 * HOUR)
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    others = asyncio.create_task(count())
-    await room.sessions.sweep()
-    others.cancel()
-    assert room.store.sessions == 0
-    assert turns >= 4
+    left = []
+    while not room.sessions.clean():
+        left.append(room.store.sessions)
+    assert (left[:3], room.store.sessions) == ([25, 15, 5], 0)
 
 
-async def test_the_sweep_and_the_removal_go_on_after_a_failure(
+async def test_the_cleaning_goes_on_after_a_failure(
     room: Room, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    calls = []
-
-    def fail(*_: object) -> int:
-        calls.append(_)
+    def fail(*_: object) -> bool:
         raise ValueError("odd")
 
-    monkeypatch.setattr(room.store, "evict", fail)
-    monkeypatch.setattr(room.store.removals, "remove_all", fail)
-    tasks = [
-        asyncio.create_task(one()) for one in (room.sessions.sweep_forever, room.sessions.remove_forever)
-    ]
+    monkeypatch.setattr(room.store, "clean", fail)
+    cleaning = asyncio.create_task(room.sessions.clean_forever())
     await turns_of_the_loop()
     for _ in range(2):
-        await clock.advance(61)
-    assert len(calls) == 5
-    assert caplog.text.count("will be tried again") == 5
-    for task in tasks:
-        task.cancel()
+        await clock.advance(1)
+    assert caplog.text.count("will be tried again") == 3
+    cleaning.cancel()
 
 
 async def test_what_was_deleted_is_removed_in_the_background(room: Room, clock: Clock) -> None:
     session_id = room.session()
     for _ in range(60):
         await room.turn(session_id)
-    removing = asyncio.create_task(room.sessions.remove_forever())
-    first = room.store.path(session_id, room.at(session_id).current)[0]
+    cleaning = asyncio.create_task(room.sessions.clean_forever())
+    first = room.store.path(room.at(session_id).current)[0]
     turn = room.store.turn(first)
     assert turn
     assert room.sessions.rewind(session_id, turn.turn_id) == 120
     for _ in range(20):
         await clock.advance(1)
-    assert list(room.store._db.rows("marked")) == []
+    assert room.store._db.value("SELECT count(*) FROM gone") == 0
     assert room.store.used_bytes
-    removing.cancel()
+    cleaning.cancel()
 
 
 # A deleted session
@@ -204,7 +177,7 @@ async def test_a_reply_in_place_of_one_that_is_rewound_is_no_longer_a_sibling_an
     room.llm.given[-1].say(text("Again")).finish()
     await turns_of_the_loop()
     assert reply.turn
-    assert room.store.path(session_id, room.at(session_id).current) == [reply.turn.seq]
+    assert room.store.path(room.at(session_id).current) == [reply.turn.seq]
 
 
 async def test_a_turn_that_is_taken_out_alone_leaves_what_follows_it(room: Room) -> None:
@@ -217,7 +190,7 @@ async def test_a_turn_that_is_taken_out_alone_leaves_what_follows_it(room: Room)
     await turns_of_the_loop()
     assert reply.turn
     assert reply.turn.parent == first.seq
-    assert room.store.path(session_id, third.seq) == [first.seq, third.seq]
+    assert room.store.path(third.seq) == [first.seq, third.seq]
 
 
 # Moving about

@@ -389,11 +389,11 @@ async def test_a_host_that_does_not_answer_is_given_up_after_ten_seconds(clock: 
 async def test_no_file_for_the_connection_is_overloaded(
     llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def no_socket(*_: Any) -> None:
+    def no_socket(**_: Any) -> None:
         raise OSError(number, os.strerror(number))
 
     async with opened(llm) as way:
-        monkeypatch.setattr("chatbot.llm.connections.socket", SimpleNamespace(socket=no_socket))
+        monkeypatch.setattr("aiohappyeyeballs.impl.socket", SimpleNamespace(socket=no_socket))
         heard = await hear(way)
         monkeypatch.undo()
         assert (heard.failed.code, heard.failed.retry_after) == ("overloaded", "1")
@@ -410,7 +410,7 @@ async def test_a_name_server_that_is_silent_is_not_waited_for_longer_than_for_a_
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
     monkeypatch.setattr("chatbot.llm.client.CONNECT_SECONDS", 0.05)
-    monkeypatch.setattr("chatbot.llm.connections.socket.getaddrinfo", look_up)
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
     try:
         async with opened("http://llm.test") as way:
             assert (await hear(way)).failed.code == "llm_unavailable"

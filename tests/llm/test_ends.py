@@ -194,7 +194,6 @@ EMPTY: dict[str, tuple[list[Step], str, str]] = {
         [b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n{" + b" " * 8_500_000, Hang], "llm_error", "over 8 MiB",
     ),
     "an error in 200": (answer(body={"error": {"message": "GPU lost"}}), "llm_error", "GPU lost"),
-    "compression, unasked": (answer(body=b"\x1f\x8b", headers="Content-Encoding: gzip\r\n"), "llm_error", "compressed"),
 }  # fmt: skip
 
 

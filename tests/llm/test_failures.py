@@ -13,7 +13,8 @@ import pytest
 from chatbot.errors import ChatError, TooLong
 from chatbot.llm.errors import read_failure
 from tests.llm.asking import DONE, hear, opened, play, stream
-from tests.tools.scripted_llm import END, Close, Hang, ScriptedLLM, Step, answer, events
+from tests.llm.test_answers import STOP, text
+from tests.tools.scripted_llm import END, Close, Hang, ScriptedLLM, Step, answer, completion, events
 
 FAILURES: dict[str, tuple[int, Any, str, str, str]] = {
     # what it is: (status, body, our code, kind, a part of our message)
@@ -42,8 +43,6 @@ FAILURES: dict[str, tuple[int, Any, str, str, str]] = {
     ),
     "errmsg": (400, {"errcode": 1, "errMsg": "bad seed"}, "llm_rejected", "rejected", "bad seed"),
     "fault (Apigee)": (400, {"fault": {"faultstring": "bad seed", "detail": {"errorcode": "x"}}}, "llm_rejected", "rejected", "bad seed"),
-    "gzip, unasked": (400, gzip.compress(b'{"error": "bad seed"}'), "llm_rejected", "rejected", "bad seed"),
-    "deflate, unasked": (400, zlib.compress(b'{"error": "bad seed"}'), "llm_rejected", "rejected", "bad seed"),
     "401": (401, {"error": {"message": "Incorrect API key"}}, "llm_error", "credentials", "LLM_API_KEY: Incorrect"),
     "401 empty": (401, b"", "llm_error", "credentials", "LLM_API_KEY"),
     "a key that is not valid (Gemini)": (
@@ -218,6 +217,17 @@ async def test_each_failure_has_its_code_and_the_llms_own_words(llm: ScriptedLLM
     assert words in heard.failed.message
     assert "secrets" not in heard.failed.message
     assert "s3" not in heard.failed.message, "what the client sent is not sent back"
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+async def test_what_a_proxy_compresses_unasked_is_read(llm: ScriptedLLM, encoding: str, pack: Any) -> None:
+    header = f"Content-Encoding: {encoding}\r\n"
+    heard = await play(llm, answer("400 X", pack(b'{"error": "bad seed"}'), header))
+    assert "bad seed" in heard.failed.message
+    streamed = b"".join(b"data: %b\n\n" % json.dumps(one).encode() for one in (text("Hello."), STOP))
+    for body in (json.dumps(completion("Hello.")).encode(), streamed):
+        assert (await play(llm, answer("200 OK", pack(body), header))).said == "Hello."
+    assert llm.exchanges[0].headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize(

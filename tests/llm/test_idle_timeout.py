@@ -87,7 +87,6 @@ async def test_one_that_has_ended_is_not_revived(still: StillClock) -> None:
     idle = IdleTimeout(10, lambda: called.append("x"))
     idle.end()
     idle.end()
-    idle.set(1, lambda: called.append("y"))
     idle.allow(1)
     await still.advance(100)
     assert called == []

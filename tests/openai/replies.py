@@ -52,10 +52,6 @@ class Source:
     context_messages: int = 1
     turn: Turn | None = None
 
-    @property
-    def length(self) -> int:
-        return self.log.length
-
     def end(self, finish_reason: str) -> None:
         self.ended, self.finish_reason = True, finish_reason
         columns = self.log.to_columns()
@@ -68,7 +64,7 @@ class Source:
             replied_at=self.created_at + 1500,
             finish_reason=finish_reason,
             input='{"role":"user","content":"Hi"}',
-            **columns._asdict(),
+            **columns,
         )
 
 
@@ -96,9 +92,9 @@ def play(chunks: list[list[Piece]], finish: str = "stop", **settings: Any) -> tu
     data = encoder.opening()
     for pieces in chunks:
         source.log.append(pieces)
-        data += encoder.live(Chunk(b"{}", tuple(pieces)), source.length)
+        data += encoder.live(Chunk(b"{}", tuple(pieces)), source.log.length)
     source.end(finish)
-    return parse(data + encoder.ending(source, source.length, live=True)), source
+    return parse(data + encoder.ending(source, source.log.length, live=True)), source
 
 
 def replay(source: Source, after: int = -1, **settings: Any) -> list[Any]:
@@ -107,7 +103,7 @@ def replay(source: Source, after: int = -1, **settings: Any) -> list[Any]:
     source.log = ReplyLog.from_turn(source.turn)
     encoder = ResponseEncoder(response(source, **settings), after)
     data, offset = encoder.opening(), 0
-    while offset < source.length:
+    while offset < source.log.length:
         more, offset = encoder.catch_up(source, offset)
         data += more
     return parse(data + encoder.ending(source, offset, live=False))

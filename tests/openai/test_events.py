@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatbot.chat.stored_reply import StoredReply, StoredTurns
+from chatbot.chat.stored_reply import StoredReply
 from chatbot.errors import ChatError
 from chatbot.openai.events import ResponseEncoder
 from chatbot.openai.responses import Response
 from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead, Chunk, Piece
+from chatbot.storage.store import Store
 from tests.openai.replies import Source, call, parse, play, reasoning, refusal, replay, response, text
 from tests.tools.counting import Counted
 
@@ -123,14 +124,14 @@ def test_a_running_reply_can_be_gone_on_with_at_every_place():
         after = seen[-1]["sequence_number"] if joined > 3 else 1
         encoder = ResponseEncoder(response(source), after)
         data, offset = encoder.opening(), 0
-        while offset < source.length:
+        while offset < source.log.length:
             more, offset = encoder.catch_up(source, offset)
             data += more
         for pieces in ALL_KINDS[joined:]:
             source.log.append(pieces)
-            data += encoder.live(Chunk(b"{}", tuple(pieces)), source.length)
+            data += encoder.live(Chunk(b"{}", tuple(pieces)), source.log.length)
         source.end("stop")
-        events = parse(data + encoder.ending(source, source.length, live=True))
+        events = parse(data + encoder.ending(source, source.log.length, live=True))
         assert events == [event for event in whole if event["sequence_number"] > after], joined
 
 
@@ -150,7 +151,7 @@ def test_many_short_chunks_are_caught_up_in_short_pieces(
     source.end("stop")
     encoder, offset = ResponseEncoder(response(source)), 0
     pieces = Counted(monkeypatch, type(source.log), "pieces")
-    while offset < source.length:
+    while offset < source.log.length:
         data, offset = encoder.catch_up(source, offset)
         assert len(data) < 128 * 1024
         assert pieces.take() <= 3 * data.count(b"data: "), "it reads no more of the log than it sends"
@@ -174,7 +175,7 @@ def test_a_call_is_done_where_its_arguments_end_however_they_are_cut(arguments: 
 def test_a_reply_that_is_deleted_while_it_is_sent_again_ends_with_response_failed():
     _, source = play(ALL_KINDS)
     assert source.turn
-    deleted = StoredReply(source.turn, StoredTurns(lambda _: None, lambda _: False))
+    deleted = StoredReply(source.turn, Store())
     error = ChatError("message_not_found", "The message was deleted.")
     (*_, last) = parse(ResponseEncoder(Response(deleted, source.turn)).error(error))
     assert (last["type"], last["response"]["output"]) == ("response.failed", [])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 import pytest
 
 from chatbot.errors import ChatError
-from chatbot.storage.removal import PIECE_SECONDS
 from chatbot.storage.store import Store
+from chatbot.storage.tree import PIECE_SECONDS
 from tests.storage.tools import a_chain, a_session, a_turn, count, run, turn_at, unlocked
-from tests.tools.counting import Counted, Ticking
+from tests.tools.counting import Ticking
 
 
 @pytest.fixture
@@ -28,17 +27,17 @@ def store() -> Iterator[Store]:
 @pytest.fixture
 def nothing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is deleted waits to be removed."""
-    monkeypatch.setattr("chatbot.storage.removal.PIECE_SECONDS", -1)
+    monkeypatch.setattr("chatbot.storage.tree.PIECE_SECONDS", -1)
 
 
 def test_what_is_short_is_removed_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatbot.storage.removal.PIECE_SECONDS", 1)
+    monkeypatch.setattr("chatbot.storage.tree.PIECE_SECONDS", 1)
     here, there = a_session(store), a_session(store)
     chain = a_chain(store, here, 5)
     a_chain(store, there, 5)
     store.rewind(here, turn_at(store, chain[2]))
     store.delete_session(there)
-    assert not store.removals.waiting
+    assert count(store, "gone") == 0
     assert (count(store, "turns"), count(store, "sessions"), store.sessions) == (2, 1, 1)
     store.delete_session(there)
     assert store.sessions == 1, "a session can be deleted once"
@@ -62,7 +61,7 @@ def test_what_waits_to_be_removed_is_found_by_nothing(store: Store) -> None:
         assert store.turn_of(turn.session_id, turn.turn_id) is None
         assert store.turn_by_key(turn.idempotency_key or "") is None
         assert store.turn_by_response(turn.response_id or "") is None
-        assert list(store.path_up(turn.session_id, turn.seq)) == store.path(turn.session_id, turn.seq) == []
+        assert list(store.path_up(turn.seq)) == store.path(turn.seq) == []
     assert not store.is_alive(below)
     assert (store.children(here, root), store.newest_below(root)) == ([], root)
     assert (store.session(there), store.background("r3"), store.sessions) == (None, None, 1)
@@ -73,8 +72,7 @@ def test_what_waits_to_be_removed_is_found_by_nothing(store: Store) -> None:
 @pytest.fixture
 def four_looks_are_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock that ends a piece has gone on by a quarter of it each time that it is looked at."""
-    for room in ("removal", "store"):
-        monkeypatch.setattr(f"chatbot.storage.{room}.perf_counter", Ticking(PIECE_SECONDS / 4))
+    monkeypatch.setattr("chatbot.storage.tree.perf_counter", Ticking(PIECE_SECONDS / 4))
 
 
 @pytest.mark.usefixtures("four_looks_are_a_piece")
@@ -92,82 +90,37 @@ async def test_a_long_conversation_is_removed_in_pieces(tmp_path: Path) -> None:
         ):
             unlocked(delete)
             turns.append(count(store, "turns"))
-        assert store.removals.waiting
-        removal = asyncio.create_task(store.removals.remove_all())
-        while not removal.done():
-            await asyncio.sleep(0)
+        assert count(store, "gone")
+        while not unlocked(store.remove_piece):
             turns.append(count(store, "turns"))
-        assert (count(store, "turns"), count(store, "sessions"), count(store, "removals")) == (1, 1, 0)
+        assert (count(store, "turns"), count(store, "sessions"), count(store, "gone")) == (1, 1, 0)
         assert max(before - after for before, after in pairwise(turns)) <= 4
-
-
-@pytest.mark.usefixtures("four_looks_are_a_piece")
-def test_responses_that_failed_are_removed_in_pieces(store: Store) -> None:
-    here = a_session(store)
-
-    def fail(count: int) -> None:
-        for number in range(count):
-            store.add_background(str(number), here, 1, "{}")
-            store.fail_background(str(number), "{}", 1)
-
-    def removed(delete: Callable[[], Any]) -> int:
-        before = count(store, "background")
-        delete()
-        return before - count(store, "background")
-
-    fail(20)
-    while count(store, "background"):
-        assert 1 <= removed(lambda: store.drop_old_background(2 + 3_600_000)) <= 4
-    fail(20)
-    assert 1 <= removed(lambda: store.delete_session(here)) <= 4
-    while count(store, "background"):
-        assert 1 <= removed(store.removals.remove_piece) <= 4
-    store.removals.remove_piece()
-    assert (count(store, "sessions"), store.removals.waiting) == (0, False)
-
-
-async def test_turns_are_read_as_fast_while_others_are_removed(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = a_session(store)
-    root, gone = a_chain(store, here, 2)
-    chain = a_chain(store, here, 300, root)
-    monkeypatch.setattr("chatbot.storage.removal.PIECE_SECONDS", -1)
-    store.rewind(here, turn_at(store, gone))
-    last = store.add_turn(a_turn(here, chain[-1]))
-    rows = Counted(monkeypatch, store._db, "rows")
-    assert all(store.is_alive(seq) for seq in chain)
-    assert rows.take() <= 2 * len(chain), "none is walked up from once more that was found alive"
-    assert not store.is_alive(gone)
-    store.rewind(here, turn_at(store, chain[-1]))
-    assert [store.is_alive(seq) for seq in (gone, chain[-2], chain[-1], last)] == [False, True, False, False]
 
 
 @pytest.mark.usefixtures("four_looks_are_a_piece")
 async def test_a_sweep_marks_many_and_delays_nobody(tmp_path: Path) -> None:
     with closing(Store(str(tmp_path / "chat.db"))) as store:
         for _ in range(200):
-            a_chain(store, a_session(store), 1, reply="x" * 100_000)
-        used = a_session(store, 9)
+            a_chain(store, unlocked(lambda: a_session(store)), 1, reply="x" * 100_000)
+        used = unlocked(lambda: a_session(store, 9))
 
-        def sweep() -> int:
-            return store.evict(now=10, cutoff=5, limit=100, in_use=())
+        def clean() -> bool:
+            return store.clean(now=10, cutoff=5, limit=100, in_use=())
 
-        assert unlocked(sweep) == 100
+        assert not unlocked(clean)
         assert store.sessions == 101
         assert count(store, "turns") >= 196, "the rest is removed in pieces"
-        while unlocked(sweep):
+        while not unlocked(clean):
             pass
-        await store.removals.remove_all()
         assert (store.sessions, count(store, "turns")) == (1, 0)
         assert store.session(used)
 
 
-def test_a_sweep_passes_over_what_is_in_use_or_was_used(store: Store) -> None:
+def test_a_sweep_deletes_nothing_that_is_in_use_or_was_used(store: Store) -> None:
     idle, busy, used = (a_session(store) for _ in range(3))
     store.touch(used, 50)
-    assert store.evict(now=100, cutoff=40, limit=10, in_use={busy}) == 3
-    assert store.evict(now=100, cutoff=40, limit=10, in_use=()) == 0, "they are out of its way"
+    assert store.clean(now=100, cutoff=40, limit=10, in_use={busy})
+    assert store.clean(now=100, cutoff=40, limit=10, in_use=()), "they are out of its way"
     assert store.session(idle) is None
     found = [store.session(session_id) for session_id in (busy, used)]
     assert [session and session.last_accessed for session in found] == [100, 50]
@@ -177,7 +130,7 @@ def test_what_was_deleted_stays_so_after_a_kill_at_any_moment(tmp_path: Path) ->
     path = tmp_path / "chat.db"
     script = """
 import os, signal, sys
-from chatbot.storage import removal
+from chatbot.storage import tree
 from chatbot.storage.store import Store
 from tests.storage.tools import *
 store = Store(sys.argv[1])
@@ -188,13 +141,13 @@ for _ in range(2):
     ends.append(chain[0])
     there = a_session(store)
     a_chain(store, there, 300)
-    removal.PIECE_SECONDS = -1
+    tree.PIECE_SECONDS = -1
     store.rewind(stays, turn_at(store, chain[1]))
     store.delete_session(there)
-    removal.PIECE_SECONDS = 0.001
+    tree.PIECE_SECONDS = 0.001
 all_of_them = count(store, "turns")
 while count(store, "turns") == all_of_them:
-    store.removals.remove_piece()
+    store.remove_piece()
 print(stays, *ends, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -202,15 +155,15 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert died.returncode == -9, died.stderr
     stays, *ends = died.stdout.split()
     with closing(Store(str(path))) as store:
-        assert store.removals.waiting
+        assert count(store, "gone")
         left = count(store, "turns")
         assert left < 1200, "something was removed"
         assert store.sessions == 1
-        assert store.path(stays, int(ends[1])) == [int(end) for end in ends]
+        assert store.path(int(ends[1])) == [int(end) for end in ends]
         assert [version.seq for version in store.children(stays, int(ends[0]))] == [int(ends[1])]
-        while store.removals.waiting:
-            store.removals.remove_piece()
-        assert (count(store, "turns"), count(store, "sessions"), count(store, "removals")) == (2, 1, 0)
+        while not store.remove_piece():
+            pass
+        assert (count(store, "turns"), count(store, "sessions"), count(store, "gone")) == (2, 1, 0)
 
 
 @pytest.mark.usefixtures("nothing_at_once")
@@ -228,10 +181,10 @@ def test_a_removal_that_fails_in_between_forgets_no_turn(
             raise ChatError("storage_full", "The storage is full.")
         return honest(name, parameters)
 
-    monkeypatch.setattr("chatbot.storage.removal.PIECE_SECONDS", 1)
+    monkeypatch.setattr("chatbot.storage.tree.PIECE_SECONDS", 1)
     monkeypatch.setattr(store._db, "run", fails)
     with pytest.raises(ChatError):
-        store.removals.remove_piece()
+        store.remove_piece()
     assert count(store, "turns") == 10
-    store.removals.remove_piece()
-    assert (count(store, "turns"), store.removals.waiting) == (0, False)
+    store.remove_piece()
+    assert (count(store, "turns"), count(store, "gone")) == (0, 0)

@@ -27,7 +27,7 @@ def store() -> Iterator[Store]:
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is removed at once is, however slow the machine is."""
-    monkeypatch.setattr("chatbot.storage.removal.PIECE_SECONDS", 1)
+    monkeypatch.setattr("chatbot.storage.tree.PIECE_SECONDS", 1)
 
 
 def test_past_the_limit_nothing_new_is_begun_and_what_runs_is_stored() -> None:
@@ -57,9 +57,9 @@ def test_a_write_that_finds_it_full_first_removes_what_is_gone(monkeypatch: pyte
         here = a_session(store)
         chain = a_chain(store, here, 6, reply="x" * 100_000)
         with monkeypatch.context() as patch:
-            patch.setattr("chatbot.storage.removal.PIECE_SECONDS", -1)
+            patch.setattr("chatbot.storage.tree.PIECE_SECONDS", -1)
             store.rewind(here, turn_at(store, chain[1]))
-        assert (store.removals.waiting, count(store, "turns")) == (True, 6)
+        assert (count(store, "gone"), count(store, "turns")) == (5, 6)
         a_session(store)
         assert count(store, "turns") < 6
 
@@ -92,7 +92,7 @@ def test_a_full_disk_is_told_and_nothing_is_half_stored(store: Store) -> None:
     assert not store._db.connection.in_transaction
     session = store.session(here)
     assert session
-    assert len(store.path(here, session.current)) == count(store, "turns") > 0
+    assert len(store.path(session.current)) == count(store, "turns") > 0
     # Reading goes on, and so do deletes, which make room again.
     store.delete_session(here)
     store.add_turn(a_turn(a_session(store), reply="x" * 100_000))
@@ -104,7 +104,7 @@ def test_a_turn_that_finds_the_disk_full_takes_the_room_of_what_is_gone(
     here, there = a_session(store), a_session(store)
     a_chain(store, here, 3, reply="x" * 100_000)
     with monkeypatch.context() as patch:
-        patch.setattr("chatbot.storage.removal.PIECE_SECONDS", -1)
+        patch.setattr("chatbot.storage.tree.PIECE_SECONDS", -1)
         store.delete_session(here)
     store._db.execute(f"PRAGMA max_page_count={store._db.value('PRAGMA page_count')}")
     assert store.add_turn(a_turn(there, reply="x" * 100_000))
@@ -132,8 +132,8 @@ def test_a_disk_that_others_fill_takes_nothing_new_until_something_is_deleted(
         assert store.is_full
         store.add_turn(a_turn(there))  # it was admitted before
         store.delete_session(here)
-        while store.removals.waiting:
-            store.removals.remove_piece()
+        while not store.remove_piece():
+            pass
         assert not store.is_full
         store.require_space()
 
@@ -157,12 +157,12 @@ def test_full_memory_is_told_as_full_storage(store: Store) -> None:
     assert not store._db.connection.in_transaction
 
 
-def test_a_session_is_marked_without_its_prompt_or_an_index_being_written(tmp_path: Path) -> None:
+def test_a_session_is_marked_without_its_prompt_being_written(tmp_path: Path) -> None:
     with closing(Store(str(tmp_path / "chat.db"))) as store:
         prompt = Prompt("p", 0, "x" * 900_000)
         store.add_session("s", 0, "{}", prompt)
         for mark, pages in (
-            (lambda: store.touch("s", 9), 1),
+            (lambda: store.touch("s", 9), 2),
             (lambda: store.set_metadata("s", '{"a":1}'), 1),
         ):
             store._db.value("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -177,13 +177,11 @@ def test_a_response_in_the_background_is_one_until_it_has_its_turn(store: Store)
         store.add_background(name, here, 5, '{"a":1}')
     assert store.background("r1") == ("r1", here, 5, '{"a":1}', None)
     store.add_turn(a_turn(here, response_id="r1"))
-    store.fail_background("r2", '{"code":"x"}', 10)
-    store.fail_all_background('{"code":"y"}', 20)
+    store.fail_background("r2", '{"code":"x"}')
+    store.fail_all_background('{"code":"y"}')
     assert store.background("r1") is None
     errors = [found and found.error for found in map(store.background, ("r2", "r3"))]
     assert errors == ['{"code":"x"}', '{"code":"y"}']
-    for hour, found in ((0, ("r2", here, 5, '{"a":1}', '{"code":"x"}')), (3_600_000, None)):
-        assert store.drop_old_background(10 + hour)
-        assert store.background("r2") == found
     store.drop_background("r3")
+    store.delete_session(here)
     assert count(store, "background") == 0
