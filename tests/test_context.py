@@ -332,6 +332,18 @@ async def test_what_was_refused_is_not_asked_for_again(start: StartServer, llm: 
     assert (await explained(server, session))["reason"] == "llm_refused"
 
 
+async def test_what_is_too_long_after_a_role_that_said_nothing_is_asked_with_less(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    session = await server.session()
+    await talk(server, session, 2)
+    llm.play([*events(delta("", role="assistant"), delta("", "model_context_window_exceeded"), DONE), END])
+    stream = await server.stream(session, "Q3")
+    assert text_of(await stream.rest()) == "Hello there."
+    assert len(llm.exchanges) == 4
+    assert len(await server.history(session)) == 6
+
+
 async def test_a_stream_that_had_begun_is_not_begun_again(server: Running, llm: ScriptedLLM) -> None:
     session = await server.session()
     await talk(server, session, 2)

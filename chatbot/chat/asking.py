@@ -96,7 +96,7 @@ class Asking:
             sent = in_order(context.messages) if budget.is_strict else context.messages
             try:
                 answer = self.answer = await self.llm.ask(sent, fields, affinity=self._affinity())
-                chunks = await answer.first()
+                chunks = await answer.first(take)
                 break
             except TooLong as error:
                 # What may also be a crash is taken for "too long" only once: a crash must cost no history.

@@ -52,7 +52,10 @@ class CallReader:
                 self._newest[index] = call
             if given:
                 self._newest[given] = call
+        if len(text) >= call.size > 0 and call.joined().startswith("{") and text.startswith(call.joined()):
+            text = text[call.size :]  # Qianfan says all so far in each piece, GLM all again at the end
         call.arguments.append(text)
+        call.size += len(text)
         if call.has_begun:
             return [Piece(CALL, text, call.number)]
         if not name:
@@ -63,23 +66,17 @@ class CallReader:
         self._ids.add(call.id)
         extra = entry.get("extra_content")
         head = CallHead(call.id, name, extra if stored_text(extra, most=1024 * 1024) else None)
-        return [Piece(CALL, "", call.number, head), Piece(CALL, "".join(call.arguments), call.number)]
+        return [Piece(CALL, "", call.number, head), Piece(CALL, call.joined(), call.number)]
 
     def _find(self, index: Any, given: str, name: str) -> _Call | None:
         """The call that goes on here; None if another begins."""
-        if isinstance(index, int):
-            known = self._newest.get(index)
-        elif given:
-            known = self._newest.get(given)
-        else:
-            known = self._calls[-1] if self._calls else None
-        if known is None or not known.has_begun:
-            return known
-        if given and known.given and given != known.given:
-            return None  # Gemini gives each of several calls the index 0
-        if name and (not given or given != known.given) and known.is_whole():
-            return None  # a name begins another
-        return known
+        known = self._newest.get(index if isinstance(index, int) else given)
+        if known is None and not given and not (name and isinstance(index, int)):
+            known = self._calls[-1] if self._calls else None  # it goes on at an index of its own
+        if known is None or not known.has_begun or not name or (given and given == known.given):
+            return known  # Poolside gives later pieces another id, but no name
+        # Gemini gives each of several calls the index 0; other LLMs repeat the name with each piece.
+        return None if (given and known.given) or known.is_whole() else known
 
 
 class _Call:
@@ -89,12 +86,17 @@ class _Call:
         self.number = number
         self.given = self.id = given
         self.arguments: list[str] = []
+        self.size = 0  # of all of them
         self.has_begun = False
+
+    def joined(self) -> str:
+        """The arguments so far; few ask for them, so they are joined only then."""
+        self.arguments = ["".join(self.arguments)]
+        return self.arguments[0]
 
     def is_whole(self) -> bool:
         """Whether the arguments are JSON; some LLMs repeat the name with each piece, so few are parsed."""
-        text = "".join(self.arguments)
-        self.arguments = [text]
+        text = self.joined()
         if text.lstrip()[:1] == "{" and not text.rstrip().endswith("}"):
             return False
         try:

@@ -44,17 +44,20 @@ class ChoiceReader:
         self._tags = ThinkTags()
         self._calls = CallReader()
         self._halves: dict[str, str] = {}  # by kind, first halves of surrogate pairs
+        self._has_thoughts = False  # in a field of their own
         self.came: set[str] = set()
 
     def read(self, choice: dict[str, Any], *, is_last: bool, is_whole: bool) -> tuple[list[Piece], bool]:
         """What a choice adds to the reply, and whether it stands there just as we would write it."""
         delta, is_message = _delta_of(choice)
-        found: dict[str, list[str]] = {REASONING: [_reasoning_in(delta)], TEXT: [], REFUSAL: []}
+        thoughts = _reasoning_in(delta)
+        self._has_thoughts = self._has_thoughts or bool(thoughts)
+        found: dict[str, list[str]] = {REASONING: [thoughts], TEXT: [], REFUSAL: []}
         for kind, text in (*_parts(delta.get("content")), *_parts(delta.get("refusal"), REFUSAL)):
             found[kind].append(text)
         texts = {kind: self._whole(kind, "".join(parts), is_last) for kind, parts in found.items()}
         tagged, texts[TEXT] = self._tags.feed(texts[TEXT], is_last=is_last)
-        texts[REASONING] += tagged
+        texts[REASONING] += "" if self._has_thoughts else tagged  # MiniMax writes them in both ways
         pieces = [Piece(kind, text) for kind, text in texts.items() if text]
         for call in self._calls.read(delta):
             piece = call._replace(text=self._whole(f"call {call.call}", call.text, is_last))
@@ -102,6 +105,21 @@ def _delta_of(choice: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         return delta, False
     text = delta or choice.get("text")  # as in completions
     return {"content": text}, bool(text)
+
+
+def is_standard(chunk: dict[str, Any]) -> bool:
+    """Whether all of a chunk stands where the API has it: clients that it is relayed to look nowhere else."""
+    choices = chunk.get("choices") or []
+    return isinstance(choices, list) and all(map(_is_standard, choices))
+
+
+def _is_standard(choice: Any) -> bool:
+    delta = choice.get("delta") if isinstance(choice, dict) else None
+    if not isinstance(delta, dict) or not isinstance(choice.get("index") or 0, int):
+        return False
+    calls = delta.get("tool_calls") or []
+    are_calls = isinstance(calls, list) and all(isinstance(call, dict) for call in calls)
+    return are_calls and bool(delta or not choice.get("message"))
 
 
 def rewritten(chunk: dict[str, Any], pieces: Sequence[Piece], finish: str | None) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 
 from chatbot.errors import TOO_LONG, ChatError, TooLong
 from chatbot.llm import errors, too_long
-from chatbot.llm.choice import ChoiceReader, first_choice, rewritten
+from chatbot.llm.choice import ChoiceReader, first_choice, is_standard, rewritten
 from chatbot.llm.fast_path import EVENT, FastPath
 from chatbot.llm.json_text import dump, one_line, parse_odd, stored_text, valid
 from chatbot.records import CUT, FILTERED, REASONING, Chunk
@@ -23,7 +23,7 @@ MAX_HELD = 64
 _FAILED_FINISHES = re.compile(
     # OpenRouter, vLLM, Zhipu, Moonshot, DeepSeek's insufficient_system_resource, Gemini's MALFORMED_…, Cohere
     r"error|abort|overload|network|fail|time_?out|crash|unavailable|insufficient|exception|disconnect|malformed"
-    r"|cancel|interrupt|preempt",
+    r"|cancel|interrupt|preempt|unexpected",
     re.I,
 )
 
@@ -113,7 +113,7 @@ class ChunkReader:
             choice, is_last=bool(finish), is_whole=chunk.get("object") == "chat.completion"
         )
         as_it_came = as_it_came and is_plain
-        passes = (as_it_came or self._is_relay) and not is_whole
+        passes = (is_standard(chunk) if self._is_relay else as_it_came) and not is_whole
         read = Chunk(one_line(data) if passes else rewritten(chunk, pieces, finish), tuple(pieces))
         if finish or not as_it_came:
             self._fast.forget()

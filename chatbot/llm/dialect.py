@@ -51,7 +51,7 @@ class Dialect:
         for name in [*names, *_HINTS, "stream_options", "stream"]:
             # Nobody would speak of this one, which is ours, but to refuse it.
             is_refused = name == "stream_options" or _REFUSED.search(text)
-            if is_refused and sent.get(name) and re.search(rf"\b{name}(ing)?\b", text):
+            if is_refused and sent.get(name) and re.search(rf"(?i)\b{name}(ing)?\b", text):
                 if name == "stream_options" and sent[name] != _USAGE:
                     name = _ADDED  # ours may be taken without
                 self._refused.add(name)

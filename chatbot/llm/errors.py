@@ -25,16 +25,16 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
     ("money", "llm_error", False, (402,), "The LLM server's account has no money or quota left",
      r"^(?!.*resource_exhausted).*(insufficient[ _]?(user_)?(quota|balance|credit|fund)|exceeded your current quota|billing"
      r"|(?<![a-z])(?<!load.)balance(?![a-z])|(more|out of|any|enough) credits|payment required|arrear|overdue"
-     r"|budget[_ ](has been )?exceeded|(exceeded|over)[_ ]?budget|欠费|余额|额度不足|充值|资源包|잔액|결제)"),
+     r"|budget[_ ](has been )?exceeded|(exceeded|over)[_ ]?budget|spending limit|free_?tier_?only|欠费|余额|额度不足|充值|资源包|잔액|결제)"),
     ("moderation", "llm_rejected", False, (), "The LLM server's moderation rejected the request",
      r"content[_ ]?filter|content management|content[_ ]policy|moderation|flagged|data_?inspection|inappropriate|exists risk|censor|guardrail"
-     r"|responsibleai|prohibited[_ ]content|safety|unsafe content|sensitive|敏感|违规|不当|부적절|유해"),
+     r"|responsibleai|prohibited[_ ]content|safety(?!_identifier)|unsafe content|(?<!case.)(?<!in)sensitive|敏感|违规|不当|부적절|유해"),
     ("rate", "llm_rate_limited", True, (429,), "The LLM server limits the rate of requests",
      r"rate.?limit|throttl|too many requests|wait before trying|per[ _](minute|day|second|hour)\b|\b[rt]pm\b"
      r"|resource_exhausted|quota|限流|频率|速率|并发|请求过多|분당|초당|요청이 (너무 )?많|할당량"),
     ("credentials", "llm_error", False, (401,), "The LLM server refused the credentials; see LLM_API_KEY",
      r"(invalid|incorrect|missing|wrong|no)[ _](x-)?api[ _-]?key|api key (is )?(not valid|invalid|expired)"
-     r"|authenticat|no auth|无效的(令牌|api)|身份验证|인증"),
+     r"|authenticat|authorization header|no auth|无效的(令牌|api)|身份验证|인증"),
     ("loading", "llm_unavailable", True, (498, 503, 529), "The LLM server is not available now",
      r"loading (the )?model|model is (currently |still )?loading|not ready\b|overload|at capacity|server is busy"
      r"|service (is )?(temporarily )?unavailable|no (available|healthy) |繁忙|负载|과부하"),
@@ -45,9 +45,11 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
      r"|valid role|only user(,| and) (assistant|model)"),
     ("model", "llm_error", False, (), "The LLM server does not have the model",
      r"model_?not_?(found|exist|available|supported)|deployment_?not_?found|模型不存在|decommissioned"
-     r"|(unknown|invalid|valid|no such|unrecognized) model\b|no models? loaded|no endpoints found for"
+     r"|(unknown|invalid|valid|no such|unrecognized|unavailable) model\b|no models? loaded|no endpoints found for"
      r"|not[_ ]?(found|exist)\w*\W+(the )?models?\b|\b(model|deployment)\b([^.]|\.\w){0,100}(not found|(does|do) ?n.t exist"
      r"|(does )?not exist|not available|not loaded|identifier is invalid)"),
+    ("failed", "llm_error", True, (), "The LLM server failed",
+     r"\bcrashed\b|model unloaded|failed to load (the )?model"),  # LM Studio, by 400
     ("forbidden", "llm_error", False, (403, 410), "The LLM server forbids it", r"$^"),
     ("slow", "llm_error", True, (408, 504, 524), "The LLM server took too long", r"$^"),
     ("rejected", "llm_rejected", False, range(400, 500), "The LLM server rejected the request",
@@ -99,21 +101,26 @@ class Failure(NamedTuple):
 
     @property
     def _line(self) -> tuple[str, str, bool, Container[int], str, str]:
-        text = f"{self.codes} {self.words}"
+        text = f"{self.codes} {self._own_words}"
         return next(
             line for line in _TABLE if self.number in line[3] or re.search(line[5], text, re.I | re.S)
         )
 
     @property
+    def _own_words(self) -> str:
+        """The words without URLs: of any failure some servers say where to read of rates, or to pay."""
+        return re.sub(r"(?a)https?://[\w.:/?#&=%~+-]+", "", self.words)
+
+    @property
     def is_no_api(self) -> bool:
         """Whether there seems to be something else at the URL."""
-        bare = r"(?is)^.{0,11}$|url|(resource|page|path|route|endpoint) not found"
+        bare = r"(?is)^.{0,11}$|url|(resource|page|path|route|endpoint) not found|no route"
         is_bare = not self.is_json or re.search(bare, self.words)
         return self.status in (404, 405) and self.kind != "model" and bool(is_bare)
 
     def to_error(self, *, chose_model: bool = False, where: str = "") -> ChatError:
         """What the client is sent. `chose_model`: the client named the model; `where` the base URL."""
-        is_too_long, limit = too_long.find(self.number, self.codes, self.words)
+        is_too_long, limit = too_long.find(self.number, self.codes, self._own_words)
         words = self.words or (f"it answered {self.status}" if self.status else "no reason given")
         if is_too_long:
             return TooLong("context_too_long", f"{TOO_LONG}: {words}"[:MAX_MESSAGE_CHARS], limit=limit)
@@ -156,16 +163,17 @@ def failure_in(value: Any) -> Failure | None:
     error = next((one["error"] for one in places if isinstance(one, dict) and one.get("error")), None)
     if not error and isinstance(inner := value.get("base_resp"), dict) and inner.get("status_code"):
         error = inner  # MiniMax
+    rest = {name: inner for name, inner in value.items() if name not in ("choices", "model", "error")}
     if isinstance(error, int) and error:
-        error = value | {"code": error}  # its status, or True beside its words
+        error = rest | {"code": error}  # its status, or True beside its words
     has_words = _BARE.intersection(map(_name, value)) or isinstance(value.get("status"), dict)
     is_bare = has_words and not first and not value.get("usage")
     if not error and (value.get("object") == "error" or is_bare) and words_of(value):
-        error = {key: inner for key, inner in value.items() if key not in ("choices", "model")}
+        error = rest
     if not error:
         return None
     text = as_json(error)
-    codes = _codes(text)
+    codes = _codes(as_json([error, rest]))
     found = re.search(r"\b[45]\d\d\b", codes)
     number = int(found[0]) if found else 400 if _BLAMES_US.search(codes) else 500
     return Failure(0, number, codes, words_of(error), retry_after=_retry_after({}, text))
@@ -235,8 +243,8 @@ _WAITS = re.compile(
     r"(?:(?:again|retry|resets?) (?:in|after)|wait(?: for)?)"
     r" ((?:[\d.]+ ?(?:ms|[hms](?![a-z])|h(?=ou|r)|m(?=in)|s(?=ec)))+)"
     # LiteLLM has the provider's answer as text, with a backslash before each quote
-    r'|"(?:retry_?(?:after|delay)|x-ratelimit-reset)(?:_seconds)?_?(ms)?\\*" *: *\\*"?([\d.]+(?:ms|[hms])?)\b'
-    r"|\b(\d+) ?[秒초][钟鐘]? ?[之以]?[后後후뒤]",
+    r'|"(?:retry_?(?:after|delay)|x-ratelimit-reset|estimated_time)(?:_seconds)?_?(ms)?\\*" *: *\\*"?([\d.]+(?:ms|[hms])?)\b'
+    r"|(?<!\d)(\d+) ?[秒초][钟鐘]? ?[之以]?[后後후뒤]",
     re.I,
 )
 

@@ -10,14 +10,14 @@ from chatbot.llm.json_text import parse
 
 # vLLM, SGLang; llama-server's slot, before what the model was trained for; LM Studio's loaded one; the others
 _SIZES = "max_model_len n_ctx loaded_context_length max_context_length context_length context_window"
-_SIZES += " max_context_window_tokens max_input_tokens max_seq_len n_ctx_train"
-_PLACES = ("meta", "top_provider", "limits", "model_info", "capabilities", "details")
+_SIZES += " context_size max_context_window_tokens max_input_tokens max_seq_len n_ctx_train"
+_PLACES = ("meta", "metadata", "top_provider", "limits", "model_info", "capabilities", "details")
 
 # In the names of models that cannot chat, or in their types; Hugging Face's "image-text-to-text" can.
 _NO_CHAT = re.compile(
     r"^(?!.*text-to-text).*(embed|rerank|whisper|moderation|guard|dall-?e|stable-?diffusion|\bsdxl?\b|flux|\btts|\bstt"
     r"|speech|transcri|\basr\b|(^|/)(bge|gte|e5|minilm|all-mpnet|jina-(clip|colbert)|colbert|clip|nomic)\b|classif"
-    r"|text-(search|similarity)|image|audio|video|veo|sora|kokoro|diffusion|realtime|babbage|davinci-00|ocr\b)",
+    r"|text-(search|similarity)|image|audio|video|veo|sora|kokoro|diffusion|realtime|babbage|davinci-00|turbo-instruct|ocr\b)",
     re.I,
 )
 
@@ -62,8 +62,10 @@ def read(data: bytes) -> Models:
 
 def _can_chat(name: str, entry: dict[str, Any]) -> bool:
     can = entry.get("capabilities")
-    if isinstance(can, dict) and isinstance(can.get("completion_chat"), bool):  # Mistral
-        return bool(can["completion_chat"])
+    said = can.get("completion_chat", can.get("chat_completion")) if isinstance(can, dict) else None
+    said = entry.get("supports_chat", said)
+    if isinstance(said, bool):  # by Mistral, Azure and Fireworks
+        return said
     if isinstance(can, list) and can:  # Ollama
         return not {"completion", "chat", "tools", "vision"}.isdisjoint(map(str, can))
     types = (entry.get(field) for field in ("type", "task", "model_type", "mode", "pipeline_tag", "modality"))

@@ -90,10 +90,16 @@ class Answer:
         self._tap = Tap(response, self._arrived)
         self._idle = IdleTimeout(patience, self._give_up)
 
-    async def first(self) -> list[Chunk]:
-        """The first chunks; deliver() is given them. If it raises ChatError, the answer is closed."""
+    async def first(self, take: Take) -> list[Chunk]:
+        """The first chunks that say something; deliver() is given them. Hands those before them to `take`.
+
+        If it raises ChatError, the answer is closed.
+        """
         try:
-            return await anext(self)
+            async for chunks in self:
+                if any(chunk.pieces for chunk in chunks) or not take(chunks):
+                    return chunks
+            return []
         except BaseException:
             self.close()
             raise

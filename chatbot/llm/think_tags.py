@@ -1,16 +1,18 @@
-"""Tells reasoning in <think> tags at the head of a text from the text, however the chunks cut it. No I/O."""
+"""Tells reasoning in tags at the head of a text from the text, however the chunks cut it. No I/O."""
 
 from __future__ import annotations
 
 import re
-
-OPEN, CLOSE = "<think>", "</think>"
+from functools import cache
 
 MAX_WAITING = 256
 """White space that is longer belongs to no tag: it would be copied again with each piece that comes."""
 
-_UNDECIDED = re.compile(rf"\s{{,{MAX_WAITING}}}(<(/(t(h(i(nk?)?)?)?)?)?)?\Z")
-"""The end of a text that may be white space before the closing tag, or a part of it."""
+OPEN = (
+    *("<think>", "<thinking>", "<thought>", "<reasoning>"),  # the third is Gemini's, the last Bedrock's
+    *("[THINK]", "<seed:think>", "◁think▷"),  # Mistral's, ByteDance's, Kimi's
+)
+"""The tags that begin it; one that ends it is the same with a slash."""
 
 _HEAD, _OPENED, _THINKING, _CLOSED, _TEXT = range(5)
 
@@ -23,6 +25,7 @@ class ThinkTags:
 
     def __init__(self) -> None:
         self._state = _HEAD
+        self._close = ""
         self._waiting = ""
 
     def feed(self, text: str, *, is_last: bool) -> tuple[str, str]:
@@ -33,20 +36,27 @@ class ThinkTags:
         reasoning = ""
         if self._state == _HEAD:
             head = text.lstrip()
-            if head.startswith(OPEN):
-                self._state, text = _OPENED, head[len(OPEN) :]
-            elif is_last or not OPEN.startswith(head) or len(text) >= MAX_WAITING:
+            if tag := next((tag for tag in OPEN if head.startswith(tag)), ""):
+                self._state, text, self._close = _OPENED, head[len(tag) :], f"{tag[0]}/{tag[1:]}"
+            elif is_last or not any(tag.startswith(head) for tag in OPEN) or len(text) >= MAX_WAITING:
                 self._state = _TEXT
             else:
                 self._waiting, text = text, ""
         if self._state == _OPENED and (text := text.lstrip()):
             self._state = _THINKING
         if self._state == _THINKING:
-            reasoning, tag, text = text.partition(CLOSE)
+            reasoning, tag, text = text.partition(self._close)
             if tag or is_last:
                 self._state, reasoning = _CLOSED if tag else _THINKING, reasoning.rstrip()
-            elif undecided := _UNDECIDED.search(reasoning):
+            elif undecided := _undecided(self._close).search(reasoning):
                 reasoning, self._waiting = reasoning[: undecided.start()], undecided[0]
         if self._state == _CLOSED and (text := text.lstrip()):
             self._state = _TEXT
         return reasoning, text
+
+
+@cache
+def _undecided(close: str) -> re.Pattern[str]:
+    """Finds the end of a text that may be white space before the closing tag, or a part of it."""
+    parts = "|".join(re.escape(close[:length]) for length in range(len(close) - 1, 0, -1))
+    return re.compile(rf"\s{{,{MAX_WAITING}}}({parts})?\Z")

@@ -17,6 +17,7 @@ from chatbot.config import Config
 from chatbot.errors import ChatError, without_frames
 from chatbot.ids import affinity_of
 from chatbot.llm.client import LLM
+from chatbot.llm.json_text import valid
 from chatbot.llm.models import entries_of
 from chatbot.llm.response import Answer
 from chatbot.openai.requests import known, refuse, require
@@ -99,11 +100,13 @@ class Relay:
                 self.registry.on_end(told)
 
     async def _whole(self, asking: asyncio.Task[Answer], told: Relayed) -> web.Response:
-        whole = Completion()
-        async for chunks in await asking:
+        whole, answer = Completion(), await asking
+        async for chunks in answer:
             self._note_first(told, chunks)
             for chunk in chunks:
                 whole.add(json.loads(chunk.data))
+        if usage := answer.reader.usage:  # in a stream Groq and Moonshot have places of their own for it
+            whole.add({"usage": json.loads(usage)})
         return json_response(whole.to_json())
 
     def _note_first(self, told: Relayed, chunks: list[Chunk]) -> None:
@@ -183,7 +186,7 @@ class Completion:
             choice |= {"message": message, "finish_reason": choice.get("finish_reason")}
         encoder = json.JSONEncoder(default=StringIO.getvalue, ensure_ascii=False, separators=(",", ":"))
         whole = self._whole | {"object": "chat.completion", "choices": choices}
-        return encoder.encode(whole).encode()
+        return valid(encoder.encode(whole)).encode()
 
 
 def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:
@@ -221,11 +224,14 @@ def _same(known: list[Any], item: Any) -> Any:
     """
     if not known or not isinstance(item, dict):
         return None
-    if (index := item.get("index")) is None:
-        last = known[-1] if isinstance(known[-1], dict) else {}
+    index, function = item.get("index"), item.get("function")
+    last = known[-1] if isinstance(known[-1], dict) else {}
+    same = next((one for one in reversed(known) if isinstance(one, dict) and one.get("index") == index), None)
+    if isinstance(function, dict) and not function.get("name"):  # the rest of a call
+        return same or last
+    if index is None:
         is_part = last.get("type") == item.get("type") in ("text", "thinking")
         return last if is_part and not last.get("signature") else None
-    same = next((one for one in reversed(known) if isinstance(one, dict) and one.get("index") == index), None)
     return same if same and item.get("id") in (None, "", same.get("id") or item.get("id")) else None
 
 

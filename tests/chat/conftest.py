@@ -61,7 +61,7 @@ class FakeAnswer:
         """What a reader would know, this knows itself."""
         return self
 
-    async def first(self) -> list[Chunk]:
+    async def first(self, take: Callable[[list[Chunk]], bool]) -> list[Chunk]:
         try:
             step = await self._next()
         except BaseException:

@@ -84,7 +84,7 @@ async def hear(
     heard = Heard()
     try:
         heard.answer = await llm.ask(messages, fields, affinity=affinity)
-        await heard.answer.deliver(await heard.answer.first(), heard.take)
+        await heard.answer.deliver(await heard.answer.first(heard.take), heard.take)
     except ChatError as error:
         heard.error = error
     return heard

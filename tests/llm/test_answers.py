@@ -114,6 +114,18 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "reasoning and text in one chunk": ([chunk({"reasoning_content": "hm", "content": "Hi"})], "[hm]Hi"),
     "tags": ([text("<think>\nhm\n</think>\n\nHi")], "[hm]Hi"),
     "tags cut anywhere": ([text(c) for c in "<think>\nhm, <b>\n</think>\n\nHi"], "[hm, <b>]Hi"),
+    "tags (Gemini)": ([text("<thought>hm"), text(" hm"), text("</thought>Hi")], "[hm hm]Hi"),
+    "tags (Bedrock)": ([text("<reasoning>hm</think></reasoning>Hi")], "[hm</think>]Hi"),
+    "tags (Mistral), cut anywhere": ([text(c) for c in "[THINK]hm[/THINK]Hi"], "[hm]Hi"),
+    "tags (Kimi), cut anywhere": ([text(c) for c in "◁think▷hm◁/think▷Hi"], "[hm]Hi"),
+    "tags beside the same in a field (MiniMax)": (
+        [
+            chunk({"content": "<think>The", "reasoning_content": "The"}),
+            chunk({"content": " user</think>H", "reasoning_content": " user"}),
+            text("i"),
+        ],
+        "[The user]Hi",
+    ),
     "white space before the tag": ([text("\n"), text("<think>hm</think>Hi")], "[hm]Hi"),
     "empty tags (Qwen)": ([text("<think>\n\n</think>\n\n"), text("Hi")], "Hi"),
     "a closing tag alone is text": ([text("hm</think>Hi")], "hm</think>Hi"),
@@ -141,6 +153,20 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "arguments as an object": ([calls(call(0, "a", "f", {"x": [1, "é"]}))], '<f>{"x":[1,"é"]}'),
     "pieces without an index": ([calls(call(None, "a", "f", '{"x"')), calls(call(None, arguments=":1}"))], '<f>{"x":1}'),
     "id and name in every piece": ([calls(call(0, "a", "f", '{"x"')), calls(call(0, "a", "f", ":1}"))], '<f>{"x":1}'),
+    "all so far in each piece (Qianfan), and again at the end (GLM)": (
+        [calls(call(0, "a", "f", "")), *(calls(call(0, arguments=so_far)) for so_far in ("{", '{"x"', '{"x":1}', '{"x":1}'))],
+        '<f>{"x":1}',
+    ),
+    "a key that is said again": (
+        [calls(call(0, "a", "f", "")), *(calls(call(0, arguments=one)) for one in '{"a":{"a":1}}')], '<f>{"a":{"a":1}}',
+    ),
+    "a second that begins at the index of the first (DeepSeek, by a gateway)": (
+        [calls(call(0, "a", "f", "{}")), calls(call(0, "b", "g", "")), calls(call(1, arguments="[]"))], "<f>{}<g>[]",
+    ),
+    "another id in each later piece (Poolside)": (
+        [calls(call(0, "a", "f", "")), calls(call(0, "b", None, '{"x"')), calls(call(0, "c", None, ":1}"))], '<f>{"x":1}',
+    ),
+    "an object that holds no call": ([chunk({"content": "Hi", "tool_calls": {}})], "Hi"),
     "a name that comes after the id": ([calls(call(0, "a")), calls(call(0, None, "f", "{}"))], "<f>{}"),
     "pieces with their index in a string": (
         [calls(call("0", "a", "f", "{"), call("1", "b", "g", "{")), calls(call("0", arguments="}"), call("1", arguments="}"))],
@@ -174,6 +200,7 @@ async def test_who_listens_live_reads_the_same_as_who_comes_late(llm: ScriptedLL
     read: dict[str, str] = {"reasoning_content": "", "content": "", "refusal": ""}
     arguments: dict[int, str] = {}
     ids: dict[int, str] = {}
+    names: dict[int, str] = {}
     for one in heard.json:
         for choice in one.get("choices") or []:
             for field in read:
@@ -183,7 +210,8 @@ async def test_who_listens_live_reads_the_same_as_who_comes_late(llm: ScriptedLL
                 arguments[entry["index"]] = arguments.get(entry["index"], "") + entry["function"].get(
                     "arguments", ""
                 )
-                ids.setdefault(entry["index"], entry.get("id"))
+                ids[entry["index"]] = ids.get(entry["index"], "") + entry.get("id", "")
+                names[entry["index"]] = names.get(entry["index"], "") + entry["function"].get("name", "")
     pieces = [piece for one in heard.chunks for piece in one.pieces]
     for kind, field in (("reasoning", "reasoning_content"), ("text", "content"), ("refusal", "refusal")):
         assert read[field] == "".join(piece.text for piece in pieces if piece.kind == kind)
@@ -192,6 +220,7 @@ async def test_who_listens_live_reads_the_same_as_who_comes_late(llm: ScriptedLL
         n: "".join(p.text for p in pieces if p.kind == "call" and p.call == n) for n in numbers
     }
     assert ids == {piece.call: piece.head.id for piece in pieces if piece.head}
+    assert names == {piece.call: piece.head.name for piece in pieces if piece.head}
     assert all(ids.values())
     assert len(set(ids.values())) == len(ids), "two calls have one id"
 

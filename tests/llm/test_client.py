@@ -232,6 +232,7 @@ REFUSED = {
         }},
         {"stream": False, "stream_options": None},
     ),
+    "stream, in a capital": (400, {"error": {"message": "Streaming is not supported for this model"}}, {"stream": False}),
     "stream (llama-server, with tools)": (
         500, {"error": {"code": 500, "message": "Cannot use tools with stream", "type": "server_error"}}, {"stream": False},
     ),
@@ -574,7 +575,7 @@ async def test_over_tls_too_the_llm_is_let_go_of_at_once(
 
         async def ask() -> None:
             answer = await way.ask([HI], {})
-            first = await answer.first()
+            first = await answer.first(lambda _: True)
             begun.set()
             await answer.deliver(first, lambda _: True)
 

@@ -150,6 +150,7 @@ async def test_broken_chunked_encoding_in_the_middle_is_a_failure(llm: ScriptedL
         *(
             "insufficient_system_resource",
             "function_call_filter: MALFORMED_FUNCTION_CALL",
+            "function_call_filter: UNEXPECTED_TOOL_CALL",
             "ERROR_LIMIT",
             "cancelled",
         ),

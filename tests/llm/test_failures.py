@@ -160,6 +160,22 @@ FAILURES: dict[str, tuple[int, Any, str, str, str]] = {
     "a budget of an end user (LiteLLM)": (
         400, {"error": {"message": "ExceededBudget: End User=x over budget. Spend=1, Budget=0.1"}}, "llm_error", "money", "budget",
     ),
+    "a rate, with where to pay for more (Groq)": (
+        429, {"error": {"message": "Rate limit reached on tokens per minute (TPM). Need more tokens? Upgrade to Dev Tier today at "
+              "https://console.groq.com/settings/billing", "code": "rate_limit_exceeded"}}, "llm_rate_limited", "rate", "/billing",
+    ),
+    "too long, with where to read of rates": (
+        400, {"error": {"message": "prompt is too long: 9000 tokens > 8192 maximum, see https://x.ai/rate-limits"}},
+        "context_too_long", "too_long", "8192",
+    ),
+    "money, with where to pay (Fireworks)": (
+        412, {"error": {"message": "Account x is suspended, possibly due to reaching the monthly spending limit. Go to https://x.ai/billing"}},
+        "llm_error", "money", "suspended",
+    ),
+    "a free tier that is used up (DashScope)": (
+        403, {"error": {"message": "The free tier of the model has been exhausted.", "code": "AllocationQuota.FreeTierOnly"}},
+        "llm_error", "money", "free tier",
+    ),
     "a balance, in any words": (403, {"message": "Sorry, your account balance is insufficient"}, "llm_error", "money", "balance"),
     "a load balancer is no balance": (503, {"message": "no healthy load balancer target"}, "llm_unavailable", "loading", "balancer"),
     "resources (LM Studio)": (
@@ -171,6 +187,20 @@ FAILURES: dict[str, tuple[int, Any, str, str, str]] = {
         "llm_rejected", "rejected", "request: bad seed (400)",
     ),
     "a guardrail (Portkey)": (446, {"error": {"message": "The guardrail checks failed"}}, "llm_rejected", "moderation", "checks"),
+    "names that are case-sensitive are no moderation": (
+        404, {"error": {"message": "Model 'X' not found. Names are case-sensitive, not case-insensitive."}}, "llm_error", "model", "'X'",
+    ),
+    "the name of a field is no moderation": (
+        400, {"error": {"message": "Invalid 'safety_identifier': not a string", "param": "safety_identifier"}},
+        "llm_rejected", "rejected", "not a string",
+    ),
+    "a model (GitHub)": (400, {"error": {"message": "Unavailable model: o3", "code": "unavailable_model"}}, "llm_error", "model", "o3"),
+    "another path (Kong)": (404, {"message": "no Route matched with those values"}, "llm_error", "address", "no Route"),
+    "a missing key (Gemini)": (400, [{"error": {"message": "Missing or invalid Authorization header."}}], "llm_error", "credentials", "header"),
+    "a crash by 400 (LM Studio)": (400, {"error": "The model has crashed. (Exit code: 7)"}, "llm_error", "failed", "crashed"),
+    "a model that fails to load, by 400 (LM Studio)": (
+        400, {"error": {"message": "Failed to load model \"x\". Error: (Exit code: null)."}}, "llm_error", "failed", "load model",
+    ),
     "gone (HF)": (410, {"error": "https://x is no longer supported."}, "llm_error", "forbidden", "no longer"),
     "OAuth": (400, {"error": "invalid_request", "error_description": "bad seed"}, "llm_rejected", "rejected", "bad seed"),
     "418": (418, {"error": {"message": "why"}}, "llm_rejected", "rejected", "why"),
@@ -284,6 +314,7 @@ async def test_when_to_come_again_is_read_out_of_the_words(llm: ScriptedLLM) -> 
         ("요청이 너무 많습니다. 20초 후에 다시 시도해 주세요.", "20"),
         ("요청 한도를 넘었습니다. 15초 뒤에 다시 시도해 주세요.", "15"),
         ("请求过多，请 5 秒之后再试", "5"),
+        ("请60秒后重试", "60"),
         ("Limited to 10 per 60 seconds", None),
     ):
         heard = await play(llm, answer("429 X", {"error": {"message": words}}))
@@ -303,6 +334,7 @@ async def test_when_to_come_again_is_read_out_of_the_words(llm: ScriptedLLM) -> 
         ({"retry_after_ms": 1500}, "2"),
         ({"retryAfterMs": 2500}, "3"),
         ({"metadata": {"headers": {"X-RateLimit-Limit": "20", "X-RateLimit-Reset": "9"}}}, "9"),
+        ({"estimated_time": 20.5}, "21"),
         ({"retry_after": None}, None),
         ({"retry": "after 5"}, None),
     ],
@@ -376,6 +408,8 @@ def test_too_long_carries_the_words_and_the_limit() -> None:
         ({"detail": [{"loc": ["body"], "msg": "bad", "type": "value_error"}]}, "llm_rejected", "body: bad"),
         ({"error": True, "message": "bad key", "status": 401}, "llm_error", "LLM_API_KEY: bad key"),
         ({"error": 503}, "llm_unavailable", "not available now"),
+        ({"error": "bad top_p", "error_type": "validation"}, "llm_rejected", "bad top_p"),
+        ({"error": {"message": "bad seed"}, "status_code": 400}, "llm_rejected", "bad seed"),
         ({"error": {"message": "bad best_of", "http_status_code": 422}}, "llm_rejected", "bad best_of"),
     ],
 )

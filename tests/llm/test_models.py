@@ -49,9 +49,15 @@ LISTS: dict[str, tuple[Any, str, int | None]] = {
         ],
         "m", 32768,
     ),
+    "Azure": ([{"id": name, "capabilities": {"chat_completion": name == "m"}} for name in ("router", "m")], "m", None),
+    "Fireworks": (
+        [{"id": "starcoder", "supports_chat": False}, {"id": "m", "supports_chat": True, "context_length": 4096}], "m", 4096,
+    ),
+    "DeepInfra": ([{"id": "m", "metadata": {"context_length": 8192, "max_tokens": 512}}], "m", 8192),
+    "Novita": ([{"id": "m", "context_size": 8192, "model_type": "chat"}], "m", 8192),
     "Groq": ([{"id": "whisper-large-v3", "context_window": 448}, {"id": "llama", "context_window": 131072}], "llama", 131072),
     "OpenAI": (
-        [{"id": name} for name in ("text-embedding-3-small", "dall-e-3", "tts-1", "omni-moderation-latest", "gpt-4o")],
+        [{"id": name} for name in ("text-embedding-3-small", "dall-e-3", "tts-1", "omni-moderation-latest", "gpt-audio-mini", "gpt-4o")],
         "gpt-4o", None,
     ),
     "LiteLLM": ([{"id": "bge-m3"}, {"id": "chat", "model_info": {"max_input_tokens": 200000}}], "chat", 200000),

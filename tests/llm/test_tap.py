@@ -23,7 +23,7 @@ STOP = chunk(finish="stop")
 async def tapped(way: LLM, take: Take, *, gate: Gate | None = None) -> Answer:
     """Asks, opens the gate after the first word, when the connection is tapped, and waits for the end."""
     answer = await way.ask((HI,), {})
-    first = await answer.first()
+    first = await answer.first(take)
     if gate:
         gate.open()
     await answer.deliver(first, take)

@@ -78,13 +78,15 @@ async def test_a_whole_one_is_put_together_whatever_its_fields(door: Door, llm: 
 def test_calls_with_ids_of_their_own_are_several_though_their_index_is_one():
     """Gemini streams calls side by side so, and answers them apart where a whole answer is asked for."""
     whole = Completion()
-    for id_, text in (("a", '{"x":'), (None, "1}"), ("b", "{"), ("b", "}"), ("", "")):
-        call = {"index": 0, "type": "function", "function": {"name": "f", "arguments": text}}
+    pieces = ("a", "f", '{"x":'), (None, "f", "1}"), ("b", "f", "{"), ("b", "f", "}"), ("", "f", "")
+    for id_, name, text in (*pieces, ("c", "g", "{"), ("d", None, "}")):  # the last is Poolside's
+        call = {"index": 0, "type": "function", "function": {"name": name, "arguments": text}}
         whole.add({"choices": [{"index": 0, "delta": {"tool_calls": [{**call, "id": id_}]}}]})
     calls = json.loads(whole.to_json())["choices"][0]["message"]["tool_calls"]
     assert [(call["id"], call["function"]) for call in calls] == [
         ("a", {"name": "f", "arguments": '{"x":1}'}),
         ("b", {"name": "f", "arguments": "{}"}),
+        ("c", {"name": "g", "arguments": "{}"}),
     ]
 
 
@@ -97,6 +99,22 @@ def test_a_call_of_a_whole_one_has_the_id_and_the_type_that_programs_look_for():
     assert first["type"] == second["type"] == "function"
     assert first["id"].startswith("call_")
     assert first["id"] != second["id"]
+
+
+@pytest.mark.parametrize("places", [(None, None), (0, 1)])
+def test_the_rest_of_a_call_goes_on_with_the_newest_if_its_index_is_no_other_ones(
+    places: tuple[int | None, int | None],
+):
+    """Some servers say no index, and some begin a second call at the index of the first."""
+    whole, (begun, rest) = Completion(), places
+    for index, name, text in ((begun, "f", "{}"), (begun, "g", "{"), (rest, None, "}")):
+        call = {"index": index, "id": name, "function": {"name": name, "arguments": text}}
+        whole.add({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]})
+    calls = json.loads(whole.to_json())["choices"][0]["message"]["tool_calls"]
+    assert [call["function"] for call in calls] == [
+        {"name": "f", "arguments": "{}"},
+        {"name": "g", "arguments": "{}"},
+    ]
 
 
 def test_what_openrouter_says_of_each_piece_is_said_once_of_the_whole():
@@ -189,6 +207,54 @@ async def test_an_llm_that_answers_whole_is_understood(door: Door, llm: Scripted
     _, whole = await door.call("POST", "/chat/completions", SAID)
     assert whole["choices"][0]["message"]["content"] == "Hello."
     assert "Hello." in (await read(door))[0]
+
+
+async def test_half_a_character_of_a_whole_one_is_joined_with_the_other(door: Door, llm: ScriptedLLM):
+    halves = (choices({"index": 0, "delta": {"content": half}}) for half in ("\ud83d", "\udc4b", "\ud83d"))
+    llm.play([*events(*halves, delta(finish="stop"), DONE), END])
+    status, whole = await door.call("POST", "/chat/completions", SAID)
+    assert (status, whole["choices"][0]["message"]["content"]) == (200, "\U0001f44b\ufffd")
+
+
+@pytest.mark.parametrize("place", ["x_groq", "choice"])
+async def test_a_whole_one_says_what_it_cost_wherever_the_stream_does(
+    door: Door, llm: ScriptedLLM, place: str
+) -> None:
+    """Of a whole answer Groq and Moonshot themselves say it where programs look."""
+    usage = {"usage": {"total_tokens": 7}}
+    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    target: dict[str, Any] = last if place == "x_groq" else last["choices"][0]
+    target |= {"x_groq": usage} if place == "x_groq" else usage
+    llm.play([*events(delta("Hi"), b"data: " + json.dumps(last).encode() + b"\n\n", DONE), END])
+    _, whole = await door.call("POST", "/chat/completions", SAID)
+    assert whole["usage"] == {"total_tokens": 7}
+
+
+TOOL = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+ODD = [
+    ({"message": {"content": "Hi"}}, {"content": "Hi"}),
+    ({"text": "Hi", "delta": None}, {"content": "Hi"}),
+    ({"index": "0", "delta": {"content": "Hi"}}, {"content": "Hi"}),
+    ({"delta": {"tool_calls": TOOL}}, {"tool_calls": [TOOL]}),
+    ({"delta": {"content": "Hi", "tool_calls": [None]}}, {"content": "Hi"}),
+]
+
+
+@pytest.mark.parametrize(("choice", "said"), ODD)
+async def test_what_stands_where_no_client_looks_is_moved(
+    door: Door, llm: ScriptedLLM, choice: dict[str, Any], said: dict[str, Any]
+) -> None:
+    """TGI's calls are no list; a whole one could not be made of that."""
+    script = [*events(choices({"index": 0, **choice}), delta(finish="stop"), DONE), END]
+    llm.play(script, script)
+    first, *_ = await read(door)
+    assert json.loads(first)["choices"][0]["delta"] == said
+    _, whole = await door.call("POST", "/chat/completions", SAID)
+    message = whole["choices"][0]["message"]
+    assert [call["function"] for call in message.get("tool_calls", ())] == (
+        [TOOL["function"]] if "tool_calls" in said else []
+    )
+    assert message["content"] == said.get("content")
 
 
 async def test_errors_are_statuses_before_the_stream_and_events_in_it(door: Door):
