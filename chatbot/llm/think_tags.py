@@ -9,7 +9,7 @@ MAX_WAITING = 256
 """White space that is longer belongs to no tag: it would be copied again with each piece that comes."""
 
 OPEN = (
-    *("<think>", "<thinking>", "<thought>", "<reasoning>"),  # the third is Gemini's, the last Bedrock's
+    *("<think>", "<thought>", "<reasoning>"),  # the second is Gemini's, the last Bedrock's
     *("[THINK]", "<seed:think>", "◁think▷"),  # Mistral's, ByteDance's, Kimi's
 )
 """The tags that begin it; one that ends it is the same with a slash."""
