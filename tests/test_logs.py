@@ -120,7 +120,7 @@ async def test_the_line_of_a_refusal_says_why(start: StartServer, log: Log) -> N
     await server.call("POST", "/api/chat", {"session_id": session_id, "message": 5})
     await server.call("GET", f"{path}/messages/{session_id}")
     lines = [line.rpartition(" ")[2] for line in log.lines(holding="chatbot.access")[1:]]
-    assert lines == ["end=storage_full", "end=invalid_request", "end=message_not_found"]
+    assert lines == ["error=storage_full", "error=invalid_request", "error=message_not_found"]
 
 
 @pytest.mark.parametrize(

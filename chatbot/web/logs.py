@@ -72,7 +72,7 @@ def log_request(request: web.Request, route: str, status: int, seconds: float) -
         return
     about = {"session": request.get(SESSION_ID, "")[:8] or None}
     reply = request.pop(REPLY, None)  # and the request, which a cycle may keep, lets go of it
-    about |= _of_reply(reply) or {"end": request.get(ERROR)}
+    about |= _of_reply(reply) or {"error": request.get(ERROR)}
     about = {name: value for name, value in about.items() if value is not None}
     line = {
         "method": request.method,
