@@ -36,7 +36,7 @@ CREATE TABLE turns (
     input_count     INTEGER NOT NULL,               -- how many messages were said, without those deleted alone
     calls           INTEGER NOT NULL DEFAULT 0,     -- how many tool calls the reply made
     context_start   INTEGER,                        -- the turn with which its context began; NULL: itself
-    context_key     TEXT,                           -- what stood before the turns, as a short hash
+    context_key     TEXT,                           -- what stood before the turns, as a hash, and why it began there
     model           TEXT,
     first_token_ms  INTEGER,                        -- from the question to the reply's first characters
     token_usage     TEXT    CHECK (json_type(token_usage) = 'object'),  -- as the LLM reported it, if it did

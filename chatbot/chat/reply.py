@@ -3,25 +3,21 @@
 The rules:
 
 1. A reply belongs to nobody who asked for it. It runs in its own task; clients listen to it, come and go.
-2. What has come of it is its log. A listener is at an offset in it, and one that falls behind, comes back or
-   comes late reads the log from there. So there are no queues, and no listener can slow the reply.
+2. What has come of it is its log, and a listener is an offset in it: no listener can slow the reply.
 3. A turn is whole or absent. What was said and what was answered are stored as one row at the end, so what
    fails leaves no trace and frees its idempotency key.
-4. A reply ends once. Its end is decided and stored with no await in between (`_decide`): whoever comes
-   later, be it a cancel, a client or the LLM, finds it decided, and nothing more is taken. If the file is
-   locked, the write is tried again for 5 s. A cancel changes nothing in this time; a deletion discards the
-   turn.
-5. A reply that is stopped is stored as cancelled, unless the LLM has said its finish_reason and has sent more
-   than thoughts, or all of its answer: then it is stored as finished.
+4. A reply ends once. Its end is decided (`_decide`) and stored (`_write`) with no await in between: whoever
+   comes later, be it a cancel, a client or the LLM, finds it decided, and nothing more is taken. If the file
+   is locked, the write is tried again for 5 s; a cancel changes nothing in this time, a deletion discards it.
+5. A reply that is stopped is stored as cancelled if at least one character has come, be it of a thought or of
+   half a tool call: it was paid for. If the LLM has said its finish_reason and has sent more than thoughts,
+   or all of its answer, it is stored as finished. One that fails is never stored; llm/ raises an error if an
+   LLM ends after thoughts alone and may not.
 6. A reply follows the turn that it was asked after, or begins the conversation. If that turn is deleted with
    all that follows, the reply is discarded. If it is deleted alone, the reply follows its parent.
 
-    asking ──first chunk──> streaming ──the LLM ended, or it was stopped──> storing ──> ended, with a turn
-       └──────────────────────────┴────────────────────────────────────────────┴──────> ended, with an error
-
-A reply that is stopped is stored if at least one character has come, be it of a thought or of half a tool
-call: what came was paid for. A reply that fails is never stored. Whether an LLM may end after thoughts alone
-is for llm/ to say, which raises an error if not.
+    asking ──first chunk──> streaming ──the LLM ended, it was stopped, or the log is full──> storing ──> ended
+       └──────────────────────────┴────────────────────── it failed ────────────────────────────┴──────> ended
 """
 
 from __future__ import annotations
