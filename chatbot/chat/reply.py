@@ -270,7 +270,7 @@ class Reply:
     # What only OpenAI's door needs
 
     def _note_failure(self) -> None:
-        """Has it stored that a response failed which was accepted in the background."""
+        """Stores that a response failed which was accepted in the background."""
         response_id = self.question.response_id
         if self.question.detached and response_id and self.error:
             failed_of = as_json(self.error.to_object()["error"])

@@ -46,7 +46,7 @@ class Pool(aiohttp.TCPConnector):
         return await super()._create_connection(*args, **kwargs)
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
-        """Has a connection that is to be closed end at once; aiohttp calls it.
+        """Ends a connection that is to be closed at once; aiohttp calls it.
 
         Else it would first send what is left of a request, however long an LLM does not read that; and with
         TLS wait 30 s for the other side to say good-bye, of which nginx tells the LLM behind it nothing.

@@ -59,7 +59,7 @@ class Tap(asyncio.Protocol):
         return self._waiter is not None and not self._waiter.done()
 
     def wake(self) -> None:
-        """Has the task that waits go on, if there is one."""
+        """Lets the task that waits go on, if there is one."""
         if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -70,18 +70,18 @@ class Tap(asyncio.Protocol):
     # What the transport calls
 
     def data_received(self, data: bytes) -> None:
-        """Has aiohttp take it first; if it is the end of the answer, this was removed by then."""
+        """Lets aiohttp take it first; if it is the end of the answer, this was removed by then."""
         self._protocol.data_received(data)
         self._notify()
 
     def eof_received(self) -> bool | None:
-        """Has aiohttp take it first."""
+        """Lets aiohttp take it first."""
         stays_open = self._protocol.eof_received()
         self._notify()
         return stays_open
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Has aiohttp take it first, which after bad chunks forgets that somebody reads the body."""
+        """Lets aiohttp take it first, which after bad chunks forgets that somebody reads the body."""
         self._protocol.connection_lost(exc)
         if not self._content.is_eof() and not self._content.exception():
             self._content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))

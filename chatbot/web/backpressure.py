@@ -126,7 +126,7 @@ async def finish(request: web.Request, response: web.StreamResponse, data: bytes
 
 
 def _cut(response: web.Response) -> None:
-    """Has a long body sent in pieces."""
+    """Makes a long body one that is sent in pieces."""
     body = response.body
     if isinstance(body, bytes) and len(body) > MAX_UNSENT:
         response.body = Pieces((body,), len(body))

@@ -36,7 +36,7 @@ class Gate:
 
     @web.middleware
     async def pass_through(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Has a request answered, sends the answer, and notes down how it went.
+        """Gets the answer to a request, sends it, and notes down how it went.
 
         Whatever else goes wrong is answered by Connection.handle_error, which closes the connection.
         """

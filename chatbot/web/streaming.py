@@ -159,7 +159,7 @@ class StreamListener:
         self._send(data)
 
     def wake(self) -> None:
-        """Has the request go on: the reply has begun or ended, or there is something to do."""
+        """Lets the request go on: the reply has begun or ended, or there is something to do."""
         if self._asleep and not self._asleep.done():
             self._asleep.set_result(None)
 
