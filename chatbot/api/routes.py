@@ -152,7 +152,7 @@ class Api:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /api/chat": the reply in one piece."""
         asked = await requests.read_chat(request)
-        source, headers = self._ask(request, asked)
+        source, headers = self._begin_or_join(request, asked)
         await until_ended(source)
         if source.context_messages:
             headers[answers.CONTEXT_MESSAGES] = str(source.context_messages)
@@ -162,7 +162,7 @@ class Api:
         """Handle "POST /api/chat/stream": the reply as server-sent events while it is written."""
         after = requests.read_offset(request)
         asked = await requests.read_chat(request)
-        source, headers = self._ask(request, asked, after)
+        source, headers = self._begin_or_join(request, asked, after)
         return await self._stream(request, source, after, headers)
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
@@ -180,13 +180,13 @@ class Api:
             return web.Response(status=204)
         return self._reply_answer(source, {})
 
-    def _ask(
+    def _begin_or_join(
         self, request: web.Request, asked: ChatRequest, after: int = 0
     ) -> tuple[ReplySource, dict[str, str]]:
         """The reply to a chat request, begun or met again, and the headers that say so.
 
         A client that has `after` characters of the reply wants that one: a new reply would have other text.
-        Nothing is awaited before the client listens: if all others have left a reply, its grace may run out.
+        Nothing may be awaited before the client listens (see `ReplySource.join`).
         """
         session = self.sessions.use(asked.session_id)
         request[SESSION_ID] = session.session_id

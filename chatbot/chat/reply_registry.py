@@ -154,7 +154,7 @@ class ReplyRegistry:
     def start(self, question: Question) -> Reply:
         """Begins a reply that was admitted, with no await in between. Its end marks the session as used.
 
-        The caller joins it before it awaits: only a listener that leaves has a reply stopped for want of any.
+        The caller joins it before it awaits: nobody stops a reply that never had a listener.
         """
         reply = Reply(
             Asking(question, config=self.config, store=self.store, llm=self.llm, limits=self.limits),

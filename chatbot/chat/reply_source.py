@@ -63,7 +63,11 @@ class ReplySource(Outcome, Protocol):
         """Its turn, once there is one. Raises ChatError if it was deleted meanwhile."""
 
     def join(self, listener: Listener) -> None:
-        """From now on the `listener` is pushed each chunk and woken at the end, until it leaves."""
+        """From now on the `listener` is pushed each chunk and woken at the end, until it leaves.
+
+        Nothing may be awaited between finding a reply and this: if all other listeners have left it, it may
+        be stopped meanwhile.
+        """
 
     def leave(self, listener: Listener) -> None:
         """The `listener` goes."""

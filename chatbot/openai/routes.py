@@ -73,7 +73,7 @@ class OpenAIDoor(Conversations):
     ) -> tuple[ReplySource, dict[str, str]]:
         """The reply to a request, begun or met again, and the headers that say so.
 
-        Nothing is awaited before it has a listener: without one it may be stopped.
+        Nothing may be awaited before it has a listener (see `ReplySource.join`).
         """
         session_id, parent = self._place(asked, body.get("previous_response_id"))
         request[SESSION_ID] = session_id

@@ -43,9 +43,8 @@ async def stream(
 ) -> web.StreamResponse:
     """Answers with the reply that `listener` is to be sent.
 
-    Nothing is awaited between finding the reply and this: if all others have left it, its grace may run out
-    meanwhile. An error that `headers` raises is a status: if the listener `waits` for the first event, also
-    an error that comes before it.
+    Nothing may be awaited between finding the reply and this (see `ReplySource.join`). An error that
+    `headers` raises is a status: if the listener `waits` for the first event, also one that comes before it.
     """
     source = listener.source
     source.join(listener)
@@ -63,7 +62,7 @@ class StreamListener:
     """One client's place in a reply, of which it has `after` characters; the caller joins it and leaves."""
 
     __slots__ = (
-        "_asleep", "_encoder", "_events", "_heartbeat", "_held", "_is_live", "_loop", "_offset",
+        "_asleep", "_before_headers", "_encoder", "_events", "_heartbeat", "_is_live", "_loop", "_offset",
         "_wrote_at", "source"
     )  # fmt: skip
 
@@ -76,7 +75,7 @@ class StreamListener:
         self._heartbeat = heartbeat
         self._offset = after
         self._is_live = after == source.log.length and not source.finish_sent
-        self._held = b""  # what comes before the headers are sent
+        self._before_headers = b""  # what comes before the headers are sent
         self._events: EventWriter | None = None  # once they are
         self._loop = asyncio.get_running_loop()
         self._asleep: asyncio.Future[None] | None = None
@@ -114,8 +113,8 @@ class StreamListener:
     async def _send_headers(self, request: web.Request, response: web.StreamResponse) -> EventWriter:
         """Sends the headers, and then what was held until now."""
         self._events = await backpressure.begin(request, response)
-        self._send(self._encoder.opening() + self._held)
-        self._held = b""
+        self._send(self._encoder.opening() + self._before_headers)
+        self._before_headers = b""
         return self._events
 
     async def _catch_up(self, events: EventWriter) -> None:
@@ -147,7 +146,7 @@ class StreamListener:
         """Sends the next events at once, if the client keeps up."""
         if not self._is_live:
             return
-        unsent = self._events.unsent() if self._events else len(self._held)
+        unsent = self._events.unsent() if self._events else len(self._before_headers)
         data = b""
         for chunk, offset in burst:
             if unsent + len(data) > (MAX_UNSENT if chunk.pieces else MAX_UNSENT_SILENT):
@@ -165,7 +164,7 @@ class StreamListener:
 
     def _send(self, data: bytes) -> None:
         if self._events is None:
-            self._held += data
+            self._before_headers += data
             self.wake()  # the headers waited for this
         elif data:  # not every chunk is an event at every door
             self._events.send(data)
