@@ -21,19 +21,21 @@ _CODES = (
 _NEVER = (
     r"\bper[ _-](minute|min|day|hour|second|month)|\b[rt]p[mds]\b|rate.?limit|throttl|wait before|please wait"
     r"|try again (in \d|later)|too many requests|quota|balance|billing|credits?\b|insufficient|concurren|daily|expired"
-    r"|monthly|this (month|week)|today|\btier\b|upgrade|account|too small|time.?out|deadline|took (too|longer)|cancel|retries|attempts"
+    r"|monthly|this (month|week)|today|\btier\b|upgrade|account|too small|timed?.?out|deadline|took (too|longer)|cancel|retries|attempts"
+    r"|over capacity|recursion|redirect|spending|safety"
     r"|(unknown|unrecogni[sz]ed|unexpected|unsupported) [\w ]{0,20}(argument|param(eter)?|field|name|key)s?\b|extra inputs"
     r"|余额|配额|额度|限流|频率|频繁|次数|今日|速率|并发|每(分|天|日|秒)|欠费|充值|账户|套餐|用尽|稍后|超时"
     r"|분당|초당|하루|일일|할당량|사용량|횟수|(요청|메시지) 한도|잔액|결제|잠시"
 )
 # A count of things, or one string, that is no part of the conversation's size.
 _OTHER_THINGS = (
-    r"stop sequences?|input should be|too many (images|tools|stop)"
+    r"stop sequences?|input should be|at most \d+ (image|audio|video)|logit_bias"
+    r"|too many (?!(\w+ )?(tokens|inputs?|prompt|messages?|context|conversation|text|words|bytes|characters))"
     r"|\b(image|picture|file|audio|video|media|document|tool|function|name|header|queue|batch|schema|url)s?\b"
-    r"(?! (and|tokens))[^.;]{0,40}(too (large|long|big)|exceed)|(文件|图片|音频|视频|工具|函数|名称).{0,12}超"
+    r"(?! (and|tokens))[^.;]{0,40}(too (large|long|big)|exceed|more than)|(文件|图片|音频|视频|工具|函数|名称).{0,12}超"
     r"|(파일|이미지|함수|도구|이름).{0,20}(초과|너무)"
 )
-_ANSWER = r"(max_?(completion_|new_|output_|response_)?tokens|budget_tokens|maximum tokens you requested|(thinking|reasoning)[ _]budget)"
+_ANSWER = r"(max_?(completion_|new_|output_|response_)?tokens|budget_tokens|maximum tokens you requested|(thinking|reasoning)[ _](budget|tokens))"
 # A room for the answer that nobody asked for: what is left of the context is below zero. vLLM, TensorRT-LLM
 _NO_ROOM = r"max_tokens\b.{0,60}[ (]-\d\d"
 # What speaks of the answer that was asked for. It may be too long all the same, if it also counts the input.
@@ -41,7 +43,7 @@ _NO_ROOM = r"max_tokens\b.{0,60}[ (]-\d\d"
 _OF_THE_ANSWER = (
     rf"^(?:(?!{_ANSWER}\b)(?:<\d+>|\W|[\w.]+:|the|parameter|param|value|for|of|field|invalid|range|requested|your))*+{_ANSWER}\b"
     rf"|{_ANSWER}[\W\d]*(is |are )?(too large|out of range|invalid|exceeds|must|should|cannot)"
-    r"|requested for (the )?(completion|output)|(completion|output|response) (tokens?|length|body|payload|size)[^.]{0,40}(exceed|too|limit|at most|maximum)"
+    r"|requested for (the )?(completion|output)|maximum output|generate up to|(completion|output|response) (tokens?|length|body|payload|size)[^.]{0,40}(exceed|too|limit|at most|maximum)"
     r"|输出长度|输出.{0,6}token|최대 출력|출력 토큰|응답 길이"
 )
 _ALSO_OF_THE_INPUT = (
@@ -61,9 +63,9 @@ _WHAT = (
     r"|[ck]onte[xks]t\w*|contesto|контекст\w*)\b"
 )
 _MUCH = (
-    r"(\b(exceed|too? (long|large|big|many)|(longer|larger|greater|more|higher) than|beyond|surpass|over(flow|\b)|not fit"
+    r"(\b(exceed|too? (long|large|big|many)|(longer|larger|greater|more|higher) than(?! (or equal to )?(\d\d?|zero|one)\b)|beyond|surpass|over(flow|\b)|not fit"
     r"|(at most|less than|no more than|up to|max(imum)?|can only)\W[^.;\d]{0,30}\d{3}|dépass|überschreit|supera|exced|ultrapassa|превы"
-    r"|(trop|zu|demasiado|muito|troppo|слишком) (l[oau]|gra?n|gro|длин|больш))|[<>]=)"
+    r"|(trop|zu|demasiado|muito|troppo|слишком) (l[oau]|gra?n|gro|длин|больш))|[<>]=(?! ?\d\d?\b))"
 )
 _SIZE = r"((context|prompt|input|model|sequence|session|max)[ _](length|window|size|limit|budget|len))"
 _PATTERNS = (
@@ -75,7 +77,7 @@ _PATTERNS = (
     rf"|{_SIZE}\b.{{0,80}}(exceed|requested|reached|exhausted|available|full)",
     # SiliconFlow: "must be less than or equal to max_seq_len"; Baidu: "the max input characters is"; Bedrock: "expected maxLength: 2048"
     r"max_(seq|model|num|position|input|total)_?(len|tok|emb)|max\w* (number of )?(input|prompt|context)\b|expected maxlength"
-    r"|length of.{0,40}\d{3}|context of \d|tokens? limit ?(reached|:|$)|(not enough|no|out of) (context|room)\b|truncate (prompt|to)|kv cache",
+    r"|length of.{0,40}\d{3}|context of \d|tokens? limit ?(reached|:|$)|(not enough|no|out of) (context|room)\b|truncate (prompt|to)|kv cache.{0,20}full|space in the kv cache",
     # Groq, Cerebras, Azure: "reduce the length of the messages"; LM Studio: "provide a shorter input"
     r"(reduce|shorten|decrease|trim)\b.{0,30}\b(length|prompt|messages?|input|context|history|conversation|token count)",
     # Chinese, Korean and Japanese have the two without spaces
