@@ -38,7 +38,7 @@ class ThinkTags:
             head = text.lstrip()
             if tag := next((tag for tag in OPEN if head.startswith(tag)), ""):
                 self._state, text, self._close = _OPENED, head[len(tag) :], f"{tag[0]}/{tag[1:]}"
-            elif is_last or not any(tag.startswith(head) for tag in OPEN) or len(text) >= MAX_WAITING:
+            elif (text and is_last) or len(text) >= MAX_WAITING or not any(t.startswith(head) for t in OPEN):
                 self._state = _TEXT
             else:
                 self._waiting, text = text, ""
@@ -48,7 +48,7 @@ class ThinkTags:
             reasoning, tag, text = text.partition(self._close)
             if tag or is_last:
                 self._state, reasoning = _CLOSED if tag else _THINKING, reasoning.rstrip()
-            elif undecided := _undecided(self._close).search(reasoning):
+            elif undecided := _undecided(self._close).search(reasoning, len(reasoning) - 2 * MAX_WAITING):
                 reasoning, self._waiting = reasoning[: undecided.start()], undecided[0]
         if self._state == _CLOSED and (text := text.lstrip()):
             self._state = _TEXT

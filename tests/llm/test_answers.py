@@ -126,6 +126,10 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
         ],
         "[The user]Hi",
     ),
+    "tags after a finish_reason": (
+        [chunk({"role": "assistant"}, "stop"), text("<think>hm</think>"), text("Hi")],
+        "[hm]Hi",
+    ),
     "white space before the tag": ([text("\n"), text("<think>hm</think>Hi")], "[hm]Hi"),
     "empty tags (Qwen)": ([text("<think>\n\n</think>\n\n"), text("Hi")], "Hi"),
     "a closing tag alone is text": ([text("hm</think>Hi")], "hm</think>Hi"),

@@ -15,6 +15,7 @@ from chatbot.llm.choice import ChoiceReader, rewritten
 from chatbot.llm.chunks import ChunkReader
 from chatbot.llm.reports import without
 from chatbot.llm.sse_decoder import MAX_LINE, Decoder, TooLarge
+from chatbot.llm.think_tags import ThinkTags
 from chatbot.records import Piece
 from tests.llm.asking import opened
 from tests.tools.scripted_llm import ScriptedLLM, answer
@@ -113,6 +114,7 @@ def test_what_does_not_end_is_not_looked_for_again_from_each_place() -> None:
     assert errors.read_failure(429, {name: "1"}, b"").retry_after is None
     with pytest.raises(ChatError, match="not a chat completion"):
         ChunkReader().read(b"data: " * 5 * 10**6 + b"x")
+    assert ThinkTags().feed("<think>" + "a".join([" " * 255] * 10**5), is_last=False)[1] == ""
 
 
 async def test_no_failure_is_looked_for_in_a_list_of_models_that_is_good(
