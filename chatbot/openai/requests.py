@@ -189,10 +189,10 @@ def new_of(messages: tuple[str, ...], before: Iterable[Turn]) -> tuple[str, ...]
 # How it is asked
 
 
-def read_question(body: Mapping[str, Any], find_item: FindItem) -> Question:
+def read_question(body: Mapping[str, Any], find_item: FindItem, model: str = "") -> Question:
     """What is asked, not yet at its place, with what the response repeats of the request.
 
-    Raises ChatError that names the field at fault, or the one that is not served.
+    `model` is asked if it names none. Raises ChatError that names the field at fault, or what is not served.
     """
     given = _only(body, *body)
     _check(given)
@@ -209,7 +209,7 @@ def read_question(body: Mapping[str, Any], find_item: FindItem) -> Question:
     question.stored, question.detached = given.get("store", True), given.get("background", False)
     question.instructions = given.get("instructions")
     question.truncates = given.get("truncation") != "disabled"
-    question.response = as_json(_only(given, *SETTINGS, "model", "conversation"))
+    question.response = as_json({"model": model} | _only(given, *SETTINGS, "model", "conversation"))
     return question
 
 

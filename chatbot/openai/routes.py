@@ -57,7 +57,7 @@ class OpenAIDoor(Conversations):
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /v1/responses": says something and gets the response, whole, streamed, or later."""
         body = await read_object(request)
-        asked = read_question(body, self.finder())
+        asked = read_question(body, self.finder(), self.config.llm_model)
         source, headers = await when_unlocked(lambda: self._begin(request, asked, body))
         request[REPLY] = source
         response = Response(source)

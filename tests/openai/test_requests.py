@@ -187,6 +187,11 @@ async def test_instructions_are_for_one_turn(door: Door, llm: ScriptedLLM):
     assert (first["instructions"], second["instructions"]) == ("Be short.", None)
 
 
+async def test_the_configured_model_is_named_before_the_llm_names_its_own(door: Door):
+    begun = await (await door.stream()).event()
+    assert begun["response"]["model"] == "test-model"
+
+
 PARTS = [
     {"type": "input_text", "text": "What is this?"},
     {"type": "input_image", "image_url": "data:image/png;base64,iVBO", "detail": "low"},
