@@ -235,6 +235,7 @@ def _codes(text: str) -> str:
     """All that stands under names of codes, types and statuses in a JSON text, joined by spaces."""
     # A JSON text in another has a backslash before each quote.
     name = r'"\w{,16}(?:code|type|status|param|reason)\\*" *: *'
+    text = text.partition('"input":')[0]  # FastAPI quotes what was said, which may be of codes
     return " ".join(re.findall(name + r'\\*"?([^"\\{}\[\],]{1,100})', text, re.I))[:1000]
 
 

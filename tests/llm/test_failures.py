@@ -32,6 +32,13 @@ FAILURES: dict[str, tuple[int, Any, str, str, str]] = {
         "llm_rejected", "template", "valid role",
     ),
     "errors[]": (400, {"errors": [{"code": "x", "message": "bad seed"}]}, "llm_rejected", "rejected", "bad seed"),
+    "what was said is quoted, which quotes a failure (FastAPI)": (
+        422,
+        {"detail": [{"type": "missing", "msg": "bad seed", "input": 'What is {"code": "context_length_exceeded"}?'}]},
+        "llm_rejected",
+        "rejected",
+        "bad seed",
+    ),
     "message as an object": (422, {"message": {"detail": [{"msg": "bad seed"}]}}, "llm_rejected", "rejected", "bad seed"),
     "JSON in a string": (400, {"error": "{\"message\": \"bad seed\"}"}, "llm_rejected", "rejected", "bad seed"),
     "metadata.raw (OpenRouter)": (
