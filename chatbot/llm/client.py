@@ -260,6 +260,8 @@ class LLM:
             return errors.ours("unreachable")
         if isinstance(error, aiohttp.ClientResponseError) and error.message.startswith("Got more than"):
             return errors.ours("large", "headers of over 32 KiB")
+        if isinstance(error, aiohttp.ClientResponseError) and "content-encoding" in error.message:
+            return errors.ours("nonsense", error.message)
         return errors.ours("cut")
 
 

@@ -237,6 +237,12 @@ async def test_what_a_proxy_compresses_unasked_is_read(llm: ScriptedLLM, encodin
     assert llm.exchanges[0].headers["accept-encoding"] == "identity"
 
 
+async def test_a_compression_that_cannot_be_read_is_named(llm: ScriptedLLM, monkeypatch: Any) -> None:
+    monkeypatch.setattr("aiohttp.http_parser.HAS_BROTLI", False)
+    heard = await play(llm, answer("200 OK", b"\x0b", "Content-Encoding: br\r\n"))
+    assert "content-encoding: brotli" in heard.failed.message
+
+
 @pytest.mark.parametrize(
     "name", [name for name, case in FAILURES.items() if case[3] in ("money", "moderation", "rate")]
 )
