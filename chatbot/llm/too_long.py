@@ -32,7 +32,7 @@ _OTHER_THINGS = (
     r"stop sequences?|input should be|at most \d+ (image|audio|video)|logit_bias"
     r"|too many (?!(\w+ )?(tokens|inputs?|prompt|messages?|context|conversation|text|words|bytes|characters))"
     r"|\b(image|picture|file|audio|video|media|document|tool|function|name|header|queue|batch|schema|url)s?\b"
-    r"(?! (and|tokens))[^.;]{0,40}(too (large|long|big)|exceed|more than)|(文件|图片|音频|视频|工具|函数|名称).{0,12}超"
+    r"(?! (and|tokens))[^.;]{0,40}(too (large|long|big)|exceed|more than \d{1,3}\b)|(文件|图片|音频|视频|工具|函数|名称).{0,12}超"
     r"|(파일|이미지|함수|도구|이름).{0,20}(초과|너무)"
 )
 _ANSWER = r"(max_?(completion_|new_|output_|response_)?tokens|budget_tokens|maximum tokens you requested|(thinking|reasoning)[ _](budget|tokens))"
@@ -43,7 +43,7 @@ _NO_ROOM = r"max_tokens\b.{0,60}[ (]-\d\d"
 _OF_THE_ANSWER = (
     rf"^(?:(?!{_ANSWER}\b)(?:<\d+>|\W|[\w.]+:|the|parameter|param|value|for|of|field|invalid|range|requested|your))*+{_ANSWER}\b"
     rf"|{_ANSWER}[\W\d]*(is |are )?(too large|out of range|invalid|exceeds|must|should|cannot)"
-    r"|requested for (the )?(completion|output)|maximum output|generate up to|(completion|output|response) (tokens?|length|body|payload|size)[^.]{0,40}(exceed|too|limit|at most|maximum)"
+    r"|requested for (the )?(completion|output)|^(?!.*context).*(maximum output|generate up to)|(completion|output|response) (tokens?|length|body|payload|size)[^.]{0,40}(exceed|too|limit|at most|maximum)"
     r"|输出长度|输出.{0,6}token|최대 출력|출력 토큰|응답 길이"
 )
 _ALSO_OF_THE_INPUT = (
