@@ -151,7 +151,9 @@ class ChunkReader:
         if read.pieces:  # only the finish_reason must wait for what comes next
             said = {name: value for name, value in chunk.items() if name != "usage"}
             out.append(Chunk(rewritten(said, read.pieces, None), read.pieces))
-            read = Chunk(rewritten(chunk, (), finish))
+            told = ("delta", "message", "logprobs")
+            bare = {name: value for name, value in first_choice(chunk)[0].items() if name not in told}
+            read = Chunk(rewritten(chunk | {"choices": [bare]}, (), finish))
         if not self._held:
             self._held_object = chunk
         if len(self._held) < MAX_HELD:

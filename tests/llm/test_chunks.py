@@ -204,6 +204,16 @@ def test_the_end_the_usage_and_done_are_remembered() -> None:
     assert len(reader.end(is_cut=False)) == 2
 
 
+def test_what_stands_beside_text_and_its_finish_is_told_once() -> None:
+    said = chunk("Hi", "stop", usage={"prompt_tokens": 1})
+    said["choices"][0] |= {"logprobs": {"content": [1]}, "stop_reason": 7}
+    said["choices"][0]["delta"]["images"] = ["a"]
+    _, read = read_all(dump(said))
+    first, last = [json.loads(one.data)["choices"][0] for one in read]
+    assert (first["logprobs"], first["delta"]) == ({"content": [1]}, {"content": "Hi", "images": ["a"]})
+    assert last == {"index": 0, "delta": {}, "stop_reason": 7, "finish_reason": "stop"}
+
+
 def test_silent_chunks_after_the_end_hold_bounded_memory() -> None:
     reader, _ = read_all(dump(chunk("a")))
     reader.read(dump(chunk(finish="stop")))
