@@ -22,7 +22,7 @@ _NEVER = (
     r"\bper[ _-](minute|min|day|hour|second|month)|\b[rt]p[mds]\b|rate.?limit|throttl|wait before|please wait"
     r"|try again (in \d|later)|too many requests|quota|balance|billing|credits?\b|insufficient|concurren|daily|expired"
     r"|monthly|this (month|week)|today|\btier\b|upgrade|account|too small|timed?.?out|deadline|took (too|longer)|cancel|retries|attempts"
-    r"|over capacity|recursion|redirect|spending|safety (limit|filter|threshold|polic)"
+    r"|over capacity|(out of|enough) memory|\bqueue|recursion|redirect|spending|safety (limit|filter|threshold|polic)"
     r"|(unknown|unrecogni[sz]ed|unexpected|unsupported) [\w ]{0,20}(argument|param(eter)?|field|name|key)s?\b|extra inputs"
     r"|余额|配额|额度|限流|频率|频繁|次数|今日|速率|并发|每(分|天|日|秒)|欠费|充值|账户|套餐|用尽|稍后|超时"
     r"|분당|초당|하루|일일|할당량|사용량|횟수|(요청|메시지) 한도|잔액|결제|잠시"
