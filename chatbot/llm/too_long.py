@@ -31,7 +31,7 @@ _NEVER = (
 _OTHER_THINGS = (
     r"stop sequences?|input should be|at most \d+ (image|audio|video)|logit_bias"
     r"|too many (?!(\w+ )?(tokens|inputs?|prompt|messages?|context|conversation|text|words|bytes|characters))"
-    r"|\b(image|picture|file|audio|video|media|document|tool|function|name|header|queue|batch|schema|url)s?\b"
+    r"|\b(image|picture|file|audio|video|media|document|tool|function|name|header|batch|schema|url)s?\b"
     r"(?! (and|tokens))[^.;]{0,40}(too (large|long|big)|exceed|more than \d{1,3}\b)|(文件|图片|音频|视频|工具|函数|名称).{0,12}超"
     r"|(파일|이미지|함수|도구|이름).{0,20}(초과|너무)"
 )
