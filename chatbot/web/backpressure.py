@@ -58,6 +58,7 @@ class Pieces(Payload):
             for piece in joined:
                 await writer.write(piece)
                 await writer.drain()
+                await asyncio.sleep(0)  # others have their turn, also if the client reads at once
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Not to be called: the pieces can be made only once."""

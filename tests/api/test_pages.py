@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Iterator
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -10,6 +13,7 @@ from chatbot.api.pages import MAX_PIECE, MessageWriter
 from chatbot.chat.history import Page, Ref
 from chatbot.ids import new_turn_id
 from chatbot.records import Turn, as_json
+from chatbot.web.backpressure import PIECE_BYTES, Pieces
 from tests.tools.counting import Steps
 from tests.tools.scripted_llm import ScriptedLLM, answer, completion
 from tests.tools.server import Running
@@ -85,3 +89,16 @@ async def test_a_turn_of_many_messages_is_taken_apart_once_and_its_versions_are_
         assert Splits.count <= 1
         read.append(steps.take())
     assert read[1] < 2 * read[0]
+
+
+async def test_others_have_their_turn_between_two_pieces_also_if_the_client_reads_at_once() -> None:
+    order: list[object] = []
+
+    def pieces() -> Iterator[bytes]:
+        for number in range(3):
+            order.append(number)
+            asyncio.get_running_loop().call_soon(order.append, "another")
+            yield bytes(PIECE_BYTES)
+
+    await Pieces(pieces()).write(AsyncMock())  # which never keeps its writer waiting
+    assert order == [0, "another", 1, "another", 2, "another"]
