@@ -136,11 +136,12 @@ WITH RECURSIVE up(seq, messages) AS (
     SELECT ?, 0 UNION ALL SELECT parent, input_count + (finish_reason IS NOT NULL) FROM up CROSS JOIN turns USING (seq)
 ) SELECT sum(messages) FROM up;
 -- name: below: Of a turn and all that follows: how many messages, the newest, and the numbers as JSON.
-WITH RECURSIVE below(session_id, seq, messages) AS (
-    SELECT session_id, seq, input_count + (finish_reason IS NOT NULL) FROM alive WHERE seq = ?
-    UNION ALL SELECT t.session_id, t.seq, t.input_count + (t.finish_reason IS NOT NULL)
-    FROM below CROSS JOIN alive AS t ON t.session_id = below.session_id AND t.parent = below.seq
-) SELECT total(messages), max(seq), json_group_array(seq) FROM below;
+WITH RECURSIVE below(session_id, seq) AS (
+    SELECT session_id, seq FROM alive WHERE seq = ?
+    UNION ALL SELECT session_id, t.seq FROM below CROSS JOIN turns AS t USING (session_id)
+    WHERE t.parent = below.seq AND t.seq NOT IN gone
+) SELECT total(input_count + (finish_reason IS NOT NULL)), max(seq), json_group_array(seq)
+FROM below CROSS JOIN turns USING (seq);
 -- name: children: What follows a turn directly, oldest first, if that are at least so many.
 SELECT seq, turn_id, finish_reason, input FROM alive
 WHERE session_id = :session_id AND parent IS :parent AND :least <= (

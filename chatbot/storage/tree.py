@@ -131,9 +131,9 @@ class Tree:
         with self._db.transaction():
             return self._remove()
 
-    def _remove(self) -> bool:
+    def _remove(self, began: float | None = None) -> bool:
         """Does so in a transaction that was begun; each deletion does, so that what is short goes at once."""
-        deadline = perf_counter() + PIECE_SECONDS
+        deadline = (began or perf_counter()) + PIECE_SECONDS
         while perf_counter() < deadline:
             # The next of them has its turn when nothing is left of the one before.
             if not any(self._db.run(name).rowcount for name in ("drop_gone", "drop_of_session", "drop_mark")):
@@ -146,7 +146,7 @@ class Tree:
         A session that was at one of them is at the turn's parent then. With None everything goes, the system
         prompt too.
         """
-        deleted = 0
+        deleted, began = 0, perf_counter()
         with self._db.transaction():
             for seq in [turn.seq] if turn else [one.seq for one in self.children(session_id, None)]:
                 messages, _, numbers = self._db.one("below", (seq,))
@@ -155,7 +155,7 @@ class Tree:
             self._db.run("leave_gone", (turn and turn.parent, session_id))
             if turn is None:
                 deleted += self._db.run("drop_prompt", (session_id,)).rowcount
-            self._remove()
+            self._remove(began)  # to mark what is long took its time
         return deleted
 
     def set_input(self, seq: int, messages: str) -> None:

@@ -97,6 +97,25 @@ async def test_a_long_conversation_is_removed_in_pieces(tmp_path: Path) -> None:
         assert max(before - after for before, after in pairwise(turns)) <= 4
 
 
+def test_what_took_long_to_mark_is_removed_later(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both together kept others waiting for 25 ms, where 10,000 turns were deleted."""
+    here, honest = a_session(store), store._db.run
+    chain = a_chain(store, here, 5)
+    now = [1.0]
+    monkeypatch.setattr("chatbot.storage.tree.perf_counter", lambda: now[0])
+
+    def marks_slowly(name: str, *parameters: Any) -> Any:
+        now[0] += PIECE_SECONDS * (name == "mark")
+        return honest(name, *parameters)
+
+    monkeypatch.setattr(store._db, "run", marks_slowly)
+    assert store.rewind(here, turn_at(store, chain[1])) == 8
+    assert (count(store, "turns"), store.path(chain[4])) == (5, [])
+    monkeypatch.undo()
+    assert store.remove_piece()
+    assert count(store, "turns") == 1
+
+
 @pytest.mark.usefixtures("four_looks_are_a_piece")
 async def test_a_sweep_marks_many_and_delays_nobody(tmp_path: Path) -> None:
     with closing(Store(str(tmp_path / "chat.db"))) as store:
