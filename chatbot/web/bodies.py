@@ -147,18 +147,17 @@ def parse_json(body: bytes) -> Any:
         raise ChatError("invalid_json", f"The body is not JSON at {place}.") from None
     except (ValueError, RecursionError):
         raise ChatError("invalid_json", "The body is not JSON in UTF-8, or nested too deeply.") from None
-    if odd or nested > MAX_DEPTH or _SURROGATE.search(body):
+    is_odd = odd or _SURROGATE.search(body)
+    if is_odd or nested > MAX_DEPTH:
         for name, item in value.items() if isinstance(value, dict) else [("The body", value)]:
-            if wrong := _oddity(name, item):
+            if wrong := "is nested too deeply" if _is_deep(item) else is_odd and _oddity(name, item):
                 name = name.encode("utf-8", "replace").decode()[:100]
                 raise ChatError("invalid_request", f"{name} {wrong}.", None if name == "The body" else name)
     return value
 
 
 def _oddity(name: str, value: Any) -> str:
-    """What in a field is no JSON, no Unicode or unwise; "" if nothing is."""
-    if _is_deep(value):
-        return "is nested too deeply"
+    """What in a field is no JSON or no Unicode; "" if nothing is."""
     try:
         (name + _strict(value)).encode()
     except UnicodeEncodeError:

@@ -58,3 +58,10 @@ def test_what_is_none_is_refused_by_name(body: bytes, code: str, param: str | No
 def test_a_long_text_is_no_structure() -> None:
     text = '"[{,' * MAX_VALUES
     assert parse_json(json.dumps({"a": text}).encode()) == {"a": text}
+
+
+def test_a_body_of_many_objects_is_not_written_again_to_be_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To write one of 8 MB took longer than to read it, and every agent's request has many objects."""
+    monkeypatch.delattr("chatbot.web.bodies._strict")
+    value = {"tools": [{}] * (MAX_DEPTH + 1)}
+    assert parse_json(json.dumps(value).encode()) == value
