@@ -63,7 +63,7 @@ CREATE TABLE gone (seq INTEGER PRIMARY KEY REFERENCES turns (seq) ON DELETE CASC
 CREATE TABLE gone_sessions (session_id TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE VIEW alive AS SELECT * FROM turns WHERE seq NOT IN gone AND session_id NOT IN gone_sessions;
 
--- Responses that were accepted before they ran. A row goes when its turn is stored; one that failed stays.
+-- Responses that were accepted before they ran. A row goes when its turn is stored; one that failed stays an hour, or longer.
 CREATE TABLE background (
     response_id TEXT    NOT NULL PRIMARY KEY,
     session_id  TEXT    NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE,
@@ -180,6 +180,8 @@ DELETE FROM sessions WHERE session_id = ?;
 
 -- name: add_background: A response is accepted, and will run.
 INSERT INTO background (response_id, session_id, created_at, response) VALUES (?, ?, ?, ?);
+-- name: drop_failed: Removes what failed in a session before then.
+DELETE FROM background WHERE session_id = ? AND created_at <= ? AND error IS NOT NULL;
 -- name: get_background: A response that was accepted and has no turn yet.
 SELECT response_id, session_id, created_at, response, error FROM background WHERE response_id = ?;
 -- name: fail_background: A response failed.

@@ -18,6 +18,9 @@ from chatbot.storage.checkpoint import Checkpoints
 from chatbot.storage.database import Database, Locked
 from chatbot.storage.tree import Tree
 
+FAILED_RESPONSE_MS = 3_600_000
+"""How long a response can be read that failed in the background, at least."""
+
 _SPARE_DISK = 16 * 2**20  # kept for deletes and for what runs; of a small disk a quarter
 
 
@@ -223,7 +226,11 @@ class Store(Tree):
     # Responses that were accepted before they ran
 
     def add_background(self, response_id: str, session_id: str, created_at: int, response: str) -> None:
-        """Keeps that a response was accepted; `response` is JSON, the door's own record of it."""
+        """Keeps that a response was accepted; `response` is JSON, the door's own record of it.
+
+        What failed there long ago is forgotten: who asks a dead LLM again and again must not fill the disk.
+        """
+        self._db.run("drop_failed", (session_id, created_at - FAILED_RESPONSE_MS))
         self.require_space()
         self._db.run("add_background", (response_id, session_id, created_at, response))
 

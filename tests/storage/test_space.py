@@ -13,7 +13,7 @@ import pytest
 from chatbot.errors import ChatError
 from chatbot.records import Prompt
 from chatbot.storage import checkpoint
-from chatbot.storage.store import Store
+from chatbot.storage.store import FAILED_RESPONSE_MS, Store
 from tests.storage.tools import a_chain, a_session, a_turn, count, turn_at
 
 
@@ -185,3 +185,16 @@ def test_a_response_in_the_background_is_one_until_it_has_its_turn(store: Store)
     store.drop_background("r3")
     store.delete_session(here)
     assert count(store, "background") == 0
+
+
+def test_who_asks_a_dead_llm_again_and_again_does_not_fill_the_disk(store: Store) -> None:
+    here, there, hour = a_session(store), a_session(store), FAILED_RESPONSE_MS
+    store.add_background("runs", here, 0, "{}")
+    for name, session_id, asked_at in (
+        *(("old", here, 0), ("other", there, 0)),
+        *(("new", here, hour - 1), ("newer", here, hour)),
+    ):
+        store.add_background(name, session_id, asked_at, "{}")
+        store.fail_background(name, '{"code":"llm_unavailable"}')
+    names = ("old", "new", "newer", "other", "runs")
+    assert [name for name in names if not store.background(name)] == ["old"]
