@@ -155,13 +155,14 @@ def test_a_crash_is_one_line_of_json() -> None:
     assert "RuntimeError: two\nlines" in json.loads(text)["traceback"]
 
 
-def test_a_log_that_nobody_reads_stops_nobody() -> None:
+@pytest.mark.parametrize("length", [99, 20_000])  # the second is a crash's
+def test_a_log_that_nobody_reads_stops_nobody(length: int) -> None:
     ours, theirs = os.pipe()
     os.set_blocking(ours, False)
     with open(ours, "rb", buffering=0) as pipe, open(theirs, "w") as stream:
         handler = Handler(stream)
         for _ in range(5000):  # a pipe holds 64 KiB
-            handler.emit(logging.makeLogRecord({"msg": "x" * 99}))
+            handler.emit(logging.makeLogRecord({"msg": "x" * length}))
         while pipe.read(2**20):
             pass
         handler.emit(logging.makeLogRecord({"msg": "it is read again"}))

@@ -32,6 +32,9 @@ _PLAIN = re.compile(r"[!#-<>-~]+")
 PATIENCE = 0.05
 """For how many seconds a line waits for its reader, if the line before it was read."""
 
+PIECE_CHARS = 1000
+"""How much of a line is written at once: a pipe that can be written to takes 4096 bytes without waiting."""
+
 LEFT = 499
 """nginx's status for a client that left before it had the answer."""
 
@@ -120,11 +123,18 @@ class Handler(logging.StreamHandler[TextIO]):
     _patience = PATIENCE
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes a line, if it can be written soon."""
-        is_read = not self.stream or bool(select.select([], [self.stream], [], self._patience)[1])
-        self._patience = PATIENCE if is_read else 0.0
-        if is_read:
-            super().emit(record)
+        """Writes a line, as far as it can be written soon."""
+        try:
+            text = self.format(record) + self.terminator
+            for start in range(0, len(text), PIECE_CHARS):
+                is_read = not self.stream or bool(select.select([], [self.stream], [], self._patience)[1])
+                self._patience = PATIENCE if is_read else 0.0
+                if not is_read:
+                    return
+                self.stream.write(text[start : start + PIECE_CHARS])
+                self.flush()
+        except Exception:
+            self.handleError(record)
 
 
 def set_up(level: str, log_format: str) -> None:
