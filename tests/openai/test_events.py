@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -175,9 +176,10 @@ def test_a_call_is_done_where_its_arguments_end_however_they_are_cut(arguments: 
 def test_a_reply_that_is_deleted_while_it_is_sent_again_ends_with_response_failed():
     _, source = play(ALL_KINDS)
     assert source.turn
-    deleted = StoredReply(source.turn, Store())
     error = ChatError("message_not_found", "The message was deleted.")
-    (*_, last) = parse(ResponseEncoder(Response(deleted, source.turn)).error(error))
+    with closing(Store()) as store:
+        deleted = StoredReply(source.turn, store)
+        (*_, last) = parse(ResponseEncoder(Response(deleted, source.turn)).error(error))
     assert (last["type"], last["response"]["output"]) == ("response.failed", [])
 
 
