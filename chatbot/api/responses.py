@@ -70,8 +70,6 @@ def message_object(turn: Turn, place: int, siblings: list[Version], *, omit: boo
         result = _reply(turn)
     else:
         message = json.loads(turn.messages[place - 1])
-        if "tool_calls" in message:
-            message["tool_calls"] = [call for call in message["tool_calls"] if call]  # null: deleted alone
         if omit:
             message["content"] = without_parts(message.get("content"))
         result = _message(message_id(turn.turn_id, place), message, turn.asked_at)

@@ -141,7 +141,7 @@ def _with_outputs(text: str, outputs: Container[str], answered: Turn | None) -> 
 
 def _whole_calls(message: dict[str, Any], answered: Turn | None) -> list[Any]:
     """A message's calls but those that the cut of an answer went through: the last, and any half-written."""
-    calls = [call for call in message.get("tool_calls") or () if call]  # null: it was deleted alone
+    calls: list[Any] = message.get("tool_calls") or []
     if answered and CUT.search(answered.finish_reason or ""):
         return [call for call in calls[:-1] if _is_object(call["function"]["arguments"])]
     return calls

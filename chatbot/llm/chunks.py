@@ -151,8 +151,8 @@ class ChunkReader:
         if read.pieces:  # only the finish_reason must wait for what comes next
             said = {name: value for name, value in chunk.items() if name != "usage"}
             out.append(Chunk(rewritten(said, read.pieces, None), read.pieces))
-            told = ("delta", "message", "logprobs")
-            bare = {name: value for name, value in first_choice(chunk)[0].items() if name not in told}
+            with_text = ("delta", "message", "logprobs")
+            bare = {name: value for name, value in first_choice(chunk)[0].items() if name not in with_text}
             read = Chunk(rewritten(chunk | {"choices": [bare]}, (), finish))
         if not self._held:
             self._held_object = chunk

@@ -240,7 +240,7 @@ class LLM:
                 is_dead = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
                 if is_fresh.get() or not is_dead:
                     raise self._unreachable(error) from None
-        raise AssertionError
+        raise AssertionError("the last connection was fresh, so its error was raised")
 
     def _unreachable(self, error: Exception) -> ChatError:
         """What it means that no answer began."""

@@ -35,13 +35,14 @@ class ResponseEncoder:
         self._response = response
         self._source = response.source
         self._after = after
-        self._bare = -1  # the number of the newest event without characters among its like
+        self._bare = -1  # how many events without characters came, less one: the first has the number 0
         self._outline = Outline(response.source.message_id)
         self._runs = 0  # how many have begun
         self._kind, self._call = "", 0  # of the newest one
         self._delta = ""  # its events, but for number and text: they are nearly all that is sent
         self._events = bytearray()  # that were made and not taken yet
         first = "queued" if response.is_background else "in_progress"
+        # Three events for one in the background, else two, for then two names are one.
         for name, status in {"created": first, first: first, "in_progress": "in_progress"}.items():
             self._event(name, response=response.without_output(status))
         self._opening = self._taken()

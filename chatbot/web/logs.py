@@ -127,7 +127,7 @@ class Handler(logging.StreamHandler[TextIO]):
         try:
             text = self.format(record) + self.terminator
             for start in range(0, len(text), PIECE_CHARS):
-                is_read = not self.stream or bool(select.select([], [self.stream], [], self._patience)[1])
+                is_read = bool(select.select([], [self.stream], [], self._patience)[1])
                 self._patience = PATIENCE if is_read else 0.0
                 if not is_read:
                     return

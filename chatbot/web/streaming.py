@@ -67,14 +67,15 @@ class StreamListener:
     )  # fmt: skip
 
     def __init__(self, source: ReplySource, after: int, encoder: Encoder, heartbeat: float) -> None:
-        if after > source.log.length:
-            message = f"The reply has only {source.log.length} characters."
+        length = source.log.length
+        if after > length:
+            message = f"The reply has only {length} characters."
             raise ChatError("invalid_request", message, "Last-Event-ID")
         self.source = source
         self._encoder = encoder
         self._heartbeat = heartbeat
         self._offset = after
-        self._is_live = after == source.log.length and not source.finish_sent
+        self._is_live = after == length and not source.finish_sent
         self._before_headers = b""  # what comes before the headers are sent
         self._events: EventWriter | None = None  # once they are
         self._loop = asyncio.get_running_loop()
