@@ -52,7 +52,8 @@ class CallReader:
                 self._newest[index] = call
             if given:
                 self._newest[given] = call
-        if len(text) >= call.size > 0 and call.joined().startswith("{") and text.startswith(call.joined()):
+        said = call.joined() if len(text) >= call.size > 0 and "custom" not in entry else ""
+        if said.startswith("{") and text.startswith(said):  # no JSON begins with the same brace twice
             text = text[call.size :]  # Qianfan says all so far in each piece, GLM all again at the end
         call.arguments.append(text)
         call.size += len(text)

@@ -47,8 +47,9 @@ def said(question: str) -> list[Said]:
     for call in range(calls):
         pieces.append(Said("call", "", call, (f"call_{question}_{call}", "time")))
     for call in rng.choices(range(calls), k=rng.randint(0, 4)) if calls else ():
-        # Numbers are whole JSON wherever they are cut; what begins with a brace never becomes it.
-        pieces.append(Said("call", rng.choice(["", '{"']) + str(rng.randint(1, 99)), call))
+        # Numbers are whole JSON wherever they are cut; what begins with a bracket never becomes it. A brace
+        # could be followed by the same piece again, which is how an LLM says all its arguments anew.
+        pieces.append(Said("call", rng.choice(["", '["']) + str(rng.randint(1, 99)), call))
     return pieces
 
 

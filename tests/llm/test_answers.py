@@ -179,6 +179,11 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "a call that is no list": ([chunk({"tool_calls": call(0, "a", "f", "{}")})], "<f>{}"),
     "function_call": ([chunk({"function_call": {"name": "f", "arguments": "{}"}})], "<f>{}"),
     "a custom call": ([calls({"id": "a", "type": "custom", "custom": {"name": "f", "input": "x"}})], "<f>x"),
+    "a custom call whose text says a brace twice": (
+        [calls({"index": 0, "id": "a", "type": "custom", "custom": {"name": "f", "input": ""}}),
+         *(calls({"index": 0, "custom": {"input": one}}) for one in ("{", "{ name }", "}"))],
+        "<f>{{ name }}",
+    ),
     "an envelope (Cloudflare, gateways)": (
         [{"result": text("H"), "success": True}, {"code": 0, "message": "ok", "data": text("i")}], "Hi",
     ),
