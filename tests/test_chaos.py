@@ -97,7 +97,7 @@ async def test_chaos(
         stream.leave()
     server.streams.clear()
     await server.http.close()
-    await until(lambda: not server.connections and not server.replies._lingering)
+    await until(lambda: not server.connections and not server.replies._unfinished)
     # What is left towards the LLM are idle connections, which are kept for the next reply.
     assert llm.connections <= VISITORS
     await llm.stop()

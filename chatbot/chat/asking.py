@@ -16,6 +16,7 @@ from chatbot.ids import affinity_of
 from chatbot.llm.chunks import MAX_MODEL_CHARS, ChunkReader
 from chatbot.llm.client import LLM
 from chatbot.llm.response import Answer, Take
+from chatbot.records import Chunk
 from chatbot.storage.store import Store
 
 
@@ -81,11 +82,22 @@ class Asking:
 
         Raises ChatError.
         """
+        answer, first = await self._ask(take)
+        await answer.deliver(first, take)
+        counted = json.loads(answer.reader.usage or "{}").get("prompt_tokens")
+        tokens = counted if isinstance(counted, int) else self._tokens
+        self.limits.answered(self._model, self.context_messages, tokens)
+
+    async def _ask(self, take: Take) -> tuple[Answer, list[Chunk]]:
+        """Asks with what the LLM does not refuse: less if it is too long, another order if it wants that.
+
+        Returns the answer and its first chunks that say something; those before them were taken.
+        """
         fields = self.question.options
-        self._model = asked = await self.llm.model_for(fields)
-        listed = self.llm.context_size(asked)
-        budget = self.limits.budget(asked, fields, listed)
-        context = self.plan_context(asked, budget, fields)
+        self._model = model = await self.llm.model_for(fields)
+        listed = self.llm.context_size(model)
+        budget = self.limits.budget(model, fields, listed)
+        context = self.plan_context(model, budget, fields)
         if not self.question.truncates and context.reason != WHOLE:
             raise TooLong("context_too_long", f"{TOO_LONG}, and truncation is disabled.")
         has_guessed = False
@@ -96,27 +108,21 @@ class Asking:
             sent = in_order(context.messages) if budget.is_strict else context.messages
             try:
                 answer = self.answer = await self.llm.ask(sent, fields, affinity=self._affinity())
-                chunks = await answer.first(take)
-                break
+                return answer, await answer.first(take)
             except TooLong as error:
                 # What may also be a crash is taken for "too long" only once: a crash must cost no history.
                 is_crash = has_guessed and not error.is_certain
                 if is_crash or not self.question.truncates:
                     raise
                 has_guessed = not error.is_certain
-                self.limits.refused(asked, fields, context.count, context.tokens, error)
-                budget = self.limits.budget(asked, fields, listed)
+                self.limits.refused(model, fields, context.count, context.tokens, error)
+                budget = self.limits.budget(model, fields, listed)
                 context = shrink(context, budget, error)
             except ChatError as error:
                 if error.kind != "template" or budget.is_strict or sent == in_order(sent):
                     raise
-                self.limits.refused_order(asked)
+                self.limits.refused_order(model)
                 budget = budget._replace(is_strict=True)
-        del context, sent  # they may be long, and it is too late to ask again
-        await answer.deliver(chunks, take)
-        counted = json.loads(answer.reader.usage or "{}").get("prompt_tokens")
-        tokens = counted if isinstance(counted, int) else self._tokens
-        self.limits.answered(asked, self.context_messages, tokens)
 
     def plan_context(self, model: str, budget: Budget, fields: Mapping[str, Any] | None) -> Context:
         """What the question is asked with, within `budget`.

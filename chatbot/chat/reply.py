@@ -9,10 +9,9 @@ The rules:
 4. A reply ends once. Its end is decided (`_decide`) and stored (`_write`) with no await in between: whoever
    comes later, be it a cancel, a client or the LLM, finds it decided, and nothing more is taken. If the file
    is locked, the write is tried again for 5 s; a cancel changes nothing in this time, a deletion discards it.
-5. A reply that is stopped is stored as cancelled if at least one character has come, be it of a thought or of
-   half a tool call: it was paid for. If the LLM has said its finish_reason and has sent more than thoughts,
-   or all of its answer, it is stored as finished. One that fails is never stored; llm/ raises an error if an
-   LLM ends after thoughts alone and may not.
+5. A reply that is stopped is stored with what has come, for it was paid for: as finished, if the LLM has said
+   its finish_reason and more than thoughts, or all of its answer; else as cancelled, be it half a thought.
+   One that fails is never stored, nor one that was stopped before its first character.
 6. A reply follows the turn that it was asked after, or begins the conversation. If that turn is deleted with
    all that follows, the reply is discarded. If it is deleted alone, the reply follows its parent.
 
@@ -42,7 +41,8 @@ logger = logging.getLogger(__name__)
 class Reply:
     """A reply while it is written: a `ReplySource`, which explains what it shows of itself.
 
-    `on_end` is called when it has ended, `on_linger` with a task that has still to let go or to write.
+    `on_end` is called when it has ended, `keep_until_done` with a task that must still let go of the LLM, or
+    write.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Reply:
         store: Store,
         clock: Callable[[], float],
         on_end: Callable[[Reply], None],
-        on_linger: Callable[[asyncio.Task[None]], None],
+        keep_until_done: Callable[[asyncio.Task[None]], None],
     ) -> None:
         self.question = asking.question
         self.session_id = self.question.session_id
@@ -71,7 +71,7 @@ class Reply:
         self._store = store
         self._clock = clock
         self._on_end = on_end
-        self._on_linger = on_linger
+        self._keep_until_done = keep_until_done
         self._loop = asyncio.get_running_loop()
         self._asked_at = self._loop.time()
         self._is_decided = False  # whether its end is
@@ -139,7 +139,11 @@ class Reply:
         if not self.log.length:  # of a tool's name alone that is longer than a reply may be
             self._fail(ChatError("llm_error", "The LLM server sent a reply without an answer."))
         elif self._decide():
-            self._store_turn(finish_reason, error)
+            turn = self._new_turn(finish_reason)
+            try:
+                self._write(turn, error)
+            except Locked:
+                self._writing = self._write_later(lambda: self._write(turn, error))
 
     def _fail(self, error: ChatError) -> None:
         """Ends it without a turn; no-op if its end is decided."""
@@ -157,14 +161,13 @@ class Reply:
         task, self._task = self._task, None
         if task and task is not asyncio.current_task():
             task.cancel()
-            self._on_linger(task)
+            self._keep_until_done(task)
         self.usage = self._asking.answer.reader.usage
         return True
 
-    def _store_turn(self, finish_reason: str, error: ChatError | None) -> None:
-        """Stores the turn, now or when the file is no longer locked."""
+    def _new_turn(self, finish_reason: str) -> Turn:
         asking, question = self._asking, self.question
-        turn = Turn(
+        return Turn(
             seq=0,
             session_id=question.session_id,
             parent=question.parent,
@@ -184,12 +187,10 @@ class Reply:
             input="\n".join(question.input),
             **self.log.to_columns(),
         )
-        try:
-            self._write(turn, error)
-        except Locked:
-            self._writing = self._write_later(lambda: self._write(turn, error))
 
     def _write_later(self, write: Callable[[], None]) -> asyncio.Task[None]:
+        """Writes as soon as the file is no longer locked; says that it ended if it stays so."""
+
         async def write_when_unlocked() -> None:
             try:
                 with suppress(ChatError):  # the file stays locked, or the disk is full
@@ -198,7 +199,7 @@ class Reply:
                 self._announce_end(file_locked())  # nothing happens if it has ended
 
         task = self._loop.create_task(write_when_unlocked())
-        self._on_linger(task)
+        self._keep_until_done(task)
         return task
 
     def _write(self, turn: Turn, error: ChatError | None) -> None:

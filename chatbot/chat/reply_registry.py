@@ -51,7 +51,7 @@ class ReplyRegistry:
         self._by_response: dict[str, Reply] = {}
         self._by_session: dict[str, list[Reply]] = {}
         self._relays: set[asyncio.Task[Any]] = set()
-        self._lingering: set[asyncio.Task[None]] = set()
+        self._unfinished: set[asyncio.Task[None]] = set()
         self._enough = asyncio.Event()  # set when a shutdown need not wait any longer
 
     def __len__(self) -> int:
@@ -162,7 +162,7 @@ class ReplyRegistry:
             store=self.store,
             clock=self.clock,
             on_end=self._forget,
-            on_linger=self._linger,
+            keep_until_done=self._keep_until_done,
         )
         self._running[reply.message_id] = reply
         self._by_session.setdefault(question.session_id, []).append(reply)
@@ -189,10 +189,10 @@ class ReplyRegistry:
         if self.closing and not len(self):
             self._enough.set()
 
-    def _linger(self, task: asyncio.Task[None]) -> None:
+    def _keep_until_done(self, task: asyncio.Task[None]) -> None:
         """Remembers the task of a reply that has still to let go of the LLM, or to be stored."""
-        self._lingering.add(task)
-        task.add_done_callback(self._lingering.discard)
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
 
     async def drain(self, grace: float, enough: asyncio.Event) -> None:
         """Begins no more replies and waits for those that run: at most `grace` seconds, or until `enough`.
@@ -211,9 +211,9 @@ class ReplyRegistry:
             reply.stop(shutting_down())
         for relay in self._relays:
             relay.cancel()
-        if self._lingering:
-            await asyncio.wait(self._lingering, timeout=LAST_WRITES_SECONDS)
-        while self._lingering:  # what is given up may have its failure noted, which is given up, too
-            for task in self._lingering:
+        if self._unfinished:
+            await asyncio.wait(self._unfinished, timeout=LAST_WRITES_SECONDS)
+        while self._unfinished:  # what is given up may have its failure noted, which is given up, too
+            for task in self._unfinished:
                 task.cancel()
-            await asyncio.gather(*self._lingering, return_exceptions=True)
+            await asyncio.gather(*self._unfinished, return_exceptions=True)

@@ -149,8 +149,8 @@ class ChunkReader:
         if self._is_relay or not (self._held or finish):
             return [*out, read]
         if read.pieces:  # only the finish_reason must wait for what comes next
-            said = {name: value for name, value in chunk.items() if name != "usage"}
-            out.append(Chunk(rewritten(said, read.pieces, None), read.pieces))
+            without_usage = {name: value for name, value in chunk.items() if name != "usage"}
+            out.append(Chunk(rewritten(without_usage, read.pieces, None), read.pieces))
             with_text = ("delta", "message", "logprobs")
             bare = {name: value for name, value in first_choice(chunk)[0].items() if name not in with_text}
             read = Chunk(rewritten(chunk | {"choices": [bare]}, (), finish))

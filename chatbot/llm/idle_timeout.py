@@ -22,7 +22,7 @@ class IdleTimeout:
     def __init__(self, seconds: float, on_idle: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
         self._seconds = self.patience = seconds
-        self._on_idle = on_idle
+        self._on_idle: Callable[[], object] | None = on_idle
         self.heard_at = self._loop.time()
         self.has_fired = False
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(seconds, self._look)
@@ -39,7 +39,7 @@ class IdleTimeout:
         if self._timer:
             self._timer.cancel()
         self._timer = None
-        self._on_idle = int  # whoever was to be called mostly holds this: a cycle otherwise
+        self._on_idle = None  # it mostly belongs to who holds this: a cycle otherwise
 
     def _look(self, *, is_late: bool = False) -> None:
         left = self.heard_at + self._seconds - self._loop.time()
@@ -51,4 +51,5 @@ class IdleTimeout:
         else:
             on_idle, self.has_fired = self._on_idle, True
             self.end()
-            on_idle()
+            if on_idle:
+                on_idle()

@@ -61,8 +61,8 @@ class Answer:
     """
 
     __slots__ = (
-        "__weakref__", "_burst", "_chunks", "_content", "_decoder", "_failure", "_has_ended", "_head",
-        "_idle", "_loop", "_messages", "_report", "_response", "_take", "_tap", "is_complete", "reader"
+        "__weakref__", "_chunks", "_content", "_decoder", "_failure", "_has_ended", "_head", "_idle",
+        "_loop", "_messages", "_report", "_response", "_take", "_tap", "_unread", "is_complete", "reader"
     )  # fmt: skip
 
     def __init__(
@@ -82,7 +82,7 @@ class Answer:
         self._messages: str | None = messages  # for the report of a failure before the first chunk
         self._head = bytearray()  # what has come of an answer that is no stream, or may be none
         self._decoder: Decoder | None = None  # of a stream
-        self._burst = b""  # what has come and was not read yet
+        self._unread = b""  # what has come and was not read yet
         self._chunks: list[Chunk] = []  # what was read and not handed over yet
         self._take: Take | None = None  # what the transport's callback hands chunks to
         self._has_ended = False
@@ -156,9 +156,9 @@ class Answer:
 
     async def _more(self) -> bytes:
         """What has come, as soon as something has; b"" at the end. Raises what is in BROKEN."""
-        if self._burst:
+        if self._unread:
             await asyncio.sleep(0)  # others have their turn
-        while not (data := self._burst or self._content.read_nowait()):
+        while not (data := self._unread or self._content.read_nowait()):
             if self._has_ended or self._content.is_eof():
                 break
             await self._tap.wait()
@@ -175,7 +175,7 @@ class Answer:
             self._content.set_exception(broken)
 
     def _arrived(self) -> None:
-        """Something has come, or the connection is lost: hands it over, or wakes the task that waits."""
+        """Something has come, or the connection is lost: hands it over; what else is to do, the task does."""
         try:
             data = self._content.read_nowait() if self._take else b""
         except BROKEN:
@@ -185,7 +185,8 @@ class Answer:
                 self._has_ended = True
         except Exception as error:
             self._failure, self._has_ended = error, True
-        if not data or self._has_ended or self._burst or self._content.is_eof():
+        has_nothing_left = data and not (self._unread or self._has_ended or self._content.is_eof())
+        if not has_nothing_left:
             self._tap.wake()
 
     def _read(self, data: bytes, *, is_cut: bool = False) -> list[Chunk]:
@@ -193,12 +194,12 @@ class Answer:
 
         A failure is kept, to be raised when they were handed over.
         """
-        decoder, self._burst = self._decoder, b""
+        decoder, self._unread = self._decoder, b""
         if decoder and decoder.is_between and (chunk := self.reader.recognise(data)):
             self._idle.heard_at = self._loop.time()
             return [chunk]  # so it is nearly always: one whole event, in which only the text is new
         if len(data) > SLICE_BYTES:
-            data, self._burst = data[:SLICE_BYTES], data[SLICE_BYTES:]
+            data, self._unread = data[:SLICE_BYTES], data[SLICE_BYTES:]
         try:
             if decoder and data:
                 self._read_events(data, decoder)

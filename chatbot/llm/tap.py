@@ -64,13 +64,13 @@ class Tap(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _notify(self) -> None:
-        if self._on_event and self._waiter and not self._waiter.done():
+        if self._on_event and self.is_waited_for:
             self._on_event()
 
     # What the transport calls
 
     def data_received(self, data: bytes) -> None:
-        """Lets aiohttp take it first; if it is the end of the answer, this was removed by then."""
+        """Lets aiohttp take it first; at the end of the answer that removes this, and yet the end is told."""
         self._protocol.data_received(data)
         self._notify()
 

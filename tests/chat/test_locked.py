@@ -143,7 +143,7 @@ async def test_a_shutdown_that_gives_up_leaves_nothing_to_be_waited_for_again(
     await turns_of_the_loop()
     await room.registry.close()
     assert reply.ended
-    assert not room.registry._lingering
+    assert not room.registry._unfinished
 
 
 async def test_a_disk_that_is_full_is_told_and_other_failures_are_logged(
