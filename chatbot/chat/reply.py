@@ -9,9 +9,10 @@ The rules:
 4. A reply ends once. Its end is decided (`_decide`) and stored (`_write`) with no await in between: whoever
    comes later, be it a cancel, a client or the LLM, finds it decided, and nothing more is taken. If the file
    is locked, the write is tried again for 5 s; a cancel changes nothing in this time, a deletion discards it.
-5. A reply that is stopped is stored with what has come, for it was paid for: as finished, if the LLM has said
-   its finish_reason and more than thoughts, or all of its answer; else as cancelled, be it half a thought.
-   One that fails is never stored, nor one that was stopped before its first character.
+5. A reply that is stopped was paid for, so what has come is stored:
+   - as finished, if the LLM has said its finish_reason and more than thoughts, or all of its answer;
+   - as cancelled otherwise, even if it is half a thought or half a tool call.
+   Nothing is stored if it failed, or if it was stopped before its first character.
 6. A reply follows the turn that it was asked after, or begins the conversation. If that turn is deleted with
    all that follows, the reply is discarded. If it is deleted alone, the reply follows its parent.
 
@@ -85,12 +86,13 @@ class Reply:
     async def _run(self) -> None:
         try:
             await self._asking.run(self._take)
-            self._finish(self._asking.answer.reader.finish_reason or "")  # "" only if its end is decided
+            # There is a finish_reason, unless the end is decided; then this does nothing.
+            self._finish(self._asking.answer.reader.finish_reason or "")
         except ChatError as error:
             logger.warning("reply %s failed: %s", self.message_id, error.code)
             self._fail(error)
         except asyncio.CancelledError:
-            self.stop()  # nothing happens unless the task was cancelled from outside, with the whole loop
+            self.stop()  # does nothing unless the task was cancelled from outside, with the whole loop
             raise
         except Exception as error:
             logger.exception("reply %s crashed", self.message_id)
@@ -136,7 +138,7 @@ class Reply:
 
     def _finish(self, finish_reason: str, error: ChatError | None = None) -> None:
         """Ends it with a turn, and sends listeners `error`, if given; no-op if its end is decided."""
-        if not self.log.length:  # of a tool's name alone that is longer than a reply may be
+        if not self.log.length:  # the LLM said a tool's name alone, which is longer than a reply may be
             self._fail(ChatError("llm_error", "The LLM server sent a reply without an answer."))
         elif self._decide():
             turn = self._new_turn(finish_reason)

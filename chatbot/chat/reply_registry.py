@@ -84,10 +84,10 @@ class ReplyRegistry:
         reply = self._running.get(message_id)
         if reply and reply.session_id == session_id:
             return reply
-        found = self.store.turn_of(session_id, message_id)
-        if not found or found[1] != 0:
+        turn, place = self.store.turn_of(session_id, message_id) or (None, 0)
+        if turn is None or place != 0:
             raise ChatError("message_not_found", "There is no such reply in this session.", "message_id")
-        return StoredReply(found[0], self.store)
+        return StoredReply(turn, self.store)
 
     def known(self, key_hash: str, request_hash: str) -> ReplySource | None:
         """The reply that was given, or is being given, under an idempotency key.
@@ -154,7 +154,7 @@ class ReplyRegistry:
     def start(self, question: Question) -> Reply:
         """Begins a reply that was admitted, with no await in between. Its end marks the session as used.
 
-        The caller joins it before it awaits: nobody stops a reply that never had a listener.
+        The caller joins it before it awaits: a client that went before would leave it running for nobody.
         """
         reply = Reply(
             Asking(question, config=self.config, store=self.store, llm=self.llm, limits=self.limits),

@@ -134,17 +134,12 @@ class ChunkReader:
     #   what comes       what is held then       what goes out
     #   "Hel" + stop     stop                    "Hel"
     #   usage            stop, usage
-    #   "lo" + stop      stop                    the first chunk with a stop, without it; usage; "lo"
+    #   "lo" + stop      stop                    the chunk that was held, its stop removed; usage; "lo"
     #   the end                                  stop, by end()
 
     def _hold(self, read: Chunk, chunk: dict[str, Any], finish: str | None) -> list[Chunk]:
         """Keeps a finish_reason that may be the last, and the silence after it; returns what may go out."""
-        out: list[Chunk] = []
-        if read.pieces and self.finish_reason:  # so that was no end
-            out, self._held = self._held, []
-            if out:
-                out[0] = Chunk(rewritten(self._held_object, (), None))
-            self.finish_reason, self._is_doubtful = None, True
+        out = self._take_back() if read.pieces and self.finish_reason else []
         self.finish_reason = finish or self.finish_reason
         if self._is_relay or not (self._held or finish):
             return [*out, read]
@@ -158,6 +153,14 @@ class ChunkReader:
             self._held_object = chunk
         if len(self._held) < MAX_HELD:
             self._held.append(read)
+        return out
+
+    def _take_back(self) -> list[Chunk]:
+        """What was said was no end, since text follows: returns what was held, without the finish_reason."""
+        out, self._held = self._held, []
+        if out:
+            out[0] = Chunk(rewritten(self._held_object, (), None))
+        self.finish_reason, self._is_doubtful = None, True
         return out
 
     def end(self, *, is_cut: bool) -> list[Chunk]:

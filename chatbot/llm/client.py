@@ -100,11 +100,13 @@ class LLM:
         idle = IdleTimeout(self._patience, task.cancel)
         try:
             response = await self._post(messages, body, affinity)
-        except BaseException as error:
+        except asyncio.CancelledError:
             # Nobody else may have cancelled the task too; cf. asyncio.timeout.
-            if idle.has_fired and isinstance(error, asyncio.CancelledError) and not task.uncancel():
-                error = self._silent()
-            raise self._reports.report(error, messages) if isinstance(error, ChatError) else error from None
+            if not idle.has_fired or task.uncancel():
+                raise
+            raise self._reports.report(self._silent(), messages) from None
+        except ChatError as error:
+            raise self._reports.report(error, messages) from None
         finally:
             idle.end()
         room = body.get("max_completion_tokens") or body.get("max_tokens")

@@ -12,8 +12,8 @@ Both have it read by _read, which chooses by what is known by then:
     otherwise   _read_head, which keeps the bytes until they show a stream, or until the end
 
 A failure is kept in `_failure`, which the task raises after the chunks that came before it. `_has_ended`
-ends both ways. However it ends, close() lets go of the LLM: deliver() calls it, also if its task is
-cancelled.
+ends both ways. However it ends, close() lets go of the LLM: first() and deliver() call it, also if their
+task is cancelled.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Answer:
         try:
             async for chunks in self:
                 if any(chunk.pieces for chunk in chunks) or not take(chunks):
-                    return chunks
+                    return chunks  # what refused these refuses them in deliver(), too
             return []
         except BaseException:
             self.close()
@@ -107,8 +107,7 @@ class Answer:
     async def deliver(self, first: list[Chunk], take: Take) -> None:
         """Hands all chunks to `take`, until the end or until it says False, and closes the answer.
 
-        After the first ones the transport's callback hands over what comes while the task waits here, mostly
-        the end too; the task what is left of a long burst. Raises ChatError after all that came before.
+        After the first ones the transport's callback does so, too. Raises ChatError after all that came.
         """
         try:
             if take(first):
@@ -175,7 +174,10 @@ class Answer:
             self._content.set_exception(broken)
 
     def _arrived(self) -> None:
-        """Something has come, or the connection is lost: hands it over; what else is to do, the task does."""
+        """Something has come, or the connection is lost: hands it over; what else is to do, the task does.
+
+        It is called only while the task waits, for which nothing is unread.
+        """
         try:
             data = self._content.read_nowait() if self._take else b""
         except BROKEN:
@@ -185,8 +187,8 @@ class Answer:
                 self._has_ended = True
         except Exception as error:
             self._failure, self._has_ended = error, True
-        has_nothing_left = data and not (self._unread or self._has_ended or self._content.is_eof())
-        if not has_nothing_left:
+        needs_task = not data or self._unread or self._has_ended or self._content.is_eof()
+        if needs_task:
             self._tap.wake()
 
     def _read(self, data: bytes, *, is_cut: bool = False) -> list[Chunk]:

@@ -192,8 +192,8 @@ class Store(Tree):
     def add_turn(self, turn: Turn, *, if_at_parent: bool = False) -> int:
         """Stores a turn, and that the session was used and is at it now; returns its number.
 
-        With `if_at_parent` the session moves only if it is at the turn's parent. What the turn was accepted
-        as in the background is done. Raises ChatError if the session or the turn's parent is gone.
+        With `if_at_parent` the session moves only if it is at the turn's parent. The note is dropped that it
+        was accepted in the background. Raises ChatError if the session or the turn's parent is gone.
         """
         try:
             return self._insert(turn, if_at_parent)

@@ -109,6 +109,7 @@ class Connection(web.RequestHandler):
         if writer := request.get(EVENT_WRITER):
             writer.keep_alive()
         elif request.version >= HttpVersion11 and not request.writer.output_size:
+            # Nothing else may be sent before the headers of an answer.
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         for seconds in LOOK_AFTER:
             self._loop.call_later(seconds, self._end_if_reset)

@@ -105,7 +105,7 @@ class StreamListener:
                 if self._loop.time() >= self._wrote_at + self._heartbeat:
                     self._send(KEEP_ALIVE)
                 await self._sleep_until_due()
-                await self._catch_up(events)
+                await self._catch_up(events)  # nothing is lacking if it was live all the time
             ending = self._ending()
         except ChatError as error:  # a stored reply that was deleted meanwhile
             ending = self._encoder.error(error)
