@@ -60,8 +60,11 @@ async def test_it_is_whole_and_needs_nothing_from_elsewhere(server: Running) -> 
     page = Page(text)
     assert (page.open, page.other) == ([], [])
     assert len(page.ids) == len(set(page.ids))
-    style, other = [link for link in page.links if not link.startswith("#")]
-    assert re.fullmatch(r"page/[0-9a-f]{12}/docs\.css", style)
+    icon, style, other = [link for link in page.links if not link.startswith("#")]
+    for link, file in ((icon, r"icons/icon\.svg"), (style, r"docs\.css")):
+        assert re.fullmatch(f"page/[0-9a-f]{{12}}/{file}", link)
+        async with server.http.get(f"{server.url}/{link}") as response:
+            assert response.status == 200
     assert other == "api/openapi.json"
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
     assert "default-src 'none'" in headers["Content-Security-Policy"]
