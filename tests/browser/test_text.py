@@ -19,6 +19,12 @@ MARKO = "marko-2.2.4"  # a Markdown parser for Python, whose sources come with t
 CASES = {
     "a line break is one": ("one\ntwo\n\nthree", "<p>one\ntwo</p><p>three</p>"),
     "bold": ("a **b c** d", "<p>a <strong>b c</strong> d</p>"),
+    "bold before a particle": (
+        '**사과(apple)**는 "사과**(沙果)**"',
+        '<p><strong>사과(apple)</strong>는 "사과<strong>(沙果)</strong>"</p>',
+    ),
+    "stars before a particle": ("2 **3은 ** 4", "<p>2 **3은 ** 4</p>"),
+    "struck before a particle": ("~~100%~~가", "<p><del>100%</del>가</p>"),
     "stars that are none": ("2 ** 3 * 4 ** 5", "<p>2 ** 3 * 4 ** 5</p>"),
     "struck": ("~~no~~", "<p><del>no</del></p>"),
     "markup is text": ("<b>x</b> & &amp;", "<p>&lt;b&gt;x&lt;/b&gt; &amp; &amp;</p>"),

@@ -20,6 +20,7 @@ export const ready = late(load).then(({ default: MarkdownIt }) => {
 		normalize: (match) => { match.url = `http://${match.url}`; },
 	});
 	md.inline.ruler.before('html_inline', 'break', lineBreak);
+	md.inline.State = unspaced(md.inline.State);
 	addMath(md);
 });
 
@@ -40,6 +41,19 @@ export function isLink(address) {
 
 // The words behind the marks of a block of code may have escapes.
 export const unescape = (text) => md.utils.unescapeAll(text);
+
+const UNSPACED = /[\p{sc=Hangul}\p{sc=Han}\p{sc=Hiragana}\p{sc=Katakana}]/u;
+
+// A particle follows its word without a space: without this, who reads "**사과(apple)**는" would see the stars.
+const unspaced = (State) => class extends State {
+	scanDelims(start, split) {
+		const found = super.scanDelims(start, split);
+		const [before = ' ', after = ' '] = [this.src[start - 1], this.src[start + found.length]];
+		if (split && UNSPACED.test(before) && /\S/.test(after)) found.can_open = true;
+		if (split && UNSPACED.test(after) && /\S/.test(before)) found.can_close = true;
+		return found;
+	}
+};
 
 // Models write <br> into the cells of tables, where nothing else breaks a line.
 function lineBreak(state, silent) {
