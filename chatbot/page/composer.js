@@ -26,6 +26,9 @@ function fit() {
 
 export function hint(word = 'keysHint') {
 	page.hint.textContent = t(word);
+	// A phone has neither room for the keys' hint nor an Esc key.
+	page.hint.classList.toggle('keys', word === 'keysHint');
+	if (word === 'editing') page.hint.append(' ', button('cancel', leaveEdit, 'act'));
 	if (word !== 'keysHint') say(t(word));
 }
 

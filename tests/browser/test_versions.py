@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 
 async def test_answering_again_makes_a_version_and_loses_nothing(reader, llm, server):
     llm.answers("roll a die").say("Four").finish()
@@ -57,11 +59,15 @@ async def test_editing_goes_on_from_the_edited_message_and_keeps_the_other(reade
     await reader.see(reader.questions, ["one", "two", "three"])
 
 
-async def test_escape_leaves_an_edit_and_changes_nothing(reader, server):
+@pytest.mark.parametrize("width", [1200, 360])
+async def test_an_edit_is_left_by_escape_and_on_a_phone_by_a_button_and_changes_nothing(
+    open_page, server, width
+):
+    reader = await open_page(width=width)
     await reader.ask("stay")
     await reader.press("Edit")
     await reader.box.fill("go")
-    await reader.box.press("Escape")
+    await (reader.press("Cancel", reader.hint) if width == 360 else reader.box.press("Escape"))
     await reader.see_value(reader.box, "")
     await reader.see(reader.questions, "stay")
     assert (await server.history(reader.session()))[0] == ("user", "stay")
