@@ -23,7 +23,7 @@ export function send(talk, question, more = {}) {
 }
 
 async function begin(talk, turn) {
-	const said = turn.outputs ? [] : [{ content: turn.question }];
+	const said = turn.question ? [{ content: turn.question }] : [];
 	Object.assign(turn, { said, state: 'running', answer: '', reasoning: '', refusal: '', calls: [], received: 0 });
 	addTurn(talk, turn);
 	talk.running = turn;
@@ -48,9 +48,8 @@ async function finish(talk, turn) {
 	turn.writer.push('', true);
 	turn.state = 'done';
 	// The server names the question after its turn.
-	turn.first = turn.said[0] && turn.id ? `${turn.id.slice(0, -3)}001` : undefined;
+	if (turn.id) turn.first = `${turn.id.slice(0, -3)}001`;
 	if (turn.said[0]) turn.said[0].id = turn.first;
-	if (!turn.first && turn.id) turn.first = `${turn.id.slice(0, -3)}001`;
 	showState(turn);
 	release(talk, turn);
 	showCalls(talk, turn);

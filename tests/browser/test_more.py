@@ -59,6 +59,9 @@ async def test_a_tools_call_is_shown_and_a_person_can_give_its_output(reader, ll
     await reader.see(reader.answers.last, "It is sunny.")
     await reader.see(fold.locator("summary"), "Called weather")
     await reader.see(reader.page.get_by_label("Output of weather"), count=0)
+    await reader.press("Answer again")
+    await reader.see(reader.answers.last, "You said: sunny")
+    await reader.see(reader.questions, ["weather?"])
 
 
 async def test_outputs_are_not_asked_for_once_the_conversation_has_gone_on(reader, llm):
