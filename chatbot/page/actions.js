@@ -89,7 +89,9 @@ function fail(talk, turn, error) {
 	const other = turn.replaced?.length ? button('back', () => putBack(talk, turn)) : turn.outputs ? null : button('edit', () => edit(turn));
 	turn.note.replaceChildren(failure(error, ...[again, other].filter(Boolean)));
 	showState(turn);
-	return tell('stick');
+	tell('stick');
+	// Who stopped it to send what waits is not kept waiting.
+	if (error.code === 'reply_cancelled') tell('ended', talk);
 }
 
 function retry(talk, turn) {

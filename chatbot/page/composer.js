@@ -125,6 +125,7 @@ function enqueue(talk, question) {
 	setQueue(talk, [...talk.queue, question]);
 	say(t('queued'));
 	tell('stick');
+	next(talk);
 }
 
 function setQueue(talk, queue) {

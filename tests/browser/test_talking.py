@@ -83,10 +83,13 @@ async def test_a_question_asked_while_an_answer_runs_waits_and_is_sent_when_it_e
     await reader.see(queued, count=0)
 
 
-async def test_a_question_that_waits_can_be_sent_now_changed_or_taken_back(reader, llm):
-    answer = llm.answers("a very long story").say("Once")
+@pytest.mark.parametrize("said", ["Once", ""], ids=["writing", "silent"])
+async def test_a_question_that_waits_can_be_sent_now_changed_or_taken_back(reader, llm, said):
+    reader.expects("409")
+    answer = llm.answers("a very long story").say(said)
     await reader.send("a very long story")
-    await reader.see(reader.answers, "Once")
+    await answer.asked.wait()
+    await reader.see(reader.answers, said)
     for text in ("one", "two", "three"):
         await reader.send(text)
     queued = reader.page.locator(".queued")
@@ -95,8 +98,20 @@ async def test_a_question_that_waits_can_be_sent_now_changed_or_taken_back(reade
     await reader.see_value(reader.box, "two")
     await reader.press("Stop and send now", queued.nth(0))
     await answer.left.wait()
-    await reader.see(reader.answers, ["Once", "You said: three"])
+    await reader.see(reader.answers, [said, "You said: three"])
     await reader.see_value(reader.box, "two")
+
+
+async def test_questions_that_waited_for_an_answer_that_failed_go_with_the_next(reader, llm):
+    reader.expects("400")
+    answer = llm.answers("fails")
+    await reader.send("fails")
+    await answer.asked.wait()
+    await reader.send("waits")
+    answer.refuse(400, "no")
+    await reader.see(reader.failure)
+    await reader.send("goes on")
+    await reader.see(reader.answers, ["", "You said: waits", "You said: goes on"])
 
 
 async def test_every_send_bears_a_key_of_its_own(reader, llm):
