@@ -29,6 +29,7 @@ export function factsOf(turn) {
 	const node = iconButton('info', 'about', () => {
 		panel.hidden = !panel.hidden;
 		if (!panel.hidden) panel.replaceChildren(...facts(turn).map(([word, value]) => div('', make('dt', { textContent: word }), make('dd', { textContent: value }))));
+		panel.scrollIntoView({ block: 'nearest' });
 		node.ariaExpanded = String(!panel.hidden);
 	}, 'act about');
 	node.ariaExpanded = 'false';

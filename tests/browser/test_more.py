@@ -81,14 +81,17 @@ async def test_a_refusal_says_that_it_is_one(reader, llm):
     await reader.see(refusal, "The assistant declinedI would rather not.")
 
 
-async def test_what_an_answer_cost_is_there_for_who_looks(reader, llm):
+async def test_what_an_answer_cost_is_there_for_who_looks(open_page, llm):
+    reader = await open_page(width=360, height=500)
     usage = {"prompt_tokens": 2000, "completion_tokens": 30, "prompt_tokens_details": {"cached_tokens": 1500}}
-    llm.answers("cost?").say("Little.").finish("stop", usage | {"total_tokens": 2030})
+    llm.answers("cost?").say("Little.\n\n" * 12).finish("stop", usage | {"total_tokens": 2030})
     await reader.ask("cost?")
     shown = ("Modelm", "Tokens read2,000", "of them cached1,500 (75 %)", "Tokens written30", "First token")
     for _ in range(2):
         await reader.press("About this answer")
         facts = reader.page.locator(".facts")
+        bottom = "getBoundingClientRect().bottom"
+        assert await facts.evaluate(f"facts => facts.{bottom} < scroller.{bottom} + 1"), "they are covered"
         for words in shown:
             await reader.see_part(facts, words)
         await reader.refresh()
