@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from datetime import datetime, timedelta
 
+HANGS = 60_000  # milliseconds, after which a busy machine too is taken to wait in vain
 WATCH_POLICY = """
 addEventListener('securitypolicyviolation', (event) => console.error(`CSP: ${event.violatedDirective}`));
 window.longTasks = [];
@@ -26,7 +28,7 @@ class Reader:
 
     async def open_tab(self, url: str | None = None) -> Reader:
         self.page = await self.context.new_page()
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(HANGS)
         self.page.on("console", self._on_console)
         self.page.on("pageerror", lambda error: self._complaints.append(f"uncaught: {error}"))
         await self.page.add_init_script(WATCH_POLICY)
@@ -97,6 +99,11 @@ class Reader:
     async def refresh(self) -> None:
         await self.page.reload()
 
+    async def stop_clock(self) -> None:
+        """What the page does after a while waits until the test lets its clock run."""
+        await self.page.clock.install()
+        await self.page.clock.pause_at(datetime.now() + timedelta(minutes=1))
+
     # What is seen.
 
     @property
@@ -139,35 +146,43 @@ class Reader:
         from playwright.async_api import expect
 
         if count is not None:
-            await expect(what).to_have_count(count, timeout=15_000)
+            await expect(what).to_have_count(count, timeout=HANGS)
         elif text is None:
-            await expect(what).to_be_visible(timeout=15_000)
+            await expect(what).to_be_visible(timeout=HANGS)
         else:
-            await expect(what).to_have_text(text, timeout=15_000)
+            await expect(what).to_have_text(text, timeout=HANGS)
 
     async def until(self, expression: str, argument: object = None) -> None:
         """Waits until that is true in the page, whose policy forbids playwright's own way of waiting."""
         wait = f"""async (argument) => {{
           while (!({expression})) await new Promise((resolve) => setTimeout(resolve, 20));
         }}"""
-        await asyncio.wait_for(self.page.evaluate(wait, argument), 60)
+        await asyncio.wait_for(self.page.evaluate(wait, argument), HANGS / 1000)
+
+    async def see_at_rest(self) -> None:
+        """Waits until what moves has arrived, formulas are set and code is coloured."""
+        moving = "one.playState === 'running' && one.effect.getTiming().iterations !== Infinity"
+        await self.until(f"!document.getAnimations().some((one) => {moving})")
+        await self.until("!document.querySelector('.formula.source')")
+        coloured = "box.hopeless || !box.language || box.querySelector('[class^=c-]')"
+        await self.until(f"[...document.querySelectorAll('.code')].every((box) => {coloured})")
 
     async def see_part(self, what: object, text: str) -> None:
         from playwright.async_api import expect
 
-        await expect(what).to_contain_text(text, timeout=15_000)
+        await expect(what).to_contain_text(text, timeout=HANGS)
 
     async def see_focus(self, what: object) -> None:
         from playwright.async_api import expect
 
-        await expect(what).to_be_focused(timeout=15_000)
+        await expect(what).to_be_focused(timeout=HANGS)
 
     async def see_gone(self, what: object) -> None:
         from playwright.async_api import expect
 
-        await expect(what).to_be_hidden(timeout=15_000)
+        await expect(what).to_be_hidden(timeout=HANGS)
 
     async def see_value(self, what: object, value: str) -> None:
         from playwright.async_api import expect
 
-        await expect(what).to_have_value(value, timeout=15_000)
+        await expect(what).to_have_value(value, timeout=HANGS)

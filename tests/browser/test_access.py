@@ -72,7 +72,7 @@ async def test_axe_finds_nothing(open_page, llm, options):
     findings = {}
 
     async def check(state: str) -> None:
-        await reader.page.wait_for_timeout(300)  # what moves has arrived
+        await reader.see_at_rest()
         # Through the debugger, which the page's policy does not concern.
         await reader.page.evaluate(axe + "; 0")
         result = await reader.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")

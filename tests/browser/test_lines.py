@@ -279,15 +279,11 @@ async def test_a_silent_line_is_given_up_and_taken_up_again(reader, llm):
     await reader.refresh()
     answer = llm.answers("sleep").say("Before ")
     await reader.send("sleep")
-    await reader.page.clock.run_for(100)
     await reader.see(reader.answers, "Before ")
     resumed = []
     reader.page.on("request", lambda request: resumed.append(request.headers.get("last-event-id")))
     await reader.page.clock.run_for(46_000)
     answer.say("and after").finish()
-    for _ in range(50):
-        await reader.page.clock.run_for(500)
-        if await reader.done.count():
-            break
+    await reader.see(reader.done, count=1)
     await reader.see(reader.answers, "Before and after")
     assert resumed == [str(len("Before "))]

@@ -50,6 +50,7 @@ async def test_renaming_changes_the_title_everywhere_and_keeps_other_metadata(re
 async def test_a_deleted_conversation_can_be_brought_back_for_a_while(reader, server):
     await reader.ask("to be deleted")
     session = reader.session()
+    await reader.stop_clock()
     await reader.choose("Delete")
     await reader.see(reader.listed, count=0)
     await reader.see(reader.turns, count=0)
@@ -57,7 +58,6 @@ async def test_a_deleted_conversation_can_be_brought_back_for_a_while(reader, se
     await reader.see(reader.answers, "You said: to be deleted")
     await reader.see(reader.listed, "to be deleted")
     assert (await server.call("GET", f"/sessions/{session}"))[0] == 200
-    await reader.page.clock.install()
     await reader.choose("Delete", "Menu of “to be deleted”")
     await reader.see(reader.listed, count=0)
     async with reader.page.expect_response(lambda response: response.request.method == "DELETE"):
@@ -68,6 +68,7 @@ async def test_a_deleted_conversation_can_be_brought_back_for_a_while(reader, se
 async def test_what_was_deleted_when_the_page_was_left_is_deleted_when_it_is_opened(reader, server):
     await reader.ask("deleted in haste")
     session = reader.session()
+    await reader.stop_clock()
     await reader.choose("Delete")
     await reader.see(reader.listed, count=0)
     async with reader.page.expect_response(lambda response: response.request.method == "DELETE"):

@@ -112,7 +112,7 @@ async def test_on_a_phone_the_list_is_a_drawer_and_nothing_is_wider_than_the_scr
     await reader.see_gone(new)
     await reader.see_focus(menu)
     await menu.tap()
-    await reader.page.wait_for_timeout(300)
+    await reader.see_at_rest()
     await reader.page.touchscreen.tap(350, 300)
     await reader.see_gone(new)
     await menu.tap()
@@ -170,7 +170,10 @@ async def test_the_page_follows_the_answer_only_while_the_reader_is_at_its_end(r
     await reader.until("scroller.scrollHeight > 1500")
     assert await scroller.evaluate(left) < 5
     await scroller.hover()
+    ended = "{ once: new Promise((done) => { scroller.onscrollend = done; }) }"
+    scrolled = await reader.page.evaluate_handle(f"({ended})")
     await reader.page.mouse.wheel(0, -300)
+    await scrolled.evaluate("scrolled => scrolled.once")
     below = "scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight"
     await reader.until(f"{below} > 200")
     top = await scroller.evaluate("node => node.scrollTop")

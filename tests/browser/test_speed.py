@@ -40,7 +40,7 @@ async def test_100_000_characters_stream_in_without_a_stutter(reader, llm, kind)
     for at in range(0, len(text), 40):
         answer.say(text[at : at + 40])
     answer.finish()
-    await reader.page.wait_for_selector(".turn[data-state=done]", timeout=100_000)
+    await reader.page.wait_for_selector(".turn[data-state=done]", timeout=300_000)
     await reader.until("document.querySelector('.reply > .text').textContent.length > 60000")
     tasks, redrawn = await reader.page.evaluate("[window.longTasks, window.redrawn]")
     over = sorted(round(task) for task in tasks)
@@ -56,14 +56,14 @@ async def test_what_is_above_the_reader_stands_still_while_an_answer_comes(reade
     await reader.until("scroller.scrollHeight > 6000")
     await reader.page.locator("#scroller").hover()
     await reader.page.mouse.wheel(0, -1500)
-    await reader.page.wait_for_timeout(700)  # the colours of the code are there
+    await reader.see_at_rest()
     blocks = "[...document.querySelectorAll('.text > *')]"
     top = f"() => {blocks}.find((node) => node.getBoundingClientRect().top > 60)"
     mark = await reader.page.evaluate_handle(top)
     before = await mark.evaluate("node => node.getBoundingClientRect().top")
     answer.say(LONG["everything"][20_000:40_000]).finish()
     await reader.see(reader.done, count=1)
-    await reader.page.wait_for_timeout(700)
+    await reader.see_at_rest()
     assert abs(await mark.evaluate("node => node.getBoundingClientRect().top") - before) < 1
 
 
@@ -119,7 +119,7 @@ async def test_fifty_conversations_leave_nothing_behind(reader, server):
         await reader.page.evaluate("id => { location.hash = id; }", session_id)
         await reader.see(reader.questions, count=1)
         if number in (9, 59):
-            await reader.page.wait_for_timeout(500)
+            await reader.see_at_rest()
             sizes.append(await measure())
     first, last = sizes
     print({name: (first[name], last[name]) for name in ("JSHeapUsedSize", "Nodes", "JSEventListeners")})

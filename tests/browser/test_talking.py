@@ -134,6 +134,7 @@ async def test_question_answer_and_code_are_copied_as_they_were_written(open_pag
     source = "Try **this**:\n\n```py\nif x:\n    y()\n```\n"
     llm.answers("some `code`?").say(source).finish()
     await reader.ask("some `code`?")
+    await reader.stop_clock()
     pasted = "navigator.clipboard.readText()"
     await reader.press("Copy", reader.page.locator(".user"))
     await reader.see(reader.page.locator(".user").get_by_role("button", name="Copied"))
@@ -144,6 +145,7 @@ async def test_question_answer_and_code_are_copied_as_they_were_written(open_pag
     await reader.press("Copy", reader.page.locator(".code"))
     await reader.see(reader.page.locator(".code").get_by_role("button", name="Copied"))
     assert await reader.page.evaluate(pasted) == "if x:\n    y()"
+    await reader.page.clock.run_for(2000)
     await reader.see(reader.page.locator(".code").get_by_role("button", name="Copy"))
 
 
@@ -154,6 +156,7 @@ async def test_copying_works_where_there_is_no_clipboard_api(open_page):
     )
     await reader.refresh()
     await reader.ask("copy me")
+    await reader.stop_clock()
     await reader.press("Copy", reader.page.locator(".user"))
     await reader.see(reader.page.locator(".user").get_by_role("button", name="Copied"))
     assert await reader.page.evaluate("navigator.clipboard.readText()") == "copy me"

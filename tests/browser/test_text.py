@@ -186,7 +186,7 @@ async def test_no_text_takes_long_to_read(reader, kind):
     longest = await reader.page.evaluate(TIMES, [HOSTILE[kind], 8000])
     print(kind, round(longest), "ms")
     # A slow and shared machine is given its due; a text that is read again and again takes minutes.
-    assert longest < 2000
+    assert longest < 20_000
 
 
 async def test_lists_quotes_and_tables_stand_as_their_language_is_written(reader, llm):

@@ -10,6 +10,7 @@ from tests.browser.world import free_port
 async def test_a_rate_limit_counts_down_and_then_lets_try_again(reader, llm):
     reader.expects("429")
     llm.answers("too often").refuse(429, "slow down", {"Retry-After": "3"})
+    await reader.stop_clock()
     await reader.send("too often")
     await reader.see_part(reader.failure, "Too many requests.")
     again = reader.failure.get_by_role("button").first
@@ -17,8 +18,10 @@ async def test_a_rate_limit_counts_down_and_then_lets_try_again(reader, llm):
     for text in ("Try again in 3 s", "Try again in 2 s", "Try again in 1 s"):
         await reader.see(again, text)
         seen.append(await again.is_disabled())
+        await reader.page.clock.run_for(1000)
     assert all(seen)
     await reader.see(again, "Try again")
+    await reader.page.clock.resume()
     await again.click()
     await reader.see(reader.answers, "You said: too often")
     await reader.see(reader.questions, ["too often"])

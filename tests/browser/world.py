@@ -164,7 +164,7 @@ class Server:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "chatbot", cwd=self._directory, env=self._environment
         )
-        async with asyncio.timeout(20), aiohttp.ClientSession() as client:
+        async with asyncio.timeout(60), aiohttp.ClientSession() as client:
             while True:
                 with contextlib.suppress(aiohttp.ClientError):
                     async with client.get(f"{self.url}/api/health"):
