@@ -108,6 +108,8 @@ function start() {
 	on('filled', fillUp);
 	on('route', route);
 	scroller.onscroll = onScroll;
+	// A picture takes its room when it is there.
+	scroller.addEventListener('load', stick, true);
 	page.jump.onclick = () => {
 		state.pinned = true;
 		stick();

@@ -1,6 +1,7 @@
 // Formulas, by KaTeX, which is fetched when the first one comes. Until then, and where it cannot read one, its source
 // is shown.
 
+import { tell } from '../state.js';
 import { late } from './late.js';
 
 const KATEX = new URL('../vendor/katex/', import.meta.url);
@@ -52,6 +53,7 @@ function work(deadline) {
 		if (node) show(node);
 	} while (queue.length && deadline.timeRemaining() > 4);
 	working = false;
+	tell('stick');
 	if (queue.length) idle(work);
 }
 
