@@ -1,6 +1,7 @@
 // What a person does in a conversation: ask, ask again, edit, stop, choose a version.
 
 import { call, get } from './api.js';
+import { parted } from './content.js';
 import { button, page, say } from './dom.js';
 import { draft, parts, tab } from './keep.js';
 import { cancel, follow, fromOutbox, optionsOf, outbox } from './reply.js';
@@ -77,7 +78,6 @@ function fail(talk, turn, error) {
 	if (busy || (error.code === 'message_not_found' && (!turn.key || (turn.replace && !turn.id)))) {
 		putBack(talk, turn);
 		if (turn.key && !turn.again && !turn.outputs) giveBack(talk, turn.question);
-		else outbox(talk, null);
 		if (busy) tell('hint', error.code);
 		return load(talk);
 	}
@@ -173,9 +173,7 @@ async function choose(turn, id) {
 
 // What was typed is never lost: it goes back into the box, before what stands there.
 export async function giveBack(talk, content) {
-	outbox(talk, null);
-	const text = typeof content === 'string' ? content : content.filter((part) => part.type === 'text').map((part) => part.text).join('\n');
-	const files = typeof content === 'string' ? [] : content.filter((part) => part.type !== 'text');
+	const { text, files } = parted(content);
 	if (files.length) await parts(`draft ${talk.id}`, [...files, ...await parts(`draft ${talk.id}`)]);
 	draft(talk.id, [text, draft(talk.id)].filter(Boolean).join('\n\n'));
 	tell('draft', talk);
@@ -188,8 +186,8 @@ async function restore(talk, active, resolve) {
 	const words = (content) => JSON.stringify(content);
 	const mine = sent && active && (sent.id ? sent.id === active.message_id : words(sent.question) === words(active.message) || sent.again || sent.large);
 	if (sent && (sent.failed || (active && !mine))) {
-		if (sent.again || sent.outputs) outbox(talk, null);
-		else await giveBack(talk, sent.question);
+		outbox(talk, null);
+		if (!sent.again && !sent.outputs) await giveBack(talk, sent.question);
 	}
 	// What an answer replaces is on the server's path until the answer is there.
 	const hide = (replace) => {
@@ -216,15 +214,16 @@ export async function stop(talk) {
 	if (talk.running) await cancel(talk, talk.running);
 }
 
-function startOver(talk) {
+// What stood in the box goes along, and what waited.
+async function startOver(talk) {
 	const text = draft(talk.id);
+	const files = parts(`draft ${talk.id}`);
 	if (talk.id) forget(talk.id);
 	history.pushState(null, '', '#');
 	tell('route');
-	if (text) {
-		draft(state.current.id, text);
-		tell('draft', state.current);
-	}
+	const { current } = state;
+	const left = [...talk.queue, ...await files, text].flatMap((part) => (typeof part === 'string' ? { type: 'text', text: part } : part)).filter((part) => part.text !== '');
+	if (left.length) giveBack(current, left);
 }
 
 on('redo', redo);
@@ -232,7 +231,10 @@ on('edit', edit);
 on('replace', replaceTurn);
 on('choose', choose);
 on('restore', restore);
-on('give back', giveBack);
+on('give back', (talk, content) => {
+	outbox(talk, null);
+	giveBack(talk, content);
+});
 on('start over', startOver);
 on('outputs', (talk, turn, outputs) => {
 	if (talk.running) return tell('hint', 'wait');

@@ -2,7 +2,7 @@
 
 import { edit, giveBack, send, startOver, stop } from './actions.js';
 import { toPart } from './attach.js';
-import { plain, showContent } from './content.js';
+import { inLine, parted, showContent } from './content.js';
 import { button, div, iconButton, make, page, say, toast } from './dom.js';
 import { draft, parts, tab } from './keep.js';
 import { on, state, tell } from './state.js';
@@ -99,13 +99,13 @@ export function submit(event) {
 	const turn = state.editing;
 	if (!files.length && !message.value.trim()) return;
 	let talk = state.current;
-	if (talk.lost) {
-		startOver(talk);
-		talk = state.current;
-	}
 	if (!turn) {
 		draft(talk.id, '');
 		parts(keyOf(talk), null);
+	}
+	if (talk.lost) {
+		startOver(talk);
+		talk = state.current;
 	}
 	state.editing = null;
 	setText('');
@@ -138,7 +138,7 @@ function showQueue(talk) {
 	if (talk !== state.current) return;
 	page.queue.replaceChildren(...talk.queue.map((question, index) => {
 		const rest = () => talk.queue.filter((other, place) => place !== index);
-		return div('queued', div('words', make('small', { textContent: t('queued') }), make('p', { textContent: plain(question).slice(0, 300) })),
+		return div('queued', div('words', make('small', { textContent: t('queued') }), make('p', { textContent: inLine(question).slice(0, 300) })),
 			button('sendNow', () => {
 				setQueue(talk, [question, ...rest()]);
 				if (talk.running) stop(talk);
@@ -212,7 +212,8 @@ export function start() {
 	on('queue', showQueue);
 	on('ended', next);
 	on('compose', (question) => {
-		setText(typeof question === 'string' ? question : question.filter((part) => part.type === 'text' && !part.text.startsWith('<file name="')).map((part) => part.text).join('\n'));
-		setFiles(typeof question === 'string' ? [] : question.filter((part) => part.type !== 'text' || part.text.startsWith('<file name="')));
+		const { text, files: attached } = parted(question);
+		setText(text);
+		setFiles(attached);
 	});
 }

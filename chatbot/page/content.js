@@ -11,6 +11,21 @@ const FILE = /^<file name="([^"\n]{0,200})">\n([^]*)\n<\/file>$/;
 // What of a message's content is text.
 export const plain = (content) => (typeof content === 'string' ? content : (content ?? []).map((part) => part?.text ?? '').join('\n'));
 
+// What was typed of it, and what came with that.
+export function parted(content) {
+	if (typeof content === 'string') return { text: content, files: [] };
+	const typed = (part) => part.type === 'text' && !FILE.test(part.text);
+	return { text: content.filter(typed).map(({ text }) => text).join('\n'), files: content.filter((part) => !typed(part)) };
+}
+
+export const nameOf = (part) => FILE.exec(part?.text)?.[1] ?? part?.file?.filename ?? t({ image_url: 'picture', input_audio: 'audio' }[part?.type] ?? 'file');
+
+// A message in a line: what was typed, or else the names of what it holds.
+export function inLine(content) {
+	const { text, files } = parted(content);
+	return (text.trim() || files.map(nameOf).join(', ')).replace(/\s+/g, ' ');
+}
+
 export const fileText = (name, text) => `<file name="${name.replace(/["\n]/g, ' ')}">\n${text}\n</file>`;
 
 export function showContent(content, id) {
@@ -33,8 +48,7 @@ function attachment(part, id, index) {
 	const url = part.image_url?.url ?? part.image_url;
 	if (part.type === 'image_url' && typeof url === 'string') return picture(url);
 	if (part.type === 'image_url' && id) return omitted(id, index);
-	const name = part.file?.filename ?? t({ image_url: 'picture', input_audio: 'audio' }[part.type] ?? 'file');
-	return div('chip', icon('file'), make('span', { textContent: String(name) }));
+	return div('chip', icon('file'), make('span', { textContent: String(nameOf(part)) }));
 }
 
 // Only what came with the message is shown: a picture elsewhere would be fetched from there.

@@ -3,7 +3,7 @@
 import { call, events, get, request, trouble } from './api.js';
 import { pause } from './dom.js';
 import { showCalls } from './folds.js';
-import { plain } from './content.js';
+import { inLine } from './content.js';
 import { parts, tab } from './keep.js';
 import { sayAnswer } from './live.js';
 import { body, toMetadata, systemPrompt } from './settings.js';
@@ -109,7 +109,7 @@ async function connect(talk, turn, signal) {
 }
 
 async function create(talk, turn, signal) {
-	const title = [...plain(turn.question).trim().replace(/\s+/g, ' ')].slice(0, 60).join('') || t('picture');
+	const title = [...inLine(turn.question)].slice(0, 60).join('');
 	const prompt = systemPrompt(talk);
 	const created = await request('POST', 'api/sessions', { signal, body: { metadata: toMetadata(talk, { title }), ...(prompt && { system_prompt: prompt }) } });
 	const { session_id: id } = await created.json();

@@ -3,7 +3,7 @@
 import { get, request } from './api.js';
 import { make, page, toast } from './dom.js';
 import { listed } from './keep.js';
-import { plain } from './content.js';
+import { nameOf, plain } from './content.js';
 import { announce } from './talks.js';
 import { sane, toMetadata } from './settings.js';
 import { korean, t } from './words.js';
@@ -51,7 +51,7 @@ function markdown({ title, created_at: createdAt, messages }) {
 	const names = { system: t('system'), user: t('you'), assistant: t('bot'), tool: t('output') };
 	const parts = messages.map((message) => {
 		const text = plain(message.content);
-		const others = Array.isArray(message.content) ? message.content.filter((part) => part?.type !== 'text').map((part) => `*[${part?.file?.filename ?? t({ image_url: 'picture', input_audio: 'audio' }[part?.type] ?? 'file')}]*`) : [];
+		const others = Array.isArray(message.content) ? message.content.filter((part) => part?.type !== 'text').map((part) => `*[${nameOf(part)}]*`) : [];
 		const calls = (message.tool_calls ?? []).map((call) => `\`${call.function?.name}(${call.function?.arguments})\``);
 		return [`## ${names[message.role] ?? message.role}`, ...others, text, message.refusal, ...calls].filter(Boolean).join('\n\n');
 	});

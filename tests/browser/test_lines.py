@@ -218,6 +218,9 @@ async def test_a_restarted_server_that_lost_the_conversation_is_said_plainly(ope
     await reader.ask("remember this")
     await server.stop()
     await server.start()
+    file = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"}
+    await reader.page.locator("#files").set_input_files(file)
+    await reader.see(reader.page.locator(".held"), count=1)
     await reader.send("what did I say? It was long to type.")
     await reader.see_part(reader.failure, "The server no longer has this conversation")
     await reader.see_value(reader.box, "what did I say? It was long to type.")
@@ -225,6 +228,7 @@ async def test_a_restarted_server_that_lost_the_conversation_is_said_plainly(ope
     await reader.press("Start a new conversation")
     await reader.see(reader.turns, count=0)
     await reader.see_value(reader.box, "what did I say? It was long to type.")
+    await reader.see(reader.page.locator(".held"), count=1)
     await reader.box.press("Enter")
     await reader.see(reader.answers, ["You said: what did I say? It was long to type."])
     await reader.see(reader.listed, ["what did I say? It was long to type."])

@@ -112,6 +112,7 @@ async def test_a_picture_and_a_file_are_sent_shown_and_found_again(reader, llm):
     await reader.see(reader.page.locator(".held"), count=2)
     await reader.send("what is this?")
     await reader.see(reader.done, count=1)
+    await reader.see(reader.listed, "what is this?")
     await reader.see(reader.page.locator(".held"), count=0)
     content = llm.asked[-1][-1]["content"]
     assert [part["type"] for part in content] == ["image_url", "text", "text"]
@@ -128,6 +129,19 @@ async def test_a_picture_and_a_file_are_sent_shown_and_found_again(reader, llm):
     await reader.send("and this?")
     await reader.see(reader.questions, ["and this?"])
     assert llm.asked[-1][-1]["content"][:2] == content[:2]
+
+
+async def test_the_end_stays_in_sight_while_pictures_and_formulas_take_their_room(reader, llm):
+    picture = {"name": "a.png", "mimeType": "image/png", "buffer": png(400, 300)}
+    await reader.page.locator("#files").set_input_files([picture, picture, picture])
+    await reader.see(reader.page.locator(".held"), count=3)
+    llm.answers("look").say("$$\\frac{a}{b}$$\n\n" * 5).finish()
+    await reader.ask("look")
+    for _ in range(2):
+        await reader.until("[...document.images].filter((one) => one.naturalWidth === 400).length === 3")
+        await reader.see(reader.page.locator(".katex-display"), count=5)
+        await reader.until("scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 5")
+        await reader.refresh()
 
 
 async def test_a_picture_can_be_pasted_and_dropped(reader):
