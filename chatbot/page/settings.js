@@ -23,7 +23,7 @@ export function sane(value) {
 	const settings = {};
 	for (const { name, number, json } of FIELDS) {
 		const given = value?.[name];
-		if (number ? typeof given === 'number' && Number.isFinite(given) : json ? given && typeof given === 'object' && !Array.isArray(given) : typeof given === 'string') settings[name] = given;
+		if (number ? given === '' || Number.isFinite(given) : json ? given && typeof given === 'object' && !Array.isArray(given) : typeof given === 'string') settings[name] = given;
 	}
 	return settings;
 }
@@ -35,7 +35,7 @@ const effective = (talk) => ({ ...defaults(), ...talk.settings });
 export function body(talk) {
 	const { model, temperature, max_tokens: longest, reasoning_effort: effort, other } = effective(talk);
 	return {
-		...(model && { model }), ...(temperature !== undefined && { temperature }), ...(longest !== undefined && { max_tokens: longest }),
+		...(model && { model }), ...(Number.isFinite(temperature) && { temperature }), ...(Number.isFinite(longest) && { max_tokens: longest }),
 		...(effort && { reasoning_effort: effort }), ...(other && Object.keys(other).length && { extra_body: other }),
 	};
 }
@@ -138,10 +138,10 @@ function read() {
 }
 
 async function save(talk, settings, asDefault) {
+	const before = systemPrompt(talk);
 	if (asDefault) kept('defaults', sane(settings));
 	const base = defaults();
 	const empty = (value) => value === undefined || value === '' || (typeof value === 'object' && !Object.keys(value).length);
-	const before = talk.settings.system ?? base.system ?? '';
 	talk.settings = {};
 	for (const [name, value] of Object.entries(settings)) {
 		if (JSON.stringify(value) === JSON.stringify(base[name]) || (empty(value) && empty(base[name]))) continue;
@@ -152,7 +152,7 @@ async function save(talk, settings, asDefault) {
 	if (!talk.id) return void tab('settings new', talk.settings);
 	const { metadata } = await get(talk);
 	const prompt = systemPrompt(talk);
-	await call(talk, 'PATCH', '', { body: { metadata: toMetadata(talk, metadata), ...(prompt !== before.trim() && { system_prompt: prompt }) } });
+	await call(talk, 'PATCH', '', { body: { metadata: toMetadata(talk, metadata), ...(prompt !== before && { system_prompt: prompt }) } });
 	if (!asDefault && prompt === (base.system ?? '')) delete talk.settings.system;
 }
 

@@ -206,6 +206,15 @@ async def test_a_default_holds_for_new_conversations_and_is_no_difference(reader
     await reader.ask("vale")
     assert llm.bodies[-1]["temperature"] == 0.1
     assert llm.bodies[-1]["messages"][0] == {"role": "system", "content": "Speak Latin."}
+    await set_fields(reader, "Use here", temperature="")
+    for text in ("at any temperature", "still"):
+        await reader.ask(text)
+        assert "temperature" not in llm.bodies[-1]
+        await reader.refresh()
+        await reader.see_part(reader.page.locator("#differs"), "Temperature not set")
+    await set_fields(reader, "Use as default", system="Speak Greek.")
+    await reader.ask("chaire")
+    assert llm.bodies[-1]["messages"][0] == {"role": "system", "content": "Speak Greek."}
     await reader.page.locator("#adjust").click()
     await reader.see(reader.page.locator("#models option"), count=2)
     await reader.page.locator("#set-other").fill("[1]")
