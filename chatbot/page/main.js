@@ -57,7 +57,7 @@ function showRunning(talk) {
 	page.main.classList.toggle('busy', running);
 	page.stop.hidden = !running;
 	if (running) return;
-	if (page.hint.textContent === t('wait')) hint();
+	hint(state.editing ? 'editing' : 'keysHint');
 	if (document.activeElement === document.body) message.focus();
 }
 

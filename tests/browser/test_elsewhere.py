@@ -22,6 +22,7 @@ async def test_a_conversation_that_another_client_is_using_is_shown_and_the_mess
     answer.say("no more").finish()
     await reader.see(reader.answers.last, "Busy no more")
     await reader.see(reader.done, count=2)
+    await reader.see_part(reader.hint, "Enter sends")
     await other
     await reader.box.press("Enter")
     await reader.see(reader.answers.last, "You said: me too")
