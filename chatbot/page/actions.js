@@ -5,7 +5,7 @@ import { parted } from './content.js';
 import { button, page, say } from './dom.js';
 import { draft, parts, tab } from './keep.js';
 import { cancel, follow, fromOutbox, optionsOf, outbox } from './reply.js';
-import { showCalls } from './folds.js';
+import { showCalls, showOutput } from './folds.js';
 import { flush as flushLive } from './live.js';
 import { on, state, tell } from './state.js';
 import { announce, done, forget, load, lose, reread } from './talks.js';
@@ -238,7 +238,7 @@ on('give back', (talk, content) => {
 on('start over', startOver);
 on('outputs', (talk, turn, outputs) => {
 	if (talk.running) return tell('hint', 'wait');
-	turn.calls.forEach((call, index) => { call.output = outputs[index].output; });
+	turn.calls.forEach((call, index) => showOutput(call, outputs[index].output));
 	showCalls(talk, turn);
 	return send(talk, '', { outputs });
 });

@@ -70,6 +70,11 @@ export function showCalls(talk, turn) {
 	turn.folds.append(form);
 }
 
+export function showOutput(call, output) {
+	call.output = output;
+	if (call.node) showCall(call);
+}
+
 function showCall(call) {
 	if (!call.node) {
 		call.label = make('span');

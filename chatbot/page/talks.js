@@ -6,6 +6,7 @@
 import { get, trouble } from './api.js';
 import { plain } from './content.js';
 import { button, div, page, pause } from './dom.js';
+import { showOutput } from './folds.js';
 import { keepList, listed } from './keep.js';
 import { state, talks, tell } from './state.js';
 import { failure } from './trouble.js';
@@ -43,8 +44,8 @@ export function exchanges(messages, talk) {
 		if (role === 'system' || role === 'developer') {
 			if (talk && role === 'system') talk.prompt = plain(content);
 		} else if (role === 'tool') {
-			const call = [...turns, ...talk?.turns ?? []].flatMap((turn) => turn.calls).findLast((one) => one.id === message.tool_call_id);
-			if (call) call.output = plain(content);
+			const last = (list) => list.flatMap(({ calls }) => calls).findLast((call) => call.id === message.tool_call_id);
+			for (const call of [last(turns), last(talk?.turns ?? [])]) if (call) showOutput(call, plain(content));
 			if (!open || open.answered) begin();
 			open.first ??= id;
 		} else if (role === 'user') {

@@ -65,6 +65,22 @@ async def test_a_tools_call_is_shown_and_a_person_can_give_its_output(reader, ll
     await reader.see(reader.questions, ["weather?"])
 
 
+async def test_an_output_given_before_a_refresh_or_in_another_tab_is_shown(reader, llm):
+    llm.answers("weather here?").delta(tool_calls=[CALL]).finish("tool_calls")
+    await reader.ask("weather here?")
+    tab = await reader.another_tab(reader.page.url)
+    await tab.see(tab.page.get_by_label("Output of weather"))
+    answer = llm.answers("hail")
+    await reader.page.get_by_label("Output of weather").fill("hail")
+    await reader.press("Send the output")
+    await answer.asked.wait()
+    await reader.refresh()
+    answer.say("It hails.").finish()
+    for one in (reader, tab):
+        await one.see(one.answers.last, "It hails.")
+        await one.see(one.page.locator("details.call summary"), "Called weather")
+
+
 async def test_outputs_are_not_asked_for_once_the_conversation_has_gone_on(reader, llm):
     llm.answers("weather now?").delta(tool_calls=[CALL]).finish("tool_calls")
     await reader.ask("weather now?")
