@@ -139,6 +139,22 @@ async def test_of_several_messages_of_an_answer_the_newest_is_deleted_alone(door
     assert [parts[0]["text"] for parts in left] == ["Hi", "One.", "Hm"]
 
 
+async def test_a_page_ends_early_before_it_is_long(door: Door):
+    url = "data:image/png;base64," + "A" * 1_000_000
+    photo = {"role": "user", "content": [{"type": "input_image", "image_url": url}]}
+    _, conversation = await door.call("POST", "/conversations")
+    path = f"/conversations/{conversation['id']}/items"
+    for _ in range(6):
+        await door.call("POST", path, {"items": [photo]})
+    _, first = await door.call("GET", f"{path}?order=asc")
+    assert (len(first["data"]), first["has_more"]) == (4, True)
+    _, rest = await door.call("GET", f"{path}?order=asc&after={first['last_id']}")
+    assert (len(rest["data"]), rest["has_more"]) == (2, False)
+    again = [{"type": "item_reference", "id": item["id"]} for item in first["data"] + rest["data"]]
+    _, added = await door.call("POST", path, {"items": again})
+    assert (len(added["data"]), added["has_more"]) == (6, False)
+
+
 @pytest.mark.parametrize("limit", ["0000000011", "0" * 8 + "1" * 4400, "101", "\u0663", "-1", ""])
 async def test_a_limit_is_a_number_up_to_a_hundred(door: Door, limit: str):
     _, conversation = await door.call("POST", "/conversations")
