@@ -17,11 +17,11 @@ class Hint(ValueError):
 
 def _require_host(url: URL) -> None:
     host = url.raw_host or ""
-    if not _HOST.fullmatch(host):
+    if not _HOST.fullmatch(host) or not url.host:  # which raises UnicodeError, a ValueError, for bad punycode
         raise ValueError
     if host.rpartition(".")[2].isdigit():  # an IPv4 address; browsers and resolvers write 127.1 out
         ipaddress.ip_address(host)
-    host.encode("idna")  # raises UnicodeError, a ValueError, for labels that are empty or too long
+    host.encode("idna")  # raises it for labels that are empty or too long
 
 
 def base_url(text: str) -> str:

@@ -112,6 +112,7 @@ def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
         ("LLM_SERVER_URL", "http://host:99999"),
         ("LLM_SERVER_URL", "http://host:0"),
         ("LLM_SERVER_URL", "http://ex..ample/"),
+        ("LLM_SERVER_URL", "http://xn--zzzzzz--9999.com"),
         ("LLM_SERVER_URL", "http://192.168.0/"),
         ("LLM_SERVER_URL", "http://192.168.0.256/"),
         ("ALLOWED_ORIGINS", "http://127.1"),

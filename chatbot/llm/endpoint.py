@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import hdrs
 from yarl import URL
 
+from chatbot.addresses import base_url
 from chatbot.config import Config, ConfigError
 from chatbot.records import as_json
 
@@ -77,11 +78,8 @@ def _proxy(url: URL) -> URL | None:
     if not named or is_loopback or bypasses(f"{host}:{url.port}", proxies):
         return None
     try:
-        proxy = URL(named if "://" in named else f"http://{named}")
+        return URL(base_url(named if "://" in named else f"http://{named}"))
     except ValueError:
-        proxy = URL()
-    if proxy.scheme not in ("http", "https") or not proxy.host:
         raise ConfigError(
             f"{url.scheme.upper()}_PROXY must be the URL of an HTTP proxy (SOCKS is not supported)"
-        )
-    return proxy
+        ) from None

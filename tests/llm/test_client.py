@@ -106,8 +106,9 @@ def test_a_proxy_of_the_environment_is_used_but_never_for_loopback(
     assert (str(proxy).rstrip("/") if proxy else None) == expected
 
 
-def test_a_proxy_that_cannot_be_used_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "socks5://proxy.test:1080")
+@pytest.mark.parametrize("proxy", ["socks5://proxy.test:1080", "http://a%zz", "xn--zzzzzz--9999.com"])
+def test_a_proxy_that_cannot_be_used_is_an_error(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
     with pytest.raises(ConfigError, match="HTTP_PROXY"):
         Endpoint(Config(llm_server_url="http://llm.test"))
 
