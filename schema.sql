@@ -58,7 +58,7 @@ CREATE INDEX turns_by_parent ON turns (session_id, parent);
 CREATE UNIQUE INDEX turns_by_key ON turns (idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE UNIQUE INDEX turns_by_response ON turns (response_id) WHERE response_id IS NOT NULL;
 
--- What is gone for everybody, and whose turns are being removed: turns, whose marks go with them, and whole sessions.
+-- What is gone for everybody, and is being removed: turns, whose marks go with them, and all that sessions had.
 CREATE TABLE gone (seq INTEGER PRIMARY KEY REFERENCES turns (seq) ON DELETE CASCADE) STRICT;
 CREATE TABLE gone_sessions (session_id TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE VIEW alive AS SELECT * FROM turns WHERE seq NOT IN gone AND session_id NOT IN gone_sessions;
@@ -66,7 +66,7 @@ CREATE VIEW alive AS SELECT * FROM turns WHERE seq NOT IN gone AND session_id NO
 -- Responses that were accepted before they ran. A row goes when its turn is stored; one that failed stays an hour, or longer.
 CREATE TABLE background (
     response_id TEXT    NOT NULL PRIMARY KEY,
-    session_id  TEXT    NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE,
+    session_id  TEXT    NOT NULL,                   -- no foreign key, as in turns
     created_at  INTEGER NOT NULL,
     response    TEXT    NOT NULL,                   -- as in turns
     error       TEXT                                -- JSON: what it failed of; NULL: it runs
@@ -161,7 +161,7 @@ UPDATE turns SET parent = ? WHERE session_id = ? AND parent = ?;
 
 -- name: mark: Some turns are gone, at once.
 INSERT OR IGNORE INTO gone SELECT value FROM json_each(?);
--- name: mark_session: All turns of a session are gone, at once.
+-- name: mark_session: All that a session has is gone, at once.
 INSERT OR IGNORE INTO gone_sessions VALUES (?);
 -- name: leave_gone: A session that was at a turn that is gone is at another, or before the first.
 UPDATE sessions SET current = ? WHERE session_id = ? AND current IN gone;
@@ -171,19 +171,25 @@ DELETE FROM turns WHERE seq = (SELECT seq FROM gone LIMIT 1);
 DELETE FROM turns WHERE seq = (
     SELECT seq FROM turns WHERE session_id = (SELECT session_id FROM gone_sessions LIMIT 1) LIMIT 1
 );
--- name: drop_mark: Removes the mark of a session that has no turns left.
+-- name: drop_background_of_session: Removes one of the responses of a session that is gone.
+DELETE FROM background WHERE response_id = (
+    SELECT response_id FROM background WHERE session_id = (SELECT session_id FROM gone_sessions LIMIT 1) LIMIT 1
+);
+-- name: drop_mark: Removes the mark of a session of which nothing is left.
 DELETE FROM gone_sessions WHERE session_id = (SELECT session_id FROM gone_sessions LIMIT 1);
 -- name: free_key: Removes the turn that an idempotency key stood for, if it is gone.
 DELETE FROM turns WHERE idempotency_key = ? AND seq NOT IN (SELECT seq FROM alive WHERE seq = turns.seq);
--- name: drop_session: Removes a session, with what is kept with it but its turns.
+-- name: drop_session: Removes a session and its prompt.
 DELETE FROM sessions WHERE session_id = ?;
 
 -- name: add_background: A response is accepted, and will run.
 INSERT INTO background (response_id, session_id, created_at, response) VALUES (?, ?, ?, ?);
--- name: drop_failed: Removes what failed in a session before then.
-DELETE FROM background WHERE session_id = ? AND created_at <= ? AND error IS NOT NULL;
+-- name: drop_failed: Removes some of what failed in a session before then.
+DELETE FROM background WHERE response_id IN (SELECT response_id FROM background
+    WHERE session_id = ? AND created_at <= ? AND error IS NOT NULL LIMIT 4);
 -- name: get_background: A response that was accepted and has no turn yet.
-SELECT response_id, session_id, created_at, response, error FROM background WHERE response_id = ?;
+SELECT response_id, session_id, created_at, response, error FROM background
+WHERE response_id = ? AND session_id NOT IN gone_sessions;
 -- name: fail_background: A response failed.
 UPDATE background SET error = ? WHERE response_id = ? AND error IS NULL;
 -- name: fail_all_background: What ran when the process died has failed.

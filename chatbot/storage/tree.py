@@ -21,6 +21,8 @@ from chatbot.storage.database import Database
 PIECE_SECONDS = 0.004
 """How long rows are removed before others have their turn; the last row and the commit come on top."""
 
+_REMOVALS = ("drop_gone", "drop_of_session", "drop_background_of_session", "drop_mark")
+
 
 class Version(NamedTuple):
     """What is to be known of a turn that has siblings; `finish_reason` is None if nothing was answered.
@@ -136,7 +138,7 @@ class Tree:
         deadline = (began or perf_counter()) + PIECE_SECONDS
         while perf_counter() < deadline:
             # The next of them has its turn when nothing is left of the one before.
-            if not any(self._db.run(name).rowcount for name in ("drop_gone", "drop_of_session", "drop_mark")):
+            if not any(self._db.run(name).rowcount for name in _REMOVALS):
                 return True
         return False
 

@@ -82,19 +82,25 @@ async def test_a_long_conversation_is_removed_in_pieces(tmp_path: Path) -> None:
         chain = a_chain(store, here, 300)
         a_chain(store, there, 300)
         a_chain(store, large, 5, reply="x" * 4 * 2**20)
-        turns = [count(store, "turns")]
+        for number in range(50):
+            unlocked(lambda name=f"r{number}": store.add_background(name, there, 1, "x" * 100_000))
+
+        def rows() -> int:
+            return count(store, "turns") + count(store, "background")
+
+        left = [rows()]
         for delete in (
             lambda: store.rewind(here, turn_at(store, chain[1])),
             lambda: store.delete_session(there),
             lambda: store.delete_session(large),
         ):
             unlocked(delete)
-            turns.append(count(store, "turns"))
+            left.append(rows())
         assert count(store, "gone")
         while not unlocked(store.remove_piece):
-            turns.append(count(store, "turns"))
-        assert (count(store, "turns"), count(store, "sessions"), count(store, "gone")) == (1, 1, 0)
-        assert max(before - after for before, after in pairwise(turns)) <= 4
+            left.append(rows())
+        assert (rows(), count(store, "sessions"), count(store, "gone")) == (1, 1, 0)
+        assert max(before - after for before, after in pairwise(left)) <= 4
 
 
 def test_what_took_long_to_mark_is_removed_later(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
