@@ -63,7 +63,7 @@ _WHAT = (
     r"|[ck]onte[xks]t\w*|contesto|контекст\w*)\b"
 )
 _MUCH = (
-    r"(\b(exceed|too? (long|large|big|many)|(longer|larger|greater|more|higher) than(?! (or equal to )?(\d\d?|zero|one)\b)|beyond|surpass|over(flow|\b)|not fit"
+    r"(\b(exceed|too? (long|large|big|many)|(longer|larger|bigger|greater|more|higher) than(?! (or equal to )?(\d\d?|zero|one)\b)|beyond|surpass|over(flow|\b)|not fit"
     r"|(at most|less than|no more than|up to|max(imum)?|can only)\W[^.;\d]{0,30}\d{3}|dépass|überschreit|supera|exced|ultrapassa|превы"
     r"|(trop|zu|demasiado|muito|troppo|слишком) (l[oau]|gra?n|gro|длин|больш))|[<>]=(?! ?\d\d?\b))"
 )
@@ -77,7 +77,7 @@ _PATTERNS = (
     rf"|{_SIZE}\b.{{0,80}}(exceed|requested|reached|exhausted|available|full)",
     # SiliconFlow: "must be less than or equal to max_seq_len"; Baidu: "the max input characters is"; Bedrock: "expected maxLength: 2048"
     r"max_(seq|model|num|position|input|total)_?(len|tok|emb)|max\w* (number of )?(input|prompt|context)\b|expected maxlength"
-    r"|length of.{0,40}\d{3}|context of \d|tokens? limit ?(reached|:|$)|(not enough|no|out of) (context|room)\b|truncate (prompt|to)|kv cache.{0,20}full|space in the kv cache",
+    r"|length of.{0,40}\d{3}|context( window| size| length)? ?(of|is) ?\d|tokens? limit ?(reached|:|$)|(not enough|no|out of) (context|room)\b|truncate (prompt|to)|kv cache.{0,20}full|space in the kv cache",
     # Groq, Cerebras, Azure: "reduce the length of the messages"; LM Studio: "provide a shorter input"
     r"(reduce|shorten|decrease|trim)\b.{0,30}\b(length|prompt|messages?|input|context|history|conversation|token count)",
     # Chinese, Korean and Japanese have the two without spaces
@@ -88,7 +88,7 @@ _PATTERNS = (
 )
 
 _LIMITS = (
-    r"(?:<=|>=?) ?(\d+)",
+    r"(?:<=|>=?) ?(?:n_ctx\W*)?(\d+)",  # LM Studio names n_keep, too
     r"\[ ?\d+ ?, ?(\d+) ?\]",  # DashScope's range
     r"(\d+) (?:maximum|(?:are )?available)|(\d+)[ -]tokens? (?:limit|context|window)|(\d{2,9})\w{0,5}以内",
     r"(?:exceed(?:s|ed|ing)?|(?:longer|larger|greater|more) than)\b[^\d.:;]{0,50}?(?<!by )(\d+)",
@@ -104,8 +104,9 @@ _NO_TOKENS = r"character|bytes?\b|string|payload|字符|字数|글자|文字|\bm
 
 def find(status: int, codes: str, words: str) -> tuple[bool, int | None]:
     """Whether a refusal with these codes and words means that, and the tokens that the LLM says it takes."""
-    # A number of so many digits is no size, and each of its digits might begin one.
-    text = re.sub(r"(?<=\d),(?=\d{3}\b)|['\"`*‘’“”]|\d{12,}", "", words.lower().translate(_TRADITIONAL))
+    # A code is no size, as MiniMax's 2013; nor is a number of so many digits, each of which might begin one.
+    noise = r"(?<=\d),(?=\d{3}\b)|['\"`*‘’“”]|\d{12,}|\(2013\)|\bcode:? ?\d+"
+    text = re.sub(noise, "", words.lower().translate(_TRADITIONAL))
     limit = _limit(text)
     if re.search(_CODES, re.sub(r"[\s_-]", "", f"{codes} {text}"), re.I):
         return True, limit
