@@ -125,3 +125,12 @@ class Turn(_Row):
     def messages(self) -> list[str]:
         """The messages that were said, each as JSON; DELETED stands for one that was deleted alone."""
         return self.input.split("\n")
+
+    @property
+    def began(self) -> int:
+        """The turn (its seq) at which its context began."""
+        return self.seq if self.context_start is None else self.context_start
+
+    def had_head(self, key: str) -> bool:
+        """Whether its context had the head of this key, or of this half of one."""
+        return (self.context_key or "").startswith(key)

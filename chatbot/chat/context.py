@@ -121,7 +121,10 @@ class Context:
     @property
     def measured(self) -> int | None:
         """How many tokens it measured up to its newest answer by the LLM's own count, if that began there."""
-        return tokens.counted(self.turns[-1]) if self.turns and self.began == self.start else None
+        newest = self.turns[-1] if self.turns else None
+        if newest and newest.had_head(self.head.key) and newest.began == self.start:
+            return tokens.counted(newest)
+        return None
 
     @cached_property
     def totals(self) -> list[int]:
@@ -130,6 +133,7 @@ class Context:
             self.path,
             [_lengths(turn, messages) for turn, messages in zip(self.path, self.parts, strict=False)],
             head=self.head.length,
+            key=self.head.key,
             said=sum(map(tokens.length_of, self.parts[-1])),
             began=self.began,
             send_reasoning=self.send_reasoning,
@@ -214,18 +218,15 @@ def _read(
 ) -> tuple[list[Turn], int | None, str]:
     """The turns that may be sent, oldest first; where the last context began, and why.
 
-    A turn that only added messages was not sent, so it doesn't say where a context began; if none says it of
-    this head, there are as many turns as might fit.
+    Of other heads, as of another model or other tools, the turns between say nothing: each has a beginning of
+    its own. If none says it of this head, there are as many turns as might fit.
     """
     turns: list[Turn] = []
-    began, reason, count, length, is_known = None, MESSAGES, 0, 0, False
+    began, reason, count, length = None, MESSAGES, 0, 0
     for turn in path:
         turns.append(turn)
-        if not is_known and turn.context_key:
-            is_known = True
-            key, _, why = turn.context_key.partition(":")
-            if key.startswith(head.key):
-                began, reason = turn.seq if turn.context_start is None else turn.context_start, why
+        if began is None and turn.had_head(head.key):
+            began, reason = turn.began, str(turn.context_key).partition(":")[2]
         is_round = is_round and not opens(turn)
         if began is not None:
             # The turn above helps to measure, and may open a context if messages of this one were deleted.

@@ -51,19 +51,20 @@ def measure(
     lengths: Sequence[Lengths],
     *,
     head: int,
+    key: str,
     said: int,
     began: int | None,
     send_reasoning: bool = False,
 ) -> list[int]:
     """About how many tokens are sent when the context begins at each of the turns, and last without any.
 
-    `head` and `said` are the lengths of what stands before the turns and after them. `began` is the turn (its
-    seq) at which the last one's context began, if the same stood before it; the turn above it helps to
+    `head` and `said` are the lengths of what stands before the turns and after them; by its `key` a head is
+    known. `began` is the turn (its seq) at which the last context with it began; the turn above it helps to
     measure it.
     """
     counts = [_Count.of(turn, send_reasoning) for turn in turns]
     between = [_between(counts, lengths, place) for place in range(len(turns))]
-    anchor = _anchor(counts, lengths, head, began)
+    anchor = _anchor(counts, lengths, head, began, key)
     rate = _rate(lengths, between, anchor)
     before, new = _estimate(head, rate).most, _estimate(said, rate).most
     questions = [_estimate(length.said, rate) for length in lengths]
@@ -117,9 +118,8 @@ class _Count(NamedTuple):
         sent_back = answer
         if answer is not None and not send_reasoning:
             sent_back = None if turn.reasoning and not thought else max(0, answer - (thought or 0))
-        began = turn.seq if turn.context_start is None else turn.context_start
         key = (turn.context_key or "").partition(":")[0]
-        return cls(turn.seq, began, key, _number(usage.get("prompt_tokens")), answer, sent_back)
+        return cls(turn.seq, turn.began, key, _number(usage.get("prompt_tokens")), answer, sent_back)
 
 
 def _number(value: object) -> int | None:
@@ -146,14 +146,14 @@ class _Anchor(NamedTuple):
 
 
 def _anchor(
-    counts: Sequence[_Count], lengths: Sequence[Lengths], head: int, began: int | None
+    counts: Sequence[_Count], lengths: Sequence[Lengths], head: int, began: int | None, key: str
 ) -> _Anchor | None:
     anchor, length = _Anchor(-1, 0, 0), head
     for place, (count, each) in enumerate(zip(counts, lengths, strict=True)):
         if began is None or count.seq < began:
             continue
         length += each.said
-        if count.prompt is not None and count.began == began:
+        if count.prompt is not None and count.began == began and count.key.startswith(key):
             grown = length - anchor.length
             if anchor.tokens + grown * LEAST_RATE <= count.prompt:
                 anchor = _Anchor(place, count.prompt, length)

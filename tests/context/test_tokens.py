@@ -145,6 +145,10 @@ def test_how_much_was_measured_is_known_where_it_was() -> None:
     talked.current = 4
     measured = talked.llm.prompts[3] + talked.llm.count(talked.turns[4].output or "")
     assert talked.next().measured == measured
+    talked.model = "n"
+    talked.talk(1)
+    talked.model = "m"
+    assert talked.next().measured is None, "another model counted last"
 
 
 def test_no_estimate_is_below_what_is_newly_said() -> None:

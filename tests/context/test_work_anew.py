@@ -95,3 +95,18 @@ def test_with_tools() -> None:
     assert max(counts) <= 40
     assert share(counts, 40) >= 0.65
     assert sum(talked.llm.prompts) >= 8 * sum(talked.llm.anew)
+
+
+@pytest.mark.parametrize("model", ["m", "n"])
+@pytest.mark.parametrize(("messages", "tokens"), [(40, 0), (10_000, 2000)])
+def test_models_that_answer_by_turns_have_each_a_beginning(messages: int, tokens: int, model: str) -> None:
+    talked, llms = begin(messages, tokens), {name: PrefixLLM() for name in "mn"}
+    for number in range(TURNS):
+        talked.model = "mn"[number % 2]
+        talked.llm = llms[talked.model]
+        talked.talk(1, WORDS)
+    assert sum(llms[model].prompts) >= 3.5 * sum(llms[model].anew)
+    if tokens:
+        assert share(llms[model].prompts, tokens) >= 0.65
+    else:
+        assert share([context.count for context in talked.contexts], messages) >= 0.65
