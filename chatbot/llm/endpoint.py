@@ -30,8 +30,8 @@ class Endpoint:
 
     def __init__(self, config: Config) -> None:
         url = URL(config.llm_server_url)
-        path = url.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
-        base = url.with_user(None).with_path(path or ("/v1" if url.path in ("", "/") else "/"))
+        path = url.raw_path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+        base = url.with_user(None).with_path(path or ("/v1" if url.path in ("", "/") else "/"), encoded=True)
         self.chat_url = (base / "chat" / "completions").with_query(url.query)
         self.models_url = (base / "models").with_query(url.query)
         self.name = "…" + base.path.rstrip("/")

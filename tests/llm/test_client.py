@@ -49,6 +49,7 @@ NO_MODEL = {"error": {"code": 404, "message": "model 'x' not found", "type": "no
         ("http://h/v1/", "http://h/v1/chat/completions"),
         ("http://h/a/b", "http://h/a/b/chat/completions"),
         ("http://h/api/paas/v4", "http://h/api/paas/v4/chat/completions"),
+        ("http://h/a%2Fb/v1", "http://h/a%2Fb/v1/chat/completions"),
         ("http://h/v1/chat/completions", "http://h/v1/chat/completions"),
         ("http://h/v1/chat/completions/", "http://h/v1/chat/completions"),
         ("http://h/openai?api-version=2024-10-21", "http://h/openai/chat/completions?api-version=2024-10-21"),
