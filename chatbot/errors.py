@@ -81,12 +81,22 @@ class TooLong(ChatError):
 
     Its code is what the client is sent when there is nothing left to drop. `limit` is how many tokens the LLM
     said it takes, if it said so. `is_certain` is False where it may have been something else, a crash say.
+    `teaches` is False where a size in tokens says nothing of the next one, as when bytes were too many.
     """
 
-    def __init__(self, code: str, message: str, *, limit: int | None = None, is_certain: bool = True) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        limit: int | None = None,
+        is_certain: bool = True,
+        teaches: bool = True,
+    ) -> None:
         super().__init__(code, message, "message", kind="too_long")
         self.limit = limit
         self.is_certain = is_certain
+        self.teaches = teaches and is_certain
 
 
 def session_gone() -> ChatError:

@@ -332,6 +332,22 @@ async def test_what_was_refused_is_not_asked_for_again(start: StartServer, llm: 
     assert (await explained(server, session))["reason"] == "llm_refused"
 
 
+async def test_pictures_that_a_proxy_refused_shorten_no_other_conversation(
+    start: StartServer, llm: ScriptedLLM
+) -> None:
+    server = await start(max_context_messages=40)
+    url = {"url": f"data:image/png;base64,{'A' * 4096}"}
+    asked = {"session_id": await server.session(), "message": [{"type": "image_url", "image_url": url}]}
+    llm.play(answer("413 Payload Too Large", b"<html><title>413 Request Entity Too Large</title></html>"))
+    status, told, _ = await server.call("POST", "/api/chat", asked)
+    assert (status, told["error"]["code"]) == (400, "context_too_long")
+    session = await server.session()
+    await talk(server, session, 3)
+    await server.chat(session, "word " * 2000)
+    await server.chat(session, "Q5")
+    assert len(sent(llm)) == 9
+
+
 async def test_what_is_too_long_after_a_role_that_said_nothing_is_asked_with_less(
     server: Running, llm: ScriptedLLM
 ) -> None:

@@ -86,7 +86,7 @@ class ContextLimits:
         self, model: str, fields: Mapping[str, Any], messages: int, tokens: int, error: TooLong
     ) -> None:
         """Learns that so much was too long: it is not asked for again, whatever number the words name."""
-        if not error.is_certain:
+        if not error.teaches:
             return
         known = self._known(model)
         total = tokens + (_asked_room(fields) or 0)

@@ -123,7 +123,10 @@ class Failure(NamedTuple):
         is_too_long, limit = too_long.find(self.number, self.codes, self._own_words)
         words = self.words or (f"it answered {self.status}" if self.status else "no reason given")
         if is_too_long:
-            return TooLong("context_too_long", f"{TOO_LONG}: {words}"[:MAX_MESSAGE_CHARS], limit=limit)
+            words = f"{TOO_LONG}: {words}"[:MAX_MESSAGE_CHARS]
+            # A proxy counts bytes, which pictures have most of, whatever they are in tokens.
+            teaches = self.number != 413 or limit is not None
+            return TooLong("context_too_long", words, limit=limit, teaches=teaches)
         kind, code, again, _, says, _ = self._line
         if kind == "model" and chose_model:
             code = "llm_rejected"
