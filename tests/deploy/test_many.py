@@ -76,6 +76,9 @@ async def test_a_dead_process_takes_only_its_own_along(farm: Farm) -> None:
         assert (await farm.chat(session_id, "Hi"))[0] == 200
     farm.processes["two"].end(signal.SIGKILL)
     assert (await farm.chat(ids["one"], "And?"))[1]["content"] == "3 messages"
+    for _ in range(4):  # the page and what begins something are had from the other one
+        assert (await farm.call("GET", "/api/openapi.json"))[0] == 200
+        assert (await farm.call("POST", "/v1/responses", {"model": "m", "input": "Hi"}))[0] == 200
     status, error, headers = await farm.chat(ids["two"], "And?")
     assert (error["error"]["code"], headers["Retry-After"]) == ("overloaded", "5")
     assert status in GONE

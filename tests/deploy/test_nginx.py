@@ -147,10 +147,18 @@ async def test_a_page_of_the_servers_name_is_let_in(front: Front) -> None:
     assert (await front.running.call("POST", "/api/sessions", headers=elsewhere))[0] == 403
 
 
-async def test_a_request_that_is_too_large_is_refused_by_the_server_itself(front: Front) -> None:
-    body = io.BytesIO(b" " * 8_500_000)
-    async with front.running.http.post(front.running.url + "/api/chat", data=body) as response:
-        assert (response.status, (await response.json())["error"]["code"]) == (413, "request_too_large")
+async def test_who_refuses_a_request_says_so_in_our_shape(front: Front) -> None:
+    async def refused(size: int) -> tuple[int, str, str | None]:
+        async with front.running.http.post(
+            front.running.url + "/api/chat", data=io.BytesIO(b" " * size)
+        ) as response:
+            code = (await response.json())["error"]["code"]
+            return response.status, code, response.headers.get("Retry-After")
+
+    assert await refused(8_500_000) == (413, "request_too_large", None)  # the server itself
+    assert await refused(9_500_000) == (413, "request_too_large", None)  # nginx, as the next
+    await front.running.server.stop()
+    assert await refused(10) == (503, "overloaded", "5")
 
 
 async def test_a_reply_in_one_piece_comes_through(front: Front) -> None:
