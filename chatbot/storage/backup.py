@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from chatbot.errors import ChatError
@@ -24,6 +25,7 @@ from chatbot.storage.lock import StoreError, require_access
 from chatbot.storage.store import Store
 
 _STEPS = 1000  # of SQLite's machine between two looks at the clock
+_STEPS_A_TURN = 70  # that a check takes, about
 
 
 def backup(path: str, target: str, *, force: bool = False) -> str:
@@ -161,37 +163,29 @@ def _examine(path: str, pragma: str) -> str:
     with _opened(path, "read") as connection:
         connection.execute("PRAGMA cache_size=-262144")  # so that a page is read about once
         connection.execute("BEGIN")
-        before = _bytes_read()
-        with _progress("checked", os.path.getsize(path)) as show:
-            connection.set_progress_handler(lambda: show(_bytes_read() - before), _STEPS)
+        version, turns = _value(connection, "user_version"), 0
+        try:
+            sessions, turns = _count(connection, "sessions"), _count(connection, "alive")
+            found = f"version {version}, {sessions} sessions, {turns} turns"
+        except sqlite3.OperationalError:
+            if version == VERSION:
+                raise
+            found = f"version {version}, whose tables are not those of {VERSION}"
+        with _progress("checked", turns * _STEPS_A_TURN / _STEPS) as show:
+            steps = count()
+            connection.set_progress_handler(lambda: show(next(steps)), _STEPS)
             faults = [row[0] for row in connection.execute(f"PRAGMA {pragma}(1)")]
-            if faults != ["ok"]:
-                raise StoreError(f"{path} is damaged: {' '.join(str(faults[0]).split())}")
-            if orphan := connection.execute("PRAGMA foreign_key_check").fetchone():
-                raise StoreError(f"{path} is damaged: a row of {orphan[0]} belongs to nothing")
-            if os.path.getsize(path) % _value(connection, "page_size"):
-                raise StoreError(f"{path} is damaged: its last page is cut")
-            version = _value(connection, "user_version")
-            try:
-                sessions = _count(connection, "sessions")
-                return f"version {version}, {sessions} sessions, {_count(connection, 'alive')} turns"
-            except sqlite3.OperationalError:
-                if version == VERSION:
-                    raise
-                return f"version {version}, whose tables are not those of {VERSION}"
+        if faults != ["ok"]:
+            raise StoreError(f"{path} is damaged: {' '.join(str(faults[0]).split())}")
+        if orphan := connection.execute("PRAGMA foreign_key_check").fetchone():
+            raise StoreError(f"{path} is damaged: a row of {orphan[0]} belongs to nothing")
+        if os.path.getsize(path) % _value(connection, "page_size"):
+            raise StoreError(f"{path} is damaged: its last page is cut")
+        return found
 
 
 def _count(connection: sqlite3.Connection, what: str) -> int:
     return int(connection.execute(f"SELECT count(*) FROM {what}").fetchone()[0])
-
-
-def _bytes_read() -> int:
-    """How much this process has read from files, as Linux counts it."""
-    try:
-        with open("/proc/self/io", encoding="ascii") as counts:
-            return int(counts.readline().split()[1])
-    except OSError:
-        return 0
 
 
 def _value(connection: sqlite3.Connection, pragma: str) -> int:
@@ -214,9 +208,9 @@ def _progress(done: str, total: float) -> Iterator[Callable[[float], None]]:
     def show(count: float) -> None:
         nonlocal shown
         now = time.monotonic()
-        if sys.stderr.isatty() and now >= shown + 0.5:
+        share = min(count / max(total, 1), 0.99)
+        if sys.stderr.isatty() and now >= shown + 0.5 and share > 0.05:
             shown = now
-            share = min(max(count / max(total, 1), 0.01), 0.99)
             left = (now - began) * (1 / share - 1)
             print(f"\r{share:4.0%} {done}, {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
 
