@@ -74,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
 def _file(text: str) -> str:
     if not text:  # as a variable that is not set; no server is to start instead
         raise argparse.ArgumentTypeError("it must name a file")
+    if text != text.encode("utf-8", "ignore").decode():  # SQLite takes no other names
+        raise argparse.ArgumentTypeError("its name must be UTF-8")
     return text
 
 

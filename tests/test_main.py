@@ -88,6 +88,7 @@ def test_a_secret_that_is_refused_is_not_shown() -> None:
     [
         ("--prot", "1"),
         ("--backup", ""),
+        ("--backup", "\udcff.db"),
         ("--check", ""),
         ("--check", "a.db", "--backup", "b.db"),
         ("--range", "00-7f"),

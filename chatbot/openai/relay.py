@@ -16,6 +16,7 @@ from chatbot.chat.reply_registry import ReplyRegistry, shutting_down
 from chatbot.config import Config
 from chatbot.errors import ChatError, without_frames
 from chatbot.ids import affinity_of
+from chatbot.llm.chunks import MAX_MODEL_CHARS
 from chatbot.llm.client import LLM
 from chatbot.llm.json_text import valid
 from chatbot.llm.models import entries_of
@@ -37,7 +38,7 @@ class Relayed:
     """What log and metrics tell of a relayed answer."""
 
     created_at: int
-    model: str = ""
+    model: str
     error: ChatError | None = None
     finish_reason: str | None = "cancelled"
     usage: str | None = None
@@ -82,7 +83,8 @@ class Relay:
         begin = as_json(messages[: next(users, len(messages)) + 1])
         affinity = affinity_of(self.store.affinity_key, begin)
         with self.registry.relaying():
-            request[REPLY] = told = Relayed(int(self.clock() * 1000))
+            asked = str(body.get("model") or self.config.llm_model)[:MAX_MODEL_CHARS]
+            request[REPLY] = told = Relayed(int(self.clock() * 1000), asked)
             asking = asyncio.create_task(self.llm.relay(body, affinity=affinity))
             try:
                 if streams:
@@ -154,7 +156,7 @@ def _let_go(asking: asyncio.Task[Answer], told: Relayed) -> None:
     if asking.done() and not asking.cancelled() and not asking.exception():
         answer = asking.result()
         answer.close()
-        told.model, told.usage = answer.reader.model, answer.reader.usage
+        told.model, told.usage = answer.reader.model or told.model, answer.reader.usage
         if answer.is_complete:
             told.finish_reason = answer.reader.finish_reason
 

@@ -54,6 +54,7 @@ class Farm:
         if self.kind == "haproxy":
             slots = str(ROOT / "deploy/slots.map")
             changes = {"bind :80": f"bind 127.0.0.1:{self.port}", "/etc/haproxy/slots.map": slots}
+            changes["wait-for-body time 30s"] = "wait-for-body time 1s"
             config = written(self.folder / "haproxy.cfg", adapted("haproxy.cfg", at | changes))
             command = [find_program("haproxy"), "-f", config]
             self.proxy = self.stack.enter_context(Process(command, env=os.environ))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 from collections import Counter
@@ -59,6 +60,16 @@ async def test_haproxy_finds_the_conversation_in_a_body(farm: Farm) -> None:
             assert status == 200, response
         body = {"model": "m", "input": "Hi", "previous_response_id": response["id"]}
         assert (await farm.call("POST", "/v1/responses", body))[0] == 200
+
+
+@pytest.mark.parametrize("farm", ["haproxy"], indirect=True)
+async def test_a_body_that_does_not_arrive_is_a_clear_error(farm: Farm) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", farm.port)
+    writer.write(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(body)["error"]["code"] == "invalid_request"
 
 
 async def test_a_beginning_that_is_repeated_goes_to_the_same_process(farm: Farm, llm: ScriptedLLM) -> None:

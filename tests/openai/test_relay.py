@@ -367,7 +367,7 @@ async def test_what_is_relayed_is_counted_and_told_like_any_reply(
         llm.play(answer("429 Slow", {"error": {"message": "no"}}))
         async with door.server.http.post(url, json=SAID | {"stream": is_stream}) as response:
             assert response.status == 429
-        assert caplog.messages[-1].endswith(" end=llm_rate_limited")
+        assert caplog.messages[-1].endswith(" model=m end=llm_rate_limited")
     async with door.server.http.get(f"{door.server.url}/metrics") as response:
         lines = (await response.text()).splitlines()
     assert 'chatbot_replies_total{end="stop"} 2' in lines
