@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 
 from tests.deploy.farm import Farm
+from tests.deploy.recipes import adapted
 from tests.tools.scripted_llm import Gate, ScriptedLLM, reply
 
 GONE = {502, 503}  # it was not there, or died before it answered
@@ -110,6 +111,12 @@ async def test_an_llm_that_is_away_takes_neither_history_nor_page_along(farm: Fa
     status, begun, _ = await farm.call("POST", "/api/sessions", {})
     assert status == 201, begun
     assert (await farm.chat(begun["session_id"], "Hi"))[1]["error"]["code"] == "llm_unavailable"
+
+
+def test_nginx_soon_tries_a_process_again_that_was_restarted() -> None:
+    """It would not for ten seconds, in which the next one may be restarted: none would be left."""
+    shared = re.findall(r"^upstream \w+ \{[^}]*:8081[^}]*:8082[^}]*\}", adapted("nginx-many.conf", {}), re.M)
+    assert [upstream.count(" fail_timeout=1s;") for upstream in shared] == [2, 2]
 
 
 async def test_a_process_that_dies_before_it_answers_is_a_clear_error(farm: Farm, llm: ScriptedLLM) -> None:
