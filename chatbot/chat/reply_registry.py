@@ -15,7 +15,7 @@ from chatbot.chat.reply import Reply
 from chatbot.chat.reply_source import Outcome, ReplySource
 from chatbot.chat.stored_reply import StoredReply
 from chatbot.config import Config
-from chatbot.errors import ChatError
+from chatbot.errors import ChatError, without_frames
 from chatbot.llm.client import LLM
 from chatbot.storage.store import Store
 
@@ -133,10 +133,10 @@ class ReplyRegistry:
             raise ChatError("overloaded", "Too many replies are running.", retry_after="1")
 
     @contextmanager
-    def relaying(self) -> Iterator[None]:
-        """Counts a reply that the current task passes on, and nobody keeps; close() cancels the task.
+    def relaying(self, told: Outcome) -> Iterator[None]:
+        """Counts an answer that the current task passes on, and nobody keeps; close() cancels the task.
 
-        Raises ChatError: shutting_down, overloaded.
+        What it fails of is noted. Raises ChatError: shutting_down, overloaded.
         """
         self._require_room()
         task = asyncio.current_task()
@@ -144,12 +144,18 @@ class ReplyRegistry:
         self._relays.add(task)
         try:
             yield
-        except asyncio.CancelledError:
-            self.refuse_if_closing()
+        except ChatError as error:
+            told.error = without_frames(error)
             raise
+        except asyncio.CancelledError:
+            if not self.closing:
+                raise
+            told.error = shutting_down()
+            raise told.error from None
         finally:
             self._relays.discard(task)
             self._note_end()
+            self.on_end(told)
 
     def start(self, question: Question) -> Reply:
         """Begins a reply that was admitted, with no await in between. Its end marks the session as used.

@@ -5,28 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
 from aiohttp import web
 
-from chatbot.chat.reply_registry import ReplyRegistry, shutting_down
+from chatbot.chat.reply_registry import ReplyRegistry
 from chatbot.config import Config
-from chatbot.errors import ChatError, without_frames
+from chatbot.errors import ChatError
 from chatbot.ids import affinity_of
 from chatbot.llm.chunks import MAX_MODEL_CHARS
 from chatbot.llm.client import LLM
 from chatbot.llm.json_text import valid
 from chatbot.llm.models import entries_of
-from chatbot.llm.response import Answer
 from chatbot.openai.requests import known, refuse, require
 from chatbot.records import Chunk, as_json, dumps
 from chatbot.storage.store import Store
 from chatbot.web import backpressure
 from chatbot.web.answers import json_response
-from chatbot.web.backpressure import EVENT_STREAM, EventWriter
+from chatbot.web.backpressure import EVENT_STREAM
 from chatbot.web.bodies import read_object
 from chatbot.web.logs import REPLY
 
@@ -82,83 +82,70 @@ class Relay:
         users = (n for n, m in enumerate(messages) if isinstance(m, dict) and m.get("role") == "user")
         begin = as_json(messages[: next(users, len(messages)) + 1])
         affinity = affinity_of(self.store.affinity_key, begin)
-        with self.registry.relaying():
-            asked = str(body.get("model") or self.config.llm_model)[:MAX_MODEL_CHARS]
-            request[REPLY] = told = Relayed(int(self.clock() * 1000), asked)
-            asking = asyncio.create_task(self.llm.relay(body, affinity=affinity))
+        async with aclosing(self._answer(request, body, affinity)) as answer:
             try:
-                if streams:
-                    wants_usage = bool(options.get("include_usage"))
-                    return await self._stream(request, asking, told, wants_usage=wants_usage)
-                return await self._whole(asking, told)
+                if not streams:
+                    return await self._whole(request, answer)
+                return await self._stream(request, answer, wants_usage=bool(options.get("include_usage")))
             except ChatError as error:
-                told.error = without_frames(error)
                 raise known(error) from None
-            except asyncio.CancelledError:
-                told.error = shutting_down() if self.registry.closing else None
-                raise
-            finally:
-                _let_go(asking, told)
-                self.registry.on_end(told)
 
-    async def _whole(self, asking: asyncio.Task[Answer], told: Relayed) -> web.Response:
-        whole, answer = Completion(), await asking
+    async def _answer(
+        self, request: web.Request, body: dict[str, Any], affinity: str
+    ) -> AsyncGenerator[list[Chunk]]:
+        """What the LLM answers, as it comes; log and metrics are told of it."""
+        asked = str(body.get("model") or self.config.llm_model)[:MAX_MODEL_CHARS]
+        told = Relayed(int(self.clock() * 1000), asked)
+        with self.registry.relaying(told):
+            request[REPLY] = told
+            answer = await self.llm.relay(body, affinity=affinity)
+            try:
+                async for chunks in answer:
+                    if told.first_token_ms is None and any(chunk.pieces for chunk in chunks):
+                        told.first_token_ms = max(0, int(self.clock() * 1000) - told.created_at)
+                    yield chunks
+            finally:
+                answer.close()
+                told.model, told.usage = answer.reader.model or asked, answer.reader.usage
+                if answer.is_complete:
+                    told.finish_reason = answer.reader.finish_reason
+
+    async def _whole(self, request: web.Request, answer: AsyncIterable[list[Chunk]]) -> web.Response:
+        whole = Completion()
         async for chunks in answer:
-            self._note_first(told, chunks)
             for chunk in chunks:
                 whole.add(json.loads(chunk.data))
-        if usage := answer.reader.usage:  # in a stream Groq and Moonshot have places of their own for it
+        if usage := request[REPLY].usage:  # in a stream Groq and Moonshot have places of their own for it
             whole.add({"usage": json.loads(usage)})
         return json_response(whole.to_json())
 
-    def _note_first(self, told: Relayed, chunks: list[Chunk]) -> None:
-        if told.first_token_ms is None and any(chunk.pieces for chunk in chunks):
-            told.first_token_ms = max(0, int(self.clock() * 1000) - told.created_at)
-
     async def _stream(
-        self, request: web.Request, asking: asyncio.Task[Answer], told: Relayed, *, wants_usage: bool
+        self, request: web.Request, answer: AsyncIterable[list[Chunk]], *, wants_usage: bool
     ) -> web.StreamResponse:
-        """Before the first chunk an error is a status, if it comes within a heartbeat."""
-        await asyncio.wait((asking,), timeout=self.config.stream_heartbeat_seconds)
-        if asking.done():
-            asking.result()
-        response = web.StreamResponse(headers=EVENT_STREAM)
-        events = await backpressure.begin(request, response)
-        beating = asyncio.create_task(self._beat(events))
+        """It begins with the first chunk or heartbeat, before which an error is a status."""
+        response, ending = web.StreamResponse(headers=EVENT_STREAM), b"[DONE]"
+        beating = asyncio.create_task(self._beat(request, response))
         try:
-            async for chunks in await asking:
-                self._note_first(told, chunks)
+            async for chunks in answer:
+                events = await backpressure.begin(request, response)
                 sent = [chunk.data for chunk in chunks if wants_usage or not _is_usage(chunk)]
                 if sent:
                     events.send(b"".join(b"data: %b\n\n" % data for data in sent))
                     await events.wait_until_sent()
         except ChatError as error:
-            told.error = without_frames(error)
-        except asyncio.CancelledError:
-            if not self.registry.closing:
+            if not response.prepared:
                 raise
-            told.error = shutting_down()
+            ending = dumps(known(error).to_object())
         finally:
             beating.cancel()
-        ending = dumps(known(told.error).to_object()) if told.error else b"[DONE]"
         await backpressure.finish(request, response, b"data: %b\n\n" % ending)
         return response
 
-    async def _beat(self, events: EventWriter) -> None:
-        while True:
-            await asyncio.sleep(self.config.stream_heartbeat_seconds)
-            events.keep_alive()
-
-
-def _let_go(asking: asyncio.Task[Answer], told: Relayed) -> None:
-    """Closes the answer, if it has begun, and notes what is known of it."""
-    asking.cancel()
-    if asking.done() and not asking.cancelled() and not asking.exception():
-        answer = asking.result()
-        answer.close()
-        told.model, told.usage = answer.reader.model or told.model, answer.reader.usage
-        if answer.is_complete:
-            told.finish_reason = answer.reader.finish_reason
+    async def _beat(self, request: web.Request, response: web.StreamResponse) -> None:
+        with suppress(ConnectionResetError):  # of which the request hears by itself
+            while True:
+                await asyncio.sleep(self.config.stream_heartbeat_seconds)
+                (await backpressure.begin(request, response)).keep_alive()
 
 
 class Completion:

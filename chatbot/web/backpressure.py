@@ -104,14 +104,14 @@ EVENT_WRITER = web.RequestKey("event_writer", EventWriter)
 
 
 async def begin(request: web.Request, response: web.StreamResponse) -> EventWriter:
-    """Sends the headers of a stream; finish() ends it.
+    """Sends the headers of a stream, unless it has begun; finish() ends it.
 
     Raises ConnectionResetError when the client has gone.
     """
     await response.prepare(request)
     if request.transport is None:
         raise ConnectionResetError("the client has gone")
-    return EventWriter(request, request.transport)
+    return request.get(EVENT_WRITER) or EventWriter(request, request.transport)
 
 
 async def finish(request: web.Request, response: web.StreamResponse, data: bytes = b"") -> None:
