@@ -69,7 +69,7 @@ CREATE TABLE background (
     session_id  TEXT    NOT NULL,                   -- no foreign key, as in turns
     created_at  INTEGER NOT NULL,
     response    TEXT    NOT NULL,                   -- as in turns
-    error       TEXT                                -- JSON: what it failed of; NULL: it runs
+    error       TEXT                                -- JSON: what it failed of; NULL: it runs, or the process died
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX background_by_session ON background (session_id);
 -- What only this database knows: the key of the hashes by which LLM servers tell conversations apart.
@@ -192,8 +192,6 @@ SELECT response_id, session_id, created_at, response, error FROM background
 WHERE response_id = ? AND session_id NOT IN gone_sessions;
 -- name: fail_background: A response failed.
 UPDATE background SET error = ? WHERE response_id = ? AND error IS NULL;
--- name: fail_all_background: What ran when the process died has failed.
-UPDATE background SET error = ? WHERE error IS NULL;
 -- name: drop_background: A response has its turn now, or is deleted.
 DELETE FROM background WHERE response_id = ?;
 -- name: get_secret: A secret of this database's own.

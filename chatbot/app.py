@@ -9,15 +9,11 @@ from aiohttp import web
 
 from chatbot.api.routes import Api
 from chatbot.chat.limits import ContextLimits
-from chatbot.chat.reply_registry import ReplyRegistry, shutting_down
+from chatbot.chat.reply_registry import ReplyRegistry
 from chatbot.chat.sessions import Sessions
 from chatbot.config import Config
-from chatbot.errors import ChatError
 from chatbot.llm.client import LLM
 from chatbot.openai.routes import OpenAIDoor
-from chatbot.records import as_json
-from chatbot.storage.database import when_unlocked
-from chatbot.storage.lock import StoreError
 from chatbot.storage.store import Store
 from chatbot.web.access import Access
 from chatbot.web.health import Health
@@ -41,11 +37,6 @@ def create_app(
     app[STORE] = store
 
     async def parts(app: web.Application) -> AsyncIterator[None]:
-        died = as_json(shutting_down().to_object()["error"])
-        try:
-            await when_unlocked(lambda: store.fail_all_background(died))
-        except ChatError as error:
-            raise StoreError(f"cannot use {config.database_url}: {error.message}") from None
         llm = LLM(config)
         limits = ContextLimits(config.max_context_messages, config.max_context_tokens)
         registry = app[REGISTRY] = ReplyRegistry(

@@ -25,7 +25,10 @@ _SPARE_DISK = 16 * 2**20  # kept for deletes and for what runs; of a small disk 
 
 
 class Background(NamedTuple):
-    """A response that was accepted before it ran and has no turn; `error` is JSON, None while it runs."""
+    """A response that was accepted before it ran and has no turn.
+
+    `error` is JSON, None while it runs; of one that does not run, that the process died under it.
+    """
 
     response_id: str
     session_id: str
@@ -242,10 +245,6 @@ class Store(Tree):
     def fail_background(self, response_id: str, error: str) -> None:
         """Keeps of what a response failed, as JSON."""
         self._db.run("fail_background", (error, response_id))
-
-    def fail_all_background(self, error: str) -> None:
-        """Keeps that what ran when the process died has failed; to be called at start."""
-        self._db.run("fail_all_background", (error,))
 
     def drop_background(self, response_id: str) -> None:
         """Forgets a response that was accepted."""

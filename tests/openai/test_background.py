@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from chatbot.storage.store import Store
 from tests.openai.clever_llm import clever
 from tests.openai.door import Door, text_of
 from tests.tools.processes import start_chatbot
@@ -167,18 +165,8 @@ async def test_after_a_kill_all_that_was_acknowledged_is_there(hard_llm: Scripte
         for response in running:
             status, failed = await get(url, f"/responses/{response['id']}")
             assert (status, failed["status"]) == (200, "failed"), failed
+            assert failed["error"]["message"] == "The server stopped while it ran."
         assert await post(url, {"input": "one"}, **key) == whole
         more = await post(url, {"input": "two", "previous_response_id": whole["id"]})
         assert text_of(more) == "You said: one / two"
     assert len([one for one in hard_llm.exchanges if one.body["messages"][-1]["content"] == "one"]) == 1
-
-
-def test_a_store_forgets_what_became_a_turn(tmp_path: Path):
-    store = Store(str(tmp_path / "chat.db"))
-    store.add_session("s", 1, "{}")
-    store.add_background("resp_1", "s", 1, json.dumps({}))
-    store.fail_all_background(json.dumps({"code": "shutting_down", "message": "x"}))
-    row = store.background("resp_1")
-    assert row
-    assert row.error
-    store.close()

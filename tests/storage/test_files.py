@@ -24,7 +24,7 @@ from chatbot.storage.database import APPLICATION, VERSION, Locked, when_unlocked
 from chatbot.storage.lock import StoreError
 from chatbot.storage.store import Store
 from tests.storage.tools import a_chain, a_session, a_turn, count, run, running, unlocked
-from tests.tools.server import Log, StartServer
+from tests.tools.server import Log
 
 NOBODY = 65534
 
@@ -279,25 +279,6 @@ async def test_another_process_that_locks_the_file_makes_nobody_wait(path: Path,
         assert store.turn(await storing) is not None
     store.clean(0, -1, 10, ())
     assert store._db.execute("SELECT last_accessed FROM sessions").fetchall() == [(77,)]
-
-
-async def test_a_server_waits_at_its_start_for_a_file_that_is_locked(
-    path: Path, start: StartServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Store(str(path)).close()
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        starting = asyncio.create_task(start(database_url=str(path)))
-        await asyncio.sleep(0.05)
-        assert not starting.done()
-        other.execute("ROLLBACK")
-        server = await starting
-        await server.server.stop()
-        server.stopped = True
-        other.execute("BEGIN IMMEDIATE")
-        monkeypatch.setattr(database, "LOCKED_SECONDS", 0.05)
-        with pytest.raises(StoreError, match=r"cannot use .*chat.db: The database is locked\."):
-            await start(database_url=str(path))
 
 
 async def test_a_file_that_stays_locked_is_told_as_overload(
