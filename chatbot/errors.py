@@ -99,9 +99,9 @@ class TooLong(ChatError):
         self.teaches = teaches and is_certain
 
 
-def session_gone() -> ChatError:
+def session_gone(param: str = "session_id") -> ChatError:
     """Never was, deleted and expired are one answer: it says nothing about other people's sessions."""
-    return ChatError("session_not_found", "There is no such session, or it has expired.", "session_id")
+    return ChatError("session_not_found", "There is no such session, or it has expired.", param)
 
 
 def message_gone() -> ChatError:

@@ -56,14 +56,14 @@ class Sessions:
         self._store.add_session(session_id, now, metadata, prompt)
         return Session(session_id, now, now, metadata)
 
-    def use(self, session_id: str) -> Session:
-        """Finds a session and marks it as accessed; raises ChatError("session_not_found")."""
+    def use(self, session_id: str, param: str = "session_id") -> Session:
+        """Finds a session and marks it as accessed; raises ChatError("session_not_found") about `param`."""
         now, session_id = self._now(), session_id.lower()  # of a UUID capitals are the same
         session = self._store.session(session_id)
         if not session or (
             session.last_accessed <= now - self.timeout_ms and session_id not in self._registry.busy_sessions
         ):
-            raise session_gone()
+            raise session_gone(param)
         with suppress(ChatError):  # a full disk must not stop reading
             self._store.touch(session_id, now)
         return session._replace(last_accessed=max(now, session.last_accessed))

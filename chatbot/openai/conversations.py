@@ -54,7 +54,8 @@ class Conversations:
     clock: Callable[[], float]
 
     def _conversation(self, request: web.Request) -> Session:
-        session = self.sessions.use(read_conversation(request.match_info["conversation_id"]))
+        session_id = read_conversation(request.match_info["conversation_id"])
+        session = self.sessions.use(session_id, "conversation")
         request[SESSION_ID] = session.session_id
         return session
 
@@ -168,7 +169,7 @@ class Conversations:
             turn_id = place_of(item_id)[0]
             if turn_id not in turns:
                 turn = self.store.turn_by_id(turn_id)
-                items = _items_of(turn) if turn and self.sessions.use(turn.session_id) else []
+                items = _items_of(turn) if turn and self.sessions.use(turn.session_id, param) else []
                 turns[turn_id] = {item["id"]: item for item in items}
                 left -= len(as_json(items))
             if not (item := turns[turn_id].get(item_id)):

@@ -19,7 +19,7 @@ from chatbot.openai.items import Object, said_items
 from chatbot.openai.relay import Relay
 from chatbot.openai.requests import known, new_of, read_question, refuse
 from chatbot.openai.responses import Response, failed_response
-from chatbot.records import DELETED, Session
+from chatbot.records import DELETED
 from chatbot.storage.database import when_unlocked
 from chatbot.web.answers import json_response
 from chatbot.web.bodies import read_idempotency_key, read_object
@@ -104,11 +104,11 @@ class OpenAIDoor(Conversations):
     def _place(self, asked: Question, previous: str | None) -> tuple[str, int | None]:
         """The session and the turn that a question follows; "" for one that has no session yet."""
         if asked.session_id:
-            return asked.session_id, self._open(asked.session_id, "conversation").current
+            return asked.session_id, self.sessions.use(asked.session_id, "conversation").current
         if previous is None:
             return "", None
         if turn := self.store.turn_by_response(previous):
-            return self._open(turn.session_id, "previous_response_id").session_id, turn.seq
+            return self.sessions.use(turn.session_id, "previous_response_id").session_id, turn.seq
         self._find(previous, "previous_response_id")
         raise refuse("previous_response_id", "names a response that has not ended, or came to nothing")
 
@@ -120,17 +120,11 @@ class OpenAIDoor(Conversations):
             return Response(reply)
         turn = self.store.turn_by_response(response_id)
         if turn and turn.output is not None:  # its items may be deleted one by one
-            self._open(turn.session_id, param)
+            self.sessions.use(turn.session_id, param)
             return Response(self.registry.find(turn.session_id, turn.turn_id), turn)
         if row := self.store.background(response_id):
             return failed_response(row, self.store)
         raise ChatError("not_found", "There is no such response.", param)
-
-    def _open(self, session_id: str, param: str) -> Session:
-        try:
-            return self.sessions.use(session_id)
-        except ChatError as error:
-            raise ChatError(error.code, error.message, param) from None
 
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /v1/responses/{response_id}": as far as it has come, or its events."""
