@@ -156,8 +156,6 @@ UPDATE turns SET output = NULL, finish_reason = NULL, calls = 0, token_usage = N
                  chunk_ends = NULL, idempotency_key = NULL, request_hash = NULL WHERE seq = ?;
 -- name: forget_response: A turn is a turn like others, and no response any more, which a key could stand for.
 UPDATE turns SET response_id = NULL, response = NULL, idempotency_key = NULL, request_hash = NULL WHERE seq = ?;
--- name: adopt: What follows a turn follows what that one follows.
-UPDATE turns SET parent = ? WHERE session_id = ? AND parent = ?;
 
 -- name: mark: Some turns are gone, at once.
 INSERT OR IGNORE INTO gone SELECT value FROM json_each(?);

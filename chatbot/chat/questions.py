@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chatbot.chat.history import find_message
-from chatbot.chat.turn_messages import open_calls
+from chatbot.chat.turn_messages import is_nothing, open_calls
 from chatbot.errors import ChatError
 from chatbot.ids import MAX_INPUT_MESSAGES
 from chatbot.records import DELETED, Turn, as_json
@@ -21,7 +21,7 @@ def in_place_of(
     """
     turn, _ = find_message(store, session_id, message_id, "replace")
     again = tuple(message for message in turn.messages if message != DELETED)
-    if not said and not again and turn.parent is None:
+    if not said and not again and is_nothing(store.path_up(turn.parent)):
         message = "Of that turn's question nothing is left that could be asked again."
         raise ChatError("invalid_request", message, "replace")
     return turn.parent, said or again or (DELETED,)

@@ -14,7 +14,7 @@ The rules:
    - as cancelled otherwise, even if it is half a thought or half a tool call.
    Nothing is stored if it failed, or if it was stopped before its first character.
 6. A reply follows the turn that it was asked after, or begins the conversation. If that turn is deleted with
-   all that follows, the reply is discarded. If it is deleted alone, the reply follows its parent.
+   all that follows, the reply is discarded.
 
     asking ──first chunk──> streaming ──the LLM ended, it was stopped, or the log is full──> storing ──> ended
        └──────────────────────────┴────────────────────── it failed ────────────────────────────┴──────> ended
@@ -206,8 +206,6 @@ class Reply:
 
     def _write(self, turn: Turn, error: ChatError | None) -> None:
         """Writes the turn and announces the end. Raises Locked."""
-        # It may have been deleted alone since the first try, so that this follows another.
-        turn = turn._replace(parent=self.question.parent)
         try:
             seq = 0
             if self.question.stored:

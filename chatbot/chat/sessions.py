@@ -108,13 +108,6 @@ class Sessions:
                 reply.discard(message_gone())
         return deleted
 
-    def splice_out(self, session_id: str, seq: int, parent: int | None) -> None:
-        """Deletes one turn alone: what followed it, running replies too, follows its `parent`."""
-        self._store.splice_out(seq)
-        for reply in self._registry.replies_in(session_id):
-            if reply.question.parent == seq:
-                reply.question.parent = parent
-
     # Cleaning up
 
     async def clean_forever(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain, takewhile
 from typing import Any
 
@@ -32,6 +32,11 @@ def opens(turn: Turn) -> bool:
         if message != DELETED:
             return may_open(message)
     return False
+
+
+def is_nothing(turns: Iterable[Turn]) -> bool:
+    """Whether nothing is left in the turns of what was said and answered."""
+    return all(turn.output is None and {*turn.messages} == {DELETED} for turn in turns)
 
 
 def may_open(message: str) -> bool:

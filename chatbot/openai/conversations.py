@@ -139,10 +139,7 @@ class Conversations:
             place = place_of(item["id"])[1]
             left = [one for one in found if place_of(one["id"])[1] == place and one != item]
             said[place - 1] = "".join(messages_of(left, "item_id", self.finder())) or DELETED
-        if all(line == DELETED for line in said):
-            self.sessions.splice_out(session.session_id, turn.seq, turn.parent)
-        else:
-            self.store.drop_output(turn.seq, "\n".join(said))
+        self.store.drop_output(turn.seq, "\n".join(said))
         return _shown(session)
 
     def _item(self, request: web.Request) -> tuple[Session, Turn, Object]:

@@ -175,14 +175,3 @@ class Tree:
     def forget_response(self, seq: int) -> None:
         """OpenAI's door does not find the turn as a response any more; in the conversation it stays."""
         self._db.run("forget_response", (seq,))
-
-    def splice_out(self, seq: int) -> None:
-        """Deletes one turn alone: what followed it follows its parent, and a session at it is there."""
-        turn = self.turn(seq)
-        if turn is None:
-            return
-        with self._db.transaction():
-            self._db.run("adopt", (turn.parent, turn.session_id, seq))
-            self._db.run("mark", (f"[{seq}]",))
-            self._db.run("leave_gone", (turn.parent, turn.session_id))
-            self._remove()

@@ -81,20 +81,6 @@ async def test_what_is_deleted_meanwhile_is_not_stored(room: Room, lock: sqlite3
     assert room.at(session_id).current is None
 
 
-async def test_if_what_it_follows_is_deleted_alone_meanwhile_it_follows_its_parent(
-    room: Room, lock: sqlite3.Connection
-) -> None:
-    session_id = room.session()
-    first, second = [await room.turn(session_id) for _ in range(2)]
-    reply = await finished(room, session_id, lock)
-    lock.execute("ROLLBACK")
-    room.sessions.splice_out(session_id, second.seq, second.parent)
-    await advance(room, 0.1)
-    assert reply.error is None
-    assert reply.turn
-    assert reply.turn.parent == first.seq
-
-
 async def test_a_shutdown_waits_for_the_file_for_a_moment(room: Room, lock: sqlite3.Connection) -> None:
     session_id = room.session()
     lock.execute("BEGIN IMMEDIATE")

@@ -190,19 +190,6 @@ async def test_a_reply_in_place_of_one_that_is_rewound_is_no_longer_a_sibling_an
     assert room.store.path(room.at(session_id).current) == [reply.turn.seq]
 
 
-async def test_a_turn_that_is_taken_out_alone_leaves_what_follows_it(room: Room) -> None:
-    session_id = room.session()
-    first, second, third, _ = await tree(room, session_id)
-    reply = room.ask(session_id, parent=second.seq, occupies=False)
-    await turns_of_the_loop()
-    room.sessions.splice_out(session_id, second.seq, second.parent)
-    room.llm.given[-1].say(text("Hi")).finish()
-    await turns_of_the_loop()
-    assert reply.turn
-    assert reply.turn.parent == first.seq
-    assert room.store.path(third.seq) == [first.seq, third.seq]
-
-
 # Moving about
 
 

@@ -235,10 +235,12 @@ async def test_what_was_added_is_answered_without_saying_more(door: Door, llm: S
     assert [role for role, _ in await door.server.history(session_id)] == ["user", "assistant", "assistant"]
     branch = await door.respond([], previous_response_id=response["id"])
     assert branch["status"] == "completed"
-    for answer in (branch, response):
-        path = f"/conversations/{conversation['id']}/items/{answer['output'][0]['id']}"
-        assert (await door.call("DELETE", path))[0] == 200
-    assert len(door.server.sql("SELECT seq FROM turns")) == 2, "an empty turn was left"
+    for item in [*branch["output"], *await items(door, conversation["id"])]:
+        await door.call("DELETE", f"/conversations/{conversation['id']}/items/{item['id']}")
+    assert await items(door, conversation["id"]) == await door.server.history(session_id) == []
+    await door.refused(400, "input", input=None, **named)
+    assert (await door.respond("two", **named))["status"] == "completed"
+    assert [message["content"] for message in llm.exchanges[-1].body["messages"]] == ["two"]
 
 
 async def test_an_answer_to_what_was_added_can_be_asked_for_again(door: Door, llm: ScriptedLLM):

@@ -165,19 +165,6 @@ def test_a_message_deleted_alone_leaves_the_ids_of_the_others(store: Store) -> N
     store.add_turn(a_turn(here, second, idempotency_key="k", request_hash="h"))
 
 
-def test_a_turn_can_be_taken_out_of_its_path(store: Store) -> None:
-    here = a_session(store)
-    chain = a_chain(store, here, 4)
-    other = store.add_turn(a_turn(here, chain[1]))
-    store.splice_out(chain[1])
-    assert store.path(chain[3]) == [chain[0], chain[2], chain[3]]
-    assert store.path(other) == [chain[0], other]
-    store.splice_out(other)
-    assert current(store, here) == chain[0]
-    store.splice_out(chain[0])
-    assert (current(store, here), store.path(chain[3])) == (None, chain[2:])
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.booleans())
 def test_the_tree_is_what_a_model_of_it_says(seed: int, at_once: bool) -> None:
