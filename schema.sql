@@ -149,11 +149,10 @@ WHERE session_id = :session_id AND parent IS :parent AND :least <= (
 ) ORDER BY seq;
 -- name: session_of_turn: Whose a turn is, and how its reply ended, if it has one.
 SELECT session_id, finish_reason FROM alive WHERE seq = ?;
--- name: set_input: Replaces what was said in a turn, after a message was deleted alone.
-UPDATE turns SET input = ?, input_count = ? WHERE seq = ?;
--- name: drop_output: Deletes a turn's reply alone; its idempotency key has nothing to stand for then.
-UPDATE turns SET output = NULL, finish_reason = NULL, calls = 0, token_usage = NULL, reasoning = NULL, layout = NULL,
-                 chunk_ends = NULL, idempotency_key = NULL, request_hash = NULL WHERE seq = ?;
+-- name: keep_only: Deletes of a turn its reply, for which no key can stand then, and some of what was said.
+UPDATE turns SET input = ?, input_count = ?, output = NULL, finish_reason = NULL, calls = 0, token_usage = NULL,
+                 reasoning = NULL, layout = NULL, chunk_ends = NULL, idempotency_key = NULL, request_hash = NULL
+WHERE seq = ?;
 -- name: forget_response: A turn is a turn like others, and no response any more, which a key could stand for.
 UPDATE turns SET response_id = NULL, response = NULL, idempotency_key = NULL, request_hash = NULL WHERE seq = ?;
 

@@ -139,7 +139,7 @@ class Conversations:
             place = place_of(item["id"])[1]
             left = [one for one in found if place_of(one["id"])[1] == place and one != item]
             said[place - 1] = "".join(messages_of(left, "item_id", self.finder())) or DELETED
-        self.store.drop_output(turn.seq, "\n".join(said))
+        self.store.keep_only(turn.seq, "\n".join(said))
         return _shown(session)
 
     def _item(self, request: web.Request) -> tuple[Session, Turn, Object]:

@@ -160,17 +160,10 @@ class Tree:
             self._remove(began)  # to mark what is long took its time
         return deleted
 
-    def set_input(self, seq: int, messages: str) -> None:
-        """Replaces what was said in a turn: a message that was deleted alone is a line DELETED."""
+    def keep_only(self, seq: int, messages: str) -> None:
+        """Deletes a turn's reply, which frees its key, and of the messages those that are a line DELETED."""
         count = sum(line != DELETED for line in messages.split("\n"))
-        self._db.run("set_input", (messages, count, seq))
-
-    def drop_output(self, seq: int, messages: str | None = None) -> None:
-        """Deletes the reply of a turn alone, and frees its key; `messages`: what is said in it then."""
-        with self._db.transaction():
-            if messages is not None:
-                self.set_input(seq, messages)
-            self._db.run("drop_output", (seq,))
+        self._db.run("keep_only", (messages, count, seq))
 
     def forget_response(self, seq: int) -> None:
         """OpenAI's door does not find the turn as a response any more; in the conversation it stays."""

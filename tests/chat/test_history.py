@@ -42,7 +42,6 @@ class Book:
         values |= {"input": "\n".join(said), "output": answer}
         turn = Turn(**values)
         turn = turn._replace(seq=self.store.add_turn(turn))
-        self.store.set_input(turn.seq, turn.input)  # which is how a message comes to be deleted alone
         self.turns[turn.seq] = turn
         return turn
 

@@ -9,6 +9,7 @@ import pytest
 from chatbot.chat.questions import in_place_of, tool_messages
 from chatbot.errors import ChatError
 from chatbot.ids import MAX_INPUT_MESSAGES, message_id
+from chatbot.records import DELETED
 from tests.chat.conftest import HELLO, FakeAnswer, Room, call, turns_of_the_loop
 from tests.tools.counting import Compared
 
@@ -23,13 +24,14 @@ async def test_a_question_in_place_of_a_turn_becomes_its_sibling(room: Room) -> 
         assert in_place_of(room.store, session_id, named, None) == (first.seq, said)
         assert in_place_of(room.store, session_id, named, (HELLO,)) == (first.seq, (HELLO,))
     assert in_place_of(room.store, session_id, first.turn_id, None) == (None, (HELLO,))
-    room.store.set_input(second.seq, f"{said[0]}\nnull")
-    assert in_place_of(room.store, session_id, second.turn_id, None) == (first.seq, said[:1])
+    more = await room.turn(session_id, DELETED)
+    assert in_place_of(room.store, session_id, more.turn_id, None) == (second.seq, (DELETED,))
+    room.store.keep_only(second.seq, f"{said[0]}\n{DELETED}")
+    assert in_place_of(room.store, session_id, message_id(second.turn_id, 1), None) == (first.seq, said[:1])
     for turn in (first, second):
-        room.store.set_input(turn.seq, "null")
-    assert in_place_of(room.store, session_id, second.turn_id, None) == (first.seq, ("null",))
+        room.store.keep_only(turn.seq, DELETED)
     with pytest.raises(ChatError) as error:
-        in_place_of(room.store, session_id, first.turn_id, None)
+        in_place_of(room.store, session_id, more.turn_id, None)
     assert (error.value.code, error.value.param) == ("invalid_request", "replace")
     prompt = room.store.prompt(session_id)
     assert prompt

@@ -92,7 +92,7 @@ async def test_an_item_is_deleted_whole_or_not_at_all(door: Door, monkeypatch: p
     store, run, found_locked = door.server.store, door.server.store._db.run, []
 
     def locked_at_first(name: str, *values: Any) -> Any:
-        if name == "drop_output" and not found_locked:
+        if name == "keep_only" and not found_locked:
             found_locked.append(name)
             raise Locked("by another program, that came between")
         return run(name, *values)
