@@ -257,7 +257,10 @@ async def test_what_stands_where_no_client_looks_is_moved(
     assert message["content"] == said.get("content")
 
 
-async def test_errors_are_statuses_before_the_stream_and_events_in_it(door: Door):
+async def test_errors_are_statuses_before_the_stream_and_events_in_it(door: Door, llm: ScriptedLLM):
+    llm.play([*events(b'data: {"error": {"message": "no"}}\n\n', DONE), END])
+    status, refused = await door.call("POST", "/chat/completions", SAID | {"stream": True})
+    assert (status, refused["error"]["code"]) == (502, "llm_error"), "nothing of the stream had come"
     for stream in (False, True):
         body = SAID | {"messages": [{"role": "user", "content": "reject"}], "stream": stream}
         status, refused = await door.call("POST", "/chat/completions", body)
