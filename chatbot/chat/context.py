@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from chatbot.chat import tokens
 from chatbot.chat.limits import LISTED, MESSAGES, REFUSED, Budget
-from chatbot.chat.turn_messages import may_open, opens, role_of, sent_of
+from chatbot.chat.turn_messages import is_nothing, may_open, opens, role_of, sent_of
 from chatbot.errors import TooLong
 from chatbot.ids import message_id
 from chatbot.records import DELETED, Turn, as_json
@@ -113,10 +113,11 @@ class Context:
     @property
     def first(self) -> str | None:
         """The id of the first message that is sent; None: it is what is newly said."""
-        if not self.turns:
+        turn = next((turn for turn in self.turns if not is_nothing((turn,))), None)
+        if turn is None:
             return None
-        said = (place for place, text in enumerate(self.turns[0].messages, 1) if text != DELETED)
-        return message_id(self.turns[0].turn_id, next(said, 0))
+        said = (place for place, text in enumerate(turn.messages, 1) if text != DELETED)
+        return message_id(turn.turn_id, next(said, 0))
 
     @property
     def measured(self) -> int | None:

@@ -238,6 +238,8 @@ async def test_what_was_added_is_answered_without_saying_more(door: Door, llm: S
     for item in [*branch["output"], *await items(door, conversation["id"])]:
         await door.call("DELETE", f"/conversations/{conversation['id']}/items/{item['id']}")
     assert await items(door, conversation["id"]) == await door.server.history(session_id) == []
+    _, context, _ = await door.server.call("GET", f"/api/sessions/{session_id}/context")
+    assert context["first_message_id"] is None
     await door.refused(400, "input", input=None, **named)
     assert (await door.respond("two", **named))["status"] == "completed"
     assert [message["content"] for message in llm.exchanges[-1].body["messages"]] == ["two"]
