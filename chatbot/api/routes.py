@@ -216,8 +216,7 @@ class Api:
         if asked.replace is not None:
             parent, said = questions.in_place_of(self.store, session.session_id, asked.replace, asked.said)
         if asked.outputs is not None:
-            turn = self.store.turn(parent) if parent is not None else None
-            said = questions.tool_messages(turn, asked.outputs)
+            said = questions.tool_messages(self.store.path_up(parent), asked.outputs)
         return parent, said
 
     async def _stream(

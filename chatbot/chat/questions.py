@@ -27,11 +27,13 @@ def in_place_of(
     return turn.parent, said or again or (DELETED,)
 
 
-def tool_messages(turn: Turn | None, outputs: Iterable[tuple[str, object]]) -> tuple[str, ...]:
-    """The outputs of the tools that a `turn` called, as (tool_call_id, output), as messages that follow it.
+def tool_messages(path: Iterable[Turn], outputs: Iterable[tuple[str, object]]) -> tuple[str, ...]:
+    """The outputs of tools, as (tool_call_id, output), as messages that follow the turn that called them.
 
-    Raises ChatError if one of the calls is not the turn's, was cut, or is answered twice.
+    It is the newest on the `path` upwards of which something is left. Raises ChatError if one of the calls is
+    not the turn's, was cut, or is answered twice.
     """
+    turn = next((turn for turn in path if not is_nothing([turn])), None)
     waiting = set(open_calls(turn) if turn else ())
     messages = []
     for call_id, output in outputs:

@@ -50,6 +50,20 @@ async def test_a_round_of_tools(server: Running, llm: ScriptedLLM) -> None:
     assert llm.exchanges[-1].body["messages"] == sent
 
 
+async def test_tools_put_out_what_was_called_above_what_was_added_and_deleted(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    session = await server.session()
+    llm.play(CALLS)
+    await ask(server, session, message="What time is it?")
+    path = f"/v1/conversations/conv_{session}/items"
+    _, added, _ = await server.call("POST", path, {"items": [{"role": "user", "content": "Quick!"}]})
+    assert (await server.call("DELETE", f"{path}/{added['data'][0]['id']}"))[0] == 200
+    outputs = [{"tool_call_id": "call_1", "output": "12:30"}]
+    status, told = await ask(server, session, tool_outputs=outputs)
+    assert (status, told.get("content")) == (200, "Hello there."), told
+
+
 async def test_the_signature_of_a_call_goes_back_with_it(server: Running, llm: ScriptedLLM) -> None:
     """Gemini refuses a round of tools without it."""
     session = await server.session()

@@ -62,7 +62,7 @@ async def test_the_outputs_of_tools_follow_the_calls(room: Room) -> None:
     room.llm.answers.append(FakeAnswer().say(call("call_1"), call("call_2", number=1)).finish("tool_calls"))
     reply = room.ask(session_id)
     await turns_of_the_loop()
-    said = tool_messages(reply.turn, [("call_2", "12:00"), ("call_1", "one\ntwo")])
+    said = tool_messages([reply.turn], [("call_2", "12:00"), ("call_1", "one\ntwo")])
     assert [json.loads(one) for one in said] == [
         {"role": "tool", "tool_call_id": "call_2", "content": "12:00"},
         {"role": "tool", "tool_call_id": "call_1", "content": "one\ntwo"},
@@ -77,10 +77,10 @@ async def test_outputs_of_what_was_not_called_are_refused(room: Room) -> None:
     room.llm.answers.append(FakeAnswer().say(call("call_1"), call("call_2", '{"h', 1)).finish("length"))
     reply = room.ask(session_id)
     await turns_of_the_loop()
-    assert tool_messages(reply.turn, [("call_1", "12:00")])
+    assert tool_messages([reply.turn], [("call_1", "12:00")])
     for turn, ids in ((reply.turn, ["call_2"]), (reply.turn, ["call_1", "call_1"]), (None, ["call_1"])):
         with pytest.raises(ChatError) as error:
-            tool_messages(turn, [(one, "12:00") for one in ids])
+            tool_messages([turn] if turn else [], [(one, "12:00") for one in ids])
         assert (error.value.code, error.value.param) == ("invalid_request", "tool_outputs")
 
 
@@ -91,7 +91,7 @@ async def test_each_output_is_looked_for_among_the_calls_once_however_many_there
     reply = room.ask(session_id)
     await turns_of_the_loop()
     Compared.count = 0
-    said = tool_messages(reply.turn, [(Compared(f"call_{number}"), "") for number in range(99, -1, -1)])
+    said = tool_messages([reply.turn], [(Compared(f"call_{number}"), "") for number in range(99, -1, -1)])
     assert (len(said), Compared.count <= 300) == (100, True)
 
 
@@ -103,7 +103,7 @@ async def test_outputs_are_no_more_than_a_turn_has_ids_for(room: Room) -> None:
     reply = room.ask(session_id)
     await turns_of_the_loop()
     outputs = [(f"call_{number}", "") for number in range(MAX_INPUT_MESSAGES + 1)]
-    assert len(tool_messages(reply.turn, outputs[:-1])) == MAX_INPUT_MESSAGES
+    assert len(tool_messages([reply.turn], outputs[:-1])) == MAX_INPUT_MESSAGES
     with pytest.raises(ChatError) as error:
-        tool_messages(reply.turn, outputs)
+        tool_messages([reply.turn], outputs)
     assert (error.value.code, error.value.param) == ("invalid_request", "tool_outputs")
