@@ -139,10 +139,12 @@ async def test_the_request_id_is_kept_and_logged_and_the_path_is_not(front: Fron
     assert session_id not in log
 
 
-async def test_a_page_of_the_servers_name_is_let_in(front: Front) -> None:
+async def test_a_page_of_the_servers_name_or_address_is_let_in(front: Front) -> None:
     there = {"Host": "chat.example.com", "Origin": "https://chat.example.com"}
     status, _, headers = await front.running.call("POST", "/api/sessions", headers=there)
     assert (status, headers["Access-Control-Allow-Origin"]) == (201, "https://chat.example.com")
+    by_address = {"Origin": front.running.url}  # with a port
+    assert (await front.running.call("POST", "/api/sessions", headers=by_address))[0] == 201
     elsewhere = {"Host": "chat.example.com", "Origin": "https://example.org"}
     assert (await front.running.call("POST", "/api/sessions", headers=elsewhere))[0] == 403
 
