@@ -149,6 +149,13 @@ async def test_a_page_of_the_servers_name_or_address_is_let_in(front: Front) -> 
     assert (await front.running.call("POST", "/api/sessions", headers=elsewhere))[0] == 403
 
 
+async def test_http_1_0_without_a_host_is_served(front: Front) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.tls_port, ssl=front.tls)
+    writer.write(b"GET /api/health HTTP/1.0\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+
+
 async def test_who_refuses_a_request_says_so_in_our_shape(front: Front) -> None:
     async def refused(size: int) -> tuple[int, str, str | None]:
         async with front.running.http.post(
