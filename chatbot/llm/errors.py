@@ -114,7 +114,7 @@ class Failure(NamedTuple):
     @property
     def is_no_api(self) -> bool:
         """Whether there seems to be something else at the URL."""
-        bare = r"(?is)^.{0,11}$|url|(resource|page|path|route|endpoint) not found|no route"
+        bare = r"(?is)^.{0,11}$|url|(resource|page|path|route|endpoint) not found|no route|method not"
         is_bare = not self.is_json or re.search(bare, self.words)
         return self.status in (404, 405) and self.kind != "model" and bool(is_bare)
 

@@ -112,6 +112,7 @@ FAILURES: dict[str, tuple[int, Any, str, str, str]] = {
     "another path (OpenAI)": (
         404, {"error": {"message": "Invalid URL (POST /v1/v1/chat/completions)"}}, "llm_error", "address", "not an OpenAI-",
     ),
+    "405 (Open WebUI)": (405, {"detail": "Method Not Allowed"}, "llm_error", "address", "not an OpenAI-compatible API"),
     "405": (405, b"", "llm_error", "address", "not an OpenAI-compatible API"),
     "500 with HTML": (500, b"<html>secrets</html>", "llm_error", "failed", "answered 500"),
     "502 with a title": (502, b"<html><title>Bad gateway</title></html>", "llm_error", "failed", "Bad gateway"),
