@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterable
@@ -52,8 +53,10 @@ def without(words: str, messages: str) -> str:
     if len(messages) > MAX_SEARCHED:
         messages = re.sub('"[!#-~]{4096,}"', '""', messages)  # what pictures and files hold
     is_long = len(messages) > MAX_SEARCHED
+    if not (is_long or messages.isascii()):
+        messages += json.dumps(messages)  # JSON in a text is quoted so
     for at, token in enumerate(tokens):
-        core = token.strip(".,;:!?()[]{}<>'\"`“”‘’")
+        core = token.rpartition("=")[2].strip(".,;:!?()[]{}<>'\"`“”‘’\\")
         if core and f" {core.lower()} " not in _PLAIN and (is_long or core in messages):
             shown[at] = "…"
         if at + 3 <= len(tokens) and not is_long and " ".join(tokens[at : at + 3]) in messages:

@@ -389,6 +389,7 @@ async def test_the_log_has_a_reason_without_the_conversation(llm: ScriptedLLM, l
         {"role": "user", "content": "my password is hunter2 and I live in Seoul 서울"}, ensure_ascii=False
     )
     words = "Grammar error near 'hunter2': cannot parse my password is hunter2 and I live in Seoul 서울 here"
+    words += r" input_value='hunter2 at \"hunter2\" \uc11c\uc6b8"
     for script in (answer("400 X", {"error": {"message": words}}), stream({"error": words})):
         llm.play(script)
         async with opened(llm) as way:
@@ -397,7 +398,7 @@ async def test_the_log_has_a_reason_without_the_conversation(llm: ScriptedLLM, l
     lines = log.lines(holding="Grammar error near")
     assert len(lines) == 2, log.entries
     assert not [
-        word for word in ("hunter2", "password", "Seoul", "서울", "live") if word in "".join(lines)
+        word for word in ("hunter2", "password", "Seoul", "서울", "uc11c", "live") if word in "".join(lines)
     ], lines
 
 
