@@ -77,7 +77,7 @@ _PATTERNS = (
     rf"|{_SIZE}\b.{{0,80}}(exceed|requested|reached|exhausted|available|full)",
     # SiliconFlow: "must be less than or equal to max_seq_len"; Baidu: "the max input characters is"; Bedrock: "expected maxLength: 2048"
     r"max_(seq|model|num|position|input|total)_?(len|tok|emb)|max\w* (number of )?(input|prompt|context)\b|expected maxlength"
-    r"|length of.{0,40}\d{3}|context( window| size| length)? ?(of|is) ?\d|tokens? limit ?(reached|:|$)|(not enough|no|out of) (context|room)\b|truncate (prompt|to)|kv cache.{0,20}full|space in the kv cache",
+    r"|length of.{0,40}\d{3}|context of \d|context (window|size|length) ?is ?\d|tokens? limit ?(reached|:|$)|(not enough|no|out of) (context|room)\b|truncate (prompt|to)|kv cache.{0,20}full|space in the kv cache",
     # Groq, Cerebras, Azure: "reduce the length of the messages"; LM Studio: "provide a shorter input"
     r"(reduce|shorten|decrease|trim)\b.{0,30}\b(length|prompt|messages?|input|context|history|conversation|token count)",
     # Chinese, Korean and Japanese have the two without spaces
