@@ -7,8 +7,8 @@ transport (`drain`) means waiting until the client has been sent everything.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from typing import cast
 
 from aiohttp import hdrs, web
@@ -19,6 +19,10 @@ from multidict import istr
 
 MAX_UNSENT = 64 * 1024
 """Bytes that may wait for one client beyond the kernel's own buffers."""
+
+LONG = 256 * 1024
+MAX_HELD = 128 * 1024 * 1024
+"""Bytes that may wait for all clients together before none is sent anything LONG."""
 
 PIECE_BYTES = 32 * 1024
 """About how many bytes of a long body are made and written at once."""
@@ -63,6 +67,29 @@ class Pieces(Payload):
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Not to be called: the pieces can be made only once."""
         raise TypeError("these pieces are for one client")
+
+
+class _Held:
+    """What waits for all clients; a process has one memory, and so one of this."""
+
+    size = 0
+
+
+def has_room(size: int) -> bool:
+    """Whether so many bytes may wait for one client, for what others have not read yet."""
+    return size < LONG or _Held.size + size <= MAX_HELD
+
+
+@contextmanager
+def holding(size: int) -> Iterator[None]:
+    """Counts bytes while a client reads them; raises ConnectionResetError if there is no room for them."""
+    if not has_room(size):
+        raise ConnectionResetError("too much waits for other clients")
+    _Held.size += size
+    try:
+        yield
+    finally:
+        _Held.size -= size
 
 
 class EventWriter:
@@ -117,20 +144,21 @@ async def begin(request: web.Request, response: web.StreamResponse) -> EventWrit
 async def finish(request: web.Request, response: web.StreamResponse, data: bytes = b"") -> None:
     """Sends what is still to be sent of an answer, all of it or the end of a stream, and waits until it is.
 
-    Raises ConnectionResetError when the client has gone.
+    Raises ConnectionResetError when the client has gone, or when there is no room for it.
     """
-    if isinstance(response, web.Response):
-        _cut(response)
-    await response.prepare(request)
-    request.pop(EVENT_WRITER, None)  # nothing may be sent after the end
-    await response.write_eof(data)  # which waits until the last byte was sent
+    size = length_of(response)
+    with holding(size or len(data)):
+        if isinstance(response, web.Response) and size > MAX_UNSENT:
+            response.body = Pieces((cast(bytes, response.body),), size)
+        await response.prepare(request)
+        request.pop(EVENT_WRITER, None)  # nothing may be sent after the end
+        await response.write_eof(data)  # which waits until the last byte was sent
 
 
-def _cut(response: web.Response) -> None:
-    """Makes a long body one that is sent in pieces."""
-    body = response.body
-    if isinstance(body, bytes) and len(body) > MAX_UNSENT:
-        response.body = Pieces((body,), len(body))
+def length_of(response: web.StreamResponse) -> int:
+    """How many bytes an answer holds that is in one piece."""
+    body = response.body if isinstance(response, web.Response) else None
+    return len(body) if isinstance(body, bytes) else 0
 
 
 def _joined(pieces: Iterable[bytes]) -> Generator[bytearray]:

@@ -69,7 +69,10 @@ class Gate:
             if preflight := self._access.preflight(request):
                 return preflight
             self._access.check_key(request)
-            return await handler(request)
+            response = await handler(request)
+            if request.method == "GET" and not backpressure.has_room(backpressure.length_of(response)):
+                raise ChatError("overloaded", "Others read too slowly what they asked for.", retry_after="1")
+            return response
         except ChatError as error:
             request[ERROR] = error.code
             return error_response(without_frames(error))

@@ -124,7 +124,9 @@ class StreamListener:
             await events.wait_until_sent()
             await asyncio.sleep(0)  # others have their turn
             data, self._offset = self._encoder.catch_up(self.source, self._offset)
-            self._send(data)
+            with backpressure.holding(len(data)):
+                self._send(data)
+                await events.wait_until_sent()
 
     async def _sleep_until_due(self) -> None:
         """Sleeps until it is woken, or until a heartbeat after what was last sent before it fell asleep."""

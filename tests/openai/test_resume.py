@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
+
 from tests.openai.door import Door
 from tests.tools.scripted_llm import DONE, END, ScriptedLLM, Step, delta, events, usage
+from tests.tools.server import until
+from tests.web.client import Client
 
 CUTS = 100
 """How many streams are cut; a thousand were."""
@@ -56,3 +60,24 @@ async def test_a_number_that_no_event_has_yet_is_waited_for(door: Door):
     response = await door.respond("hello")
     assert await (await door.resume(response["id"], 10**9)).rest() == []
     assert (await door.call("GET", f"/responses/{response['id']}?stream=true&starting_after=x"))[0] == 400
+
+
+async def test_ends_of_long_streams_that_nobody_reads_are_bounded(
+    door: Door, llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("chatbot.web.backpressure.MAX_HELD", 12 * 2**20)
+    llm.play([*events(*[delta("x" * 900_000)] * 2, delta(finish="stop"), DONE), END])
+    path = f"/v1/responses/{(await door.respond())['id']}?stream=true"
+    before, port = door.server.connections, int(door.server.url.rpartition(":")[2])
+    one, other = Client(port), Client(port)
+    await one.get(path)
+    await one.read_until(b"output_text.done")
+    await other.get(path)
+    assert b"[DONE]" not in await other.rest()
+    one.leave()
+    await until(lambda: door.server.connections <= before)
+    again = Client(port)
+    await again.get(path, version=b"1.0")
+    assert b"[DONE]" in await again.rest()
+    for client in (other, again):
+        client.leave()

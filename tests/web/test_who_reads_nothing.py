@@ -102,3 +102,21 @@ async def test_pieces_are_made_no_faster_than_they_are_read(site: Site, client: 
         await asyncio.sleep(0)
     assert site.made < 8 * 2**20, f"{site.made} bytes were made for one who read nothing"
     assert (await one.rest()).endswith(b"000767 0")
+
+
+async def test_what_nobody_reads_is_bounded_for_all_clients_together(
+    site: Site, client: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatbot.web.backpressure.MAX_HELD", 6 * 2**20)
+    one = client()
+    await one.get("/whole?mb=4")
+    await until(lambda: site.connections.stalled == 1)
+    for path, status in (("/whole?mb=4", b"503"), ("/api/health", b"200"), ("/pieces?mb=4", b"200")):
+        other = client()
+        await other.get(path, version=b"1.0")
+        assert (await other.rest())[9:12] == status, path
+    one.leave()
+    await until(lambda: site.connections.open == 0)
+    again = client()
+    await again.get("/whole?mb=4", version=b"1.0")
+    assert len(await again.rest()) > 4 * 2**20
