@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from typing import Any
 
 from chatbot.errors import ChatError
 
 MAX_USAGE_CHARS = 16_384
+
+codecs.lookup("utf-16-le")  # now: Python reads it from a file, and later there may be none free
 
 
 def valid(text: str) -> str:
