@@ -261,7 +261,7 @@ def _tool_options(given: Mapping[str, Any]) -> Object:
         listed = require(choice.get("tools"), list, "tool_choice.tools")
         allowed = {str(tool.get("name")) for tool in listed if isinstance(tool, dict)}
         tools = [tool for tool in tools if tool["name"] in allowed]
-        choice = choice.get("mode")
+        choice = choice.get("mode") or "auto"
     if isinstance(choice, dict) and choice.get("type") == "function":
         choice = {"type": "function", "function": {"name": _text(choice, "name", "tool_choice")}}
     elif choice not in ("auto", "none", "required"):

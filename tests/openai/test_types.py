@@ -39,6 +39,7 @@ ASKED: list[dict[str, Any]] = [
         "tool_choice": ALLOWED,
         "tools": [{"type": "function", "name": "f"}],
     },
+    {"tool_choice": {name: ALLOWED[name] for name in ("type", "tools")}},
 ]
 REQUIRED = {
     "response": (
