@@ -131,7 +131,7 @@ class OpenAIDoor(Conversations):
         """Handle "GET /v1/responses/{response_id}": as far as it has come, or its events."""
         response = self._find(request.match_info["response_id"])
         request[SESSION_ID] = response.source.session_id
-        if request.query.get("stream") != "true":
+        if request.query.get("stream", "").lower() != "true":  # Python's True, too
             return json_response(response.to_object())
         after = request.query.get("starting_after", "-1")
         if not re.fullmatch("-1|[0-9]{1,15}", after):

@@ -59,7 +59,7 @@ async def test_streams_that_are_cut_at_random_events_go_on(door: Door, llm: Scri
 async def test_a_number_that_no_event_has_yet_is_waited_for(door: Door):
     response = await door.respond("hello")
     assert await (await door.resume(response["id"], 10**9)).rest() == []
-    assert (await door.call("GET", f"/responses/{response['id']}?stream=true&starting_after=x"))[0] == 400
+    assert (await door.call("GET", f"/responses/{response['id']}?stream=True&starting_after=x"))[0] == 400
 
 
 async def test_ends_of_long_streams_that_nobody_reads_are_bounded(
