@@ -36,8 +36,13 @@ _LIKE: Object = {name: value for name, value in SETTINGS.items() if name != "too
 _PASSED_ON = (
     *("model", "temperature", "top_p", "presence_penalty", "frequency_penalty", "user", "safety_identifier"),
     *("prompt_cache_key", "seed", "stop", "logit_bias", "top_k", "min_p", "repetition_penalty"),
+    "chat_template_kwargs",
 )
 _NOT_SERVED = ("prompt", "context_management", "moderation", "top_logprobs")
+_RENAMED = {  # fields of a chat completion
+    "messages": "input", "response_format": "text.format", "reasoning_effort": "reasoning.effort",
+    "max_tokens": "max_output_tokens", "max_completion_tokens": "max_output_tokens", "functions": "tools",
+}  # fmt: skip
 _FUNCTION: Object = {"description": "", "parameters": {}, "strict": False}
 _CONVERSATION = re.compile(r"conv_([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
@@ -221,6 +226,8 @@ def _check(given: Mapping[str, Any]) -> None:
     for name in _NOT_SERVED:
         if given.get(name):
             raise refuse(name, "is not served")
+    for name in _RENAMED.keys() & given:
+        raise refuse(name, f"is called {_RENAMED[name]} here")
     if given.get("truncation", "auto") not in ("auto", "disabled"):
         raise refuse("truncation", "must be auto or disabled")
     if "message.output_text.logprobs" in given.get("include", ()):
