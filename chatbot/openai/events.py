@@ -129,7 +129,7 @@ class ResponseEncoder:
             added = item.to_object("in_progress", log)
             self._event("output_item.added", output_index=item.index, item=added)
         elif not item.head:
-            self._close_part(item)
+            self._close_part(item, item.text(log))
         item.runs.append(self._runs)
         self._runs += 1
         self._kind, self._call = run.kind, run.call
@@ -145,10 +145,9 @@ class ResponseEncoder:
         at: Object = {"item_id": item.id, "output_index": item.index}
         return at if item.head else at | {f"{item.kind.parts}_index": len(item.runs) - 1}
 
-    def _close_part(self, item: Item) -> None:
+    def _close_part(self, item: Item, text: str) -> None:
         """The events that end the newest part of an item."""
-        log, at = self._source.log, self._at(item)
-        name, text = log.runs[item.runs[-1]].kind, item.text(log)
+        name, at = self._source.log.runs[item.runs[-1]].kind, self._at(item)
         kind, head = KINDS[name], {"name": item.head.name} if item.head else {}
         self._event(f"{kind.events}.done", **at, **head, **kind.more, **{kind.field: text})
         if kind.part:
@@ -156,7 +155,7 @@ class ResponseEncoder:
 
     def _close(self, item: Item, status: str) -> None:
         if not item.is_done:
-            item.is_done = True
-            self._close_part(item)
-            done = item.to_object(status, self._source.log)
+            item.is_done, log = True, self._source.log
+            done = item.to_object(status, log)
+            self._close_part(item, done.get("arguments") or item.text(log))
             self._event("output_item.done", output_index=item.index, item=done)

@@ -157,8 +157,9 @@ class Item:
     def to_object(self, status: str, log: ReplyLog) -> Object:
         """It as this API has it."""
         begun: Object = {"id": self.id, "type": self.kind.item, "status": status}
-        if self.head:
-            return begun | _call_fields(self.head.to_call(self.text(log)))
+        if self.head:  # clients parse the arguments of a function that takes none, too
+            arguments = self.text(log) or ("{}" if status == "completed" else "")
+            return begun | _call_fields(self.head.to_call(arguments))
         more = {"role": "assistant"} if self.kind.item == "message" else NOT_ENCRYPTED
         parts = [part_object(log.runs[number].kind, _text_of(log, number)) for number in self.runs]
         return begun | more | {self.kind.parts: parts}

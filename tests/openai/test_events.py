@@ -74,12 +74,25 @@ def test_the_deltas_of_each_item_add_up_to_it():
         assert deltas[item["id"]] == "".join(part.get("text") or part.get("refusal") for part in parts)
 
 
-def test_calls_that_are_written_by_turns_are_done_at_the_end():
-    chunks = [[call(0, '{"a"', "f")], [call(1, '{"b"', "g")], [call(0, ":1}")], [call(1, ":2}")]]
+@pytest.mark.parametrize(
+    ("chunks", "arguments"),
+    [
+        (
+            [[call(0, '{"a"', "f")], [call(1, '{"b"', "g")], [call(0, ":1}")], [call(1, ":2}")]],
+            ['{"a":1}', '{"b":2}'],
+        ),
+        ([[call(0, "", "takes_none")], [text("Hm")]], ["{}"]),
+    ],
+)
+def test_calls_that_were_not_whole_before_are_done_at_the_end(
+    chunks: list[list[Piece]], arguments: list[str]
+):
     events, source = play(chunks, "tool_calls")
     done = [event for event in events if event["type"] == "response.function_call_arguments.done"]
-    assert [event["arguments"] for event in done] == ['{"a":1}', '{"b":2}']
-    assert events[-1]["response"]["output"][0]["arguments"] == '{"a":1}'
+    assert [event["arguments"] for event in done] == arguments
+    calls = [item for item in events[-1]["response"]["output"] if item["type"] == "function_call"]
+    assert [item["arguments"] for item in calls] == arguments
+    assert all(one["item"].get("arguments", "") == "" for one in events if one["type"].endswith("item.added"))
     assert replay(source) == events
 
 
