@@ -76,6 +76,8 @@ class Conversations:
     def update_conversation(self, request: web.Request, body: Object) -> Object:
         """Handle "POST /v1/conversations/{conversation_id}": replaces the metadata."""
         session, metadata = self._conversation(request), read_metadata(body)
+        if "metadata" not in body:
+            raise refuse("metadata", "is missing")
         self.store.set_metadata(session.session_id, metadata)
         return _shown(session._replace(metadata=metadata))
 

@@ -348,6 +348,7 @@ async def test_what_was_cancelled_before_its_first_word_is_cancelled(door: Door,
     ("method", "path", "body"),
     [
         ("POST", "", {"metadata": 7}),
+        ("POST", "", {}),
         ("GET", "/items?limit=0", None),
         ("POST", "/items", {"items": [{"role": "nobody", "content": "x"}]}),
     ],
