@@ -156,6 +156,8 @@ class ResponseEncoder:
     def _close(self, item: Item, status: str) -> None:
         if not item.is_done:
             item.is_done, log = True, self._source.log
-            done = item.to_object(status, log)
-            self._close_part(item, done.get("arguments") or item.text(log))
+            done, text = item.to_object(status, log), item.text(log)
+            if not text and (text := done.get("arguments", "")):  # what the LLM left unsaid
+                self._event("function_call_arguments.delta", **self._at(item), delta=text)
+            self._close_part(item, text)
             self._event("output_item.done", output_index=item.index, item=done)

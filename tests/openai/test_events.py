@@ -90,6 +90,9 @@ def test_calls_that_were_not_whole_before_are_done_at_the_end(
     events, source = play(chunks, "tool_calls")
     done = [event for event in events if event["type"] == "response.function_call_arguments.done"]
     assert [event["arguments"] for event in done] == arguments
+    for event in done:
+        deltas = [one["delta"] for one in events if one.get("item_id") == event["item_id"] and "delta" in one]
+        assert "".join(deltas) == event["arguments"]
     calls = [item for item in events[-1]["response"]["output"] if item["type"] == "function_call"]
     assert [item["arguments"] for item in calls] == arguments
     assert all(one["item"].get("arguments", "") == "" for one in events if one["type"].endswith("item.added"))
