@@ -172,6 +172,8 @@ class Completion:
                 call.pop("index", None)
                 call["id"] = call.get("id") or f"call_{secrets.token_hex(12)}"
                 call["type"] = call.get("type") or "function"
+                if isinstance(function := call.get("function"), dict):
+                    function["arguments"] = function.get("arguments") or "{}"
             choice |= {"message": message, "finish_reason": choice.get("finish_reason")}
         encoder = json.JSONEncoder(default=StringIO.getvalue, ensure_ascii=False, separators=(",", ":"))
         whole = self._whole | {"object": "chat.completion", "choices": choices}

@@ -90,13 +90,14 @@ def test_calls_with_ids_of_their_own_are_several_though_their_index_is_one():
     ]
 
 
-def test_a_call_of_a_whole_one_has_the_id_and_the_type_that_programs_look_for():
+def test_a_call_of_a_whole_one_has_all_that_programs_look_for():
     """Some servers leave them out of a stream; agents leave out a call without them."""
     whole = Completion()
-    calls = [{"function": {"name": name, "arguments": "{}"}} for name in ("f", "g")]
+    calls = [{"function": {"name": "f", "arguments": "{}"}}, {"function": {"name": "g"}}]
     whole.add({"choices": [{"index": 0, "delta": {"tool_calls": calls}}]})
     first, second = json.loads(whole.to_json())["choices"][0]["message"]["tool_calls"]
     assert first["type"] == second["type"] == "function"
+    assert first["function"]["arguments"] == second["function"]["arguments"] == "{}"
     assert first["id"].startswith("call_")
     assert first["id"] != second["id"]
 
