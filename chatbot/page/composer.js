@@ -124,7 +124,6 @@ export function submit(event) {
 function enqueue(talk, question) {
 	setQueue(talk, [...talk.queue, question]);
 	say(t('queued'));
-	tell('stick');
 	next(talk);
 }
 

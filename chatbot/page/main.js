@@ -82,7 +82,6 @@ function fitKeyboard() {
 	const { height, offsetTop } = window.visualViewport;
 	document.body.style.height = innerHeight - height > 80 ? `${height}px` : '';
 	if (offsetTop && document.body.style.height) scrollTo(0, 0);
-	stick();
 }
 
 function label() {
@@ -129,7 +128,8 @@ function start() {
 		['exportAllMarkdown', 'export', () => all('markdown')], ['exportAllJson', 'export', () => all('json')], ['importJson', 'import', () => page.backup.click()],
 	]);
 	onhashchange = route;
-	onresize = stick;
+	// The window, or what is written below, took of its height.
+	new ResizeObserver(stick).observe(scroller);
 	window.visualViewport?.addEventListener('resize', fitKeyboard);
 	onstorage = (event) => {
 		if (event.key !== 'talks') return;

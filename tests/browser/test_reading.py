@@ -185,6 +185,8 @@ async def test_the_page_follows_the_answer_only_while_the_reader_is_at_its_end(r
     answer.say("and more\n\n" * 30)
     await reader.see_part(reader.answers, "and more")
     await reader.until(f"{below} < 5")
+    await reader.type("a question\nof\nfour\nlines")
+    await reader.until(f"{below} < 5")
     answer.finish()
     await reader.see(reader.done, count=1)
 
