@@ -52,7 +52,8 @@ function onKey(event) {
 	if (event.isComposing || event.keyCode === 229) return;
 	const modal = document.querySelector('dialog[open], [popover]:popover-open');
 	if (modal) return;
-	const key = event.key.toLowerCase();
+	// While Korean, Greek or Russian is written the key's own letter is none of those below: its place is.
+	const key = (/^[ -~]+$/.test(event.key) ? event.key : event.code.slice(3)).toLowerCase();
 	const modifier = apple ? event.metaKey : event.ctrlKey;
 	const writing = /^(?:INPUT|TEXTAREA|SELECT)$/.test(document.activeElement?.tagName);
 	const command = COMMANDS.find(([wants, wantsShift, name]) => wants === modifier && wantsShift === event.shiftKey && name === key && !event.altKey);
