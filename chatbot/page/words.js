@@ -25,7 +25,6 @@ export const WORDS = {
 	picture: ['Picture', '사진'],
 	audio: ['Sound', '소리'],
 	file: ['File', '파일'],
-	showPicture: ['Show the picture', '사진 보기'],
 	you: ['You', '나'],
 	bot: ['Assistant', '어시스턴트'],
 	copy: ['Copy', '복사'],
