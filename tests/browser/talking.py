@@ -99,6 +99,17 @@ class Reader:
     async def refresh(self) -> None:
         await self.page.reload()
 
+    async def scroll_up(self, pixels: int) -> None:
+        """Turns the wheel, and waits until the conversation rests above its end."""
+        rests = """({ once: new Promise((done) => {
+          const left = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
+          scroller.onscrollend = () => left() > 100 && done();
+        }) })"""
+        scrolled = await self.page.evaluate_handle(rests)
+        await self.page.locator("#scroller").hover()
+        await self.page.mouse.wheel(0, -pixels)
+        await scrolled.evaluate("({ once }) => once")
+
     async def stop_clock(self) -> None:
         """What the page does after a while waits until the test lets its clock run."""
         await self.page.clock.install()

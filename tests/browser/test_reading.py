@@ -169,11 +169,7 @@ async def test_the_page_follows_the_answer_only_while_the_reader_is_at_its_end(r
     await reader.send("scroll")
     await reader.until("scroller.scrollHeight > 1500")
     assert await scroller.evaluate(left) < 5
-    await scroller.hover()
-    ended = "{ once: new Promise((done) => { scroller.onscrollend = done; }) }"
-    scrolled = await reader.page.evaluate_handle(f"({ended})")
-    await reader.page.mouse.wheel(0, -300)
-    await scrolled.evaluate("scrolled => scrolled.once")
+    await reader.scroll_up(300)
     below = "scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight"
     await reader.until(f"{below} > 200")
     top = await scroller.evaluate("node => node.scrollTop")

@@ -54,8 +54,7 @@ async def test_what_is_above_the_reader_stands_still_while_an_answer_comes(reade
     answer = llm.answers("stand still").say(LONG["everything"][:20_000])
     await reader.send("stand still")
     await reader.until("scroller.scrollHeight > 6000")
-    await reader.page.locator("#scroller").hover()
-    await reader.page.mouse.wheel(0, -1500)
+    await reader.scroll_up(1500)
     await reader.see_at_rest()
     blocks = "[...document.querySelectorAll('.text > *')]"
     top = f"() => {blocks}.find((node) => node.getBoundingClientRect().top > 60)"
@@ -117,6 +116,7 @@ async def test_fifty_conversations_leave_nothing_behind(reader, server):
     sizes = []
     for number, session_id in enumerate(ids):
         await reader.page.evaluate("id => { location.hash = id; }", session_id)
+        await reader.see(reader.page.locator("h1"), f"talk {number}")
         await reader.see(reader.questions, count=1)
         if number in (9, 59):
             await reader.see_at_rest()
