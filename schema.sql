@@ -174,7 +174,7 @@ DELETE FROM background WHERE response_id = (
 );
 -- name: drop_mark: Removes the mark of a session of which nothing is left.
 DELETE FROM gone_sessions WHERE session_id = (SELECT session_id FROM gone_sessions LIMIT 1);
--- name: free_key: Removes the turn that an idempotency key stood for, if it is gone.
+-- name: drop_gone_by_key: Removes the turn that an idempotency key stood for, if that turn is gone.
 DELETE FROM turns WHERE idempotency_key = ? AND seq NOT IN (SELECT seq FROM alive WHERE seq = turns.seq);
 -- name: drop_session: Removes a session and its prompt.
 DELETE FROM sessions WHERE session_id = ?;

@@ -183,7 +183,7 @@ class Api:
     def _begin_or_join(
         self, request: web.Request, asked: ChatRequest, after: int = 0
     ) -> tuple[ReplySource, dict[str, str]]:
-        """The reply to a chat request, begun or met again, and the headers that say so.
+        """The reply to a chat request, begun now or found under its key, and the headers that say so.
 
         A client that has `after` characters of the reply wants that one: a new reply would have other text.
         Nothing may be awaited before the client listens (see `ReplySource.join`).
@@ -232,7 +232,7 @@ class Api:
                 raise source.error
             place = f"/api/sessions/{source.session_id}/messages/{source.message_id}/stream"
             about = headers | {answers.MESSAGE_ID: source.message_id, hdrs.CONTENT_LOCATION: place}
-            # Before it has begun it may have to be asked with less.
+            # Until the reply has begun, the LLM may have to be asked with less.
             if source.context_messages and (source.has_pushed or source.ended):
                 about[answers.CONTEXT_MESSAGES] = str(source.context_messages)
             return about

@@ -10,7 +10,7 @@ The rules:
    comes later, be it a cancel, a client or the LLM, finds it decided, and nothing more is taken. If the file
    is locked, the write is tried again for 5 s; a cancel changes nothing in this time, a deletion discards it.
 5. A reply that is stopped was paid for, so what has come is stored:
-   - as finished, if the LLM has said its finish_reason and more than thoughts, or all of its answer;
+   - as finished, if the LLM has said a finish_reason, and either more than thoughts or all of its answer;
    - as cancelled otherwise, even if it is half a thought or half a tool call.
    Nothing is stored if it failed, or if it was stopped before its first character.
 6. A reply follows the turn that it was asked after, or begins the conversation. If that turn is deleted with
@@ -138,7 +138,7 @@ class Reply:
 
     def _finish(self, finish_reason: str, error: ChatError | None = None) -> None:
         """Ends it with a turn, and sends listeners `error`, if given; no-op if its end is decided."""
-        if not self.log.length:  # the LLM said a tool's name alone, which is longer than a reply may be
+        if not self.log.length:  # the log had no room for its first piece: a tool's name of megabytes
             self._fail(ChatError("llm_error", "The LLM server sent a reply without an answer."))
         elif self._decide():
             turn = self._new_turn(finish_reason)

@@ -117,7 +117,7 @@ class ReplyRegistry:
             raise shutting_down()
 
     def admit(self, session_id: str, *, occupies: bool = True) -> None:
-        """Whether one more reply may begin, asked before anything is read for it.
+        """Refuses one more reply if it may not begin, before anything is read for it.
 
         Raises ChatError: session_busy, shutting_down, overloaded, storage_full.
         """

@@ -57,7 +57,7 @@ class Sessions:
         return Session(session_id, now, now, metadata)
 
     def use(self, session_id: str, param: str = "session_id") -> Session:
-        """Finds a session and marks it as accessed; raises ChatError("session_not_found") about `param`."""
+        """Finds a session and marks it as used; raises ChatError("session_not_found") about `param`."""
         now, session_id = self._now(), session_id.lower()  # of a UUID capitals are the same
         session = self._store.session(session_id)
         if not session or (

@@ -15,7 +15,7 @@ from chatbot.llm import errors, too_long
 from chatbot.llm.choice import ChoiceReader, first_choice, is_standard, rewritten
 from chatbot.llm.fast_path import EVENT, FastPath
 from chatbot.llm.json_text import dump, one_line, parse_odd, stored_text, valid
-from chatbot.records import CUT, FILTERED, REASONING, Chunk
+from chatbot.records import CUT, FILTERED, REASONING, Chunk, Piece
 
 MAX_HELD = 64
 """How many chunks that say nothing are kept after a finish_reason."""
@@ -138,17 +138,14 @@ class ChunkReader:
     #   the end                                  stop, by end()
 
     def _hold(self, read: Chunk, chunk: dict[str, Any], finish: str | None) -> list[Chunk]:
-        """Keeps a finish_reason that may be the last, and the silence after it; returns what may go out."""
+        """Keeps the chunk with the finish_reason, and silent ones after it; returns what may go out."""
         out = self._take_back() if read.pieces and self.finish_reason else []
         self.finish_reason = finish or self.finish_reason
         if self._is_relay or not (self._held or finish):
             return [*out, read]
         if read.pieces:  # only the finish_reason must wait for what comes next
-            without_usage = {name: value for name, value in chunk.items() if name != "usage"}
-            out.append(Chunk(rewritten(without_usage, read.pieces, None), read.pieces))
-            with_text = ("delta", "message", "logprobs")
-            bare = {name: value for name, value in first_choice(chunk)[0].items() if name not in with_text}
-            read = Chunk(rewritten(chunk | {"choices": [bare]}, (), finish))
+            text, read = _split(chunk, read.pieces, finish)
+            out.append(text)
         if not self._held:
             self._held_object = chunk
         if len(self._held) < MAX_HELD:
@@ -193,6 +190,15 @@ class ChunkReader:
     def may_end_soon(self) -> bool:
         """Whether all that was due has come, but for [DONE] or the end of the body."""
         return bool(self._held and self.usage and self.is_certain)
+
+
+def _split(chunk: dict[str, Any], pieces: tuple[Piece, ...], finish: str | None) -> tuple[Chunk, Chunk]:
+    """A chunk as two: one with its text, and one with all else that ends the reply, the usage too."""
+    said = {name: value for name, value in chunk.items() if name != "usage"}
+    with_text = ("delta", "message", "logprobs")
+    bare = {name: value for name, value in first_choice(chunk)[0].items() if name not in with_text}
+    ending = rewritten(chunk | {"choices": [bare]}, (), finish)
+    return Chunk(rewritten(said, pieces, None), pieces), Chunk(ending)
 
 
 def _finish_of(choice: dict[str, Any]) -> str | None:

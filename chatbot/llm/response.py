@@ -93,12 +93,14 @@ class Answer:
     async def first(self, take: Take) -> list[Chunk]:
         """The first chunks that say something; deliver() is given them. Hands those before them to `take`.
 
-        If it raises ChatError, the answer is closed.
+        If it raises, the answer is closed.
         """
         try:
             async for chunks in self:
-                if any(chunk.pieces for chunk in chunks) or not take(chunks):
-                    return chunks  # what refused these refuses them in deliver(), too
+                if any(chunk.pieces for chunk in chunks):
+                    return chunks
+                if not take(chunks):
+                    return chunks  # `take` will refuse them in deliver(), too, which ends the answer
             return []
         except BaseException:
             self.close()
@@ -199,7 +201,7 @@ class Answer:
         decoder, self._unread = self._decoder, b""
         if decoder and decoder.is_between and (chunk := self.reader.recognise(data)):
             self._idle.heard_at = self._loop.time()
-            return [chunk]  # so it is nearly always: one whole event, in which only the text is new
+            return [chunk]  # nearly always what has come is one event, in which only the text is new
         if len(data) > SLICE_BYTES:
             data, self._unread = data[:SLICE_BYTES], data[SLICE_BYTES:]
         try:
@@ -218,7 +220,7 @@ class Answer:
         return chunks
 
     def _give_up(self) -> None:
-        """The LLM was silent for too long, unless nobody has listened: a client may be slow."""
+        """The LLM was silent for too long, unless the task was not waiting: a relay's client may be slow."""
         if not self._tap.is_waited_for:
             self._idle = IdleTimeout(self._idle.patience, self._give_up)
             return

@@ -216,7 +216,7 @@ class Store(Tree):
             if parent is not None and not (above and above[0] == session_id):
                 raise ChatError("message_not_found", "The message that this one follows is gone.")
             if turn.idempotency_key:
-                self._db.run("free_key", (turn.idempotency_key,))
+                self._db.run("drop_gone_by_key", (turn.idempotency_key,))
             count = len(turn.messages) - turn.messages.count(DELETED)
             seq = self._db.run("add_turn", turn._asdict() | {"input_count": count}).lastrowid
             assert seq is not None

@@ -44,7 +44,7 @@ class Connection(web.RequestHandler):
     _max_msg_queue_size, _message_tail, _messages, _msg_queue_resume_size, _parser, _request_count, _waiter.
     """
 
-    __slots__ = ("_connections", "_half_closed", "_stall_watch", "_strict", "is_surplus")
+    __slots__ = ("_connections", "_half_closed", "_stall_watch", "_strict_parser", "is_surplus")
 
     def __init__(
         self, manager: web.Server, loop: asyncio.AbstractEventLoop, connections: Connections
@@ -59,8 +59,8 @@ class Connection(web.RequestHandler):
             max_field_size=MAX_HEAD,
             read_bufsize=64 * 1024,  # of each body that nobody reads yet, twice this is kept
         )
-        self._strict = StrictParser(self._parser)
-        self._parser = cast(Any, self._strict)
+        self._strict_parser = StrictParser(self._parser)
+        self._parser = cast(Any, self._strict_parser)
         self._max_msg_queue_size = MAX_WAITING
         self._msg_queue_resume_size = MAX_WAITING // 2
         self._connections = connections
@@ -79,29 +79,36 @@ class Connection(web.RequestHandler):
         self._connections.open -= 1
         self._stop_watching()
         super().connection_lost(exc)
-        del self._strict  # which holds the last body
+        del self._strict_parser  # which holds the last body
         self._messages.clear()
         self._message_tail = b""
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
         """The client has ended its half of the connection: it waits for its answers, or it has gone.
 
-        Returns whether answers are due, for which the connection is kept. After a moment the client is asked.
+        Returns whether answers are due, for which the connection is kept. After a moment a probe is sent.
         """
-        # aiohttp waits for a request unless it serves one, or was woken for one that it has not taken yet.
-        is_busy = self._request_count > 0 and self._waiter is None
-        if self.transport is None or not (is_busy or self._messages):
+        has_begun = self._request_count > 0
+        if self.transport is None or not (self._messages or (has_begun and not self._waits_for_request)):
             return False
         self._half_closed = True
         self._loop.call_later(PROBE_AFTER, self._probe)
         return True
 
+    @property
+    def _waits_for_request(self) -> bool:
+        """Whether aiohttp serves none, and was not woken for one that it has not taken yet."""
+        return self._waiter is not None
+
     def _probe(self) -> None:
-        """Sends something that means nothing: a client that has gone answers that with a reset."""
+        """Sends something that means nothing: a client that has gone answers that with a reset.
+
+        If the answer comes later than it is looked for, the next write finds it.
+        """
         request, transport = self._current_request, self.transport
         if transport is None:
             return
-        if not self._strict.has_whole_body or (request is None and self._waiter is not None):
+        if not self._strict_parser.has_whole_body or (request is None and self._waits_for_request):
             self.force_close()  # the rest of a body will never come, or all was answered
             return
         if request is None:

@@ -53,7 +53,7 @@ async def stream(
             await listener.begin()
         response = web.StreamResponse(headers=EVENT_STREAM | dict(headers()))
         await listener.run(request, response)
-    finally:  # the client has hung up, or has all of it
+    finally:  # the client has all of it, has hung up, or is sent an error in its place
         source.leave(listener)
     return response
 
@@ -129,7 +129,7 @@ class StreamListener:
                 await events.wait_until_sent()
 
     async def _sleep_until_due(self) -> None:
-        """Sleeps until it is woken, or until a heartbeat after what was last sent before it fell asleep."""
+        """Sleeps until it is woken, or a heartbeat is due; what is sent meanwhile does not move the timer."""
         self._asleep = self._loop.create_future()
         timer = self._loop.call_at(self._wrote_at + self._heartbeat, self.wake)
         try:

@@ -86,7 +86,7 @@ def nothing_for(sql: str) -> dict[str, None] | tuple[None, ...]:
         ("below", "turns_by_parent (session_id=? AND parent=?)"),
         ("drop_of_session", "turns_by_parent (session_id=?)"),
         ("drop_gone", "SCAN gone"),
-        ("free_key", "turns_by_key (idempotency_key=?"),
+        ("drop_gone_by_key", "turns_by_key (idempotency_key=?"),
         ("turns_up", "(turn_id=?)"),
         ("turns_up", "turns_by_key (idempotency_key=?)"),
         ("turns_up", "turns_by_response (response_id=?)"),
