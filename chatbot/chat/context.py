@@ -233,7 +233,7 @@ def _read(
             # The turn above helps to measure, and may open a context if messages of this one were deleted.
             is_enough = turn.seq < began or (turn.seq == began and budget.tokens is None and opens(turn))
         else:
-            count += len(turn.messages) + (turn.output is not None)
+            count += len(turn.messages) - turn.messages.count(DELETED) + (turn.output is not None)
             is_enough = count >= budget.messages
             if budget.tokens is not None:
                 length += tokens.length_of(turn.input) + tokens.length_of(turn.output or "")

@@ -160,6 +160,13 @@ def test_messages_that_were_deleted_alone_are_left_out() -> None:
     )
 
 
+def test_messages_that_were_deleted_alone_take_no_room_of_others() -> None:
+    turns = [make_turn(1, [user("one")], None), make_turn(2, ["null", "null", user("two")], None)]
+    turns += [make_turn(seq, ["null", "null"], None) for seq in range(3, 9)]
+    context = plan(reversed(turns), [user("three")], Head.of("m", {}, []), Budget(4))
+    assert questions(context.messages) == ["one", "two", "three"]
+
+
 def test_a_beginning_that_was_taken_out_of_the_conversation_is_followed_by_the_next() -> None:
     talked = conversation(10)
     talked.talk(7)
