@@ -225,9 +225,11 @@ def _read(
     turns: list[Turn] = []
     began, reason, count, length = None, MESSAGES, 0, 0
     for turn in path:
-        turns.append(turn)
         if began is None and turn.had_head(head.key):
             began, reason = turn.began, str(turn.context_key).partition(":")[2]
+        if turn.parent is not None and is_nothing((turn,)):
+            continue  # no part of a half of the turns
+        turns.append(turn)
         is_round = is_round and not opens(turn)
         if began is not None:
             # The turn above helps to measure, and may open a context if messages of this one were deleted.

@@ -167,6 +167,15 @@ def test_messages_that_were_deleted_alone_take_no_room_of_others() -> None:
     assert questions(context.messages) == ["one", "two", "three"]
 
 
+def test_turns_of_which_nothing_is_left_are_no_part_of_the_half_that_stays() -> None:
+    talked = conversation(10)
+    talked.talk(4)
+    talked.turns[5] = make_turn(5, ["null", "null"], None)
+    talked.current = 5
+    talked.talk(2)
+    assert questions(talked.contexts[-1].messages) == ["Q4", "Q6", "Q7"]
+
+
 def test_a_beginning_that_was_taken_out_of_the_conversation_is_followed_by_the_next() -> None:
     talked = conversation(10)
     talked.talk(7)
