@@ -56,9 +56,10 @@ def without(words: str, messages: str) -> str:
     if not (is_long or messages.isascii()):
         messages += json.dumps(messages)  # JSON in a text is quoted so
     for at, token in enumerate(tokens):
-        core = token.rpartition("=")[2].strip(".,;:!?()[]{}<>'\"`“”‘’\\")
-        if core and f" {core.lower()} " not in _PLAIN and (is_long or core in messages):
-            shown[at] = "…"
+        for part in token.split("="):
+            core = part.strip(".,;:!?()[]{}<>'\"`“”‘’\\")
+            if core and f" {core.lower()} " not in _PLAIN and (is_long or core in messages):
+                shown[at] = "…"
         if at + 3 <= len(tokens) and not is_long and " ".join(tokens[at : at + 3]) in messages:
             shown[at : at + 3] = ["…"] * 3
     return " ".join(shown)[:MAX_REASON_CHARS].encode("utf-8", "replace").decode()

@@ -386,10 +386,11 @@ async def test_a_key_that_the_llm_echoes_is_masked(llm: ScriptedLLM, log: Any, s
 
 async def test_the_log_has_a_reason_without_the_conversation(llm: ScriptedLLM, log: Any) -> None:
     said = json.dumps(
-        {"role": "user", "content": "my password is hunter2 and I live in Seoul 서울"}, ensure_ascii=False
+        {"role": "user", "content": "my password is hunter2 and I live in Seoul 서울 TGVl="},
+        ensure_ascii=False,
     )
     words = "Grammar error near 'hunter2': cannot parse my password is hunter2 and I live in Seoul 서울 here"
-    words += r" input_value='hunter2 at \"hunter2\" \uc11c\uc6b8"
+    words += r" input_value='hunter2 at \"hunter2\" \uc11c\uc6b8 'TGVl='"
     for script in (answer("400 X", {"error": {"message": words}}), stream({"error": words})):
         llm.play(script)
         async with opened(llm) as way:
@@ -398,7 +399,9 @@ async def test_the_log_has_a_reason_without_the_conversation(llm: ScriptedLLM, l
     lines = log.lines(holding="Grammar error near")
     assert len(lines) == 2, log.entries
     assert not [
-        word for word in ("hunter2", "password", "Seoul", "서울", "uc11c", "live") if word in "".join(lines)
+        word
+        for word in ("hunter2", "password", "Seoul", "서울", "uc11c", "TGVl", "live")
+        if word in "".join(lines)
     ], lines
 
 
