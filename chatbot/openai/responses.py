@@ -112,7 +112,7 @@ def failed_response(row: Background, store: Store) -> Response:
     """A response that was accepted in the background and came to nothing: a turn without an answer."""
     turn = Turn(0, row.session_id, None, "", row.created_at, row.created_at, input=DELETED)
     turn = turn._replace(response_id=row.response_id, response=row.response)
-    error = json.loads(row.error or '{"code":"internal_error","message":"The server stopped while it ran."}')
+    error = json.loads(row.error or '{"code":"internal_error","message":"It failed, or the server stopped."}')
     return Response(StoredReply(turn, store, ChatError(error["code"], error["message"])), turn)
 
 

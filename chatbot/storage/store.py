@@ -27,7 +27,7 @@ _SPARE_DISK = 16 * 2**20  # kept for deletes and for what runs; of a small disk 
 class Background(NamedTuple):
     """A response that was accepted before it ran and has no turn.
 
-    `error` is JSON, None while it runs; of one that does not run, that the process died under it.
+    `error` is JSON, None while it runs; of one that does not run, that the process died or could not keep it.
     """
 
     response_id: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import pytest
 from tests.openai.clever_llm import clever
 from tests.openai.door import Door, text_of
 from tests.tools.processes import start_chatbot
-from tests.tools.scripted_llm import Close, Gate, ScriptedLLM, delta, events, reply
-from tests.tools.server import Clock, StartServer
+from tests.tools.scripted_llm import Close, Gate, ScriptedLLM, answer, delta, events, reply
+from tests.tools.server import Clock, StartServer, until
 
 MANY = 1000
 """How many run at once; five thousand were tried."""
@@ -63,6 +64,22 @@ async def test_who_had_some_of_one_that_failed_is_sent_that_it_did(door: Door, l
         *_, end = await (await door.resume(response_id, event["sequence_number"])).rest()
         assert end["type"] == live[-1]["type"] == "response.failed"
         assert end["sequence_number"] > event["sequence_number"]
+
+
+async def test_what_one_failed_of_is_not_made_up_while_it_cannot_be_written(
+    start: StartServer, llm: ScriptedLLM, tmp_path: Path
+):
+    door, gate = Door(await start(database_url=str(tmp_path / "chat.db"))), Gate()
+    llm.play([gate, *answer("500 X", {"error": {"message": "no GPU"}})])
+    response = await door.respond(background=True)
+    await gate.reached.wait()
+    other = sqlite3.connect(tmp_path / "chat.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    gate.open()
+    await until(lambda: not len(door.server.replies))
+    _, failed = await door.call("GET", f"/responses/{response['id']}")
+    assert (failed["status"], failed["error"]["message"]) == ("failed", "It failed, or the server stopped.")
+    other.close()
 
 
 async def test_what_was_said_can_be_listed_for_as_long_as_it_is_known(door: Door, llm: ScriptedLLM):
@@ -165,7 +182,7 @@ async def test_after_a_kill_all_that_was_acknowledged_is_there(hard_llm: Scripte
         for response in running:
             status, failed = await get(url, f"/responses/{response['id']}")
             assert (status, failed["status"]) == (200, "failed"), failed
-            assert failed["error"]["message"] == "The server stopped while it ran."
+            assert failed["error"]["message"] == "It failed, or the server stopped."
         assert await post(url, {"input": "one"}, **key) == whole
         more = await post(url, {"input": "two", "previous_response_id": whole["id"]})
         assert text_of(more) == "You said: one / two"
