@@ -376,5 +376,6 @@ print(backup.check(sys.argv[2]))
         os.close(theirs)
         assert len(done.stdout.splitlines()) == 2
         assert ("% copied, " in shown) == is_terminal
+        assert shown.endswith("\r.") == is_terminal, "what is printed next begins a line"
         shares = [int(share) for share in re.findall(r"(\d+)% checked, ", shown)]
         assert (min(shares) < 50 < max(shares)) if is_terminal else not shares

@@ -175,10 +175,10 @@ def _examine(path: str, pragma: str) -> str:
             steps = count()
             connection.set_progress_handler(lambda: show(next(steps)), _STEPS)
             faults = [row[0] for row in connection.execute(f"PRAGMA {pragma}(1)")]
-        if faults != ["ok"]:
-            raise StoreError(f"{path} is damaged: {' '.join(str(faults[0]).split())}")
-        if orphan := connection.execute("PRAGMA foreign_key_check").fetchone():
-            raise StoreError(f"{path} is damaged: a row of {orphan[0]} belongs to nothing")
+            if faults != ["ok"]:
+                raise StoreError(f"{path} is damaged: {' '.join(str(faults[0]).split())}")
+            if orphan := connection.execute("PRAGMA foreign_key_check").fetchone():
+                raise StoreError(f"{path} is damaged: a row of {orphan[0]} belongs to nothing")
         if os.path.getsize(path) % _value(connection, "page_size"):
             raise StoreError(f"{path} is damaged: its last page is cut")
         return found
