@@ -198,7 +198,7 @@ def plan(
     if excess := context.excess(places[0], budget):
         wanted = context.place if began is None else context.half(budget)  # of another head as many as fit
         context.place, context.reason = context.step(wanted, budget), excess
-    if context.place == 0 and is_whole:
+    if is_nothing(turns[: context.place]) and (is_whole or is_nothing(path)):
         context.reason = WHOLE
     return context
 

@@ -271,6 +271,18 @@ async def test_what_was_added_goes_whole_if_nothing_more_is_said(start: StartSer
         assert len(llm.exchanges[-1].body["messages"]) == count
 
 
+async def test_what_was_deleted_is_not_said_to_be_too_long(start: StartServer):
+    door = Door(await start(max_context_messages=4))
+    _, conversation = await door.call("POST", "/conversations")
+    named = {"conversation": conversation["id"], "truncation": "disabled"}
+    for _ in range(3):
+        await door.respond(**named | {"truncation": "auto"})
+    await door.refused(400, "input", **named)
+    for item in (await items(door, conversation["id"], "order=asc"))[3::-1]:
+        await door.call("DELETE", f"/conversations/{conversation['id']}/items/{item['id']}")
+    assert (await door.respond(**named))["status"] == "completed"
+
+
 async def test_store_false_leaves_nothing_behind(door: Door):
     await door.respond("secret", store=False)
     _, conversation = await door.call("POST", "/conversations")
