@@ -15,7 +15,7 @@ from chatbot.chat.reply import Reply
 from chatbot.chat.reply_source import Outcome, ReplySource
 from chatbot.chat.stored_reply import StoredReply
 from chatbot.config import Config
-from chatbot.errors import ChatError, without_frames
+from chatbot.errors import ChatError
 from chatbot.llm.client import LLM
 from chatbot.storage.store import Store
 
@@ -145,7 +145,7 @@ class ReplyRegistry:
         try:
             yield
         except ChatError as error:
-            told.error = without_frames(error)
+            told.error = error
             raise
         except asyncio.CancelledError:
             if not self.closing:

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from chatbot.chat.reply_registry import ReplyRegistry
 from chatbot.config import Config
-from chatbot.errors import ChatError
+from chatbot.errors import ChatError, without_frames
 from chatbot.ids import affinity_of
 from chatbot.llm.chunks import MAX_MODEL_CHARS
 from chatbot.llm.client import LLM
@@ -88,7 +88,7 @@ class Relay:
                     return await self._whole(request, answer)
                 return await self._stream(request, answer, wants_usage=bool(options.get("include_usage")))
             except ChatError as error:
-                raise known(error) from None
+                raise known(without_frames(error)) from None  # log and metrics keep it
 
     async def _answer(
         self, request: web.Request, body: dict[str, Any], affinity: str
@@ -135,7 +135,7 @@ class Relay:
         except ChatError as error:
             if not response.prepared:
                 raise
-            ending = dumps(known(error).to_object())
+            ending = dumps(known(without_frames(error)).to_object())
         finally:
             beating.cancel()
         await backpressure.finish(request, response, b"data: %b\n\n" % ending)

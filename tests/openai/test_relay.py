@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from chatbot.openai.relay import Completion
+from chatbot.openai.relay import Completion, Relayed
 from tests.openai.door import Door
 from tests.tools.scripted_llm import (
     DONE,
@@ -409,3 +410,31 @@ async def test_what_is_too_long_has_the_code_that_clients_look_for(
     llm.play(answer("400 Bad Request", {"error": {"message": "maximum context length is 9 tokens"}}))
     status, refused = await door.call("POST", "/chat/completions", SAID | {"stream": streamed})
     assert (status, refused["error"]["code"]) == (400, "context_length_exceeded")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("how", ["finished", "refused", "too long", "broken", "left"])
+async def test_what_was_relayed_is_freed_without_the_garbage_collector(
+    door: Door, llm: ScriptedLLM, how: str, streamed: bool
+) -> None:
+    """Of each that failed in the middle all that was said stayed, 8 MiB of pictures, say."""
+    too_long = {"error": {"message": "maximum context length is 9 tokens"}}
+    broken = b'data: {"error": {"message": "no"}}\n\n'
+    scripts = {"refused": answer("429 Slow"), "too long": answer("400 Bad Request", too_long)}
+    scripts |= {"broken": events(delta("a"), broken), "left": events(delta("a"), Hang)}
+    llm.play(scripts.get(how) or reply("a"))
+    gc.collect()
+    gc.disable()
+    try:
+        url = f"{door.server.url}/v1/chat/completions"
+        asking = asyncio.create_task(door.server.http.post(url, json=SAID | {"stream": streamed}))
+        await llm.asked()
+        if how != "left":
+            await (await asking).read()
+        elif streamed:
+            (await asking).close()
+        else:
+            asking.cancel()
+        await until(lambda: not any(isinstance(found, Relayed) for found in gc.get_objects()))
+    finally:
+        gc.enable()
