@@ -14,10 +14,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from chatbot.web.backpressure import MAX_UNSENT
+from tests.test_slow_listeners import unsent
 from tests.tools.processes import ROOT, Process, start_chatbot
 from tests.tools.raw import RawClient
 from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, Step, delta, events, reply
-from tests.tools.server import Event, Running, StartServer, Stream, text_of, until
+from tests.tools.server import Event, Log, Running, StartServer, Stream, text_of, until
 
 
 @contextmanager
@@ -159,6 +161,24 @@ async def test_what_is_only_relayed_is_waited_for_and_told(
         assert await exit_of(process) == 0
     assert process.output.count(" end=shutting_down") == 2, "the stream and the whole one that were cut"
     check_log(process)
+
+
+async def test_one_who_reads_slowly_what_is_relayed_is_told_too(
+    start: StartServer, llm: ScriptedLLM, log: Log
+) -> None:
+    server = await start(shutdown_grace_seconds=0)
+    llm.play(events(*[delta("x" * 20_000)] * 100, Hang))
+    slow = RawClient()
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    await slow.request(server.server.port, "POST", "/v1/chat/completions", body)
+    await until(lambda: max(unsent(server), default=0) > MAX_UNSENT)
+    stopped = await stopping(server)
+    await server.ended()
+    await slow.read(10_000_000)
+    await stopped
+    assert slow.events[-1].json["error"]["code"] == "shutting_down"
+    assert log.lines(holding=" end=shutting_down")
+    slow.close()
 
 
 async def test_a_second_signal_ends_the_grace(

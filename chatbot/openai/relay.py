@@ -26,7 +26,7 @@ from chatbot.records import Chunk, as_json, dumps
 from chatbot.storage.store import Store
 from chatbot.web import backpressure
 from chatbot.web.answers import json_response
-from chatbot.web.backpressure import EVENT_STREAM
+from chatbot.web.backpressure import EVENT_STREAM, EVENT_WRITER
 from chatbot.web.bodies import read_object
 from chatbot.web.logs import REPLY
 
@@ -104,6 +104,8 @@ class Relay:
                     if told.first_token_ms is None and any(chunk.pieces for chunk in chunks):
                         told.first_token_ms = max(0, int(self.clock() * 1000) - told.created_at)
                     yield chunks
+                    if events := request.get(EVENT_WRITER):  # here, where it is noted what cuts it
+                        await events.wait_until_sent()
             finally:
                 answer.close()
                 told.model, told.usage = answer.reader.model or asked, answer.reader.usage
@@ -131,7 +133,6 @@ class Relay:
                 sent = [chunk.data for chunk in chunks if wants_usage or not _is_usage(chunk)]
                 if sent:
                     events.send(b"".join(b"data: %b\n\n" % data for data in sent))
-                    await events.wait_until_sent()
         except ChatError as error:
             if not response.prepared:
                 raise
