@@ -22,7 +22,7 @@ from chatbot.llm.client import LLM
 from chatbot.llm.json_text import valid
 from chatbot.llm.models import entries_of
 from chatbot.openai.requests import known, refuse, require
-from chatbot.records import Chunk, as_json, dumps
+from chatbot.records import CUT, Chunk, as_json, dumps
 from chatbot.storage.store import Store
 from chatbot.web import backpressure
 from chatbot.web.answers import json_response
@@ -169,12 +169,13 @@ class Completion:
         for choice in choices:
             message: dict[str, Any] = {"role": "assistant", "content": None}
             _merge(message, choice.pop("delta", {}))
+            unsaid = "" if CUT.search(str(choice.get("finish_reason"))) else "{}"
             for call in message.get("tool_calls") or ():
                 call.pop("index", None)
                 call["id"] = call.get("id") or f"call_{secrets.token_hex(12)}"
                 call["type"] = call.get("type") or "function"
                 if isinstance(function := call.get("function"), dict):
-                    function["arguments"] = function.get("arguments") or "{}"
+                    function["arguments"] = function.get("arguments") or unsaid
             choice |= {"message": message, "finish_reason": choice.get("finish_reason")}
         encoder = json.JSONEncoder(default=StringIO.getvalue, ensure_ascii=False, separators=(",", ":"))
         whole = self._whole | {"object": "chat.completion", "choices": choices}

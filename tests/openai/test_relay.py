@@ -103,6 +103,14 @@ def test_a_call_of_a_whole_one_has_all_that_programs_look_for():
     assert first["id"] != second["id"]
 
 
+def test_a_call_of_a_whole_one_that_was_cut_before_its_arguments_is_not_one_without_any():
+    whole = Completion()
+    call = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}
+    whole.add({"choices": [{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": "length"}]})
+    [cut] = json.loads(whole.to_json())["choices"][0]["message"]["tool_calls"]
+    assert cut["function"]["arguments"] == "", "{} would be a call that may be made"
+
+
 @pytest.mark.parametrize("places", [(None, None), (0, 1)])
 def test_the_rest_of_a_call_goes_on_with_the_newest_if_its_index_is_no_other_ones(
     places: tuple[int | None, int | None],
