@@ -129,9 +129,9 @@ class Relay:
         beating = asyncio.create_task(self._beat(request, response))
         try:
             async for chunks in answer:
-                events = await backpressure.begin(request, response)
                 sent = [chunk.data for chunk in chunks if wants_usage or not _is_usage(chunk)]
                 if sent:
+                    events = await backpressure.begin(request, response)
                     events.send(b"".join(b"data: %b\n\n" % data for data in sent))
         except ChatError as error:
             if not response.prepared:

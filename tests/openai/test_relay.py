@@ -23,6 +23,7 @@ from tests.tools.scripted_llm import (
     delta,
     events,
     reply,
+    usage,
 )
 from tests.tools.server import Clock, StartServer, until
 
@@ -231,10 +232,10 @@ async def test_a_whole_one_says_what_it_cost_wherever_the_stream_does(
     door: Door, llm: ScriptedLLM, place: str
 ) -> None:
     """Of a whole answer Groq and Moonshot themselves say it where programs look."""
-    usage = {"usage": {"total_tokens": 7}}
+    cost = {"usage": {"total_tokens": 7}}
     last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
     target: dict[str, Any] = last if place == "x_groq" else last["choices"][0]
-    target |= {"x_groq": usage} if place == "x_groq" else usage
+    target |= {"x_groq": cost} if place == "x_groq" else cost
     llm.play([*events(delta("Hi"), b"data: " + json.dumps(last).encode() + b"\n\n", DONE), END])
     _, whole = await door.call("POST", "/chat/completions", SAID)
     assert whole["usage"] == {"total_tokens": 7}
@@ -268,9 +269,11 @@ async def test_what_stands_where_no_client_looks_is_moved(
 
 
 async def test_errors_are_statuses_before_the_stream_and_events_in_it(door: Door, llm: ScriptedLLM):
-    llm.play([*events(b'data: {"error": {"message": "no"}}\n\n', DONE), END])
-    status, refused = await door.call("POST", "/chat/completions", SAID | {"stream": True})
-    assert (status, refused["error"]["code"]) == (502, "llm_error"), "nothing of the stream had come"
+    error = b'data: {"error": {"message": "no"}}\n\n'
+    for unsent in ([], [usage()]):
+        llm.play([*events(*unsent, error, DONE), END])
+        status, refused = await door.call("POST", "/chat/completions", SAID | {"stream": True})
+        assert (status, refused["error"]["code"]) == (502, "llm_error"), "nothing of the stream was sent"
     for stream in (False, True):
         body = SAID | {"messages": [{"role": "user", "content": "reject"}], "stream": stream}
         status, refused = await door.call("POST", "/chat/completions", body)
