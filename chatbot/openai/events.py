@@ -53,8 +53,10 @@ class ResponseEncoder:
         """What comes before the first character."""
         return self._opening
 
-    def live(self, chunk: Chunk, offset: int) -> bytes:
+    def live(self, chunk: Chunk, offset: int) -> bytes | None:
         """The events of a chunk, after which the client has `offset` characters."""
+        if self.offset > MAX_UNSENT and any(map(self._begins, chunk.pieces)):
+            return None  # what ends an item says thrice all that it has
         if len(chunk.pieces) == 1:  # nearly always; of several some may be of one run
             self._take(chunk.pieces[0])
         else:
@@ -112,12 +114,17 @@ class ResponseEncoder:
 
     def _take(self, piece: Piece) -> None:
         """Makes the events of a piece of one run."""
-        kind, text, call, head = piece
-        if head or (text and (kind != self._kind or call != self._call)):
+        text = piece.text
+        if self._begins(piece):
             self._begin(piece)
         self.offset += len(text)
         if text and (number := self.offset + self._bare) > self._after:
             self._events += (self._delta % (number, as_json(text))).encode()
+
+    def _begins(self, piece: Piece) -> bool:
+        """Whether a run begins with a piece."""
+        kind, text, call, head = piece
+        return bool(head or (text and (kind != self._kind or call != self._call)))
 
     def _begin(self, run: Piece) -> None:
         """The events that lie before the characters of a run."""

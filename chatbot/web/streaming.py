@@ -7,7 +7,7 @@ client reads. "The finish" is the chunk with the finish_reason.
     from     to      when                                                                            where
     (begins) live    the client has all that has come of the reply, and the finish is still to come  __init__
     (begins) behind  otherwise                                                                       __init__
-    live     behind  too much waits to be sent to the client                                         push
+    live     behind  too much waits to be sent to the client, or may with the next event             push
     behind   live    as in the first line, once it has caught up                                     run
 
 A listener that is behind at the finish stays behind: its ending has the finish, too.
@@ -152,11 +152,13 @@ class StreamListener:
         unsent = self._events.unsent() if self._events else len(self._before_headers)
         data = b""
         for chunk, offset in burst:
-            if unsent + len(data) > (MAX_UNSENT if chunk.pieces else MAX_UNSENT_SILENT):
+            most = MAX_UNSENT if chunk.pieces else MAX_UNSENT_SILENT
+            more = self._encoder.live(chunk, offset) if unsent + len(data) <= most else None
+            if more is None:
                 self._is_live = False
                 self.wake()
                 break
-            data += self._encoder.live(chunk, offset)
+            data += more
             self._offset = offset
         self._send(data)
 
@@ -180,8 +182,8 @@ class Encoder(Protocol):
     def opening(self) -> bytes:
         """What a stream begins with; b"" for nothing."""
 
-    def live(self, chunk: Chunk, offset: int) -> bytes:
-        """The events of a chunk that has just come, after which `offset` characters have."""
+    def live(self, chunk: Chunk, offset: int) -> bytes | None:
+        """The events of a chunk that has just come, after which `offset` characters have; None if long."""
 
     def catch_up(self, source: ReplySource, start: int) -> tuple[bytes, int]:
         """The events of some of the log from offset `start` on, and the offset after them."""

@@ -6,9 +6,10 @@ import asyncio
 import random
 
 import pytest
+from aiohttp import ClientPayloadError
 
 from tests.openai.door import Door
-from tests.tools.scripted_llm import DONE, END, ScriptedLLM, Step, delta, events, usage
+from tests.tools.scripted_llm import DONE, END, Gate, ScriptedLLM, Step, delta, events, usage
 from tests.tools.server import until
 from tests.web.client import Client
 
@@ -81,3 +82,29 @@ async def test_ends_of_long_streams_that_nobody_reads_are_bounded(
     assert b"[DONE]" in await again.rest()
     for client in (other, again):
         client.leave()
+
+
+async def test_what_is_said_again_of_a_long_text_is_bounded_for_who_was_live_too(
+    door: Door, llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred who read all of 4 MB, and then nothing, held 1 GB when a call followed."""
+    call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}
+    gates = [Gate(), Gate()]
+    ends = delta(tool_calls=[call]), delta(finish="tool_calls"), DONE
+    llm.play(*([*events(delta("x" * 300_000), gate, *ends), END] for gate in gates))
+    for gate, most in zip(gates, (2**27, 2**19), strict=True):
+        monkeypatch.setattr("chatbot.web.backpressure.MAX_HELD", most)
+        stream = await door.stream("Hi")
+        response = (await stream.event())["response"]
+        await stream.until("response.output_text.delta")
+        gate.open()
+        if most == 2**27:
+            names = [event["type"] for event in await stream.rest()]
+            assert names.count("response.output_text.done") == 1
+            assert names[-1] == "response.completed"
+        else:
+            with pytest.raises(ClientPayloadError):
+                await stream.until("response.output_text.done")
+        stream.leave()
+    await until(lambda: not len(door.server.replies))
+    assert (await door.call("GET", f"/responses/{response['id']}"))[1]["status"] == "completed"
