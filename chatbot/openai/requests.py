@@ -38,10 +38,11 @@ _PASSED_ON = (
     *("prompt_cache_key", "seed", "stop", "logit_bias", "top_k", "min_p", "repetition_penalty"),
     "chat_template_kwargs",
 )
-_NOT_SERVED = ("prompt", "context_management", "moderation", "top_logprobs")
+_NOT_SERVED = ("prompt", "context_management", "moderation", "logprobs", "top_logprobs")
 _RENAMED = {  # fields of a chat completion
     "messages": "input", "response_format": "text.format", "reasoning_effort": "reasoning.effort",
     "max_tokens": "max_output_tokens", "max_completion_tokens": "max_output_tokens", "functions": "tools",
+    "function_call": "tool_choice", "verbosity": "text.verbosity",
 }  # fmt: skip
 _FUNCTION: Object = {"description": "", "parameters": {}, "strict": False}
 _CONVERSATION = re.compile(r"conv_([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
