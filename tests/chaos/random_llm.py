@@ -46,10 +46,12 @@ def said(question: str) -> list[Said]:
     calls = rng.choice([1, 2]) if not pieces or rng.random() < 0.25 else 0
     for call in range(calls):
         pieces.append(Said("call", "", call, (f"call_{question}_{call}", "time")))
-    for call in rng.choices(range(calls), k=rng.randint(0, 4)) if calls else ():
-        # Numbers are whole JSON wherever they are cut; what begins with a bracket never becomes it. A brace
-        # could be followed by the same piece again, which is how an LLM says all its arguments anew.
-        pieces.append(Said("call", rng.choice(["", '["']) + str(rng.randint(1, 99)), call))
+    left = {call: f'{{"n":{rng.randint(1, 9999)}}}' for call in range(calls) if rng.random() < 0.8}
+    while left and rng.random() < 0.95:  # some arguments never become whole
+        call, size = rng.choice(list(left)), rng.randint(1, 9)
+        pieces.append(Said("call", left[call][:size], call))
+        if rest := left.pop(call)[size:]:
+            left[call] = rest
     return pieces
 
 

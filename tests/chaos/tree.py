@@ -30,7 +30,7 @@ class Node(NamedTuple):
         """The ids of the calls that may be given outputs: of a cut reply not the last, nor a half one."""
         calls = told(self.heard).get("tool_calls", [])
         if self.reason == "cancelled":
-            calls = [call for call in calls[:-1] if call["function"]["arguments"].isdigit()]
+            calls = [call for call in calls[:-1] if call["function"]["arguments"].endswith("}")]
         return [call["id"] for call in calls]
 
 
