@@ -11,7 +11,7 @@ What is newly said goes whole, and so does the round that it belongs to, whateve
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -179,7 +179,7 @@ class Context:
 
 
 def plan(
-    path: Iterable[Turn], said: Sequence[str], head: Head, budget: Budget, *, send_reasoning: bool = False
+    path: Iterator[Turn], said: Sequence[str], head: Head, budget: Budget, *, send_reasoning: bool = False
 ) -> Context:
     """What is sent with what is newly `said` (JSON messages; none: with whatever a user may say next).
 
@@ -215,7 +215,7 @@ def shrink(context: Context, budget: Budget, error: TooLong) -> Context:
 
 
 def _read(
-    path: Iterable[Turn], is_round: bool, head: Head, budget: Budget
+    path: Iterator[Turn], is_round: bool, head: Head, budget: Budget
 ) -> tuple[list[Turn], int | None, str]:
     """The turns that may be sent, oldest first; where the last context began, and why.
 

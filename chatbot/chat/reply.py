@@ -191,7 +191,7 @@ class Reply:
         )
 
     def _write_later(self, write: Callable[[], None]) -> asyncio.Task[None]:
-        """Writes as soon as the file is no longer locked; says that it ended if it stays so."""
+        """Writes as soon as the file is no longer locked; the reply ends with an error if it stays locked."""
 
         async def write_when_unlocked() -> None:
             try:

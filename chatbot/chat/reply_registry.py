@@ -133,10 +133,10 @@ class ReplyRegistry:
             raise ChatError("overloaded", "Too many replies are running.", retry_after="1")
 
     @contextmanager
-    def relaying(self, told: Outcome) -> Iterator[None]:
+    def relaying(self, outcome: Outcome) -> Iterator[None]:
         """Counts an answer that the current task passes on, and nobody keeps; close() cancels the task.
 
-        What it fails of is noted. Raises ChatError: shutting_down, overloaded.
+        Its failure is noted in `outcome`. Raises ChatError: shutting_down, overloaded.
         """
         self._require_room()
         task = asyncio.current_task()
@@ -145,17 +145,17 @@ class ReplyRegistry:
         try:
             yield
         except ChatError as error:
-            told.error = error
+            outcome.error = error
             raise
         except asyncio.CancelledError:
             if not self.closing:
                 raise
-            told.error = shutting_down()
-            raise told.error from None
+            outcome.error = shutting_down()
+            raise outcome.error from None
         finally:
             self._relays.discard(task)
             self._note_end()
-            self.on_end(told)
+            self.on_end(outcome)
 
     def start(self, question: Question) -> Reply:
         """Begins a reply that was admitted, with no await in between. Its end marks the session as used.

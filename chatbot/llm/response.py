@@ -176,9 +176,9 @@ class Answer:
             self._content.set_exception(broken)
 
     def _arrived(self) -> None:
-        """Something has come, or the connection is lost: hands it over; what else is to do, the task does.
+        """Something has come, or the connection is lost: hands it over, and wakes the task for anything else.
 
-        It is called only while the task waits, for which nothing is unread.
+        It is called only while the task waits, and then nothing is unread.
         """
         try:
             data = self._content.read_nowait() if self._take else b""

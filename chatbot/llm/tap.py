@@ -70,7 +70,7 @@ class Tap(asyncio.Protocol):
     # What the transport calls
 
     def data_received(self, data: bytes) -> None:
-        """Lets aiohttp take it first; at the end of the answer that removes this, and yet the end is told."""
+        """Lets aiohttp take it first, then notifies, also of the end of the answer, which removes this."""
         self._protocol.data_received(data)
         self._notify()
 

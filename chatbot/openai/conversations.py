@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -94,7 +93,7 @@ class Conversations:
         session = self._conversation(request)
         messages = messages_of(body.get("items"), "items", self.finder())
         items = said_items(messages, self._add(session, messages))
-        return page_of(items, len(items), max_chars=math.inf)  # all that were added
+        return _list_of(items)
 
     def _add(self, session: Session, messages: tuple[str, ...]) -> str:
         """Stores messages as a turn that has no answer; returns its id."""
@@ -203,18 +202,22 @@ def read_cursor(request: web.Request) -> tuple[bool, int, str]:
     return order == "desc", int(limit), request.query.get("after", "")
 
 
-def page_of(items: Iterable[Object], limit: int, after: str = "", max_chars: float = PAGE_CHARS) -> Object:
-    """A page of items that come in order: those behind the one with the id `after`, if it is given.
+def page_of(items: Iterable[Object], limit: int, after: str) -> Object:
+    """A page of items that come in order: those behind the one with the id `after`, if it is not "".
 
-    It ends early before it is longer than `max_chars`, for all others wait while it is made.
+    It ends early before it is longer than PAGE_CHARS, for all others wait while it is made.
     """
-    items, page, has_more = iter(items), list[Object](), False
+    items, page, size, has_more = iter(items), list[Object](), 0, False
     if after and all(item["id"] != after for item in items):  # takes those up to it
         raise ChatError("not_found", "There is no such item.", "after")
     for item in items:
-        max_chars -= len(as_json(item))
-        if has_more := bool(page) and (len(page) == limit or max_chars < 0):
+        size += len(as_json(item))
+        if has_more := bool(page) and (len(page) == limit or size > PAGE_CHARS):
             break
         page.append(item)
-    first, last = (page[0]["id"], page[-1]["id"]) if page else ("", "")
-    return {"object": "list", "data": page, "first_id": first, "last_id": last, "has_more": has_more}
+    return _list_of(page, has_more=has_more)
+
+
+def _list_of(items: list[Object], *, has_more: bool = False) -> Object:
+    first, last = (items[0]["id"], items[-1]["id"]) if items else ("", "")
+    return {"object": "list", "data": items, "first_id": first, "last_id": last, "has_more": has_more}

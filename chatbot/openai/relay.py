@@ -93,24 +93,24 @@ class Relay:
     async def _answer(
         self, request: web.Request, body: dict[str, Any], affinity: str
     ) -> AsyncGenerator[list[Chunk]]:
-        """What the LLM answers, as it comes; log and metrics are told of it."""
+        """What the LLM answers, as it comes; log and metrics show it."""
         asked = str(body.get("model") or self.config.llm_model)[:MAX_MODEL_CHARS]
-        told = Relayed(int(self.clock() * 1000), asked)
-        with self.registry.relaying(told):
-            request[REPLY] = told
+        outcome = Relayed(int(self.clock() * 1000), asked)
+        with self.registry.relaying(outcome):
+            request[REPLY] = outcome
             answer = await self.llm.relay(body, affinity=affinity)
             try:
                 async for chunks in answer:
-                    if told.first_token_ms is None and any(chunk.pieces for chunk in chunks):
-                        told.first_token_ms = max(0, int(self.clock() * 1000) - told.created_at)
+                    if outcome.first_token_ms is None and any(chunk.pieces for chunk in chunks):
+                        outcome.first_token_ms = max(0, int(self.clock() * 1000) - outcome.created_at)
                     yield chunks
                     if events := request.get(EVENT_WRITER):  # here, where it is noted what cuts it
                         await events.wait_until_sent()
             finally:
                 answer.close()
-                told.model, told.usage = answer.reader.model or asked, answer.reader.usage
+                outcome.model, outcome.usage = answer.reader.model or asked, answer.reader.usage
                 if answer.is_complete:
-                    told.finish_reason = answer.reader.finish_reason
+                    outcome.finish_reason = answer.reader.finish_reason
 
     async def _whole(self, request: web.Request, answer: AsyncIterable[list[Chunk]]) -> web.Response:
         whole = Completion()

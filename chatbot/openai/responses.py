@@ -53,7 +53,8 @@ class Response:
         text = self.settings["text"]
         if text["format"]["type"] == "json_schema":
             text["format"] = _filled(text["format"], {"description": None, "strict": False})
-        if "tools" in (choice := self.settings["tool_choice"]):  # which alone are allowed
+        choice = self.settings["tool_choice"]
+        if isinstance(choice, dict) and "tools" in choice:  # only some tools are allowed
             self.settings["tool_choice"] = _filled(choice, {"mode": "auto"})
         self.is_background: bool = self.settings["background"]
         self.has_conversation = "conversation" in self.settings

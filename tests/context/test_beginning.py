@@ -154,7 +154,7 @@ def test_messages_that_were_deleted_alone_are_left_out() -> None:
     context = plan(reversed(turns), [user("three")], Head.of("m", {}, []), Budget(10))
     assert context.messages == [user("two"), assistant("yes"), assistant("more"), user("three")]
     assert context.first == message_id(turns[0].turn_id, 2)
-    alone = plan([turns[1]._replace(parent=None)], [user("three")], Head.of("m", {}, []), Budget(10))
+    alone = plan(iter([turns[1]._replace(parent=None)]), [user("three")], Head.of("m", {}, []), Budget(10))
     assert alone.first == message_id(turns[1].turn_id, 0), (
         "its question is gone, so it begins with the answer"
     )

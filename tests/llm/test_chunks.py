@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -312,3 +314,13 @@ def test_text_takes_a_finish_back_also_when_it_looks_like_the_text_before(is_rel
     assert reader.finish_reason == "stop"
     reader.read(dump(chunk("c")))
     assert reader.finish_reason is None
+
+
+def test_half_characters_are_read_though_no_file_can_be_opened_any_more() -> None:
+    """Python reads a codec from its file when it is first needed."""
+    code = (
+        "import resource, chatbot.llm.json_text as text; resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0));"
+        "assert text.valid('\\ud83d\\ude00') == '\\U0001f600'"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
