@@ -1,4 +1,4 @@
-"""The domain: sessions, trees of turns, replies while they are written and after. No HTTP, no SQL.
+"""The domain: sessions, trees of turns, running and stored replies. No HTTP, no SQL.
 
-It imports llm, storage and the files beside the rooms. Begin reading at reply.py.
+It imports llm, storage and the top-level files. Begin reading at reply.py.
 """

@@ -1,4 +1,4 @@
-"""Asks the LLM one question: with as much of the conversation as fits, with less when it says "too long"."""
+"""Asks the LLM one question with as much of the conversation as fits, and with less if it is too long."""
 
 from __future__ import annotations
 
@@ -25,36 +25,35 @@ class Question:
     """What is asked, and how its reply is treated."""
 
     session_id: str
-    parent: int | None  # the turn that it follows
-    input: tuple[str, ...]  # the messages that are new, as JSON
+    parent: int | None  # the turn (its seq) that the question follows
+    input: tuple[str, ...]  # the new messages, as JSON
     options: Mapping[str, Any]  # fields of the request to the LLM
-    key_hash: str = ""  # of its idempotency key (reply_registry.key_hash); "" without one
-    request_hash: str = ""  # of what the key was used for
+    key_hash: str = ""  # the hash of the idempotency key (reply_registry.key_hash); "" without a key
+    request_hash: str = ""  # the hash of the request that used the key
 
-    # What only OpenAI's door sets
-
-    # Nothing else may be asked in its session meanwhile; else it becomes current only if its parent still is.
+    # Only OpenAI's door sets these. If the question `occupies` its session, no other such question may run in
+    # it. If not, its turn becomes the session's current turn only if its parent still is the current turn.
     occupies: bool = True
-    stored: bool = True  # else it leaves nothing behind
-    detached: bool = False  # its reply needs no listeners to go on
-    truncates: bool = True  # what does not fit goes without its oldest turns; else it is an error
-    instructions: str | None = None  # stand before the turns, for this once
-    response_id: str | None = None  # the door knows it by this id
-    response: str | None = None  # with these settings
+    stored: bool = True  # whether its turn is stored
+    detached: bool = False  # whether its reply goes on without listeners
+    truncates: bool = True  # whether the oldest turns are left out if not all fit; if not, that is an error
+    instructions: str | None = None  # a system prompt for this question only, after the session's
+    response_id: str | None = None  # the id that the door gave to the response
+    response: str | None = None  # the settings of the response, as JSON
 
 
 class NoAnswer:
     """Stands for the answer until the LLM begins to give one."""
 
-    reader = ChunkReader()  # that has read nothing
+    reader = ChunkReader()  # it has read nothing
     is_complete = False
 
 
 @dataclass(eq=False)
 class Asking:
-    """One question on its way to the LLM, and its answer on the way back.
+    """Sends one question to the LLM and hands its answer over.
 
-    `context_messages` is how many messages of the conversation went.
+    `context_messages` is how many messages of the conversation were sent.
     """
 
     question: Question
@@ -67,18 +66,18 @@ class Asking:
     def __post_init__(self) -> None:
         self.answer: Answer | NoAnswer = NoAnswer()
         self.context_messages = 0
-        self._model = ""  # that is asked
+        self._model = ""  # the model that is asked
         self.context_start: int | None = None
         self.context_key: str | None = None
-        self._tokens = 0  # that the context was estimated to measure, where tokens are limited
+        self._tokens = 0  # the estimated size of the context, if tokens are limited
 
     @property
     def model(self) -> str:
-        """The model that answers, as it names itself, else the one that is asked; "" before that is known."""
+        """The model's own name for itself, else the name that was asked for; "" before that is known."""
         return self.answer.reader.model or self._model[:MAX_MODEL_CHARS]
 
     async def run(self, take: Take) -> None:
-        """Asks, and has each piece of the answer taken until its end, or until `take` says False.
+        """Asks, and hands the answer's chunks to `take` until the answer ends or `take` returns False.
 
         Raises ChatError.
         """
@@ -89,9 +88,9 @@ class Asking:
         self.limits.answered(self._model, self.context_messages, tokens)
 
     async def _ask(self, take: Take) -> tuple[Answer, list[Chunk]]:
-        """Asks with what the LLM does not refuse: less if it is too long, another order if it wants that.
+        """Asks until the LLM accepts the context: with less if it is too long, in another order if needed.
 
-        Returns the answer and its first chunks that say something; those before them were taken.
+        Returns the answer and its first chunks that have content. Earlier chunks were handed to `take`.
         """
         fields = self.question.options
         self._model = model = await self.llm.model_for(fields)
@@ -110,7 +109,7 @@ class Asking:
                 answer = self.answer = await self.llm.ask(sent, fields, affinity=self._affinity())
                 return answer, await answer.first(take)
             except TooLong as error:
-                # What may also be a crash is taken for "too long" only once: a crash must cost no history.
+                # An error that may be a crash counts as "too long" only once: a crash must not cost history.
                 is_crash = has_guessed and not error.is_certain
                 if is_crash or not self.question.truncates:
                     raise
@@ -125,22 +124,22 @@ class Asking:
                 budget = budget._replace(is_strict=True)
 
     def plan_context(self, model: str, budget: Budget, fields: Mapping[str, Any] | None) -> Context:
-        """What the question is asked with, within `budget`.
+        """Chooses what the LLM is sent with the question, within `budget`.
 
-        `fields` are those of the request; without them it is not known which tools go with it.
+        `fields` are those of the request. Without them its tools are not known.
         """
         question, session_id = self.question, self.question.session_id
         prompt = self.store.prompt(session_id) if session_id else None
         system = [text for text in (prompt and prompt.content, question.instructions) if text]
         if not system and self.config.system_prompt:
             system = [self.config.system_prompt]
-        # In one message: the templates of many models refuse a second one.
+        # There is only one system message: the templates of many models refuse a second one.
         head = Head.of(model, fields, [system_message("\n\n".join(system))] if system else [])
         path = self.store.path_up(question.parent)
         return plan(path, question.input, head, budget, send_reasoning=self.config.send_reasoning)
 
     def _affinity(self) -> str | None:
-        """By what LLM servers know the conversation; its id, which opens it, is not theirs to know."""
+        """The key by which LLM servers recognise the conversation. Its id stays secret: it gives access."""
         session_id = self.question.session_id
         if not session_id or not self.llm.wants_affinity:
             return None

@@ -1,11 +1,11 @@
-"""What the LLM is sent of a conversation: whole turns, from a beginning that stands still. Pure functions.
+"""Chooses what the LLM is sent of a conversation: whole turns, from a fixed beginning. Pure functions.
 
-An LLM server keeps the work that it did on a prompt for as long as the next one begins the same. So a context
-begins where its parent's did, and grows; when it is full, its older half is dropped at once. Each turn keeps
-where its context began, and why: the same is found after a restart, a rewind or a change of branch.
+An LLM server caches its work on a prompt, to use it again if the next prompt begins in the same way. So a
+context begins where its parent's began, and grows; when it is full, its older half is dropped at once. Each
+turn stores where its context began and why, to be found after a restart, a rewind or a change of branch.
 
 A context begins with a turn that opens with a user's message, so a round of tool calls is never cut in two.
-What is newly said goes whole, and so does the round that it belongs to, whatever the limits are.
+The new messages and the round to which they belong are always sent whole, whatever the limits are.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from chatbot.ids import message_id
 from chatbot.records import DELETED, Turn, as_json
 
 WHOLE = "whole_conversation"
-"""Why a context begins where it does if nothing was dropped; the other reasons are the words of limits.py."""
+"""The reason of a context from which nothing was dropped. The other reasons are the words of limits.py."""
 
 
 class Head(NamedTuple):
-    """What stands before the turns: system messages, and tools (JSON). By the hash `key` it is known again.
+    """What is sent before the turns: system messages and tools (JSON). The hash `key` identifies it.
 
-    One whose tools aren't known has half of a key.
+    If the tools are not known, the key is only its first half.
     """
 
     messages: tuple[str, ...]
@@ -41,14 +41,14 @@ class Head(NamedTuple):
 
     @classmethod
     def of(cls, model: str, fields: Mapping[str, Any] | None, messages: Iterable[str]) -> Head:
-        """The head of a request; its tools stand before the turns, too. Without `fields` none are known."""
+        """The head of a request with these `fields`. Without `fields` its tools are not known."""
         messages, tools = tuple(messages), as_json(fields["tools"]) if fields and fields.get("tools") else ""
         key = _short_hash(as_json([model, *messages])) + (_short_hash(tools) if fields is not None else "")
         return cls(messages, tools, key)
 
     @property
     def length(self) -> int:
-        """How long it is, as tokens.py measures it."""
+        """The length of the head, as tokens.py measures lengths."""
         return sum(map(tokens.length_of, (*self.messages, self.tools)))
 
 
@@ -63,11 +63,11 @@ def system_message(content: str) -> str:
 
 @dataclass
 class Context:
-    """What is sent, and what it was chosen from; made by plan() and shrink().
+    """What is sent, and what it was chosen from. plan() and shrink() make it.
 
-    `path` are the turns that were read, oldest first; `parts` what is sent of each and, last, what is newly
-    said. It begins at `place`, one of the `places` at which it may, and `reason` says why. The last context
-    began at the turn `began`; it had another head if that is None. `is_asked`: something is newly said.
+    `path` has the turns that were read, oldest first; `parts` the messages of each turn and, last, the new
+    ones. The context begins at `place`, one of the `places` where it may begin; `reason` says why. The last
+    context with this head began at the turn `began`, if there is one. `is_asked`: there are new messages.
     """
 
     head: Head
@@ -82,22 +82,22 @@ class Context:
 
     @property
     def messages(self) -> list[str]:
-        """The messages as JSON, the head's first."""
+        """The messages that are sent, as JSON, the head's first."""
         return [*self.head.messages, *chain.from_iterable(self.parts[self.place :])]
 
     @property
     def count(self) -> int:
-        """How many messages there are besides the head's."""
+        """How many messages are sent besides the head's."""
         return sum(map(len, self.parts[self.place :]))
 
     @property
     def key(self) -> str:
-        """What the turn keeps as its context_key."""
+        """What the turn stores as its context_key."""
         return f"{self.head.key}:{self.reason}"
 
     @property
     def tokens(self) -> int:
-        """About how many tokens all messages measure."""
+        """About how many tokens are sent."""
         return self.totals[self.place]
 
     @property
@@ -107,12 +107,12 @@ class Context:
 
     @property
     def start(self) -> int | None:
-        """What the turn keeps as its context_start: the first turn that is sent; None: the turn itself."""
+        """What the turn stores as its context_start: the first turn that is sent; None: the turn itself."""
         return self.turns[0].seq if self.turns else None
 
     @property
     def first(self) -> str | None:
-        """The id of the first message that is sent; None: it is what is newly said."""
+        """The id of the first message that is sent; None if that is a new message."""
         turn = next((turn for turn in self.turns if not is_nothing((turn,))), None)
         if turn is None:
             return None
@@ -121,7 +121,7 @@ class Context:
 
     @property
     def measured(self) -> int | None:
-        """How many tokens it measured up to its newest answer by the LLM's own count, if that began there."""
+        """The LLM's own count of its tokens up to the newest answer; None if that had another beginning."""
         newest = self.turns[-1] if self.turns else None
         if newest and newest.had_head(self.head.key) and newest.began == self.start:
             return tokens.counted(newest)
@@ -129,7 +129,7 @@ class Context:
 
     @cached_property
     def totals(self) -> list[int]:
-        """How many tokens it has from each place on; measured only where tokens are limited."""
+        """About how many tokens the context would have from each place on; computed when first needed."""
         return tokens.measure(
             self.path,
             [_lengths(turn, messages) for turn, messages in zip(self.path, self.parts, strict=False)],
@@ -142,11 +142,11 @@ class Context:
 
     @cached_property
     def sizes(self) -> list[int]:
-        """How many messages it would have from each place on; where nothing is said yet, one will be."""
+        """How many messages the context would have from each place on. If none is new yet, one is added."""
         return [*accumulate(map(len, reversed(self.parts)), initial=0 if self.is_asked else 1)][:0:-1]
 
     def excess(self, place: int, budget: Budget) -> str | None:
-        """The word for the limit that it would exceed if it began there."""
+        """The word for the limit that the context would exceed if it began at `place`; None if it fits."""
         if self.sizes[place] > budget.messages:
             return budget.messages_reason
         if budget.tokens is not None and self.totals[place] > budget.tokens:
@@ -154,21 +154,21 @@ class Context:
         return None
 
     def half(self, budget: Budget) -> int:
-        """Where half of what is allowed begins, if it has more."""
+        """The place that leaves about half of the budget, if the context exceeds it; else its own place."""
         half = self.place
         if self.sizes[half] > budget.messages:
-            # The newest turn is on top of those that were within the limit.
+            # The newest turn does not count: without it, the context was within the limit.
             half = len(self.path) - max(1, (len(self.turns) - 1) // 2)
         if budget.tokens is not None and self.tokens > budget.tokens:
-            # Half of what is left beside the head and what is newly said, and a little more.
+            # The head (about a quarter of its length), half of the tokens beside it, and a little more.
             least = (budget.tokens + self.head.length // 4) // 2 + budget.tokens // 32
             half = max([half, *(place for place in self.places if self.totals[place] >= least)])
         return half
 
     def step(self, wanted: int, budget: Budget) -> int:
-        """The first place after its own, and from the `wanted` one on, that is within the limits.
+        """The first place after the current one, and not before `wanted`, that is within the limits.
 
-        The last round stays where it can, if it is longer than what was wanted.
+        If the last round began before `wanted`, it is kept whole if it fits.
         """
         later = [place for place in self.places if place > self.place] or [self.place]
         with_turns = [place for place in later if place < len(self.path)]
@@ -181,11 +181,11 @@ class Context:
 def plan(
     path: Iterator[Turn], said: Sequence[str], head: Head, budget: Budget, *, send_reasoning: bool = False
 ) -> Context:
-    """What is sent with what is newly `said` (JSON messages; none: with whatever a user may say next).
+    """Chooses what is sent with the new messages `said` (JSON; if empty, with whatever a user may say next).
 
-    `path` is the conversation from its newest turn upwards, and is read only as far as needed.
+    `path` is the conversation from its newest turn upwards. It is read only as far as needed.
     """
-    is_round = bool(said) and not may_open(said[0])  # what is said belongs to the round above it
+    is_round = bool(said) and not may_open(said[0])  # the new messages continue the round of the newest turn
     turns, began, reason = _read(path, is_round, head, budget)
     parts = sent_of(turns, said, send_reasoning=send_reasoning)
     is_whole = not turns or turns[0].parent is None
@@ -196,7 +196,7 @@ def plan(
         places.append(len(turns))
     context = Context(head, turns, parts, places, began, send_reasoning, bool(said), places[0], reason)
     if excess := context.excess(places[0], budget):
-        wanted = context.place if began is None else context.half(budget)  # of another head as many as fit
+        wanted = context.place if began is None else context.half(budget)  # with a new head, as many as fit
         context.place, context.reason = context.step(wanted, budget), excess
     if is_nothing(turns[: context.place]) and (is_whole or is_nothing(path)):
         context.reason = WHOLE
@@ -204,12 +204,12 @@ def plan(
 
 
 def shrink(context: Context, budget: Budget, error: TooLong) -> Context:
-    """The context without its older half, after the LLM refused it; raises the error if none of it can go."""
+    """The context without its older half, after the LLM refused it. Raises the error if nothing can go."""
     if context.place == context.places[-1]:
         raise error
     is_named = budget.tokens_reason == LISTED and context.excess(context.place, budget) == LISTED
     wanted = context.half(budget) if is_named else context.place + (len(context.turns) + 1) // 2
-    shrunk = copy(context)  # with what was measured
+    shrunk = copy(context)  # with its cached totals and sizes
     shrunk.place, shrunk.reason = context.step(wanted, budget), LISTED if is_named else REFUSED
     return shrunk
 
@@ -217,10 +217,10 @@ def shrink(context: Context, budget: Budget, error: TooLong) -> Context:
 def _read(
     path: Iterator[Turn], is_round: bool, head: Head, budget: Budget
 ) -> tuple[list[Turn], int | None, str]:
-    """The turns that may be sent, oldest first; where the last context began, and why.
+    """Returns the turns that may be sent, oldest first; where the last context with this head began; and why.
 
-    Of other heads, as of another model or other tools, the turns between say nothing: each has a beginning of
-    its own. If none says it of this head, there are as many turns as might fit.
+    Contexts with another head (another model, other tools) have beginnings of their own, which are ignored.
+    If no turn has this head, as many turns are read as may fit.
     """
     turns: list[Turn] = []
     began, reason, count, length = None, MESSAGES, 0, 0
@@ -228,11 +228,11 @@ def _read(
         if began is None and turn.had_head(head.key):
             began, reason = turn.began, str(turn.context_key).partition(":")[2]
         if turn.parent is not None and is_nothing((turn,)):
-            continue  # no part of a half of the turns
+            continue  # empty turns must not count when half of the turns are dropped
         turns.append(turn)
         is_round = is_round and not opens(turn)
         if began is not None:
-            # The turn above helps to measure, and may open a context if messages of this one were deleted.
+            # The turn above helps to count tokens, and may open the context if messages here were deleted.
             is_enough = turn.seq < began or (turn.seq == began and budget.tokens is None and opens(turn))
         else:
             count += len(turn.messages) - turn.messages.count(DELETED) + (turn.output is not None)

@@ -1,4 +1,4 @@
-"""Reads the history along a path of turns: pages of messages, and the versions that a message has."""
+"""Reads the messages along a path of turns in pages, and finds the versions of a message."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from chatbot.storage.store import Store
 from chatbot.storage.tree import Version
 
 PAGE_CHARS = 4 * 1024 * 1024
-"""A page ends early before it is longer than this, or more than eight times as much was read for it."""
+"""The limit of a page, unless one message exceeds it. A message counts at least an eighth of its length."""
 
 START = "start"
-"""Stands for the message before the first."""
+"""Stands for the position before the first message."""
 
 
 class Ref(NamedTuple):
-    """Where a message stands: the turn, and its place in it as in its id. `seq` 0 is the system prompt."""
+    """The turn of a message (its seq), and the message's place there, as in its id. (0, 0): system prompt."""
 
     seq: int
     place: int
@@ -29,30 +29,30 @@ class Ref(NamedTuple):
 
 PROMPT = Ref(0, 0)
 
-_Sized = tuple[Ref, int]  # a message, and how long it is
+_Sized = tuple[Ref, int]  # a message and its length
 
 
 class Page(NamedTuple):
-    """Some messages that follow one another, oldest first, and whether there are more in that direction."""
+    """Consecutive messages, oldest first, and whether there are more in the direction of reading."""
 
     refs: list[Ref]
     has_more: bool
 
 
 class Versions(NamedTuple):
-    """The ids of the versions of a message; it is itself `own`, one of them."""
+    """The ids of all versions of a message; `own` is the id of the message itself."""
 
     ids: list[str]
     own: str
 
 
 def not_found(param: str) -> ChatError:
-    """That there is no message of this id; `param` is the field that names it."""
+    """The error for an unknown message id; `param` is the request's field that names it."""
     return ChatError("message_not_found", "There is no such message in this session.", param)
 
 
 def find_message(store: Store, session_id: str, message_id: str, param: str) -> tuple[Turn, int]:
-    """The turn of a message that is no system prompt, and its place there; raises ChatError."""
+    """The turn of a message, and its place there. Raises ChatError, also for the system prompt."""
     found = store.turn_of(session_id, message_id)
     if found is None or found[1] > MAX_INPUT_MESSAGES:
         raise not_found(param)
@@ -70,8 +70,8 @@ def read_page(
 ) -> Page:
     """Up to `limit` messages of the current path: the newest, or those after a message or START.
 
-    Those `before` a message are its own ancestors, whatever the current path. `size_of` says how long is
-    shown of a message that was said (JSON). Raises ChatError("message_not_found").
+    Those `before` a message are its ancestors, also if it is not on the current path. `size_of` returns the
+    length at which a client's message (JSON) is shown. Raises ChatError("message_not_found").
     """
     walk = _backwards(store, session, before, size_of)
     if after is not None:
@@ -99,7 +99,7 @@ def _of_turn(turn: Turn, size_of: Callable[[str], int]) -> list[_Sized]:
 
 
 def _behind(walk: Iterator[_Sized], ref: Ref | None) -> Iterator[_Sized]:
-    """What comes after a message on a walk; all of it with None."""
+    """The rest of a walk after a message; the whole walk if `ref` is None."""
     while ref is not None and next(walk)[0] != ref:
         pass
     return walk
@@ -108,7 +108,7 @@ def _behind(walk: Iterator[_Sized], ref: Ref | None) -> Iterator[_Sized]:
 def _backwards(
     store: Store, session: Session, before: str | None, size_of: Callable[[str], int]
 ) -> Iterator[_Sized]:
-    """The messages before one, newest first."""
+    """The messages before a message, or all of the current path, newest first."""
     seq, own, prompt = session.current, None, store.prompt(session.session_id)
     if prompt and before == prompt.message_id:
         return
@@ -122,7 +122,7 @@ def _backwards(
 
 
 def _forwards(store: Store, session: Session, after: str, size_of: Callable[[str], int]) -> Iterator[_Sized]:
-    """The messages of the current path after one, oldest first."""
+    """The messages of the current path after a message, oldest first."""
     own, prompt = None, store.prompt(session.session_id)
     if after == START or (prompt and after == prompt.message_id):
         path = store.path(session.current)
@@ -138,10 +138,10 @@ def _forwards(store: Store, session: Session, after: str, size_of: Callable[[str
 
 
 def versions(turn: Turn, place: int, siblings: list[Version]) -> Versions | None:
-    """The versions of a message, None if it is the only one; `siblings` are those of its turn.
+    """The versions of a message; None if it is the only one. `siblings` are the versions of its turn.
 
-    Of an answer they are the answers to the same question. Of a question they are the different
-    questions, each one by the newest turn that has it.
+    The versions of an answer are the answers to the same question. The versions of a question are the
+    different questions; the newest turn with a question stands for it.
     """
     asked = next((one.input for one in siblings if one.seq == turn.seq), None)
     if asked is None:
@@ -151,14 +151,14 @@ def versions(turn: Turn, place: int, siblings: list[Version]) -> Versions | None
         found = [one.turn_id for one in siblings if one.input == asked and one.finish_reason is not None]
     else:
         role = role_of(turn.messages[place - 1])
-        questions = {one.input: one for one in siblings}  # the newest stands where the first one did
+        questions = {one.input: one for one in siblings}  # the newest turn, at the position of the oldest
         ids = (own if said == asked else _in_role(one, place, role) for said, one in questions.items())
         found = [one for one in ids if one]
     return Versions(found, own) if len(found) > 1 and own in found else None
 
 
 def _in_role(version: Version, place: int, role: str) -> str | None:
-    """The id of a turn's message that has a role: the one at the same place if it has it, else the first."""
+    """The id of a turn's message that has the role: the message at `place` if it does, else the first."""
     said = version.messages
     for number in chain((place,), range(1, len(said) + 1)):
         if number <= len(said) and said[number - 1] != DELETED and role_of(said[number - 1]) == role:

@@ -1,7 +1,7 @@
-"""What an LLM takes: the limits of a context, as configured, as the LLM says, and as its refusals teach.
+"""The limits of a context: those configured, those that the LLM reports, and those learned from refusals.
 
-Nothing says reliably what limits an LLM, so two explanations of its refusals are kept for each model, and
-each only for as long as no answer contradicts it: the tokens were too many, or else the messages were.
+No source is reliable, so two explanations of refusals are kept for each model: too many tokens, or else too
+many messages. Each is kept only until an answer contradicts it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ MESSAGES, TOKENS, LISTED, REFUSED = (
     "llm_context_size",
     "llm_refused",
 )
-"""What may limit a context: the two settings, what the LLM says that it takes, and what it refused."""
+"""What may limit a context: the two settings, the size that the LLM reports, and what it refused."""
 
-_MAX_ROOM = 4096  # tokens for the answer, if the request doesn't say
-_MAX_MODELS = 1000  # clients name them as they like, and some LLM servers answer under any name
+_MAX_ROOM = 4096  # tokens that are kept free for the answer at most, if the request does not say how many
+_MAX_MODELS = 1000  # clients choose the names, and some LLM servers answer under any name
 
 
 class Budget(NamedTuple):
-    """What a context may be: so many messages besides the system prompt, so many tokens in all (None: any).
+    """How many messages a context may have besides the system prompt, and how many tokens (None: any number).
 
-    The reasons are the words for what limits it; `is_strict`: the messages must be in_order().
+    The reasons are the words for these limits. `is_strict`: the messages must be in_order().
     """
 
     messages: int
@@ -42,8 +42,8 @@ class Budget(NamedTuple):
 class _Learned:
     """What is known of a model.
 
-    `size` is how many tokens it said that it takes. The others are the least that was refused and the most
-    that was answered since, in tokens and in messages; `is_strict`: its template refused the order of some.
+    `size` is the limit of tokens that its error named. The other numbers are the least that was refused and
+    the most that was answered. `is_strict`: its template refused the order of some messages.
     """
 
     size: int | None = None
@@ -55,7 +55,7 @@ class _Learned:
 
 
 class ContextLimits:
-    """The limits of contexts, learned for as long as the process lives, for each model apart."""
+    """The limits of contexts, learned for each model separately, and kept until the process ends."""
 
     def __init__(self, max_messages: int, max_tokens: int = 0) -> None:
         self._max_messages = max_messages
@@ -63,7 +63,7 @@ class ContextLimits:
         self._models: dict[str, _Learned] = {}
 
     def budget(self, model: str, fields: Mapping[str, Any], listed: int | None = None) -> Budget:
-        """What a context may be for a request with these fields; `listed`: what the list of models says."""
+        """The budget of a request with these fields; `listed`: the model's size in the list of models."""
         known, asked = self._models.get(model) or _Learned(), _asked_room(fields)
         choices, size = [], known.size
         if self._max_tokens:
@@ -85,7 +85,7 @@ class ContextLimits:
     def refused(
         self, model: str, fields: Mapping[str, Any], messages: int, tokens: int, error: TooLong
     ) -> None:
-        """Learns that so much was too long: it is not asked for again, whatever number the words name."""
+        """Learns that this size was too long: it is not sent again, whatever limit the error names."""
         if not error.teaches:
             return
         known = self._known(model)
@@ -94,13 +94,13 @@ class ContextLimits:
             known.refused_tokens = min(known.refused_tokens or total, total)
         elif messages > known.answered_messages:
             known.refused_messages = min(known.refused_messages or messages, messages)
-        else:  # it took more than that before: it is not the LLM that it was, or our estimate is bad
+        else:  # more than that was answered before: the LLM has changed, or our estimate is bad
             known.answered_tokens = known.answered_messages = 0
         if error.limit is not None and error.limit > known.answered_tokens:
             known.size = error.limit
 
     def answered(self, model: str, messages: int, tokens: int) -> None:
-        """Learns that so much was answered; `tokens` by the LLM's own count if there is one."""
+        """Learns that this size was answered; `tokens` is the LLM's own count if there is one."""
         known = self._known(model)
         known.answered_tokens = max(known.answered_tokens, tokens)
         known.answered_messages = max(known.answered_messages, messages)
@@ -116,7 +116,7 @@ class ContextLimits:
         self._known(model).is_strict = True
 
     def _known(self, model: str) -> _Learned:
-        """What is known of a model, to be added to; of one with a very long name nothing is kept."""
+        """What is known of a model, for the caller to update. It is not kept if the name is very long."""
         if len(model) > MAX_MODEL_CHARS:
             return _Learned()
         if model not in self._models and len(self._models) >= _MAX_MODELS:
@@ -125,7 +125,7 @@ class ContextLimits:
 
 
 def _asked_room(fields: Mapping[str, Any]) -> int | None:
-    """How many tokens the request wants for the answer, if it says."""
+    """How many tokens the request allows for the answer; None if it does not say."""
     for name in ("max_completion_tokens", "max_tokens"):
         value = fields.get(name)
         if type(value) is int and value > 0:

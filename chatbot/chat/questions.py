@@ -1,4 +1,4 @@
-"""Says what a question follows and what it says: one in place of another, or the outputs of tools."""
+"""Finds the parent and the messages of a question that replaces another, or that gives outputs of tools."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from chatbot.storage.store import Store
 def in_place_of(
     store: Store, session_id: str, message_id: str, said: tuple[str, ...] | None
 ) -> tuple[int | None, tuple[str, ...]]:
-    """What a question follows that is asked in place of a message's turn, and what is said in it.
+    """The parent and the new messages of a question that is asked in place of a message's turn.
 
-    Without anything `said` the same is asked again. Raises ChatError("message_not_found").
+    If nothing is `said`, the same is asked again. Raises ChatError: message_not_found, invalid_request.
     """
     turn, _ = find_message(store, session_id, message_id, "replace")
     again = tuple(message for message in turn.messages if message != DELETED)
@@ -28,10 +28,10 @@ def in_place_of(
 
 
 def tool_messages(path: Iterable[Turn], outputs: Iterable[tuple[str, object]]) -> tuple[str, ...]:
-    """The outputs of tools, as (tool_call_id, output), as messages that follow the turn that called them.
+    """The messages for outputs of tools, which are given as (tool_call_id, output).
 
-    It is the newest on the `path` upwards of which something is left. Raises ChatError if one of the calls is
-    not the turn's, was cut, or is answered twice.
+    The calls must be of the newest turn on the upward `path` that is not empty. Raises ChatError if a call is
+    not of this turn, was cut or is answered twice, or if there are too many outputs.
     """
     turn = next((turn for turn in path if not is_nothing([turn])), None)
     waiting = set(open_calls(turn) if turn else ())

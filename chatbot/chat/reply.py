@@ -2,19 +2,19 @@
 
 The rules:
 
-1. A reply belongs to nobody who asked for it. It runs in its own task; clients listen to it, come and go.
-2. What has come of it is its log, and a listener is an offset in it: no listener can slow the reply.
-3. A turn is whole or absent. What was said and what was answered are stored as one row at the end, so what
-   fails leaves no trace and frees its idempotency key.
-4. A reply ends once. Its end is decided (`_decide`) and stored (`_write`) with no await in between: whoever
-   comes later, be it a cancel, a client or the LLM, finds it decided, and nothing more is taken. If the file
-   is locked, the write is tried again for 5 s; a cancel changes nothing in this time, a deletion discards it.
-5. A reply that is stopped was paid for, so what has come is stored:
-   - as finished, if the LLM has said a finish_reason, and either more than thoughts or all of its answer;
-   - as cancelled otherwise, even if it is half a thought or half a tool call.
-   Nothing is stored if it failed, or if it was stopped before its first character.
-6. A reply follows the turn that it was asked after, or begins the conversation. If that turn is deleted with
-   all that follows, the reply is discarded.
+1. A reply does not belong to its client. It runs in its own task; clients start and stop listening to it.
+2. A reply's log holds all that has arrived. A listener is an offset in the log, so it cannot slow the reply.
+3. A turn is whole or absent. Its new messages and its answer are stored as one row at the end. So a reply
+   that fails leaves no trace, and its idempotency key can be used again.
+4. A reply ends once. Its end is decided (`_decide`) and stored (`_write`) with no await in between. A cancel
+   or a chunk that comes later changes nothing. If the file is locked, the write is retried for 5 s; in this
+   time a cancel changes nothing, but a deletion discards the reply.
+5. A reply that is stopped was paid for, so what has arrived is stored:
+   - as finished, if the LLM has sent a finish_reason, and either its whole answer or more than reasoning;
+   - as cancelled otherwise, even if the reasoning or a tool call is incomplete.
+   Nothing is stored if the reply failed, or if it was stopped before its first character.
+6. A reply follows its parent turn, or begins the conversation. If the parent is deleted together with all
+   turns that follow it, the reply is discarded.
 
     asking ──first chunk──> streaming ──the LLM ended, it was stopped, or the log is full──> storing ──> ended
        └──────────────────────────┴────────────────────── it failed ────────────────────────────┴──────> ended
@@ -40,10 +40,10 @@ logger = logging.getLogger(__name__)
 
 
 class Reply:
-    """A reply while it is written: a `ReplySource`, which explains what it shows of itself.
+    """A reply while it is written. It is a `ReplySource`, which documents its public attributes.
 
-    `on_end` is called when it has ended, `keep_until_done` with a task that must still let go of the LLM, or
-    write.
+    `on_end` is called when the reply has ended. `keep_until_done` is called with a task that must still close
+    the connection to the LLM, or write to the database.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Reply:
         self._keep_until_done = keep_until_done
         self._loop = asyncio.get_running_loop()
         self._asked_at = self._loop.time()
-        self._is_decided = False  # whether its end is
+        self._is_decided = False  # whether the end is decided
         self._writing: asyncio.Task[None] | None = None
         self._listeners: tuple[Listener, ...] = ()
         self._grace_timer: asyncio.TimerHandle | None = None
@@ -86,26 +86,26 @@ class Reply:
     async def _run(self) -> None:
         try:
             await self._asking.run(self._take)
-            # There is a finish_reason, unless the end is decided; then this does nothing.
+            # If there is no finish_reason, the end is already decided, and this call does nothing.
             self._finish(self._asking.answer.reader.finish_reason or "")
         except ChatError as error:
             logger.warning("reply %s failed: %s", self.message_id, error.code)
             self._fail(error)
         except asyncio.CancelledError:
-            self.stop()  # does nothing unless the task was cancelled from outside, with the whole loop
+            self.stop()  # for a task that is cancelled with the whole event loop; after _decide() a no-op
             raise
         except Exception as error:
             logger.exception("reply %s crashed", self.message_id)
             self._fail(crashed(error))
 
     def _take(self, chunks: list[Chunk]) -> bool:
-        """Takes what the LLM said into the log, pushes it to the listeners; False when it wants no more."""
+        """Appends chunks to the log and pushes them to the listeners; returns False to get no more chunks."""
         if self._is_decided:
             return False
         log, burst = self.log, []
         for chunk in chunks:
             if not log.append(chunk.pieces):
-                self._finish("length")  # listeners read the last of it from the log
+                self._finish("length")  # listeners read the last characters from the log
                 return False
             burst.append((chunk, log.length))
         for listener in self._listeners:
@@ -119,7 +119,7 @@ class Reply:
     # Its end
 
     def stop(self, error: ChatError | None = None) -> None:
-        """Ends the reply with what has come; if that cuts it short, listeners are sent `error`, if given."""
+        """Ends the reply with what has arrived. Listeners are sent `error`, if given, if this cuts it off."""
         finish_reason = self._asking.answer.reader.finish_reason
         if finish_reason and (self.log.has_answer or self.finish_sent):
             self._finish(finish_reason)
@@ -130,15 +130,15 @@ class Reply:
             self._fail(error or ChatError("reply_cancelled", words))
 
     def discard(self, error: ChatError) -> None:
-        """Ends the reply and stores nothing of it, also if it waits for a locked file."""
+        """Ends the reply and stores nothing, even if its write is waiting for a locked file."""
         self._fail(error)
         if self._writing:
             self._writing.cancel()
             self._announce_end(error)
 
     def _finish(self, finish_reason: str, error: ChatError | None = None) -> None:
-        """Ends it with a turn, and sends listeners `error`, if given; no-op if its end is decided."""
-        if not self.log.length:  # the log had no room for its first piece: a tool's name of megabytes
+        """Ends the reply with a turn, and sends listeners `error`, if given. No-op if the end is decided."""
+        if not self.log.length:  # the first piece was too large for the log: a tool's name of megabytes
             self._fail(ChatError("llm_error", "The LLM server sent a reply without an answer."))
         elif self._decide():
             turn = self._new_turn(finish_reason)
@@ -148,18 +148,18 @@ class Reply:
                 self._writing = self._write_later(lambda: self._write(turn, error))
 
     def _fail(self, error: ChatError) -> None:
-        """Ends it without a turn; no-op if its end is decided."""
+        """Ends the reply without a turn. No-op if the end is decided."""
         if self._decide():
             self._announce_end(error)
 
     def _decide(self) -> bool:
-        """Decides the end: from here on nothing is taken. False if it was decided before."""
+        """Decides the end: from now on no chunk is taken. Returns False if it was decided before."""
         if self._is_decided:
             return False
         self._is_decided = True
         if self._grace_timer:
             self._grace_timer.cancel()
-        # The task is not kept: a cancelled one holds its exception, whose frames hold this.
+        # The reply must not keep the task: a cancelled task holds its exception, whose frames hold the reply.
         task, self._task = self._task, None
         if task and task is not asyncio.current_task():
             task.cancel()
@@ -191,14 +191,14 @@ class Reply:
         )
 
     def _write_later(self, write: Callable[[], None]) -> asyncio.Task[None]:
-        """Writes as soon as the file is no longer locked; the reply ends with an error if it stays locked."""
+        """Writes as soon as the file is unlocked. If it stays locked, the reply ends with an error."""
 
         async def write_when_unlocked() -> None:
             try:
                 with suppress(ChatError):  # the file stays locked, or the disk is full
                     await when_unlocked(write)
             finally:
-                self._announce_end(file_locked())  # nothing happens if it has ended
+                self._announce_end(file_locked())  # no-op if the reply has ended
 
         task = self._loop.create_task(write_when_unlocked())
         self._keep_until_done(task)
@@ -221,7 +221,7 @@ class Reply:
         self._announce_end(error)
 
     def _announce_end(self, error: ChatError | None) -> None:
-        """Lets everybody know that it has ended."""
+        """Reports to the listeners and the registry that the reply has ended."""
         if self.ended:
             return
         self.error = without_frames(error) if error else None
@@ -230,7 +230,7 @@ class Reply:
             listener.wake()
         self._on_end(self)
         if self.session_id and not (self.turn and self.turn.seq):
-            # No turn was stored, which would have marked the session as used.
+            # Storing a turn marks the session as used, but no turn was stored.
             self._note_failure()
             with suppress(ChatError):  # the disk is full
                 self._store.touch(self.session_id, int(self._clock() * 1000))
@@ -244,7 +244,7 @@ class Reply:
         self._listeners += (listener,)
 
     def leave(self, listener: Listener) -> None:
-        """When the last listener has left, the reply is stopped after the grace, unless it is detached."""
+        """Removes a listener. After the last one and the grace period, a reply is stopped unless detached."""
         self._listeners = tuple(other for other in self._listeners if other is not listener)
         if self._listeners or self._is_decided or self.question.detached:
             return
@@ -253,11 +253,11 @@ class Reply:
         else:
             self.stop()
 
-    # What it shows of itself
+    # What other modules read
 
     @property
     def listeners(self) -> int:
-        """How many listen to it."""
+        """How many clients listen to the reply."""
         return len(self._listeners)
 
     @property
@@ -268,10 +268,10 @@ class Reply:
     def context_messages(self) -> int:
         return self._asking.context_messages
 
-    # What only OpenAI's door needs
+    # Only for OpenAI's door
 
     def _note_failure(self) -> None:
-        """Stores that a response failed which was accepted in the background."""
+        """Stores the failure of a response that was accepted in the background."""
         response_id = self.question.response_id
         if self.question.detached and response_id and self.error:
             failed_of = as_json(self.error.to_object()["error"])

@@ -1,7 +1,7 @@
-"""Keeps what a reply consists of, in the order in which it came: pieces of several kinds, each letter once.
+"""Keeps a reply's pieces, which are of several kinds, in the order in which they arrived.
 
-All characters stand in one text, in which a tool call's head (its id and name) takes one place.
-So an offset is a place in that text, whatever the kinds. A run is a stretch of one kind: its start is kept.
+All characters are in one text. The head of a tool call (its id and name) takes one position in this text. So
+an offset is a position in the text, whatever the kinds are. A run is a stretch of text of one kind.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 from chatbot.records import CALL, REASONING, REFUSAL, TEXT, CallHead, Piece, Turn, as_json
 
 MAX_BYTES = 4 * 1024 * 1024
-"""How long a reply may be, as UTF-8, all kinds together."""
+"""The largest size of a reply in UTF-8, all kinds together."""
 
-_HEAD = "\n"  # any character: it is never read
-_LONGEST = sys.maxunicode  # the longest chunk that can be stored: its length becomes a character
+_HEAD = "\n"  # stands for a head in the text; any character would do, for it is never read
+_LONGEST = sys.maxunicode  # the longest chunk that can be stored: its length is stored as one character
 
 
 class Run(NamedTuple):
-    """A stretch of one kind from offset `start` on; a call's first one has its `head`."""
+    """A stretch of text of one kind, from offset `start` on. The first run of a call has its `head`."""
 
     start: int
     kind: str
@@ -34,7 +34,7 @@ class Run(NamedTuple):
 
 
 class ReplyLog:
-    """`length` counts characters (code points), `size` the bytes that they and the heads are as UTF-8."""
+    """The log of one reply. `length` is in characters (code points), `size` in bytes of UTF-8, with heads."""
 
     __slots__ = ("_ends", "_max_bytes", "_parts", "length", "runs", "size")
 
@@ -47,9 +47,9 @@ class ReplyLog:
         self._ends = array("I")  # the offsets at which chunks ended
 
     def append(self, pieces: Sequence[Piece]) -> bool:
-        """Writes a chunk's pieces at the end; False if not all of it fitted, and only what fits was written.
+        """Appends a chunk's pieces. Returns False if not all of them fitted; then only what fits is appended.
 
-        A call's first piece has its head.
+        The first piece of a call must have the call's head.
         """
         before, fits = self.length, True
         for kind, text, call, head in pieces:
@@ -76,7 +76,7 @@ class ReplyLog:
         if self.length > before:
             self._ends.extend(range(before + _LONGEST, self.length, _LONGEST))
             self._ends.append(self.length)
-            # A string is an object of 50 bytes besides its letters, so they are joined from time to time.
+            # Each string costs 50 bytes besides its characters, so the parts are joined from time to time.
             if len(self._parts) > 16 + self.length // 256:
                 self._whole()
         return fits
@@ -89,9 +89,9 @@ class ReplyLog:
     # Reading it
 
     def pieces(self, start: int, limit: int) -> Iterator[Piece]:
-        """The pieces from offset `start` on, at most `limit` characters: one piece a run.
+        """Yields the pieces from offset `start` on, at most `limit` characters, one piece for each run.
 
-        Not all may be wanted; nothing may be written meanwhile.
+        The caller may stop early. It must not append to the log meanwhile.
         """
         text, end = self._whole(), min(start + limit, self.length)
         number = bisect_right(self.runs, start, key=lambda run: run.start)
@@ -105,18 +105,18 @@ class ReplyLog:
             start, number = stop, number + 1
 
     def chunks(self, start: int) -> Iterator[int]:
-        """The offsets behind `start` at which the LLM's chunks ended."""
+        """The offsets after `start` at which the LLM's chunks ended."""
         return (self._ends[number] for number in range(bisect_right(self._ends, start), len(self._ends)))
 
     @property
     def has_answer(self) -> bool:
-        """Whether there is anything but reasoning."""
+        """Whether there is anything besides reasoning."""
         return any(run.kind != REASONING for run in self.runs)
 
     # As it is stored
 
     def to_columns(self) -> dict[str, Any]:
-        """What a turn stores of it: schema.sql explains the columns."""
+        """The columns of a turn that store the log; schema.sql explains them."""
         text, layout = self._whole(), []
         parts = defaultdict[str | int, list[str]](list)
         heads: dict[int, CallHead] = {}
@@ -170,7 +170,7 @@ class ReplyLog:
 
 
 def _source(name: str | int) -> str | int:
-    """In which text a run stands: a refusal is a part of the message's content."""
+    """The stored text that holds a run: a refusal is a part of the message's content."""
     return TEXT if name == REFUSAL else name
 
 

@@ -1,4 +1,4 @@
-"""All replies that run: found by ids and keys, at most one that occupies a session, ended at shutdown."""
+"""All running replies: admits and starts them, finds them by ids and keys, and ends them at shutdown."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from chatbot.llm.client import LLM
 from chatbot.storage.store import Store
 
 LAST_WRITES_SECONDS = 1.0
-"""How long a shutdown waits for turns that found the file locked."""
+"""How long a shutdown waits for turns that are not stored yet because the file is locked."""
 
 
 def key_hash(scope: str, key: str) -> str:
-    """An idempotency key as it is kept: of one scope (a session, an API key), and found in no other."""
+    """The hash that is kept of an idempotency key, which is valid in one scope (a session, an API key)."""
     return hashlib.sha256(f"{scope}\n{key}".encode()).hexdigest()
 
 
 def shutting_down() -> ChatError:
-    """What clients are sent while the process ends."""
+    """The error that clients are sent during a shutdown."""
     return ChatError("shutting_down", "The server is shutting down.", retry_after="5")
 
 
 @dataclass(eq=False, kw_only=True)
 class ReplyRegistry:
-    """All replies that run; `on_end` is called with each one that has ended, and with what is relayed."""
+    """All running replies. `on_end` is called with each reply or relayed answer that has ended."""
 
     config: Config
     store: Store
@@ -62,7 +62,7 @@ class ReplyRegistry:
 
     @property
     def busy_sessions(self) -> Container[str]:
-        """The sessions that are being given a reply."""
+        """The sessions (their ids) in which a reply is running."""
         return self._by_session
 
     # Finding them
@@ -72,11 +72,11 @@ class ReplyRegistry:
         return next((reply for reply in self.replies_in(session_id) if reply.question.occupies), None)
 
     def replies_in(self, session_id: str) -> list[Reply]:
-        """All replies that run in a session."""
+        """All running replies of a session."""
         return list(self._by_session.get(session_id, ()))
 
     def by_response(self, response_id: str) -> Reply | None:
-        """The running reply that OpenAI's door calls by this id."""
+        """The running reply that has this response id at OpenAI's door."""
         return self._by_response.get(response_id)
 
     def find(self, session_id: str, message_id: str) -> ReplySource:
@@ -112,12 +112,12 @@ class ReplyRegistry:
     # Beginning them
 
     def refuse_if_closing(self) -> None:
-        """Raises ChatError("shutting_down") once nothing new may begin."""
+        """Raises ChatError("shutting_down") once the shutdown has begun."""
         if self.closing:
             raise shutting_down()
 
     def admit(self, session_id: str, *, occupies: bool = True) -> None:
-        """Refuses one more reply if it may not begin, before anything is read for it.
+        """Checks that one more reply may begin, before anything is read for it.
 
         Raises ChatError: session_busy, shutting_down, overloaded, storage_full.
         """
@@ -134,9 +134,9 @@ class ReplyRegistry:
 
     @contextmanager
     def relaying(self, outcome: Outcome) -> Iterator[None]:
-        """Counts an answer that the current task passes on, and nobody keeps; close() cancels the task.
+        """Counts an answer that the current task passes on and that is not stored; close() cancels the task.
 
-        Its failure is noted in `outcome`. Raises ChatError: shutting_down, overloaded.
+        A failure is noted in `outcome`. Raises ChatError: shutting_down, overloaded.
         """
         self._require_room()
         task = asyncio.current_task()
@@ -158,9 +158,9 @@ class ReplyRegistry:
             self.on_end(outcome)
 
     def start(self, question: Question) -> Reply:
-        """Begins a reply that was admitted, with no await in between. Its end marks the session as used.
+        """Starts a reply. There must be no await since admit(). The reply's end marks the session as used.
 
-        The caller joins it before it awaits: a client that went before would leave it running for nobody.
+        The caller must join the reply before it awaits: else a client that goes would not stop the reply.
         """
         reply = Reply(
             Asking(question, config=self.config, store=self.store, llm=self.llm, limits=self.limits),
@@ -196,14 +196,14 @@ class ReplyRegistry:
             self._enough.set()
 
     def _keep_until_done(self, task: asyncio.Task[None]) -> None:
-        """Remembers the task of a reply that has still to let go of the LLM, or to be stored."""
+        """Keeps a reply's task that must still close the connection to the LLM, or store the reply."""
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
 
     async def drain(self, grace: float, enough: asyncio.Event) -> None:
-        """Begins no more replies and waits for those that run: at most `grace` seconds, or until `enough`.
+        """Admits no more replies, and waits for the running ones for at most `grace` s, or until `enough`.
 
-        The last reply that ends sets `enough` too.
+        When the last reply ends, it sets `enough`, too.
         """
         self.closing, self._enough = True, enough
         if len(self):
@@ -211,7 +211,7 @@ class ReplyRegistry:
                 await asyncio.wait_for(enough.wait(), grace)
 
     async def close(self) -> None:
-        """Stops what still runs: what came is stored as cancelled, listeners are sent that it shuts down."""
+        """Stops the replies that still run, and stores what has arrived. Listeners are sent shutting_down."""
         self.closing = True
         for reply in self:
             reply.stop(shutting_down())
@@ -219,7 +219,7 @@ class ReplyRegistry:
             relay.cancel()
         if self._unfinished:
             await asyncio.wait(self._unfinished, timeout=LAST_WRITES_SECONDS)
-        while self._unfinished:  # what is given up may have its failure noted, which is given up, too
+        while self._unfinished:  # a cancelled write may begin a task that notes its failure: cancel that, too
             for task in self._unfinished:
                 task.cancel()
             await asyncio.gather(*self._unfinished, return_exceptions=True)

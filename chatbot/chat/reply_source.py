@@ -1,4 +1,4 @@
-"""What a door sees of a reply, be it one that runs or a stored one, and what a reply sees of a listener."""
+"""What an API door sees of a running or stored reply, and what a reply sees of a listener."""
 
 from __future__ import annotations
 
@@ -14,63 +14,63 @@ class Listener(Protocol):
     """A client that is being sent a reply."""
 
     def push(self, burst: Sequence[tuple[Chunk, int]]) -> None:
-        """Takes the next chunks, each with how many characters of the reply have come after it."""
+        """Takes the next chunks, each with the length of the reply (in characters) after that chunk."""
 
     def wake(self) -> None:
-        """Notices that the reply has ended."""
+        """Is called when the reply has ended."""
 
 
 class Outcome(Protocol):
-    """What became of an answer of the LLM, as log and metrics have it; also of one that is only relayed."""
+    """The outcome of one answer of the LLM, for log and metrics. A relayed answer has one, too."""
 
     created_at: int  # when it was asked for, in milliseconds since 1970
     error: ChatError | None
     finish_reason: str | None
-    usage: str | None  # how many tokens it took, as the LLM says (JSON)
+    usage: str | None  # the numbers of tokens that the LLM reported (JSON)
     first_token_ms: int | None
 
     @property
     def model(self) -> str:
-        """Which of the LLM's models answers; "" if that is not known."""
+        """The name of the model that answers; "" if it is not known."""
 
 
 class ReplySource(Outcome, Protocol):
     """A reply while it is written and after.
 
-    Once `ended`, either `error` says why it came to nothing, or `finish_reason` how it ended and `turn` what
-    was stored (its seq is 0 if it was not to be). Of a reply that shutdown cut short, all three are set.
+    Once a reply has `ended`, either `error` says why it failed, or `finish_reason` says how it ended and
+    `turn` is its turn (with seq 0 if it was not to be stored). If a shutdown cut it off, all three are set.
     """
 
     session_id: str
     message_id: str
-    has_pushed: bool  # something, to its listeners
+    has_pushed: bool  # whether chunks were pushed to the listeners
     ended: bool
 
     @property
     def finish_sent(self) -> bool:
-        """Whether its last chunks were pushed, with the finish_reason."""
+        """Whether the last chunks, with the finish_reason, were pushed to the listeners."""
 
     @property
     def context_messages(self) -> int:
-        """How many messages the LLM was sent."""
+        """How many messages of the conversation the LLM was sent."""
 
     @property
     def log(self) -> ReplyLog:
-        """All that it consists of so far. Raises ChatError if it was deleted meanwhile."""
+        """All of the reply that has arrived. Raises ChatError if the reply was deleted meanwhile."""
 
     @property
     def turn(self) -> Turn | None:
-        """Its turn, once there is one. Raises ChatError if it was deleted meanwhile."""
+        """The reply's turn, once there is one. Raises ChatError if the turn was deleted meanwhile."""
 
     def join(self, listener: Listener) -> None:
-        """From now on the `listener` is pushed each chunk and woken at the end, until it leaves.
+        """Adds a listener: it is pushed each chunk and woken at the end, until it leaves.
 
-        Nothing may be awaited between finding a reply and this: if all other listeners have left it, it may
-        be stopped meanwhile.
+        The caller must not await between finding a reply and joining it: if the reply has no other listeners,
+        it may be stopped meanwhile.
         """
 
     def leave(self, listener: Listener) -> None:
-        """The `listener` goes."""
+        """Removes a listener."""
 
     def stop(self, error: ChatError | None = None) -> None:
-        """Ends a reply that runs, with what has come; listeners are sent `error`, if given."""
+        """Ends a running reply with what has arrived. Listeners are sent `error`, if given, if it is cut."""

@@ -1,6 +1,6 @@
-"""Which sessions are alive, and what may be done to them: found by use, expired to the moment, swept.
+"""Creates, finds, changes and deletes sessions, and removes those that have expired.
 
-What writes raises Locked, before anything has changed (storage.database.when_unlocked tries again).
+A method that writes raises Locked before anything has changed; storage.database.when_unlocked retries it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from chatbot.storage.store import Store
 log = logging.getLogger(__name__)
 
 CLEANING_SECONDS = 1.0
-"""How often it is looked for what is to be deleted or removed."""
+"""The pause between two searches for sessions to delete and rows to remove."""
 
 CLEANING_BATCH = 10
-"""Sessions deleted between two turns of the event loop: some 3 ms in a file; a request takes four turns."""
+"""Sessions deleted in one event-loop iteration: some 3 ms in a file; a request takes four iterations."""
 
 
 class Sessions:
-    """The sessions that are alive; one with a running reply never expires."""
+    """The sessions that are alive. A session with a running reply never expires."""
 
     def __init__(
         self, *, config: Config, store: Store, registry: ReplyRegistry, clock: Callable[[], float]
@@ -41,7 +41,7 @@ class Sessions:
         self._registry = registry
         self._clock = clock
         self.expired = 0
-        """How many sessions were deleted since they were idle."""
+        """How many sessions were deleted because they were idle."""
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
@@ -58,7 +58,7 @@ class Sessions:
 
     def use(self, session_id: str, param: str = "session_id") -> Session:
         """Finds a session and marks it as used; raises ChatError("session_not_found") about `param`."""
-        now, session_id = self._now(), session_id.lower()  # of a UUID capitals are the same
+        now, session_id = self._now(), session_id.lower()  # clients may write UUIDs in capitals
         session = self._store.session(session_id)
         if not session or (
             session.last_accessed <= now - self.timeout_ms and session_id not in self._registry.busy_sessions
@@ -71,28 +71,28 @@ class Sessions:
     # Changing them
 
     def set_prompt(self, session_id: str, content: str) -> None:
-        """Gives a session another system prompt, none with ""; what was answered stays as it is."""
+        """Replaces a session's system prompt, or removes it if `content` is "". Old answers do not change."""
         now = self._now()
         old = self._store.prompt(session_id) or Prompt(new_turn_id(now), now, "")
         self._store.set_prompt(session_id, old._replace(content=content) if content else None)
 
     def set_current(self, session_id: str, message_id: str) -> int:
-        """Moves a session to the newest end below a message; raises ChatError("message_not_found")."""
+        """Moves a session to the newest turn below a message. Raises ChatError("message_not_found")."""
         turn, _ = find_message(self._store, session_id, message_id, "current")
         current = self._store.newest_below(turn.seq)
         self._store.set_current(session_id, current)
         return current
 
     def delete(self, session_id: str) -> None:
-        """Deletes a session, and with it the replies that run there."""
+        """Deletes a session and discards its running replies."""
         self._store.delete_session(session_id)
         for reply in self._registry.replies_in(session_id):
             reply.discard(ChatError("session_not_found", "The session was deleted.", "session_id"))
 
     def rewind(self, session_id: str, message_id: str) -> int:
-        """Deletes a message's turn, all that follow from it, and running replies; returns how many messages.
+        """Deletes a message's turn with all that follow it, also running replies. Returns how many messages.
 
-        The system prompt takes everything along. Raises ChatError("message_not_found").
+        For the system prompt, everything is deleted. Raises ChatError("message_not_found").
         """
         for reply in self._registry.replies_in(session_id):
             if (turn_and_place(message_id) or [""])[0] == reply.message_id:
@@ -111,20 +111,20 @@ class Sessions:
     # Cleaning up
 
     async def clean_forever(self) -> None:
-        """Deletes what expired, and removes what was deleted, in pieces, until it is cancelled."""
+        """Deletes expired sessions, and removes rows of deleted ones, in pieces, until it is cancelled."""
         while True:
             began, pause = perf_counter(), CLEANING_SECONDS
             try:
                 if not self.clean():
-                    pause = perf_counter() - began  # as long as it took: half of the time is others'
+                    pause = perf_counter() - began  # as long as it took: others get half of the time
             except (Locked, ChatError):
-                pass  # the next time; that the disk is full was logged
+                pass  # it is tried again after the pause; a full disk was logged
             except Exception:
                 log.exception("the cleaning failed and will be tried again")
             await asyncio.sleep(pause)
 
     def clean(self) -> bool:
-        """A piece of it; tells whether nothing is left to do."""
+        """Does a piece of it. Returns whether nothing is left to do."""
         now, before = self._now(), self._store.sessions
         is_done = self._store.clean(now, now - self.timeout_ms, CLEANING_BATCH, self._registry.busy_sessions)
         self.expired += before - self._store.sessions

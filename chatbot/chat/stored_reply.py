@@ -1,4 +1,4 @@
-"""A reply that is stored, for clients that listen to it or ask for it again."""
+"""A stored reply, for clients that listen to it or ask for it again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chatbot.records import Turn
 from chatbot.storage.store import Store
 
 KEPT_LOGS = 8
-"""How many stored replies are kept in memory for those who are being sent them: of 4 MiB at most each."""
+"""How many logs of stored replies are kept in memory while clients are sent them, each of at most 4 MiB."""
 
 
 @lru_cache(KEPT_LOGS)
@@ -21,9 +21,9 @@ def _log_of(store: Store, seq: int) -> ReplyLog:
 
 
 class StoredReply:
-    """A stored reply, or one that failed in the background: a `ReplySource`, which explains what it shows.
+    """A stored reply, or one that failed in the background. `ReplySource` documents its public attributes.
 
-    Long texts are read when needed and not kept here, so that many slow clients cost bounded memory.
+    Long texts are read when they are needed and not kept here, so memory is bounded with many slow clients.
     """
 
     has_pushed = finish_sent = ended = True
@@ -57,7 +57,7 @@ class StoredReply:
             raise message_gone()
         return turn
 
-    # Nothing will come any more, and nobody is missed.
+    # A stored reply has ended, so it does not need its listeners.
 
     def join(self, listener: Listener) -> None:
         pass

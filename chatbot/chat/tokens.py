@@ -1,9 +1,9 @@
-"""How many tokens a context measures, without a tokenizer: by the counts that the LLM gave with its answers.
+"""Estimates how many tokens a context has, without a tokenizer: from the counts in the LLM's answers.
 
-An answer's `token_usage` says what its prompt measured, and what itself did. Two consecutive prompts that
+An answer's `token_usage` has the tokens of its prompt and those of the answer. Two consecutive prompts that
 began at the same turn differ by the answer between them and the next question. What was never counted is
-estimated by its length, at the rate that was measured in this conversation: rather high what is kept, rather
-low what is dropped.
+estimated from its length, at the rate of this conversation. Estimates are rather high for what is kept, and
+rather low for what is dropped.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any, NamedTuple
 from chatbot.records import Turn
 
 LEAST_RATE, _MOST_RATE = 1 / 16, 4
-"""Tokens per unit of length that tokenizers make: a count beyond is of something else, as of the uncached."""
+"""Limits of tokens per unit of length. A count outside them is of something else, as of uncached tokens."""
 
-_RATE = 0.4  # where nothing was counted: rather many
+_RATE = 0.4  # if nothing was counted; rather high
 _TEMPLATE = 32  # tokens that a chat template may put before all messages
-_JSON = 20  # characters that a message has as JSON, and in no chat template
-_PART = 4000  # the length that a picture or a file counts for: about a thousand tokens
+_JSON = 20  # characters that a message has only as JSON, not in a chat template
+_PART = 4000  # the length for which a picture or a file counts: about a thousand tokens
 _PARTS = re.compile(r'"type":"(?:image_url|input_audio|file)"')
 _ENCODED = re.compile(r'(?:base64,|"data":")[A-Za-z0-9+/=_-]{64,}')
 
 
 def length_of(message: str) -> int:
-    """The length of a JSON message: the mean of its characters and its bytes, between which tokenizers are.
+    """The length of a JSON message: the mean of its characters and its bytes, as tokenizers lie between them.
 
-    What pictures and files hold is not text, so each of them counts the same.
+    The content of pictures and files is not text, so each of them counts the same.
     """
     length = len(message) if message.isascii() else (len(message) + len(message.encode())) // 2
     length = max(length - _JSON, 0)
@@ -40,7 +40,7 @@ def length_of(message: str) -> int:
 
 
 class Lengths(NamedTuple):
-    """The lengths of what is sent of a turn: of what was said, and of the answer."""
+    """The lengths of what is sent of a turn: of its new messages, and of its answer."""
 
     said: int
     answer: int
@@ -56,11 +56,11 @@ def measure(
     began: int | None,
     send_reasoning: bool = False,
 ) -> list[int]:
-    """About how many tokens are sent when the context begins at each of the turns, and last without any.
+    """About how many tokens are sent if the context begins at each of the turns; the last number: at none.
 
-    `head` and `said` are the lengths of what stands before the turns and after them; by its `key` a head is
-    known. `began` is the turn (its seq) at which the last context with it began; the turn above it helps to
-    measure it.
+    `head` and `said` are the lengths of what is sent before and after the turns. `key` identifies the head.
+    `began` is the turn (its seq) at which the last context with this head began; the turn above it helps to
+    estimate it.
     """
     counts = [_Count.of(turn, send_reasoning) for turn in turns]
     between = [_between(counts, lengths, place) for place in range(len(turns))]
@@ -72,13 +72,13 @@ def measure(
         if tokens is not None and count.sent_back is not None and count.sent_back <= tokens:
             questions[place] = _Range(tokens - count.sent_back, tokens - count.sent_back)
     answers = [_answer(count, length, rate) for count, length in zip(counts, lengths, strict=False)]
-    steps = [  # from an answer's beginning to the next one's, and of the last one to the end
+    steps = [  # from the beginning of each answer to that of the next one, or to the end
         answer.plus(question) if tokens is None else _Range(tokens, tokens)
         for answer, question, tokens in zip(answers, [*questions[1:], _Range(0, 0)], between, strict=False)
     ]
     first, whole = -1, sys.maxsize
     if anchor:
-        # What stands before the turns was counted with those after it, of which the least is taken off.
+        # The anchor's count has the head and the turns up to it; the least estimate of these is subtracted.
         first = next(place for place, turn in enumerate(turns) if turn.seq >= (began or 0))
         after = questions[first].least + sum(step.least for step in steps[first : anchor.place])
         before = min(max(anchor.tokens - after, 0), 3 * before + _TEMPLATE)
@@ -91,13 +91,13 @@ def measure(
 
 
 def counted(turn: Turn) -> int | None:
-    """How many tokens the LLM counted up to a turn's answer."""
+    """How many tokens the LLM counted up to the end of a turn's answer; None if it did not count."""
     count = _Count.of(turn, send_reasoning=True)
     return count.prompt and count.prompt + (count.answer or 0)
 
 
 class _Count(NamedTuple):
-    """What the LLM counted of a turn: its prompt, its answer, and what is sent back of that, if it's known.
+    """The LLM's counts for a turn: prompt, answer, and what is sent back of the answer. None: not known.
 
     Only prompts that began at the same turn (`began`), after the same head (`key`), can be compared.
     """
@@ -127,7 +127,7 @@ def _number(value: object) -> int | None:
 
 
 def _between(counts: Sequence[_Count], lengths: Sequence[Lengths], place: int) -> int | None:
-    """The tokens of a turn's answer and the next one's question together, if they were counted."""
+    """The tokens of a turn's answer and the next turn's question together; None if they were not counted."""
     if place + 1 == len(counts):
         return None
     one, two = counts[place], counts[place + 1]
@@ -138,7 +138,7 @@ def _between(counts: Sequence[_Count], lengths: Sequence[Lengths], place: int) -
 
 
 class _Anchor(NamedTuple):
-    """The newest turn whose prompt tells what the context measured: its place, tokens and length."""
+    """The newest turn whose prompt's count can be used: its place, and the tokens and length up to there."""
 
     place: int
     tokens: int
@@ -162,7 +162,7 @@ def _anchor(
 
 
 def _rate(lengths: Sequence[Lengths], between: Sequence[int | None], anchor: _Anchor | None) -> float:
-    """How many tokens a unit of length is in this conversation."""
+    """The tokens per unit of length in this conversation."""
     counted = [(tokens, place) for place, tokens in enumerate(between) if tokens is not None]
     tokens = sum(tokens for tokens, _ in counted)
     length = sum(lengths[place].answer + lengths[place + 1].said for _, place in counted)
@@ -172,13 +172,13 @@ def _rate(lengths: Sequence[Lengths], between: Sequence[int | None], anchor: _An
 
 
 class _Range(NamedTuple):
-    """A number of tokens: half of an estimate, and a little more than it; the same if it was counted."""
+    """The least and the most tokens: half of an estimate and a little more than it, or equal if counted."""
 
     least: int
     most: int
 
     def plus(self, other: _Range) -> _Range:
-        """Both together."""
+        """The sum of both ranges."""
         return _Range(self.least + other.least, self.most + other.most)
 
 
@@ -187,7 +187,7 @@ def _estimate(length: int, rate: float) -> _Range:
 
 
 def _answer(count: _Count, lengths: Lengths, rate: float) -> _Range:
-    """The tokens of an answer when it is sent back: perhaps a few more than those that were counted."""
+    """The tokens of an answer when it is sent back: they may be a few more than were counted."""
     likely, exact = _estimate(lengths.answer, rate), count.sent_back
     if exact is not None and exact <= likely.most * 4:
         return _Range(exact, exact + exact // 16 + 4)

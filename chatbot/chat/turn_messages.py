@@ -1,8 +1,8 @@
-"""What the LLM is sent of each turn: its messages as they are stored, and of tool calls what it won't refuse.
+"""Builds what the LLM is sent of each turn: its messages, without tool calls that the LLM would refuse.
 
-An LLM refuses a conversation in which a tool call has no output, or an output no call. So a call is sent if
-its output follows directly, and was not cut. Only messages with tool calls or thoughts are parsed; all others
-go byte for byte.
+An LLM refuses a conversation in which a tool call has no output, or an output has no call. So a call is sent
+only if it was not cut, and its output follows directly. Only messages with tool calls or reasoning are
+parsed. All others are sent byte for byte.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def role_of(message: str) -> str:
 
 
 def opens(turn: Turn) -> bool:
-    """Whether a context may begin with the turn: not with an answer, nor with a tool's output."""
+    """Whether a context may begin with the turn: its first message is no answer and no tool's output."""
     for message in turn.messages:
         if message != DELETED:
             return may_open(message)
@@ -35,26 +35,26 @@ def opens(turn: Turn) -> bool:
 
 
 def is_nothing(turns: Iterable[Turn]) -> bool:
-    """Whether nothing is left in the turns of what was said and answered."""
+    """Whether the turns are empty: all their messages and answers were deleted."""
     return all(turn.output is None and {*turn.messages} == {DELETED} for turn in turns)
 
 
 def may_open(message: str) -> bool:
-    """Whether a context may begin with the message; DELETED stands for that nothing is said."""
+    """Whether a context may begin with the message; DELETED stands for no message."""
     return message != DELETED and role_of(message) not in ("assistant", "tool")
 
 
 def open_calls(turn: Turn) -> list[str]:
-    """The ids of the turn's tool calls that wait for their outputs: all but one that was cut."""
+    """The ids of the turn's tool calls that wait for outputs: all calls except those that were cut."""
     calls = _whole_calls(json.loads(turn.output), turn) if turn.calls and turn.output else []
     return [call["id"] for call in calls]
 
 
 def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool = False) -> list[list[str]]:
-    """What is sent of each of the turns, oldest first, and last of what is newly `said`: JSON messages."""
+    """The JSON messages that are sent of each turn, oldest first, and last of the new messages `said`."""
     messages = [*_messages(turns, said)]
     sent: list[list[str]] = [[] for _ in range(len(turns) + 1)]
-    waiting: set[str] = set()  # calls that were sent, and their outputs not yet
+    waiting: set[str] = set()  # the ids of calls that are sent and have no output yet
     for number, (place, text, answered) in enumerate(messages, 1):
         role = "assistant" if answered else role_of(text)
         if role == "tool":
@@ -65,7 +65,7 @@ def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool 
             continue
         waiting = set()
         thoughts = answered.reasoning if answered else None
-        if role == "assistant" and not answered and '"reasoning":' in text:  # a client said them
+        if role == "assistant" and not answered and '"reasoning":' in text:  # a client sent them
             message = json.loads(text)
             thoughts, text = message.pop("reasoning", None), as_json(message)
         if answered.calls if answered else role == "assistant" and '"tool_calls":' in text:
@@ -80,8 +80,8 @@ def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool 
 
 
 def in_order(messages: Sequence[str]) -> list[str]:
-    """Messages as strict templates want them: one of the system at the head, then no role twice in a row."""
-    system = dict.fromkeys(text for text in messages if role_of(text) == "system")  # clients repeat theirs
+    """Messages as strict templates want them: first one system message, then no role twice in a row."""
+    system = dict.fromkeys(text for text in messages if role_of(text) == "system")  # clients may repeat it
     taken: list[dict[str, Any]] = [{}]
     for message in map(json.loads, (*system, *(text for text in messages if text not in system))):
         last = taken[-1]
@@ -98,13 +98,13 @@ def in_order(messages: Sequence[str]) -> list[str]:
 
 
 def lost_outputs(turns: Sequence[Turn], said: Sequence[str]) -> list[str]:
-    """The calls of the tools' outputs in what is `said` that would not be sent after those turns."""
+    """The call ids of those tool outputs in the new messages that would not be sent after the turns."""
     lost = Counter(text for text in said if role_of(text) == "tool") - Counter(sent_of(turns, said)[-1])
     return [*map(_call_of, lost)]
 
 
 def unsaid(turns: Sequence[Turn], messages: Sequence[str]) -> tuple[str, ...]:
-    """Those of the messages that were not said in the turns, each as often as it was not, in their order."""
+    """The messages that the turns lack, in order; each as often as it occurs more often than in the turns."""
     said, new = Counter(chain(*(turn.messages for turn in turns))), list[str]()
     for message in messages:
         said[message] -= 1
@@ -114,7 +114,7 @@ def unsaid(turns: Sequence[Turn], messages: Sequence[str]) -> tuple[str, ...]:
 
 
 def _messages(turns: Sequence[Turn], said: Sequence[str]) -> Iterator[tuple[int, str, Turn | None]]:
-    """Each message, its place among the turns, and the turn whose answer it is, if it is one."""
+    """Each message, the place of its turn, and the turn itself if the message is its answer (else None)."""
     for place, turn in enumerate(turns):
         for text in turn.messages:
             if text != DELETED:
@@ -127,16 +127,16 @@ def _messages(turns: Sequence[Turn], said: Sequence[str]) -> Iterator[tuple[int,
 
 
 def _call_of(text: str) -> str:
-    """The id of the call whose output a message is."""
+    """The id of the call whose output the message has."""
     return str(json.loads(text).get("tool_call_id"))
 
 
 def _with_outputs(text: str, outputs: Container[str], answered: Turn | None) -> tuple[str, set[str]]:
-    """An assistant's message with those of its calls that have outputs, and their ids."""
+    """An assistant message with only those calls that have outputs, and the ids of these calls."""
     message = json.loads(text)
     calls = [call for call in _whole_calls(message, answered) if call["id"] in outputs]
     for call in calls:
-        if not _is_object(call["function"]["arguments"]):  # LLM servers parse what their models wrote badly
+        if not _is_object(call["function"]["arguments"]):  # LLM servers fail on bad JSON of their models
             call["function"]["arguments"] = "{}"
     message["tool_calls"] = calls
     if not calls:
@@ -145,7 +145,7 @@ def _with_outputs(text: str, outputs: Container[str], answered: Turn | None) -> 
 
 
 def _whole_calls(message: dict[str, Any], answered: Turn | None) -> list[Any]:
-    """A message's calls but those that the cut of an answer went through: the last, and any half-written."""
+    """A message's calls. If the answer was cut: without the last call, and without incomplete ones."""
     calls: list[Any] = message.get("tool_calls") or []
     if answered and CUT.search(answered.finish_reason or ""):
         return [call for call in calls[:-1] if _is_object(call["function"]["arguments"])]
@@ -155,5 +155,5 @@ def _whole_calls(message: dict[str, Any], answered: Turn | None) -> list[Any]:
 def _is_object(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):  # or brackets too deep to be read
+    except (ValueError, RecursionError):  # RecursionError: brackets are nested too deeply
         return False
