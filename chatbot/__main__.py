@@ -1,4 +1,4 @@
-"""The command line: loads .env, reads the settings, runs the server or does something with its database."""
+"""The command line: loads .env, reads the settings, and runs the server or a task with its database."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from chatbot import __version__
 from chatbot.config import Config, ConfigError, id_range, read_dotenv
 from chatbot.storage.lock import StoreError
 
-# What imports aiohttp is imported where it is used: it reads SSL_CERT_FILE then, which may stand in .env.
+# Modules that import aiohttp are imported only after .env is loaded: aiohttp then reads SSL_CERT_FILE.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the server; returns the exit code: 0 after a signal, 2 for a start that failed."""
+    """Runs the server or a database task. Exit codes: 0 after a signal or the task, 2 for a failed start."""
     parser = _parser()
     options = parser.parse_args(argv)
-    if bool(options.range) != bool(options.prune):  # a server's own range is SESSION_ID_RANGE
+    if bool(options.range) != bool(options.prune):  # the server's own range is SESSION_ID_RANGE
         parser.error("--prune needs --range, and nothing else takes it")
     if options.force and not (options.backup or options.prune):
         parser.error("--force goes with --backup or --prune")
@@ -34,8 +34,8 @@ def main(argv: list[str] | None = None) -> int:
         _load_dotenv()
         if options.backup or options.check or options.prune:
             for number in (signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) != signal.SIG_IGN:  # as SIGHUP is by nohup
-                    signal.signal(number, signal.default_int_handler)  # nothing unfinished stays behind
+                if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+                    signal.signal(number, signal.default_int_handler)  # no unfinished file stays behind
             print(_do_with_database(options))
             return 0
         config = Config.from_env(os.environ, {"host": options.host, "port": options.port})
@@ -72,15 +72,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _file(text: str) -> str:
-    if not text:  # as a variable that is not set; no server is to start instead
+    if not text:  # from a shell variable that is not set; the server must not start instead
         raise argparse.ArgumentTypeError("it must name a file")
-    if text != text.encode("utf-8", "ignore").decode():  # SQLite takes no other names
+    if text != text.encode("utf-8", "ignore").decode():  # SQLite accepts no other names
         raise argparse.ArgumentTypeError("its name must be UTF-8")
     return text
 
 
 def _load_dotenv() -> None:
-    """Takes what .env says into the environment, which wins over it."""
+    """Adds the variables of .env to the environment. A variable that is already set wins."""
     try:
         text = Path(".env").read_text("utf-8")
     except (FileNotFoundError, IsADirectoryError):
@@ -123,7 +123,7 @@ def _serve(config: Config, *, demo: bool) -> int:
         asyncio.run(_run(config, demo=demo))
     except OSError as error:
         return _fail(f"cannot listen on {config.host} port {config.port}: {error.strerror or error}")
-    except KeyboardInterrupt:  # before signals were handled
+    except KeyboardInterrupt:  # before the signal handlers were set
         return 130
     return 0
 

@@ -1,4 +1,4 @@
-"""Reads what names a place on the network: hosts, URLs, origins, as they are compared and asked for later."""
+"""Parses and normalises addresses: URLs of LLM servers, origins of browsers, addresses to listen on."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _NO_ORIGINS = ("about", "blob", "data", "file", "ftp", "javascript", "ws", "wss"
 
 
 class Hint(ValueError):
-    """A value that cannot be used, and what to write instead; nothing secret stands in it."""
+    """Says why a value cannot be used, or what to write instead. It contains nothing secret."""
 
 
 def _require_host(url: URL) -> None:
     host = url.raw_host or ""
-    if not _HOST.fullmatch(host) or not url.host:  # which raises UnicodeError, a ValueError, for bad punycode
+    if not _HOST.fullmatch(host) or not url.host:  # reading host raises UnicodeError for bad punycode
         raise ValueError
-    if host.rpartition(".")[2].isdigit():  # an IPv4 address; browsers and resolvers write 127.1 out
+    if host.rpartition(".")[2].isdigit():  # an IPv4 address; short forms like 127.1 are refused
         ipaddress.ip_address(host)
     host.encode("idna")  # raises it for labels that are empty or too long
 
 
 def base_url(text: str) -> str:
-    """The URL of an LLM server; raises ValueError for one that an HTTP client cannot ask."""
+    """The URL of an LLM server. Raises ValueError if an HTTP client cannot use it."""
     url = URL(text)
     if url.scheme not in ("http", "https") or url.port == 0 or "#" in text:
         raise ValueError
@@ -36,7 +36,7 @@ def base_url(text: str) -> str:
 
 
 def origin(text: str) -> str:
-    """An origin as browsers send it (RFC 6454): scheme://host[:port]. One that never comes is refused."""
+    """An origin as browsers send it (RFC 6454): scheme://host[:port]. Raises ValueError for any other."""
     given = text.lower().rstrip("/")
     if "*" in given:
         raise Hint(f"has {text!r}: write each origin out, there are no wildcards")
@@ -54,7 +54,7 @@ def origin(text: str) -> str:
 
 
 def listen_address(text: str) -> str:
-    """An address to listen on; raises ValueError for a name that is not localhost."""
+    """An address to listen on: an IP address or localhost. Raises ValueError for any other name."""
     if text.lower() == "localhost":
         return "localhost"
     return str(ipaddress.ip_address(text))

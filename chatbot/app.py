@@ -30,7 +30,7 @@ SESSIONS = web.AppKey("sessions", Sessions)
 def create_app(
     config: Config, store: Store, *, now: Callable[[], float], connections: Connections
 ) -> web.Application:
-    """The application over an open `store`, which it closes; `now` is the wall clock in seconds."""
+    """Makes the application. It closes the open `store` at its end; `now` is the wall clock in seconds."""
     app = web.Application(client_max_size=config.max_request_bytes)
     metrics = Metrics(now)
     Gate(Access(config.api_keys, config.allowed_origins), metrics.request_ended).install(app)
@@ -70,14 +70,14 @@ def create_app(
     Static().add_routes(app.router)
     metrics.add_routes(app.router)
     app.cleanup_ctx.append(parts)
-    app.on_shutdown.append(end_streams)  # or the server would wait for the streams that are open
+    app.on_shutdown.append(end_streams)  # otherwise the server would wait for the open streams
     return app
 
 
 def watch_parts(
     metrics: Metrics, store: Store, registry: ReplyRegistry, sessions: Sessions, connections: Connections
 ) -> None:
-    """Shows in the metrics what the parts hold."""
+    """Adds metrics that read the state of the parts."""
     for name, wants, read in (
         ("chatbot_replies_running", "Replies that run.", lambda: len(registry)),
         ("chatbot_listeners", "Clients that wait for a reply.", lambda: sum(r.listeners for r in registry)),

@@ -1,4 +1,4 @@
-"""The settings: names, defaults, and what each may be. Parsing only, no I/O."""
+"""The settings: their names, defaults and allowed values. Parsing only, no I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chatbot.addresses import Hint, base_url, listen_address, origin
 
 
 class ConfigError(Exception):
-    """A setting that cannot be used; the message is one line that names the variable."""
+    """A setting has a value that cannot be used. The message is one line that names the variable."""
 
 
 SERVER_FIELDS = ("messages", "stream", "stream_options", "n")
@@ -46,7 +46,7 @@ def _database(text: str) -> str:
 
 def _json_object(text: str) -> dict[str, Any]:
     value = json.loads(text)
-    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # 1e999, half a surrogate pair
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # refuses 1e999 and lone surrogates
     if not isinstance(value, dict):
         raise ValueError
     return value
@@ -83,18 +83,18 @@ def id_range(text: str) -> tuple[int, int]:
 
 
 def _setting(default: Any, parse: Callable[[str], Any], wants: str, *, secret: bool = False) -> Any:
-    """A setting: how its text is read, and in words what it must be. `parse` may raise as from_env() says."""
+    """A setting. `parse` reads its text and may raise what from_env() catches; `wants`: what it must be."""
     return field(default_factory=lambda: default, repr=not secret, metadata={"parse": parse, "wants": wants})
 
 
 def _number(default: float, low: float, high: float) -> Any:
-    """A number of the type of the `default`."""
+    """A setting that is a number, of the type of its `default`."""
 
     def parse(text: str) -> float:
-        if not text.isascii() or "_" in text:  # Python takes 1_000, and digits of all scripts
+        if not text.isascii() or "_" in text:  # Python accepts 1_000, and digits of all scripts
             raise ValueError
         value = type(default)(text)
-        if not low <= value <= high:  # NaN is in no range
+        if not low <= value <= high:  # refuses NaN, too
             raise ValueError
         return value
 
@@ -104,14 +104,14 @@ def _number(default: float, low: float, high: float) -> Any:
 
 
 def _word(default: str, *words: str) -> Any:
-    """One of the words, however it is capitalised."""
+    """A setting that is one of the words, in capitals or not."""
     by_lower = {word.lower(): word for word in words}
     wants = f"{', '.join(words[:-1])} or {words[-1]}"
     return _setting(default, lambda text: by_lower[text.lower()], wants)
 
 
 def _list(parse: Callable[[str], str], wants: str, *, secret: bool = False) -> Any:
-    """Words with commas between, at least one: without any key everybody would be let in."""
+    """A setting that is a list, separated by commas. It must not be empty: no API keys means open access."""
 
     def parse_all(text: str) -> tuple[str, ...]:
         words = [word for word in map(str.strip, text.split(",")) if word.strip("\"' ")]
@@ -124,7 +124,7 @@ def _list(parse: Callable[[str], str], wants: str, *, secret: bool = False) -> A
 
 @dataclass(frozen=True)
 class Config:
-    """The settings, each from the environment variable of its name in capitals; README.md explains them."""
+    """The settings. Each is read from the variable of the same name in capitals. README.md explains them."""
 
     llm_server_url: str = _setting("http://localhost:8000", base_url, "an http:// or https:// URL")
     llm_api_key: str = _setting("", _key, "a key of printable ASCII", secret=True)
@@ -159,10 +159,10 @@ class Config:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], options: Mapping[str, str | None] | None = None) -> Config:
-        """Reads the settings out of `environ`; an empty variable counts as not set.
+        """Reads the settings from `environ`. An empty variable counts as not set.
 
-        `options` of the command line, by the names of the settings, win if they are given (not None), and the
-        variable is not read then. Raises ConfigError for the first value that cannot be used.
+        `options` has the command line's options, by the names of the settings. If an option is given (not
+        None), the variable is not read. Raises ConfigError for the first value that cannot be used.
         """
         values: dict[str, Any] = {}
         for setting in fields(cls):
@@ -170,12 +170,12 @@ class Config:
             if text is None:
                 name = setting.name.upper()
                 text = environ.get(name, "")
-            is_list = setting.type == "tuple[str, ...]"  # of which blanks name nothing, and are no open door
+            is_list = setting.type == "tuple[str, ...]"  # a blank list is an error, not open access
             if not (text if is_list else text.strip()):
                 continue
             try:
                 values[setting.name] = setting.metadata["parse"](text.strip())
-                text.encode()  # an environment of broken UTF-8 shows up as lone surrogates
+                text.encode()  # raises for lone surrogates, which stand for broken UTF-8 in the environment
             except Hint as hint:
                 raise ConfigError(f"{name} {hint}") from None
             except (ValueError, LookupError, RecursionError):
@@ -196,18 +196,18 @@ class Config:
 
     @property
     def llm_shown(self) -> str:
-        """The LLM's URL as it may stand in a log: without password and query."""
+        """The LLM's URL for the log: without user, password and query."""
         parts = urlsplit(self.llm_server_url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def read_dotenv(text: str) -> dict[str, str]:
-    """What a .env file sets; `$` is a `$`. Raises ConfigError that names a line which cannot be read."""
-    from dotenv.parser import parse_stream  # where there is no .env the start does not wait for it
+    """The variables of a .env file; `$` is not expanded. Raises ConfigError, which names the bad line."""
+    from dotenv.parser import parse_stream  # imported here, so that a start without .env is faster
 
     found = {}
     for binding in parse_stream(io.StringIO(text)):
-        is_odd = "\0" in binding.original.string  # no environment can hold that
+        is_odd = "\0" in binding.original.string  # an environment variable cannot hold a NUL
         if is_odd or binding.error or (binding.key is not None and binding.value is None):
             blank = re.match(r"\s*", binding.original.string)
             line = binding.original.line + (blank[0].count("\n") if blank else 0)

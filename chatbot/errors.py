@@ -1,4 +1,4 @@
-"""What can go wrong, in the words of the domain, and the one table of all codes."""
+"""The errors that clients are sent, and the one table of all their codes."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class ChatError(Exception):
     """A failure that the client is sent.
 
     `code` is one of the keys of `ERRORS`. `param` names the field, header or query parameter at fault.
-    `retry_after` is the value of a Retry-After header (seconds or an HTTP date). `extra` goes beside the code
-    in the error object. `kind` is what the LLM's failure was, for log and metrics ("quota", "moderation", …).
+    `retry_after` is the value of a Retry-After header (seconds or an HTTP date). `extra` has more fields for
+    the error object. `kind` is the kind of the LLM's failure, for log and metrics ("quota", "moderation", …).
     """
 
     def __init__(
@@ -67,21 +67,21 @@ class ChatError(Exception):
         return ERRORS[self.code][0]
 
     def to_object(self) -> dict[str, Any]:
-        """The one shape of an error, as OpenAI's clients read it."""
+        """The error as JSON, in the form that OpenAI's clients read; all errors have this form."""
         body = {"code": self.code, "message": self.message, "param": self.param, "type": ERRORS[self.code][1]}
         return {"error": body | self.extra}
 
 
 TOO_LONG = "The prompt is too long, it exceeds the context window"
-"""Clients look for these words: some see no code."""
+"""Clients search a message for these words, because some do not see the code."""
 
 
 class TooLong(ChatError):
-    """The LLM could not take so long a conversation: asking again with less of it may help.
+    """The conversation was too long for the LLM. Asking again with less of it may help.
 
-    Its code is what the client is sent when there is nothing left to drop. `limit` is how many tokens the LLM
-    said it takes, if it said so. `is_certain` is False where it may have been something else, a crash say.
-    `teaches` is False where a size in tokens says nothing of the next one, as when bytes were too many.
+    The client is sent this error when there is nothing left to drop. `limit` is the LLM's limit of tokens, if
+    it named one. `is_certain` is False if the cause may be another, as a crash. `teaches` is False if a limit
+    of tokens cannot be learned from it, as when there were too many bytes.
     """
 
     def __init__(
@@ -100,12 +100,12 @@ class TooLong(ChatError):
 
 
 def session_gone(param: str = "session_id") -> ChatError:
-    """Never was, deleted and expired are one answer: it says nothing about other people's sessions."""
+    """The one error for sessions that never existed, were deleted or expired: it does not reveal which."""
     return ChatError("session_not_found", "There is no such session, or it has expired.", param)
 
 
 def message_gone() -> ChatError:
-    """What was found before was deleted since."""
+    """The message was deleted after it had been found."""
     return ChatError("message_not_found", "The message was deleted.", "message_id")
 
 
@@ -115,13 +115,13 @@ def file_locked() -> ChatError:
 
 
 def crashed(error: BaseException | None) -> ChatError:
-    """What is sent of an error that nobody foresaw: nothing of the inside, or that the memory is full."""
+    """What clients are sent for an unexpected error: no internals, only whether the memory is full."""
     if isinstance(error, MemoryError):
         return ChatError("overloaded", "The memory is full.", retry_after="5")
     return ChatError("internal_error", "Internal error.")
 
 
 def without_frames(error: ChatError) -> ChatError:
-    """The error without its traceback: one that is kept would keep its frames and all that they hold."""
+    """The error without its traceback, whose frames would stay in memory as long as the error is kept."""
     error.__traceback__ = error.__context__ = error.__cause__ = None
     return error

@@ -1,4 +1,4 @@
-"""What the process asks of the system: open files, memory, signals."""
+"""Sets up the process: its limit of open files, its memory, its signals, its threads."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 RESERVED_FILES = 64
-"""What is open besides connections: the database, the log, the sockets that listen, and some spare."""
+"""Files that are open besides connections: the database, the log, the listening sockets, and some spare."""
 
 GIVE_BACK_SECONDS = 2.0
-"""How often memory that is free goes back to the system."""
+"""How often free memory is given back to the system."""
 
 _M_MMAP_THRESHOLD = -3  # mallopt(3)
 
 SURPLUS = 32
-"""How many connections beyond the limit are told that there are too many."""
+"""How many connections beyond the limit are accepted, in order to answer that there are too many."""
 
 
 def raise_file_limit() -> int:
-    """Allows as many open files as the system lets us have; returns how many that is."""
+    """Raises the limit of open files to the most that the system allows. Returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -40,14 +40,14 @@ def raise_file_limit() -> int:
 
 
 def connection_limit(files: int) -> int:
-    """How many connections of clients are served with so many open files: each may need one to the LLM."""
+    """How many client connections can be served with so many open files. Each may need one to the LLM."""
     if files == resource.RLIM_INFINITY:
         return 1_000_000
     return max(1, (files - RESERVED_FILES - SURPLUS) // 2)
 
 
 def on_stop_signal(call: Callable[[], None]) -> None:
-    """Has `call` called for each signal that ends a process; SIGHUP stays ignored where it was (nohup)."""
+    """Calls `call` for each SIGINT, SIGTERM and SIGHUP. SIGHUP stays ignored if it was ignored (nohup)."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
@@ -55,13 +55,13 @@ def on_stop_signal(call: Callable[[], None]) -> None:
 
 
 class Threads(ThreadPoolExecutor):
-    """Runs each call in a thread of its own, for which the end of the process does not wait.
+    """Runs each call in a thread of its own. The end of the process does not wait for the threads.
 
-    A name is looked up in one, which takes a minute or longer where no name server answers.
+    The event loop looks up host names in them, which can take minutes if no name server answers.
     """
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **named: Any) -> Future[Any]:
-        """Begins a call."""
+        """Starts a call."""
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
 
@@ -76,14 +76,14 @@ class Threads(ThreadPoolExecutor):
 
 
 def tune_memory() -> None:
-    """Settles the allocator and the garbage collector for a process that runs for long.
+    """Tunes the allocator and the garbage collector for a process that runs for a long time.
 
-    glibc maps large blocks into memory and out of it again. asyncio reads into a fresh block of 256 KiB each
-    time, which must not be large; a body of megabytes must, or its memory would stay with the process.
+    glibc gets each large block from the system, and gives it back. asyncio reads into a new block of 256 KiB
+    each time, which must not count as large. A body of megabytes must, or the process would keep its memory.
 
-    What has been imported never becomes garbage: frozen, it is not looked at again. A turn makes hundreds of
-    objects that live as long as it does and no cycles: at its usual threshold the collector would look at
-    hundreds of running turns, time and again, and find nothing.
+    Imported objects never become garbage, so they are frozen and not scanned again. A turn makes hundreds of
+    objects, which live as long as the turn and have no cycles. With its default thresholds, the collector
+    would scan hundreds of running turns again and again, and find nothing.
     """
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
@@ -94,6 +94,6 @@ def tune_memory() -> None:
 
 
 def _give_back(loop: asyncio.AbstractEventLoop, libc: ctypes.CDLL) -> None:
-    """Gives back what large replies leave free between small things that live on, again and again."""
+    """Gives back, periodically, the memory that large replies leave free between small live objects."""
     libc.malloc_trim(0)
     loop.call_later(GIVE_BACK_SECONDS, _give_back, loop, libc)

@@ -1,4 +1,4 @@
-"""What all rooms speak of: sessions, turns, a reply's pieces and the LLM's chunks. Plain data, no I/O."""
+"""The data that all rooms use: sessions, turns, a reply's pieces and the LLM's chunks. No I/O."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ REASONING, TEXT, REFUSAL, CALL = "reasoning", "text", "refusal", "call"
 """The kinds of pieces that a reply consists of."""
 
 FIELDS = {TEXT: "content", REASONING: "reasoning_content", REFUSAL: "refusal"}
-"""The fields of a message or a delta in which the kinds of text stand, as we write them."""
+"""The field of a message or a delta for each kind of text, as we write it."""
 
 FILTERED = re.compile("filter|safety|sensitive|prohibit|recitation|refus|blocklist|guardrail", re.I)
-"""Finds the finish reasons of an answer of which the rest was kept back."""
+"""Matches the finish reasons of an answer whose rest was withheld by a filter."""
 
 CUT = re.compile(rf"^cancelled$|length|max_(\w+_)?tokens|context_window|{FILTERED.pattern}", re.I)
-"""Finds the finish reasons of an answer that was cut: ours, and those that LLMs have for it."""
+"""Matches the finish reasons of an answer that was cut: our own, and those of LLMs."""
 
 DELETED = "null"
-"""Stands in a turn's input in place of a message that was deleted alone."""
+"""Replaces a message in a turn's input that was deleted alone, without its turn."""
 
 as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
-"""A value as compact JSON text: what is encoded was built here or came as JSON, so it has no cycles."""
+"""A value as compact JSON text. All values were built here or parsed from JSON, so they have no cycles."""
 
 
 def dumps(value: object) -> bytes:
@@ -32,7 +32,7 @@ def dumps(value: object) -> bytes:
 
 
 class CallHead(NamedTuple):
-    """How a tool call begins: its id, the function's name, and the signature that Gemini wants back."""
+    """The beginning of a tool call: its id, the function's name, and a signature that Gemini wants back."""
 
     id: str
     name: str
@@ -48,8 +48,8 @@ class CallHead(NamedTuple):
 class Piece(NamedTuple):
     """Some characters of a reply, all of one kind.
 
-    Of a tool call `text` is a part of its arguments, `call` says which call of the reply it is (from 0), and
-    the piece that begins the call has its `head`, which counts as one character.
+    In a piece of a tool call, `text` is a part of the arguments, and `call` is the number of the call in the
+    reply (from 0). The first piece of a call has its `head`, which counts as one character.
     """
 
     kind: str
@@ -59,21 +59,21 @@ class Piece(NamedTuple):
 
     @property
     def length(self) -> int:
-        """How many characters (Unicode code points) it counts."""
+        """The length in characters (Unicode code points), with the head."""
         return len(self.text) + (self.head is not None)
 
 
 class Chunk(NamedTuple):
-    """The LLM's piece of a stream: `data` is its JSON on one line, as it is passed on."""
+    """A chunk of the LLM's stream: `data` is its JSON on one line, as it is passed on to clients."""
 
     data: bytes
     pieces: tuple[Piece, ...] = ()
 
 
 class Session(NamedTuple):
-    """A conversation; times in milliseconds since 1970, `metadata` as JSON text.
+    """A conversation. Times are in milliseconds since 1970; `metadata` is JSON text.
 
-    `current` is the turn (its seq) at which the conversation is, None before the first.
+    `current` is the turn (its seq) at which the conversation is; None before the first turn.
     """
 
     session_id: str
@@ -92,7 +92,7 @@ class Prompt(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """The columns of a turn: a NamedTuple itself has no place to keep a cached_property."""
+    """The columns of a turn. They need a class of their own: a NamedTuple cannot hold a cached_property."""
 
     seq: int
     session_id: str
@@ -119,11 +119,11 @@ class _Row(NamedTuple):
 
 
 class Turn(_Row):
-    """A row of the table `turns`, whose columns schema.sql explains; by default one without an answer."""
+    """A row of the table `turns`, whose columns schema.sql explains; by default a turn without an answer."""
 
-    @cached_property  # a turn may have thousands, and is asked for each of them
+    @cached_property  # a turn may have thousands of messages, and this is read for each
     def messages(self) -> list[str]:
-        """The messages that were said, each as JSON; DELETED stands for one that was deleted alone."""
+        """The new messages of the turn, each as JSON. DELETED replaces a message that was deleted alone."""
         return self.input.split("\n")
 
     @property
@@ -132,5 +132,5 @@ class Turn(_Row):
         return self.seq if self.context_start is None else self.context_start
 
     def had_head(self, key: str) -> bool:
-        """Whether its context had the head of this key, or of this half of one."""
+        """Whether its context had a head with this key, or with a key of which this is the first half."""
         return (self.context_key or "").startswith(key)

@@ -1,4 +1,4 @@
-"""The server: listens, waits for a signal, lets the running replies finish, ends."""
+"""The server: listens, waits for a signal, lets the running replies finish, and stops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 class Server:
     """The server with the given settings; `now` is the wall clock in seconds.
 
-    start() raises OSError (the port) or StoreError (the database); `port` is then the real one.
+    start() raises OSError (the port) or StoreError (the database). After it, `port` is the real port.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Server:
         self.app = create_app(config, store, now=self._now, connections=self._connections)
         self._runner = web.AppRunner(
             self.app,
-            handler_cancellation=True,  # a client that leaves ends its handler, in tests and out
+            handler_cancellation=True,  # a client's hang-up cancels its handler, in tests and in production
             shutdown_timeout=0.5,
         )
         try:
@@ -50,13 +50,13 @@ class Server:
             self.port = await self._acceptor.listen(config.host, config.port)
         except BaseException:
             await self._runner.cleanup()
-            store.close()  # as the cleanup does, unless the set-up failed
+            store.close()  # after a failed setup() the cleanup does not close it
             raise
 
     async def stop(self, hurry: asyncio.Event | None = None) -> None:
-        """Lets running replies finish within the grace, or until `hurry`; then ends everything.
+        """Lets running replies finish in the grace period, or until `hurry` is set. Then stops the server.
 
-        It goes on listening meanwhile, so that clients are told and a proxy's health check sees it.
+        Until then it listens, so that clients and a proxy's health check learn that it shuts down.
         """
         await self.app[REGISTRY].drain(self._config.shutdown_grace_seconds, hurry or asyncio.Event())
         self._acceptor.close()
@@ -64,7 +64,7 @@ class Server:
 
 
 async def serve(config: Config, *, llm: str = "") -> None:
-    """Runs a server until SIGINT, SIGTERM or SIGHUP; a second one ends the grace. `llm`: what is asked."""
+    """Runs a server until SIGINT, SIGTERM or SIGHUP; a second one ends the grace. `llm`: its name, to log."""
     stop, hurry = asyncio.Event(), asyncio.Event()
     asyncio.get_running_loop().set_default_executor(process.Threads())
     process.on_stop_signal(lambda: (hurry if stop.is_set() else stop).set())
