@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from chatbot.api.openapi import OPERATIONS
 from tests.tools.processes import ROOT, start_chatbot
 from tests.tools.server import Running, StartServer
 
@@ -112,7 +113,7 @@ async def test_each_call_works_as_it_stands_there() -> None:
             unescape(found) for found in re.findall("<pre>((?:URL=|curl ).*?)</pre>", page, flags=re.DOTALL)
         ]
         begin = begin.replace("http://localhost:8080", url)
-        assert len(commands) == 16
+        assert len(commands) == len(OPERATIONS)
         for command in commands:
             shown = await run(f"{begin}\n{command.replace('curl ', 'curl --fail-with-body ', 1)}")
             if "/stream" in command:

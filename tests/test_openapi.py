@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from chatbot import __version__
-from chatbot.api.openapi import FILE
+from chatbot.api.openapi import FILE, SCHEMAS
 from chatbot.config import SERVER_FIELDS, Config
 from chatbot.errors import ERRORS, ChatError
 from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, answer, completion, delta, events, reply
@@ -272,12 +272,19 @@ async def test_every_example_of_a_parameter_is_taken(server: Running, operation_
 async def test_a_request_with_nothing_special_is_answered_as_described(server: Running) -> None:
     for operation_id in OPERATIONS:
         ids = await turn(server)
-        body = {"chat": ids, "chat_stream": ids, "patch_session": {"metadata": {}}}.get(operation_id)
-        if body is ids:
-            body = {"session_id": ids["session_id"], "message": "Hi"}
+        body = next((about(example, ids) for example in examples_of(operation_id)), None)
         answered = await request(server, operation_id, ids, body)
         assert answered[0] < 300, (operation_id, answered)
         assert undocumented(operation_id, *answered) == [], operation_id
+
+
+@pytest.mark.parametrize("body", [{}, {"system_prompt": None}])
+async def test_a_field_that_a_body_must_have_is_asked_for(
+    server: Running, monkeypatch: pytest.MonkeyPatch, body: dict[str, Any]
+) -> None:
+    monkeypatch.setitem(SCHEMAS["NewSession"], "required", ["system_prompt"])
+    status, said, _ = await server.call("POST", "/api/sessions", body)
+    assert (status, said["error"]["param"]) == (400, "system_prompt")
 
 
 async def test_every_event_of_a_stream_is_as_described(server: Running, llm: ScriptedLLM) -> None:

@@ -88,12 +88,15 @@ async def read_object(request: web.Request, name: str) -> dict[str, Any]:
 
     Raises ChatError: invalid_json, invalid_request with the field's name.
     """
-    value, fields = await bodies.read_object(request), SCHEMAS[name]["properties"]
+    value, schema = await bodies.read_object(request), SCHEMAS[name]
+    fields = schema["properties"]
     for field, item in value.items():
         if field not in fields:
             raise refused(f"There is no field {field[:100]!r}.", field[:100])
         if item is not None and (wrong := flaw(item, fields[field])):
             raise refused(f"{field}{wrong}.", field)
+    if missing := [field for field in schema.get("required", ()) if value.get(field) is None]:
+        raise refused(f"{missing[0]} is missing.", missing[0])
     return {field: item for field, item in value.items() if item is not None}
 
 
