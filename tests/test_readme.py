@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from chatbot.config import Config
+from chatbot.demo.server import create_demo_app
 from chatbot.errors import ERRORS
 from tests.tools.processes import Process, start_chatbot
 
@@ -68,6 +70,13 @@ def test_the_conversation_in_the_readme_goes_as_it_is_printed(name: str, demo: P
     assert len(outputs) == len(shown) == len(commands) > 5
     for command, output, expected in zip(commands, outputs, shown, strict=True):
         assert re.fullmatch(as_pattern(expected), output), f"{command}printed\n{output}\nand not\n{expected}"
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_reply_lasts_for_as_long_as_it_may_take_to_read_on(name: str) -> None:
+    [words] = set(map(int, re.findall(r"Count to (\d+)\"}'", read(name))))
+    delay = inspect.signature(create_demo_app).parameters["delay"].default
+    assert words * delay > Config().disconnect_grace_seconds
 
 
 def test_the_demo_ends_well_when_asked_to(demo: Process) -> None:
