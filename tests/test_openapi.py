@@ -13,6 +13,8 @@ import pytest
 
 from chatbot import __version__
 from chatbot.api.openapi import FILE, SCHEMAS
+from chatbot.chat.context import WHOLE
+from chatbot.chat.limits import LISTED, MESSAGES, REFUSED, TOKENS
 from chatbot.config import SERVER_FIELDS, Config
 from chatbot.errors import ERRORS, ChatError
 from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, answer, completion, delta, events, reply
@@ -169,6 +171,11 @@ def test_every_setting_that_the_document_names_exists() -> None:
     }
     assert named - known == set()
     assert {"MAX_REQUEST_BYTES", "API_KEYS", "ALLOWED_ORIGINS"} <= named
+
+
+def test_the_reasons_of_a_context_are_named() -> None:
+    named = re.findall(r"`(\w+)`", DOC["components"]["schemas"]["Context"]["description"])
+    assert {WHOLE, MESSAGES, TOKENS, LISTED, REFUSED} <= set(named)
 
 
 # The document and the server

@@ -129,6 +129,16 @@ async def test_a_call_without_its_output_is_shown_and_not_sent(server: Running, 
     assert "call_1" in str((await server.call("GET", f"/api/sessions/{session}/messages"))[1])
 
 
+async def test_of_two_calls_the_one_without_an_output_is_not_sent(server: Running, llm: ScriptedLLM) -> None:
+    session = await server.session()
+    both = delta(tool_calls=[CALL, CALL | {"id": "call_2"}])
+    llm.play(events(both, delta(finish="tool_calls"), b"data: [DONE]\n\n"))
+    await ask(server, session, message="What time is it?")
+    await ask(server, session, tool_outputs=[{"tool_call_id": "call_2", "output": "12:00"}])
+    [_, called, output] = llm.exchanges[-1].body["messages"]
+    assert [one["id"] for one in called["tool_calls"]] == [output["tool_call_id"]] == ["call_2"]
+
+
 @pytest.mark.parametrize("how", ["stream", "whole"])
 async def test_reasoning_is_stored_and_shown_and_not_sent_back(
     server: Running, llm: ScriptedLLM, how: str
