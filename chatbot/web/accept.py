@@ -1,4 +1,4 @@
-"""Listens, and accepts no more connections than there are files for."""
+"""Listens, and accepts no more connections than the process has file descriptors for."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 ACCEPTS = 16
-"""How many connections are accepted between two turns of the event loop."""
+"""How many connections asyncio accepts in one iteration of the event loop."""
 
 WARN_SECONDS = 60.0
 
 
 class Acceptor:
-    """Gives each connection that comes to `server`, within the limits of `connections`."""
+    """Accepts connections for `server`, within the limits of `connections`."""
 
     def __init__(self, server: web.Server, connections: Connections) -> None:
         self._server = server
@@ -33,17 +33,17 @@ class Acceptor:
         self._listeners: list[asyncio.Server] = []
 
     async def listen(self, host: str, port: int) -> int:
-        """Begins to accept; returns the port, which was chosen if it was 0. Raises OSError."""
+        """Begins to accept. Returns the port, which the system chooses if `port` is 0. Raises OSError."""
         sockets = open_sockets(host, port)
         self._loop.set_exception_handler(self._on_loop_error)
         for one in sockets:
-            # asyncio accepts as many at once as may wait, and without files would log as many errors.
+            # asyncio accepts `backlog` times in a row. Without a file descriptor it logs as many errors.
             self._listeners.append(await self._loop.create_server(self._accept, sock=one, backlog=ACCEPTS))
-            one.listen(BACKLOG)
+            one.listen(BACKLOG)  # the queue in the kernel
         return int(sockets[0].getsockname()[1])
 
     def close(self) -> None:
-        """Accepts no more."""
+        """Stops accepting."""
         for listener in self._listeners:
             listener.close()
         self._loop.set_exception_handler(None)
@@ -58,7 +58,7 @@ class Acceptor:
         return Connection(self._server, self._loop, connections)
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Says in one line a minute that there are no files; asyncio tries again each second."""
+        """Logs at most once a minute that no file descriptor is free; asyncio tries again after a second."""
         if "accept() out of system resource" in context.get("message", ""):
             self._warn(f"cannot accept connections: {context.get('exception')}")
         else:
@@ -71,15 +71,15 @@ class Acceptor:
 
 
 class Refusal(asyncio.Protocol):
-    """A connection for which there is no room at all: it is closed unread."""
+    """A connection above the limit and its surplus: it is closed before anything is read."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Closes it."""
+        """Closes the connection."""
         cast(asyncio.Transport, transport).abort()
 
 
 def open_sockets(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen at `host`; localhost is two addresses, and both get one port. Raises OSError."""
+    """Opens sockets that listen at `host`: for localhost two, ::1 on the same port. Raises OSError."""
     if host != "localhost":
         return [_bind(host, port)]
     attempts = 1 if port else 10

@@ -1,4 +1,4 @@
-"""Makes the answers: JSON, and the one shape of an error."""
+"""Makes HTTP responses: JSON, and errors, which all have one shape."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from chatbot.records import dumps
 
 JSON = "application/json"
 
-# A plain string would be copied into each answer that bears a header of this name; an istr is shared.
+# A plain string would be copied into each response that has a header of this name; an istr is shared.
 REQUEST_ID, SESSION_ID = istr("X-Request-ID"), istr("X-Session-ID")
 MESSAGE_ID, CONTEXT_MESSAGES = istr("X-Message-ID"), istr("X-Context-Messages")
 
 COMMON_HEADERS = {
-    hdrs.SERVER: "chatbot",  # and not the versions of what it is made of
+    hdrs.SERVER: "chatbot",  # in place of aiohttp's value, which names the versions of aiohttp and Python
     istr("X-Content-Type-Options"): "nosniff",
 }
-"""What every answer bears, also to what is no HTTP."""
+"""The headers of every response, also of the response to bytes that are not HTTP."""
 
 
 def json_response(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A JSON answer; bytes are JSON already."""
+    """Returns a JSON response; a `value` of bytes is JSON already."""
     body = value if isinstance(value, bytes) else dumps(value)
     return web.Response(body=body, status=status, headers=headers, content_type=JSON)
 
 
 def error_response(error: ChatError, headers: Mapping[str, str] | None = None) -> web.Response:
-    """An error as an HTTP answer."""
+    """Returns the HTTP response that reports an error."""
     response = json_response(error.to_object(), error.status, headers)
     if error.retry_after:
         response.headers["Retry-After"] = error.retry_after
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     if error.status == 409:
-        response.headers["x-should-retry"] = "false"  # OpenAI's libraries would repeat it, in vain
+        response.headers["x-should-retry"] = "false"  # OpenAI's libraries would retry without success
     return response
 
 
 def http_error(error: web.HTTPException) -> web.Response:
-    """The errors of aiohttp's router, in our shape."""
+    """Returns the response to an error of aiohttp's router, in the shape of our errors."""
     if isinstance(error, web.HTTPMethodNotAllowed):
         allow = ", ".join(sorted(error.allowed_methods))
         return error_response(ChatError("method_not_allowed", f"This path takes {allow}."), {"Allow": allow})

@@ -1,7 +1,7 @@
-"""Sends bytes to a client no faster than it reads; stalls.py drops a client that reads nothing.
+"""Sends bytes to a client no faster than the client reads; stalls.py drops a client that reads nothing.
 
-Each connection lets its transport hold back a writer as soon as one byte stays unsent, so waiting for the
-transport (`drain`) means waiting until the client has been sent everything.
+connection.py sets the limits of each transport's write buffer to 0. So `drain` returns only when the buffer
+is empty: when everything has been sent.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from aiohttp.payload import Payload
 from multidict import istr
 
 MAX_UNSENT = 64 * 1024
-"""Bytes that may wait for one client beyond the kernel's own buffers."""
+"""Bytes that may wait for one client, besides the bytes in the kernel's buffers."""
 
 LONG = 256 * 1024
 MAX_HELD = 128 * 1024 * 1024
-"""Bytes that may wait for all clients together before none is sent anything LONG."""
+"""Bytes that may be held for all clients together; a body of LONG bytes or more is refused beyond that."""
 
 PIECE_BYTES = 32 * 1024
-"""About how many bytes of a long body are made and written at once."""
+"""About how many bytes of a long body are collected and written at once."""
 
 EVENT_STREAM = {
     hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
@@ -35,18 +35,18 @@ EVENT_STREAM = {
 """The headers of every stream."""
 
 KEEP_ALIVE = b": keep-alive\n"
-"""What may stand between two events and means nothing.
+"""A comment line between two events; clients ignore it.
 
-No blank line follows it: after an `id:` line that would dispatch an event, empty for clients that forget to
-drop it (the OpenAI Python library does).
+No blank line follows: after an `id:` line a blank line ends an event, here one without data. Clients should
+drop such an event, but the OpenAI Python library does not.
 """
 
 
 class Pieces(Payload):
-    """A body that is made piece by piece while the client reads it; `size` in bytes, if that is known.
+    """A body that is produced piece by piece while the client reads it; `size` is in bytes, if known.
 
-    The pieces may be long or short. They are asked for when they are needed, so what they read must still be
-    there then; an error that they raise cuts the answer off.
+    The pieces may have any length. `pieces` is iterated while the response is being sent, so the data that it
+    reads must still exist then. An error that it raises cuts the response off.
     """
 
     _value: Iterable[bytes]
@@ -57,32 +57,32 @@ class Pieces(Payload):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Sends the pieces; aiohttp calls it."""
-        pieces, self._value = self._value, ()  # the answer, which may live on, holds them no more
+        pieces, self._value = self._value, ()  # this object may outlive the sending
         with closing(_joined(pieces)) as joined:
             for piece in joined:
                 await writer.write(piece)
                 await writer.drain()
-                await asyncio.sleep(0)  # others have their turn, also if the client reads at once
+                await asyncio.sleep(0)  # lets other tasks run, even if the client reads at once
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Not to be called: the pieces can be made only once."""
+        """Raises TypeError: the pieces can be produced only once."""
         raise TypeError("these pieces are for one client")
 
 
 class _Held:
-    """What waits for all clients; a process has one memory, and so one of this."""
+    """Counts the bytes that are held for all clients; one counter, since they share the process's memory."""
 
     size = 0
 
 
 def has_room(size: int) -> bool:
-    """Whether so many bytes may wait for one client, for what others have not read yet."""
+    """Whether `size` bytes may wait for one client, given what other clients have not read yet."""
     return size < LONG or _Held.size + size <= MAX_HELD
 
 
 @contextmanager
 def holding(size: int) -> Iterator[None]:
-    """Counts bytes while a client reads them; raises ConnectionResetError if there is no room for them."""
+    """Counts `size` bytes while a client reads them; raises ConnectionResetError if there is no room."""
     if not has_room(size):
         raise ConnectionResetError("too much waits for other clients")
     _Held.size += size
@@ -93,10 +93,10 @@ def holding(size: int) -> Iterator[None]:
 
 
 class EventWriter:
-    """Writes a stream whose headers were sent straight to the connection.
+    """Writes a stream directly to the transport, after its headers were sent.
 
-    What aiohttp does between StreamResponse.write and the transport would cost more than all that we do to a
-    token. Whatever is written is whole events, or a keep-alive between two of them.
+    aiohttp's work between StreamResponse.write and the transport would cost more than all our own work on a
+    token. Each write contains whole events, or a keep-alive between two events.
     """
 
     __slots__ = ("_chunked", "_transport", "_writer", "unsent")
@@ -104,24 +104,24 @@ class EventWriter:
     def __init__(self, request: web.Request, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._writer = cast(StreamWriter, request.writer)
-        self._chunked = self._writer.chunked  # HTTP/1.0 has no chunks
+        self._chunked = self._writer.chunked  # HTTP/1.0 has no chunked encoding
         self.unsent = transport.get_write_buffer_size
-        """How many bytes wait for the client."""
+        """Returns how many bytes wait for the client."""
         request[EVENT_WRITER] = self
 
     def send(self, data: bytes) -> None:
-        """Sends events at once, or lets them wait for the client."""
+        """Sends events; bytes that the client cannot take yet wait in the transport's buffer."""
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._writer.output_size += len(data)  # by which connection.py sees whether the client reads
+        self._writer.output_size += len(data)  # connection.py and stalls.py use this count
         self._transport.write(data)
 
     def keep_alive(self) -> None:
-        """Fills a silence; connection.py asks so whether a client that has ended its half still listens."""
+        """Sends a keep-alive; connection.py uses it to probe a client that has closed its half."""
         self.send(KEEP_ALIVE)
 
     async def wait_until_sent(self) -> None:
-        """Waits, if much waits to be sent, until all of it was."""
+        """If more than MAX_UNSENT bytes wait to be sent, waits until all of them were sent."""
         if self.unsent() > MAX_UNSENT:
             await self._writer.drain()
 
@@ -131,9 +131,9 @@ EVENT_WRITER = web.RequestKey("event_writer", EventWriter)
 
 
 async def begin(request: web.Request, response: web.StreamResponse) -> EventWriter:
-    """Sends the headers of a stream, unless it has begun; finish() ends it.
+    """Sends the headers of a stream, unless they were sent; returns its writer. finish() ends the stream.
 
-    Raises ConnectionResetError when the client has gone.
+    Raises ConnectionResetError if the client has gone.
     """
     await response.prepare(request)
     if request.transport is None:
@@ -142,9 +142,9 @@ async def begin(request: web.Request, response: web.StreamResponse) -> EventWrit
 
 
 async def finish(request: web.Request, response: web.StreamResponse, data: bytes = b"") -> None:
-    """Sends what is still to be sent of an answer, all of it or the end of a stream, and waits until it is.
+    """Sends a whole response, or `data` as the end of a stream, and waits until everything was sent.
 
-    Raises ConnectionResetError when the client has gone, or when there is no room for it.
+    Raises ConnectionResetError if the client has gone, or if there is no room for the bytes (`holding`).
     """
     size = length_of(response)
     with holding(size or len(data)):
@@ -152,17 +152,17 @@ async def finish(request: web.Request, response: web.StreamResponse, data: bytes
             response.body = Pieces((cast(bytes, response.body),), size)
         await response.prepare(request)
         request.pop(EVENT_WRITER, None)  # nothing may be sent after the end
-        await response.write_eof(data)  # which waits until the last byte was sent
+        await response.write_eof(data)  # waits until the last byte was sent
 
 
 def length_of(response: web.StreamResponse) -> int:
-    """How many bytes an answer holds that is in one piece."""
+    """How many bytes a response in one piece has; 0 for any other response."""
     body = response.body if isinstance(response, web.Response) else None
     return len(body) if isinstance(body, bytes) else 0
 
 
 def _joined(pieces: Iterable[bytes]) -> Generator[bytearray]:
-    """The same bytes in pieces that are neither long nor very short."""
+    """Yields the same bytes in pieces of about PIECE_BYTES."""
     joined = bytearray()
     for piece in pieces:
         for start in range(0, len(piece), PIECE_BYTES):

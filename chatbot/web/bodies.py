@@ -1,4 +1,4 @@
-"""Reads the bodies of requests within bounds of size, time and memory, the JSON in them, and their keys."""
+"""Reads request bodies within limits of size, time and memory, the JSON in them, and idempotency keys."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ BODY_SECONDS = 30.0
 """How long a body may take to arrive."""
 
 LOOK_SECONDS = 1.0
-"""How often it is looked whether a body is late."""
+"""Seconds between two checks whether a body is late."""
 
 SMALL = 64 * 1024
-"""Up to this size a body is received however many others are on their way."""
+"""A body of at most this many bytes is received, however many other bodies are in flight."""
 
 MAX_HELD = 128 * 1024 * 1024
-"""What all bodies that are on their way may hold together."""
+"""Bytes that all bodies in flight may hold together."""
 
 MAX_DEPTH = 64
 MAX_VALUES = 64 * 1024
-"""How many values a body may have: a message may be a book, but everybody waits while brackets are parsed."""
+"""How many JSON values a body may have. Text may be long, but parsing many values blocks the event loop."""
 
 
 class _Budget:
-    """Counts the bytes of all bodies that are on their way; a process has one memory, and so one of this."""
+    """Counts the bytes of all bodies in flight; one counter, since they share the process's memory."""
 
     held = 0
 
@@ -46,10 +46,10 @@ async def read_body(request: web.Request) -> bytes:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ChatError("invalid_request", "The body must not be compressed.", "Content-Encoding")
     limit, expected = request.client_max_size, request.content_length or 0
-    if expected > limit:  # need not be waited for
+    if expected > limit:  # there is no need to wait for the body
         raise _too_large(limit)
     try:
-        if request.content.is_eof():  # it came with the head, as nearly all do
+        if request.content.is_eof():  # the body came with the head, as nearly all do
             body = request.content.read_nowait()
             if len(body) > limit:
                 raise _too_large(limit)
@@ -61,7 +61,7 @@ async def read_body(request: web.Request) -> bytes:
 
 
 async def _receive(content: Any, limit: int) -> bytes:
-    body = bytearray()  # one block, which goes back to the system as a whole
+    body = bytearray()  # one block of memory, which is returned to the system as a whole
     patience = Patience(BODY_SECONDS, LOOK_SECONDS)
     try:
         while (left := patience.left()) > 0:
@@ -83,7 +83,7 @@ async def _receive(content: Any, limit: int) -> bytes:
 
 
 def _require_memory(size: int) -> None:
-    """Raises ChatError("overloaded") if a body of so many bytes may not grow, for what others hold."""
+    """Raises ChatError("overloaded") if all bodies together hold too much for one to grow to `size` bytes."""
     if size > SMALL and _Budget.held + SMALL > MAX_HELD:
         raise ChatError("overloaded", "Too many large requests at once.", retry_after="1")
 
@@ -123,10 +123,10 @@ _strict = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def parse_json(body: bytes) -> Any:
-    """The value of a JSON text; one that is empty is an empty object.
+    """Returns the value of a JSON text; an empty text is an empty object.
 
-    Python takes more than JSON and Unicode allow (NaN, half a surrogate pair) and than is wise (deep
-    nesting): that is refused, and the field is named. Raises ChatError: invalid_json, invalid_request.
+    Python's parser accepts more than JSON and Unicode allow (NaN, half a surrogate pair), and deep nesting.
+    Such values are refused, and the error names the field. Raises ChatError: invalid_json, invalid_request.
     """
     if not body or body.isspace():
         return {}
@@ -142,7 +142,7 @@ def parse_json(body: bytes) -> Any:
 
     try:
         value = json.loads(body.decode().removeprefix("\ufeff"), parse_float=number, parse_constant=number)
-    except json.JSONDecodeError as error:  # its own message has the text
+    except json.JSONDecodeError as error:  # the error holds the whole text
         place = f"line {error.lineno}, column {error.colno}"
         raise ChatError("invalid_json", f"The body is not JSON at {place}.") from None
     except (ValueError, RecursionError):
@@ -157,7 +157,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def _oddity(name: str, value: Any) -> str:
-    """What in a field is no JSON or no Unicode; "" if nothing is."""
+    """Says what in a field is not valid JSON or Unicode; "" if nothing."""
     try:
         (name + _strict(value)).encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Tells whether the process lives and whether it is ready."""
+"""Reports whether the process is alive and whether it is ready."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Health:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._asking = asyncio.Lock()
-        self._llm_is = ("", "")  # as LLM.ready() tells
+        self._llm_is = ("", "")  # what LLM.ready() returned last
         self._asked_until = 0.0
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -34,9 +34,9 @@ class Health:
         router.add_get("/api/health/ready", self.ready)
 
     async def health(self, request: web.Request) -> web.StreamResponse:
-        """Handle "GET /api/health": the process lives.
+        """Handle "GET /api/health": the process is alive.
 
-        It never asks the LLM: a dead one would have this process restarted, and its memory lost.
+        It never asks the LLM: a dead LLM would have this process restarted, and its memory would be lost.
         """
         return json_response(
             {
@@ -49,7 +49,7 @@ class Health:
         )
 
     async def ready(self, request: web.Request) -> web.StreamResponse:
-        """Handle "GET /api/health/ready": whether a chat would work now; what the LLM said is kept 5 s."""
+        """Handle "GET /api/health/ready": whether a chat would work now; the LLM's state is cached 5 s."""
         async with self._asking:
             if self._loop.time() >= self._asked_until:
                 self._llm_is = await self._llm.ready()

@@ -1,4 +1,4 @@
-"""The log: one line a request, as text or as JSON, and nothing secret in any."""
+"""The log: one line for each request, as text or JSON, without secrets."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ access_log = logging.getLogger("chatbot.access")
 
 REQUEST_ID = web.RequestKey("request_id", str)
 SESSION_ID = web.RequestKey("session_id", str)
-"""The session that a request turned out to be about; becomes X-Session-ID."""
+"""The id of the session that a request is about; the header X-Session-ID has it."""
 
 ERROR = web.RequestKey("error", str)
 """The code of the error that a request was answered with."""
 
 REPLY = web.RequestKey("reply", Outcome)
-"""The reply that a request is about: its line says what came of it."""
+"""The reply that a request is about; the request's line in the log says how the reply ended."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _PLAIN = re.compile(r"[!#-<>-~]+")
 
 PATIENCE = 0.05
-"""For how many seconds a line waits for its reader, if the line before it was read."""
+"""How many seconds a line waits until it can be written, if the line before it could be."""
 
 PIECE_CHARS = 1000
-"""How much of a line is written at once: a pipe that can be written to takes 4096 bytes without waiting."""
+"""How many characters are written at once: a pipe that is writable takes 4096 bytes without blocking."""
 
 LEFT = 499
 """nginx's status for a client that left before it had the answer."""
 
 
 def request_id(request: web.BaseRequest) -> str:
-    """The client's X-Request-ID if it can be trusted in a log, else a new one; the same when asked again."""
+    """Returns the client's X-Request-ID if it is safe in a log, else a new id that the request then keeps."""
     known: str | None = request.get(REQUEST_ID)
     if known:
         return known
@@ -50,7 +50,7 @@ def request_id(request: web.BaseRequest) -> str:
 
 
 def route_of(request: web.Request) -> str:
-    """The route that serves a request and not its path, which holds a session's id."""
+    """Returns the route that serves a request, not the path: the path may contain a session's id."""
     resource = request.match_info.route.resource
     return resource.canonical if resource else "-"
 
@@ -74,7 +74,7 @@ def log_request(request: web.Request, route: str, status: int, seconds: float) -
     if not access_log.isEnabledFor(logging.INFO):
         return
     about = {"session": request.get(SESSION_ID, "")[:8] or None}
-    reply = request.pop(REPLY, None)  # and the request, which a cycle may keep, lets go of it
+    reply = request.pop(REPLY, None)  # a reference cycle may keep the request alive
     about |= _of_reply(reply) or {"error": request.get(ERROR)}
     about = {name: value for name, value in about.items() if value is not None}
     line = {
@@ -89,7 +89,7 @@ def log_request(request: web.Request, route: str, status: int, seconds: float) -
 
 
 def log_refusal(request: web.BaseRequest, status: int, why: str) -> None:
-    """Writes the line of a request that never came as far as the application."""
+    """Writes the line of a request that never reached the application."""
     line = {"method": "-", "route": "-", "status": status, "request_id": request_id(request)}
     access_log.info("%s %s %d %s %s", *line.values(), why, extra={"fields": line | {"reason": why}})
 
@@ -100,10 +100,10 @@ def _quoted(value: object) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, for programs."""
+    """Formats each line as one JSON object, for programs."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; a traceback is one of its fields."""
+        """Returns the line; a traceback is one of its fields."""
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {
             "time": time.removesuffix("+00:00") + "Z",
@@ -118,12 +118,12 @@ class JsonFormatter(logging.Formatter):
 
 
 class Handler(logging.StreamHandler[TextIO]):
-    """Writes lines, and drops them while nobody reads: to wait for a full pipe would stop all streams."""
+    """Writes lines, and drops them while nobody reads: waiting for a full pipe would block all streams."""
 
     _patience = PATIENCE
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes a line, as far as it can be written soon."""
+        """Writes as much of a line as the reader takes within the time of PATIENCE."""
         try:
             text = self.format(record) + self.terminator
             for start in range(0, len(text), PIECE_CHARS):

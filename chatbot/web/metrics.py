@@ -1,7 +1,7 @@
-"""Counts what happens, for Prometheus. Nothing of it is on the path of a token.
+"""Collects metrics for Prometheus. None of this code runs on the path of a token.
 
-The names are those of OpenTelemetry's conventions for HTTP and GenAI where there is one, else chatbot_….
-Labels are bounded: the methods, routes, statuses and codes are ours, and at most MAX_SERIES series are kept.
+A metric has its name in OpenTelemetry's conventions for HTTP and GenAI if they have one, else chatbot_….
+Labels are bounded: methods, routes, statuses and codes are ours, and a metric has at most MAX_SERIES series.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ _COUNTED: dict[str, tuple[str, tuple[str, ...], Sequence[float]]] = {
 
 
 class Family:
-    """One metric: a series for each combination of its labels' values; a histogram if it has bounds."""
+    """One metric, with a series for each combination of label values; with bounds it is a histogram."""
 
     def __init__(
         self, name: str, wants: str, labels: tuple[str, ...] = (), bounds: Sequence[float] = ()
     ) -> None:
         self._name, self._help, self._labels, self._bounds = name, wants, labels, bounds
-        self._series: dict[tuple[str, ...], list[float]] = {}  # counts, and at last the sum
+        self._series: dict[tuple[str, ...], list[float]] = {}  # the buckets' counts, and last the sum
 
     def add(self, value: float, *labels: str) -> None:
-        """Counts one event; beyond MAX_SERIES the values of labels that are new are all OTHER."""
+        """Counts one observation; once there are MAX_SERIES series, OTHER replaces new label values."""
         series = self._series.get(labels)
         if series is None:
             if len(self._series) >= MAX_SERIES:
@@ -65,7 +65,7 @@ class Family:
             series[bisect_left(self._bounds, value)] += 1
 
     def lines(self) -> Iterator[str]:
-        """The metric as Prometheus reads it."""
+        """Yields the lines of the metric in Prometheus's text format."""
         name = self._name
         yield f"# HELP {name} {self._help}"
         yield f"# TYPE {name} {'histogram' if self._bounds else 'counter'}"
@@ -103,7 +103,7 @@ class Metrics:
         self._families[name].add(value, *labels)
 
     def watch(self, name: str, wants: str, read: Callable[[], float]) -> None:
-        """Shows what `read` returns: a counter if the name ends in _total, else a gauge."""
+        """Adds a metric whose value `read` returns: a counter if its name ends in _total, else a gauge."""
         self._gauges.append((name, wants, read))
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -129,7 +129,7 @@ class Metrics:
         self._count("http_server_request_duration_seconds", seconds, method, route, str(status))
 
     def reply_ended(self, reply: Outcome) -> None:
-        """Counts a reply that has ended, kept here or relayed, with what the LLM said of its tokens."""
+        """Counts a reply that has ended (of a session or relayed), and the tokens that the LLM reported."""
         model, error = reply.model, reply.error
         seconds = max(0.0, self._clock() - reply.created_at / 1000)
         self._count("gen_ai_server_request_duration_seconds", seconds, model)

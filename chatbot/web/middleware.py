@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: who may come in, the shape of errors, the log."""
+"""The middleware around every request: access, the shape of errors, common headers, the log."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from chatbot.web.logs import ERROR, LEFT, SESSION_ID, log_request, request_id, r
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Observer = Callable[[str, str, int, float], None]
-"""Is given the method, the route, the status and the seconds of each request that has ended."""
+"""Called with the method, the route, the status and the seconds of each request that has ended."""
 
 
 class Gate:
-    """The middleware of the application, and the signal that adds the headers that all answers bear."""
+    """The application's middleware, and the signal that adds the headers of all responses."""
 
     def __init__(self, access: Access, observe: Observer = lambda *_: None) -> None:
         self._access = access
         self._observe = observe
 
     def install(self, app: web.Application) -> None:
-        """Puts it before all routes of `app`."""
+        """Installs the middleware and the signal in `app`."""
         app.middlewares.append(self.pass_through)
         app.on_response_prepare.append(self.set_headers)
 
     @web.middleware
     async def pass_through(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Gets the answer to a request, sends it, and notes down how it went.
+        """Gets the response to a request, sends it, and records it in the log and the metrics.
 
-        Whatever else goes wrong is answered by Connection.handle_error, which closes the connection.
+        Connection.handle_error answers any exception that leaves this method, and closes the connection.
         """
         began, status = time.perf_counter(), 500
         try:
             response = await self._answer(request, handler)
             if not response.prepared:
                 if not request.content.is_eof() or is_surplus(request):
-                    response.force_close()  # the rest of a body that nobody reads is no next request
+                    response.force_close()  # the unread rest of a body is not the next request
                 await backpressure.finish(request, response)
             status = response.status
             return response
         except BaseException as error:
             if isinstance(error, ConnectionError | asyncio.CancelledError):
                 status = LEFT
-            # What a client that left was being sent must not stay until the garbage collector comes by:
-            # a closed connection is a cycle, which holds this error, which holds all its frames.
+            # A closed connection is a reference cycle that holds this error, and the error holds its frames.
+            # Without this line the data in them would stay in memory until the garbage collector runs.
             traceback.clear_frames(error.__traceback__)
             raise
         finally:
@@ -80,15 +80,15 @@ class Gate:
             return http_error(error)
 
     async def set_headers(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Adds the headers that every answer bears; an on_response_prepare signal."""
+        """Adds the headers of every response; an on_response_prepare signal."""
         headers = response.headers
         headers.update(COMMON_HEADERS)
         headers[answers.REQUEST_ID] = request_id(request)
         headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
         session_id = request.get(SESSION_ID)
-        if session_id and not request.path.startswith("/v1/responses"):  # there an id opens one branch only
+        if session_id and not request.path.startswith("/v1/responses"):  # its id opens one branch only
             headers[answers.SESSION_ID] = session_id
-        if request.version < HttpVersion11:  # the end of the connection is the end of its answer
+        if request.version < HttpVersion11:  # the response ends where the connection ends
             response.force_close()
             headers["Connection"] = "close"
         self._access.set_headers(request, response)

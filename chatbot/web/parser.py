@@ -1,4 +1,4 @@
-"""Refuses requests that aiohttp's parser, in C or in Python, should not have let through."""
+"""Refuses requests that aiohttp's parser should not have accepted."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.web import RequestPayloadError
 
 MAX_HEAD = 32 * 1024
-"""Bytes of a request before its body."""
+"""The most bytes that a request may have before its body."""
 
 
 class StrictParser:
-    """Stands before aiohttp's parser, of which there is one in C and one in Python.
+    """Wraps aiohttp's parser, of which there are two: one in C and one in Python.
 
-    It refuses also what only the other one refuses, and some of what neither does.
+    Whichever is used, this class also refuses what only the other refuses, and some of what neither refuses.
     """
 
     def __init__(self, parser: Any) -> None:
         self._parser = parser
         self._head = 0  # bytes of a head that is not complete
-        self._body: Any = None  # of the last request
+        self._body: Any = None  # the body of the last request
         self._is_broken = False
 
     def __getattr__(self, name: str) -> Any:
@@ -34,12 +34,12 @@ class StrictParser:
         return self._body is None or self._body.is_eof()
 
     def feed_data(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
-        """What the parser makes of the next bytes; raises HttpProcessingError, once, when it cannot go on."""
+        """Returns what the parser finds in the next bytes. After one HttpProcessingError it ignores bytes."""
         if self._is_broken:
             return (), False, b""
         try:
             return self._feed(data)
-        except (HttpProcessingError, ValueError) as error:  # ValueError: bytes that are no text, in Python
+        except (HttpProcessingError, ValueError) as error:  # ValueError: not text (the parser in Python)
             self._is_broken = True
             if not self.has_whole_body:
                 self._body.set_exception(RequestPayloadError(str(error)))
@@ -71,6 +71,6 @@ def _check(message: Any) -> None:
     if len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers) > MAX_HEAD:
         raise LineTooLong(b"", MAX_HEAD)
     if message.headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
-        raise BadHttpMessage("another coding")  # which nobody here undoes
+        raise BadHttpMessage("another coding")  # nothing here decodes it
     if not message.path.isascii() or not message.headers.get("Expect", "").isascii():
         raise BadHttpMessage("no text")

@@ -1,4 +1,4 @@
-"""How many connections there may be, and how long a client is waited for that neither reads nor sends."""
+"""Limits the number of connections, and the time for which a client may neither read nor send."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 STALL_SECONDS = 30.0
-"""How long a client may read nothing of what waits for it."""
+"""How long a client may read nothing while bytes wait for it."""
 
 LOOK_SECONDS = 5.0
-"""How often it is looked whether a client reads."""
+"""Seconds between two checks whether a client reads."""
 
 
 @dataclass
 class Connections:
-    """How many connections there are and may be: `limit` are served, `surplus` more are refused in words."""
+    """Counts and limits connections: `limit` are served, `surplus` more are answered with an error."""
 
     limit: int = 1_000_000
     surplus: int = 0
@@ -27,15 +27,15 @@ class Connections:
 
     @property
     def is_full(self) -> bool:
-        """Whether one more would only be sent away."""
+        """Whether one more connection would be refused."""
         return self.open >= self.limit
 
 
 class StallWatch:
-    """Watches one client, from when something could not be sent at once until all of it was.
+    """Watches one client, from when something could not be sent at once until everything was sent.
 
-    `count_written` tells how many bytes the `transport` was given. Those that no longer wait in it have left
-    this process: if they become no more, the client does not read.
+    `count_written` returns how many bytes the `transport` was given. Those that no longer wait in its buffer
+    have left this process. If their number does not grow, the client does not read.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class StallWatch:
         self._look()
 
     def stop(self) -> None:
-        """Ends the watch: all was sent, or the connection is lost."""
+        """Ends the watch: everything was sent, or the connection is lost."""
         self._connections.stalled -= 1
         self._timer.cancel()
 
@@ -66,10 +66,10 @@ class StallWatch:
 
 
 class Patience:
-    """Ends after `seconds`, if left() is called every `look` seconds or more often.
+    """A timeout of `seconds`; left() must be called every `look` seconds or more often.
 
     The time for which this process was stopped (SIGSTOP, a laptop's lid) does not count: its clients could
-    neither send nor read. It was stopped if much more real time than `look` lies between two calls.
+    neither send nor read. It was stopped if more than twice `look` of real time lies between two calls.
     """
 
     def __init__(self, seconds: float, look: float) -> None:
@@ -79,7 +79,7 @@ class Patience:
         self._looked = time.monotonic()
 
     def left(self) -> float:
-        """How many seconds are left; none or less when it has ended."""
+        """Returns how many seconds are left; 0 or less after the timeout."""
         now = time.monotonic()
         stopped = now - self._looked - self._look
         self._looked = now

@@ -1,4 +1,4 @@
-"""Serves the page to talk in: its files, allowed to run their own scripts and styles and nothing else."""
+"""Serves the chat page and its files; the page may use its own scripts and styles and no others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTENT_TYPES = {
 }
 
 _GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
-"""Finds in an Accept-Encoding header that gzip is taken: named, and not with a quality of 0."""
+"""Matches an Accept-Encoding header that accepts gzip: named, and not with a quality of 0."""
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -43,9 +43,9 @@ SAFE = {
 
 
 class File:
-    """A file that is the same for everybody: compressed once, and not sent to a browser that has it.
+    """A file that is the same for every client: compressed once, and not sent to a browser that has it.
 
-    The suffix of its name says what it holds.
+    The suffix of its name decides the content type.
     """
 
     def __init__(self, name: str, body: bytes) -> None:
@@ -56,8 +56,8 @@ class File:
 
     @cached_property
     def gzipped(self) -> bytes | None:
-        """The file compressed, when it is first asked for; None if that is no shorter."""
-        # mtime=0: the same file makes the same bytes, which proxies may compare.
+        """The compressed file, made when it is first needed; None if it is not shorter."""
+        # mtime=0: the same file always gives the same bytes, which proxies may compare.
         smaller = gzip.compress(self.body, 9, mtime=0)
         return smaller if len(smaller) < len(self.body) else None
 
@@ -65,7 +65,7 @@ class File:
         """The file, or 304 if the request names its ETag."""
         body, etag, encoding = self.body, self.etag, {}
         if _GZIP.search(request.headers.get("Accept-Encoding", "")) and self.gzipped:
-            # The two encodings are two representations, and a strong ETag is of one.
+            # The two encodings are two representations, so each has its own strong ETag.
             body, etag, encoding = self.gzipped, f"{etag}-gzip", {"Content-Encoding": "gzip"}
         headers = {"ETag": f'"{etag}"', "Cache-Control": cache_control, "Vary": "Accept-Encoding"}
         if any(seen.value in (etag, "*") for seen in request.if_none_match or ()):
@@ -81,7 +81,7 @@ class Static:
             name: File(name, body) for name, body in _walk(resources.files("chatbot").joinpath("page"))
         }
         everything = "".join(f"{name} {file.etag}\n" for name, file in sorted(self._files.items()))
-        # The files are named by what they all hold: a browser may keep them, and never mixes two versions.
+        # The URLs have a hash of all files, so a browser may cache files and never mixes two versions.
         self._version = sha256(everything.encode()).hexdigest()[:12]
         self._pages = {path: self._page(name) for path, name in (("/", "index.html"), ("/docs", "docs.html"))}
 
@@ -96,14 +96,14 @@ class Static:
         router.add_get("/page/{path:.+}", self.file)
 
     async def page(self, request: web.Request) -> web.StreamResponse:
-        """Handle "GET /", the page to talk in, and "GET /docs", the API for people (see tools/docs.py)."""
+        """Handle "GET /", the chat page, and "GET /docs", the API's documentation (see tools/docs.py)."""
         return self._pages[request.path].answer(request)
 
     async def file(self, request: web.Request) -> web.StreamResponse:
         """Handle "GET /page/{path}": a file of the page.
 
-        A page that was opened before the server was replaced names an older version. It is given the file
-        as it is now, and must not keep it under that name.
+        A page that was opened before the server was updated asks for an older version. It is sent the current
+        file, and the browser must not use its copy later without asking again (no-cache).
         """
         version, _, name = request.match_info["path"].partition("/")
         if version == self._version and name in self._files:
