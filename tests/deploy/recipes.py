@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,3 +32,23 @@ def adapted(name: str, changes: Mapping[str, str]) -> str:
 def written(path: Path, text: str) -> Path:
     path.write_text(text, "utf-8")
     return path
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A key and a certificate that it has signed itself, for chat.example.com and 127.0.0.1."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    names = "subjectAltName=DNS:chat.example.com,IP:127.0.0.1"
+    command = [find_program("openssl"), "req", "-x509", "-newkey", "ec", "-nodes", "-days", "1"]
+    command += ["-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    command += [
+        "-subj",
+        "/CN=chat.example.com",
+        "-addext",
+        names,
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return key, certificate

@@ -7,7 +7,6 @@ import io
 import os
 import re
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.deploy.recipes import adapted, find_program, written
+from tests.deploy.recipes import adapted, find_program, make_certificate, written
 from tests.tools.processes import Process, free_port
 from tests.tools.scripted_llm import Gate, ScriptedLLM, delta, events, reply
 from tests.tools.server import Running, StartServer, text_of, until
@@ -45,25 +44,6 @@ class Front:
     tls_port: int
     plain_port: int
     log: Path
-
-
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    names = "subjectAltName=DNS:chat.example.com,IP:127.0.0.1"
-    command = [find_program("openssl"), "req", "-x509", "-newkey", "ec", "-nodes", "-days", "1"]
-    command += ["-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    command += [
-        "-subj",
-        "/CN=chat.example.com",
-        "-addext",
-        names,
-        "-keyout",
-        str(key),
-        "-out",
-        str(certificate),
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-    return key, certificate
 
 
 @pytest.fixture
