@@ -149,10 +149,11 @@ WHERE session_id = :session_id AND parent IS :parent AND :least <= (
 ) ORDER BY seq;
 -- name: session_of_turn: Whose a turn is, and how its reply ended, if it has one.
 SELECT session_id, finish_reason FROM alive WHERE seq = ?;
--- name: keep_only: Deletes of a turn its reply, for which no key can stand then, and some of what was said.
-UPDATE turns SET input = ?, input_count = ?, output = NULL, finish_reason = NULL, calls = 0, token_usage = NULL,
-                 reasoning = NULL, layout = NULL, chunk_ends = NULL, idempotency_key = NULL, request_hash = NULL
-WHERE seq = ?;
+-- name: keep_only: Deletes of a turn some of what was said and answered, for which no key can stand then.
+UPDATE turns SET input = :input, input_count = :input_count, output = :output, calls = coalesce(:calls, 0),
+                 reasoning = :reasoning, layout = :layout, chunk_ends = :chunk_ends, token_usage = NULL,
+                 finish_reason = iif(:output IS NULL, NULL, 'stop'), idempotency_key = NULL, request_hash = NULL
+WHERE seq = :seq;
 -- name: forget_response: A turn is a turn like others, and no response any more, which a key could stand for.
 UPDATE turns SET response_id = NULL, response = NULL, idempotency_key = NULL, request_hash = NULL WHERE seq = ?;
 

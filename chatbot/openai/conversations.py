@@ -16,7 +16,7 @@ from chatbot.config import Config
 from chatbot.errors import ChatError
 from chatbot.ids import new_turn_id
 from chatbot.llm.client import LLM
-from chatbot.openai.items import Object, answer_items, place_of, said_items
+from chatbot.openai.items import Object, answer_items, place_of, said_items, without_newest
 from chatbot.openai.requests import FindItem, messages_of, read_conversation, read_metadata, refuse
 from chatbot.records import DELETED, Session, Turn, as_json
 from chatbot.storage.database import when_unlocked
@@ -131,16 +131,16 @@ class Conversations:
     def delete_item(self, request: web.Request, _: Object) -> Object:
         """Handle "DELETE /v1/conversations/{conversation_id}/items/{item_id}": that item alone."""
         session, turn, item = self._item(request)
-        said, found = [*turn.messages], _items_of(turn)
+        said, found, answer = [*turn.messages], _items_of(turn), Object()
         if turn.output is not None:
             if found[-1] != item:
                 raise refuse("item_id", "is not the newest of its turn, which was answered")
-            said += messages_of(answer_items(turn)[:-1], "item_id", self.finder())
+            answer = without_newest(turn)
         else:  # of a message with calls there may be more
             place = place_of(item["id"])[1]
             left = [one for one in found if place_of(one["id"])[1] == place and one != item]
             said[place - 1] = "".join(messages_of(left, "item_id", self.finder())) or DELETED
-        self.store.keep_only(turn.seq, "\n".join(said))
+        self.store.keep_only(turn.seq, "\n".join(said), answer)
         return _shown(session)
 
     def _item(self, request: web.Request) -> tuple[Session, Turn, Object]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -202,6 +203,16 @@ def items_of(log: ReplyLog, turn_id: str, finish_reason: str | None) -> list[Obj
 def answer_items(turn: Turn) -> list[Object]:
     """The items that were answered in a turn, none if it has no answer."""
     return items_of(ReplyLog.from_turn(turn), turn.turn_id, turn.finish_reason or "")
+
+
+def without_newest(turn: Turn) -> Object:
+    """What a turn stores of its answer without the newest item of it; nothing if that is all."""
+    log, left, outline = ReplyLog.from_turn(turn), ReplyLog(max_bytes=sys.maxsize), Outline(turn.turn_id)
+    items = [outline.turn_to(run) for run in log.runs]
+    for run, item in zip(log.runs, items, strict=True):
+        if item is not outline.items[-1]:
+            left.append([next(log.pieces(run.start, log.length))])
+    return left.to_columns() if left.runs else {}
 
 
 def _text_of(log: ReplyLog, number: int) -> str:

@@ -10,9 +10,9 @@ its rows are removed in short pieces.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from chatbot import ids
 from chatbot.records import DELETED, Turn
@@ -160,10 +160,11 @@ class Tree:
             self._remove(began)  # to mark what is long took its time
         return deleted
 
-    def keep_only(self, seq: int, messages: str) -> None:
-        """Deletes a turn's reply, which frees its key, and of the messages those that are a line DELETED."""
+    def keep_only(self, seq: int, messages: str, answer: Mapping[str, Any] | None = None) -> None:
+        """Deletes a turn's reply but for these columns, which frees its key, and the messages DELETED."""
         count = sum(line != DELETED for line in messages.split("\n"))
-        self._db.run("keep_only", (messages, count, seq))
+        kept = answer or dict.fromkeys(("output", "calls", "reasoning", "layout", "chunk_ends"))
+        self._db.run("keep_only", {**kept, "seq": seq, "input": messages, "input_count": count})
 
     def forget_response(self, seq: int) -> None:
         """OpenAI's door does not find the turn as a response any more; in the conversation it stays."""
