@@ -1,4 +1,4 @@
-"""What an event is at this door: `id:` with the characters delivered so far, and a chat-completion chunk."""
+"""Encodes events for this door: `id:` has the characters sent so far, `data:` a chat-completion chunk."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from chatbot.errors import ChatError
 from chatbot.records import CALL, FIELDS, Chunk, Piece, dumps
 
 CATCH_UP_CHARS = 16 * 1024
-"""The most characters of one event of what was missed."""
+"""The most characters in one event of the catch-up."""
 
 MAX_CATCH_UP_BYTES = 64 * 1024
-"""About how much is made at once of what was missed: pieces may be many and small."""
+"""About how many bytes of events one catch_up() makes: the pieces may be many and small."""
 
 DONE = b"data: [DONE]\n\n"
 
 
 class Events:
-    """An `Encoder`: the LLM's own chunks while they come; for what was missed ours, made from the log."""
+    """An `Encoder`: live events are the LLM's own chunks; the catch-up has our chunks, made from the log."""
 
     def opening(self) -> bytes:
-        """Nothing stands before the reply's own events."""
+        """Returns b"": no event comes before the reply's own events."""
         return b""
 
     def live(self, chunk: Chunk, offset: int) -> bytes:
@@ -30,7 +30,7 @@ class Events:
         return b"id: %d\ndata: %b\n\n" % (offset, chunk.data)
 
     def catch_up(self, source: ReplySource, start: int) -> tuple[bytes, int]:
-        """The events of some of what follows offset `start`, and the offset after them."""
+        """The events of the next part of the log, from offset `start` on, and the offset after them."""
         events = bytearray()
         for piece in source.log.pieces(start, CATCH_UP_CHARS):
             start += piece.length
@@ -40,7 +40,7 @@ class Events:
         return bytes(events), start
 
     def ending(self, source: ReplySource, offset: int, *, live: bool) -> bytes:
-        """What ends a stream; one that was not live at the finish is sent that too."""
+        """The end of the stream; a client that was not `live` when the finish came is sent it here."""
         if live:
             return DONE
         events = _event(offset, _chunk(source, [_choice({}, source.finish_reason)]))
@@ -49,7 +49,7 @@ class Events:
         return events + DONE
 
     def error(self, error: ChatError) -> bytes:
-        """What ends a stream that failed: without an id, for nothing of the reply comes with it."""
+        """The end of a stream that failed. It has no `id:`, because it brings no characters of the reply."""
         return b"data: %b\n\n" % dumps(error.to_object())
 
 

@@ -18,13 +18,13 @@ from chatbot.storage.store import Store
 async def explain(
     session: Session, *, config: Config, store: Store, limits: ContextLimits, llm: LLM
 ) -> dict[str, Any]:
-    """What the next question would be sent, without what parts hold.
+    """Returns the messages that the LLM would be sent, without the contents of parts, and the reasons.
 
-    Of the operator's system prompt it is only said that it is sent.
+    Of the operator's system prompt it shows only that the LLM is sent one.
     """
     try:
         model = await llm.model_for({})
-    except ChatError:  # what it takes is not known then
+    except ChatError:  # the model, and so its limits, are unknown
         model = ""
     question = Question(session.session_id, session.current, (), {})
     budget = limits.budget(model, {}, llm.context_size(model))

@@ -1,4 +1,4 @@
-"""The description of the API: openapi.json is served as it is, and routes and requests are read out of it."""
+"""The description of the API: openapi.json is served as it is; routes and request schemas come from it."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ OPERATIONS: list[tuple[str, str, str]] = [
     for method, operation in methods.items()
     if method != "parameters"
 ]
-"""Each with its id, its method and its path."""
+"""Of each operation: its id, its method and its path."""

@@ -11,19 +11,19 @@ from chatbot.records import DELETED, dumps
 from chatbot.storage.store import Store
 
 MAX_PIECE = 256 * 1024
-"""Bytes of a piece at most. What is longer is made anew for each of its pieces."""
+"""The most bytes of a piece. A text that is longer may have to be made again for each of its pieces."""
 
 
 class MessageWriter:
-    """Writes messages as JSON; `omit`: without what their pictures, sound and files hold."""
+    """Writes messages as JSON; with `omit`, without the contents of their pictures, sound and files."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        # The long text of which a piece was written last: who reads fast has it made only once.
+        # The long text of which a piece was written last: for a client that reads fast it is made only once.
         self._last: tuple[object, bytes] = (None, b"")
 
     def page(self, session_id: str, page: Page, *, omit: bool) -> Iterator[bytes]:
-        """A page; each turn is read when it is written, and left out if it was deleted by then."""
+        """Yields a page. Each turn is read when it is due, and left out if it has been deleted by then."""
         yield b'{"messages":['
         comma = b""
         for _, refs in groupby(page.refs, lambda ref: ref.seq):
@@ -33,11 +33,11 @@ class MessageWriter:
         yield b'],"has_more":%b}' % dumps(page.has_more)
 
     def message(self, session_id: str, ref: Ref, *, omit: bool) -> Iterator[bytes]:
-        """A message; nothing if it was deleted."""
+        """Yields a message; nothing if it was deleted."""
         return self._pieces(session_id, [ref], omit)
 
     def _pieces(self, session_id: str, refs: list[Ref], omit: bool) -> Iterator[bytes]:
-        """Messages of one turn; raises ConnectionResetError if they change while they are being written."""
+        """Yields messages of one turn; raises ConnectionResetError if their length changes meanwhile."""
         data = b",".join(self._messages(session_id, refs, omit))
         length, key = len(data), (session_id, *refs, omit)
         for start in range(0, length, MAX_PIECE):
@@ -50,7 +50,7 @@ class MessageWriter:
             if length > MAX_PIECE:
                 self._last = (key, data) if start + MAX_PIECE < length else (None, b"")
             piece = data[start : start + MAX_PIECE]
-            del data  # not to be held while the client reads
+            del data  # so that it is not held while the client reads
             yield piece
 
     def _messages(self, session_id: str, refs: list[Ref], omit: bool) -> Iterator[bytes]:
@@ -58,7 +58,7 @@ class MessageWriter:
             if prompt := self._store.prompt(session_id):
                 yield dumps(prompt_object(prompt))
         elif turn := self._store.turn(refs[0].seq):
-            siblings = self._store.siblings(turn)  # once, for there may be many
+            siblings = self._store.siblings(turn)  # read once, for there may be many
             for _, place in refs:
                 if turn.messages[place - 1] != DELETED if place else turn.output is not None:
                     yield dumps(message_object(turn, place, siblings, omit=omit))

@@ -1,4 +1,4 @@
-"""Reads what clients send, by the schemas of openapi.json, and says by name what is wrong with it."""
+"""Reads requests and checks them against the schemas of openapi.json; an error names the field at fault."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _TYPES: dict[str, Any] = {
     "array": list,
     "boolean": bool,
     "number": (int, float),
-    "integer": (int, float),  # JSON does not tell 5 from 5.0
+    "integer": (int, float),  # in JSON 5 and 5.0 are the same
 }
 
 
 def refused(message: str, param: str | None) -> ChatError:
-    """A request that is refused for one of its fields, headers or parameters."""
+    """Returns the error for a request with a wrong field, header or parameter (`param`)."""
     return ChatError("invalid_request", message, param)
 
 
 def flaw(value: Any, schema: Schema) -> str | None:
-    """What is wrong with a value, and where in it, by as much of JSON Schema as openapi.json uses."""
+    """Says what is wrong with a value, and where; else None. Knows the keywords that openapi.json uses."""
     found = next((one for one in _choices(schema) if _is(value, one)), None)
     if found is None:
         return f" must be {' or '.join(map(_words, _choices(schema)))}"
@@ -51,7 +51,7 @@ def flaw(value: Any, schema: Schema) -> str | None:
 
 
 def _choices(schema: Schema) -> list[Schema]:
-    """The schemas of which a value must follow one; `null` is no choice, for it counts as absent."""
+    """The schemas one of which a value must match; without `null`, which counts as absent."""
     if "$ref" in schema:
         return _choices(SCHEMAS[schema["$ref"].rpartition("/")[2]])
     if "anyOf" in schema:
@@ -60,7 +60,7 @@ def _choices(schema: Schema) -> list[Schema]:
 
 
 def _is(value: Any, schema: Schema) -> bool:
-    """Whether a value is of the type that a schema names, whatever it contains."""
+    """Whether a value is of the type that a schema names; its fields and items are not checked."""
     if "const" in schema:
         return bool(value == schema["const"])
     kind = schema["type"]
@@ -84,7 +84,7 @@ def _words(schema: Schema) -> str:
 
 
 async def read_object(request: web.Request, name: str) -> dict[str, Any]:
-    """Reads the body as a JSON object that follows the schema of that name, without its fields that are null.
+    """Reads the body, a JSON object that must match the schema `name`. Leaves out fields that are null.
 
     Raises ChatError: invalid_json, invalid_request with the field's name.
     """
@@ -101,7 +101,7 @@ async def read_object(request: web.Request, name: str) -> dict[str, Any]:
 
 
 def metadata_text(metadata: dict[str, Any]) -> str:
-    """Metadata as it is stored."""
+    """Returns metadata as the JSON text that is stored. Raises ChatError if it is too long."""
     text = as_json(metadata)
     if len(text.encode()) > MAX_METADATA_BYTES:
         raise refused("metadata must not exceed 16 KiB.", "metadata")
@@ -109,8 +109,8 @@ def metadata_text(metadata: dict[str, Any]) -> str:
 
 
 class ChatRequest(NamedTuple):
-    """What a client asks: it says something (a message as JSON), or gives the outputs of tools (with the ids
-    of their calls), or neither, where it asks again in place of another message's turn.
+    """A chat request. It has a message (`said`, as JSON), or the `outputs` of tools with the ids of their
+    calls. Or it has neither, and asks again in place of the turn of another message (`replace`).
 
     `key_hash` and `request_hash` are "" without an Idempotency-Key.
     """
@@ -159,9 +159,9 @@ def _options(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_offset(request: web.Request) -> int:
-    """Where to go on in a reply: the Last-Event-ID header, else ?after=, else 0.
+    """Returns the offset from which to send a reply: the Last-Event-ID header, else ?after=, else 0.
 
-    The header wins: a browser's EventSource repeats its URL and moves the header on.
+    The header wins: a browser's EventSource reconnects with the same URL and a new header.
     """
     offset = 0
     for name, text in (
@@ -176,7 +176,7 @@ def read_offset(request: web.Request) -> int:
 
 
 def read_page(request: web.Request) -> tuple[int, str | None, str | None]:
-    """Which page of a history: its limit, and at most one of the cursors before and after."""
+    """Returns which page of the history is wanted: its limit, and at most one cursor, before or after."""
     text = request.query.get("limit", "100")
     if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= MAX_PAGE:
         raise refused(f"limit must be a whole number from 1 to {MAX_PAGE}.", "limit")
@@ -187,7 +187,7 @@ def read_page(request: web.Request) -> tuple[int, str | None, str | None]:
 
 
 def read_omit(request: web.Request) -> bool:
-    """Whether what parts hold is left out."""
+    """Whether the contents of parts are to be left out."""
     parts = request.query.get("parts")
     if parts not in (None, "omit"):
         raise refused("parts must be omit, if it is there.", "parts")

@@ -1,4 +1,4 @@
-"""The objects that clients are sent: sessions, and messages as they are made from turns."""
+"""Makes the objects that clients are sent: sessions, and messages from turns."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def rfc3339(milliseconds: int) -> str:
     return f"{_to_the_second(seconds)}.{milliseconds:03}Z"
 
 
-@lru_cache(maxsize=64)  # the times of an answer are mostly alike: now, or those of a conversation
+@lru_cache(maxsize=64)  # most times in one response are close together
 def _to_the_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
 
 
 def session_object(session: Session, timeout_ms: int) -> dict[str, Any]:
-    """A session, without what changes from moment to moment."""
+    """A session, without its message count and its running reply."""
     return {
         "session_id": session.session_id,
         "created_at": rfc3339(session.created_at),
@@ -39,9 +39,10 @@ def session_object(session: Session, timeout_ms: int) -> dict[str, Any]:
 
 
 def active_object(store: Store, session: Session, reply: Reply) -> dict[str, Any]:
-    """A reply that a session is being given.
+    """The running reply of a session.
 
-    `message` is the question without what parts hold; `replace` the reply in whose place it is asked for.
+    `message` is the question without the contents of parts. `replace` is the reply on the current path in
+    whose place this reply was asked for.
     """
     last = json.loads(reply.question.input[-1]) or {}
     parent = reply.question.parent
@@ -112,7 +113,7 @@ def _reply(turn: Turn) -> dict[str, Any]:
 
 
 def without_parts(content: Any) -> Any:
-    """A message's content, with the number of bytes in place of what its pictures, sound and files hold."""
+    """A message's content, in which the contents of pictures, sound and files are replaced by their size."""
     return [_without(part) for part in content] if isinstance(content, list) else content
 
 
@@ -123,11 +124,11 @@ def _without(part: dict[str, Any]) -> dict[str, Any]:
         return part
     data = held.get("url") or held.get("data") or held.get("file_data") or ""
     if kind == "image_url" and not data.startswith("data:"):
-        return part  # its address, and not what it holds
+        return part  # a picture's address, not its content
     left = {"type": kind, "omitted": len(data.encode())}
     return left | {kind: {"filename": held["filename"]}} if "filename" in held else left
 
 
 def shown_length(said: str) -> int:
-    """How long a message that was said (JSON) is without what its parts hold."""
+    """The length of a said message (JSON) without the contents of its parts."""
     return len(said) if len(said) < 4096 else len(as_json(without_parts(json.loads(said).get("content"))))

@@ -48,7 +48,7 @@ class Api:
         self._messages = MessageWriter(self.store)
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        """Registers the routes that openapi.json has and this class serves."""
+        """Registers the operations of openapi.json that this class has a method for."""
         for name, method, path in openapi.OPERATIONS:
             if handler := getattr(self, name, None):
                 router.add_route(method, path, handler)
@@ -56,7 +56,7 @@ class Api:
                     router.add_head(path, handler)
 
     def _open(self, request: web.Request) -> Session:
-        """The session that the path names, kept alive by the request."""
+        """Returns the session that the path names, and marks it as used."""
         session = self.sessions.use(request.match_info["session_id"])
         request[SESSION_ID] = session.session_id
         return session
@@ -78,7 +78,7 @@ class Api:
 
     async def patch_session(self, request: web.Request) -> web.StreamResponse:
         """Handle "PATCH /api/sessions/{session_id}": metadata, branch, system prompt."""
-        self._open(request)  # a change that is refused keeps it alive, too
+        self._open(request)  # a request that is refused keeps the session alive, too
         changes = await requests.read_object(request, "SessionChanges")
         if not changes:
             raise requests.refused("One of metadata, current and system_prompt must be there.", "metadata")
@@ -104,7 +104,7 @@ class Api:
         return web.Response(status=204)
 
     async def get_context(self, request: web.Request) -> web.StreamResponse:
-        """Handle "GET /api/sessions/{session_id}/context": what the next question would be sent, and why."""
+        """Handle "GET /api/sessions/{session_id}/context": what the LLM is sent with the next question."""
         session = self._open(request)
         return json_response(
             await explain(session, config=self.config, store=self.store, limits=self.limits, llm=self.llm)
@@ -166,7 +166,7 @@ class Api:
         return await self._stream(request, source, after, headers)
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
-        """Handle "GET /api/sessions/{session_id}/messages/{message_id}/stream": a reply from a place on."""
+        """Handle "GET /api/sessions/{session_id}/messages/{message_id}/stream": a reply from an offset."""
         source = self._find(request)
         after = requests.read_offset(request)
         return await self._stream(request, source, after, {})
@@ -175,7 +175,7 @@ class Api:
         """Handle "POST /api/sessions/{session_id}/messages/{message_id}/cancel": stops a reply right here."""
         source = self._find(request)
         source.stop()
-        await until_ended(source)  # which it has, unless the database's file is locked
+        await until_ended(source)  # it has ended already, unless the database's file is locked
         if source.error and source.error.code == "reply_cancelled":
             return web.Response(status=204)
         return self._reply_answer(source, {})
@@ -183,9 +183,9 @@ class Api:
     def _begin_or_join(
         self, request: web.Request, asked: ChatRequest, after: int = 0
     ) -> tuple[ReplySource, dict[str, str]]:
-        """The reply to a chat request, begun now or found under its key, and the headers that say so.
+        """Starts the reply to a chat request, or finds it by its key; returns it, and headers that say which.
 
-        A client that has `after` characters of the reply wants that one: a new reply would have other text.
+        A client that already has `after` characters needs the same reply: a new one would have another text.
         Nothing may be awaited before the client listens (see `ReplySource.join`).
         """
         session = self.sessions.use(asked.session_id)
@@ -203,13 +203,13 @@ class Api:
         return reply, {}
 
     def _find(self, request: web.Request) -> ReplySource:
-        """The reply that the path names, running or stored."""
+        """Returns the reply that the path names, running or stored."""
         session_id = self._open(request).session_id
         request[REPLY] = source = self.registry.find(session_id, request.match_info["message_id"].lower())
         return source
 
     def _question(self, session: Session, asked: ChatRequest) -> tuple[int | None, tuple[str, ...]]:
-        """Which turn the question follows, and what is said in it."""
+        """Returns the turn that the question follows, and the messages that it says."""
         if asked.said and asked.replace is None:  # a plain message, as nearly always
             return session.current, asked.said
         parent, said = session.current, asked.said or ()
@@ -224,7 +224,7 @@ class Api:
     ) -> web.StreamResponse:
         """Sends a reply from character `after` on.
 
-        An error before the first event is a status, if it comes within a heartbeat.
+        An error before the first event becomes an HTTP status, if it comes within a heartbeat.
         """
 
         def all_headers() -> dict[str, str]:
@@ -232,7 +232,7 @@ class Api:
                 raise source.error
             place = f"/api/sessions/{source.session_id}/messages/{source.message_id}/stream"
             about = headers | {answers.MESSAGE_ID: source.message_id, hdrs.CONTENT_LOCATION: place}
-            # Until the reply has begun, the LLM may have to be asked with less.
+            # Until the reply has begun, the LLM may have to be asked again with fewer messages.
             if source.context_messages and (source.has_pushed or source.ended):
                 about[answers.CONTEXT_MESSAGES] = str(source.context_messages)
             return about
@@ -241,7 +241,7 @@ class Api:
         return await stream(request, listener, all_headers)
 
     def _reply_answer(self, source: ReplySource, headers: dict[str, str]) -> web.StreamResponse:
-        """A reply that has ended, as a message."""
+        """Returns the message of a reply that has ended, or raises the reply's error."""
         if source.error:
             raise source.error
         turn = source.turn
@@ -250,20 +250,20 @@ class Api:
         message = self._messages.message(source.session_id, Ref(turn.seq, 0), omit=False)
         return _json_in_pieces(message, headers)
 
-    # What describes it
+    # The API's description
 
     async def get_openapi(self, request: web.Request) -> web.StreamResponse:
-        """Handle "GET /api/openapi.json": all of this."""
+        """Handle "GET /api/openapi.json": the description of this API."""
         return openapi.FILE.answer(request)
 
 
 def _json_in_pieces(pieces: Iterator[bytes], headers: dict[str, str] | None = None) -> web.StreamResponse:
-    """JSON that comes in pieces: in one if it is short, else no faster than it is read."""
+    """Sends JSON that comes in pieces: short JSON in one piece, else no faster than the client reads."""
     start = b""
     for piece in pieces:
         start += piece
         if len(start) > MAX_UNSENT:
             return web.Response(body=Pieces(chain((start,), pieces)), headers=headers)
     if not start:
-        raise not_found("message_id")  # it was deleted in this moment
+        raise not_found("message_id")  # it was deleted meanwhile
     return json_response(start, headers=headers)
