@@ -1,4 +1,4 @@
-"""The handlers of /v1/conversations: a conversation is a session, its items are what its turns hold."""
+"""The handlers of /v1/conversations: a conversation is a session, and its items are made from its turns."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from chatbot.web.logs import SESSION_ID
 def answered(
     handle: Callable[[web.Request, Object], Object],
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """A handler of what is done at once: it is given the body of a POST, and returns the answer.
+    """Makes an aiohttp handler of `handle`, which gets the body of a POST and returns the response's object.
 
-    It is called again if it finds the file locked, so it writes once, and that last.
+    `handle` is called again if the database's file is locked. So it may write only once, as its last step.
     """
 
     async def handler(request: web.Request) -> web.Response:
@@ -43,7 +43,7 @@ def answered(
 
 @dataclass(eq=False)
 class Conversations:
-    """The handlers of conversations and of their items, and what all handlers of this door need."""
+    """The handlers of conversations and their items, and the objects that all handlers of this door need."""
 
     config: Config
     store: Store
@@ -59,7 +59,7 @@ class Conversations:
         return session
 
     async def create_conversation(self, request: web.Request) -> web.Response:
-        """Handle "POST /v1/conversations": a new one, with items or without."""
+        """Handle "POST /v1/conversations": a new conversation, with items or without."""
         body = await read_object(request)
         messages = messages_of(body.get("items") or [], "items", self.finder())
         metadata = read_metadata(body)
@@ -81,7 +81,7 @@ class Conversations:
         return _shown(session._replace(metadata=metadata))
 
     def delete_conversation(self, request: web.Request, _: Object) -> Object:
-        """Handle "DELETE /v1/conversations/{conversation_id}": stops running replies, deletes it."""
+        """Handle "DELETE /v1/conversations/{conversation_id}": stops its replies, deletes it."""
         session_id = self._conversation(request).session_id
         self.sessions.delete(session_id)
         return {"id": f"conv_{session_id}", "object": "conversation.deleted", "deleted": True}
@@ -89,14 +89,14 @@ class Conversations:
     # Items
 
     def add_items(self, request: web.Request, body: Object) -> Object:
-        """Handle "POST /v1/conversations/{conversation_id}/items": adds them, and asks nothing."""
+        """Handle "POST /v1/conversations/{conversation_id}/items": adds items; the LLM is not asked."""
         session = self._conversation(request)
         messages = messages_of(body.get("items"), "items", self.finder())
         items = said_items(messages, self._add(session, messages))
         return _list_of(items)
 
     def _add(self, session: Session, messages: tuple[str, ...]) -> str:
-        """Stores messages as a turn that has no answer; returns its id."""
+        """Stores messages as a turn without an answer; returns the turn's id."""
         now = int(self.clock() * 1000)
         turn_id = new_turn_id(now)
         if messages:
@@ -107,7 +107,7 @@ class Conversations:
         return turn_id
 
     def require_unlocked(self, session_id: str) -> None:
-        """Raises ChatError("conversation_locked") while a response is written that goes on from its end."""
+        """Raises ChatError("conversation_locked") while a running reply occupies the session."""
         if self.registry.occupying(session_id):
             message = "A response is being written in this conversation."
             raise ChatError("conversation_locked", message, "conversation")
@@ -136,7 +136,7 @@ class Conversations:
             if found[-1] != item:
                 raise refuse("item_id", "is not the newest of its turn, which was answered")
             answer = without_newest(turn)
-        else:  # of a message with calls there may be more
+        else:  # the other items of a message with calls stay
             place = place_of(item["id"])[1]
             left = [one for one in found if place_of(one["id"])[1] == place and one != item]
             said[place - 1] = "".join(messages_of(left, "item_id", self.finder())) or DELETED
@@ -156,9 +156,9 @@ class Conversations:
         raise ChatError("not_found", "There is no such item.", param)
 
     def finder(self) -> FindItem:
-        """Finds the items that one request refers to, in any session: such an id is as good as a secret.
+        """Returns a function that finds the items that a request refers to, in any session: ids are secret.
 
-        Each turn is read once, and all of it is bounded: a short request may refer to a large item often.
+        It reads each turn once, and limits the total size: a short request may refer to a large item often.
         """
         left, turns = 8 * self.config.max_request_bytes, dict[str, dict[str, Object]]()
 
@@ -193,7 +193,7 @@ def _items_of(turn: Turn) -> list[Object]:
 
 
 def read_cursor(request: web.Request) -> tuple[bool, int, str]:
-    """How a client pages: whether from the newest item on, how many it wants, and after which."""
+    """Returns how a client pages: whether newest first, how many items, and the id after which they begin."""
     order, limit = request.query.get("order", "desc"), request.query.get("limit", "20")
     if order not in ("asc", "desc"):
         raise refuse("order", "must be asc or desc")
@@ -203,12 +203,12 @@ def read_cursor(request: web.Request) -> tuple[bool, int, str]:
 
 
 def page_of(items: Iterable[Object], limit: int, after: str) -> Object:
-    """A page of items that come in order: those behind the one with the id `after`, if it is not "".
+    """A page of items, which come in order. With `after` it has the items behind the one with that id.
 
-    It ends early before it is longer than PAGE_CHARS, for all others wait while it is made.
+    The page ends before it exceeds PAGE_CHARS, because making it blocks the event loop.
     """
     items, page, size, has_more = iter(items), list[Object](), 0, False
-    if after and all(item["id"] != after for item in items):  # takes those up to it
+    if after and all(item["id"] != after for item in items):  # consumes the items up to it
         raise ChatError("not_found", "There is no such item.", "after")
     for item in items:
         size += len(as_json(item))

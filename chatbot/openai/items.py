@@ -1,11 +1,11 @@
-"""Shows what a turn holds as items: what was said, from its messages; what was answered, from its log.
+"""Makes a turn's items: those of the input from the turn's messages, those of the answer from its log.
 
-An item's id is its turn's, with its place as the last three digits: from 001 on what was said, from 800 on
-what was answered. Eight more, made of its own id, tell a call from the others of a message that was said.
+An item's id is its turn's id with the item's place as the last three digits: input from 001 on, answers from
+800 on. A call in the input has eight more, a hash of the call's id, as a message may have several calls.
 
-Of an answer, a message goes on while text and refusal follow each other, each run of them a part of it;
-anything else ends it. A call goes on wherever its arguments do. Nothing is copied: an item knows which runs
-of the log it has.
+In an answer, a message item goes on while text and refusals follow each other; each run of them is a part.
+Anything else ends the item. A call goes on wherever more of its arguments come. Items do not copy the text:
+they have the numbers of their runs in the log.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ FIRST_OUTPUT = 0x800
 """The place of the first item of an answer."""
 
 NOT_ENCRYPTED = {"encrypted_content": "see summary"}
-"""What a reasoning item has besides: clients that let nothing be stored give back only those with such."""
+"""A further field of reasoning items: clients that use store=false send back only items that have it."""
 
 _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
 _ID = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{29})([0-9a-f]{3})(?:[0-9a-f]{8})?")
 
 
 class Kind(NamedTuple):
-    """What this API makes of a kind of pieces: names of types and fields. A call has no parts."""
+    """The names of this API's types and fields for a kind of pieces. A call has no parts."""
 
     item: str
     events: str
-    field: str  # of the whole text
-    parts: str = ""  # the field of the item
+    field: str  # the field with the whole text
+    parts: str = ""  # the item's field with the parts
     part: str = ""
     part_events: str = "content_part"
-    more: Mapping[str, Any] = {}  # of each event with text
+    more: Mapping[str, Any] = {}  # fields of each event with text
 
 
 KINDS = {
@@ -64,13 +64,13 @@ def item_id(type_: str, turn_id: str, place: int) -> str:
 
 
 def place_of(id_: str) -> tuple[str, int]:
-    """The id of the turn that an item belongs to, and its place there; "" if it is no such id."""
+    """The id of an item's turn, and the item's place there; ("", 0) if `id_` is not an item's id."""
     found = _ID.fullmatch(id_)
     return (str(uuid.UUID(f"{found[1]}000")), int(found[2], 16)) if found else ("", 0)
 
 
 def part_object(kind: str, text: str) -> Object:
-    """A part of a message or of reasoning that was answered."""
+    """A part of a message or of reasoning in an answer."""
     kind_ = KINDS[kind]
     more = {"annotations": [], **kind_.more} if kind == TEXT else {}
     return {"type": kind_.part, kind_.field: text} | more
@@ -80,7 +80,7 @@ def part_object(kind: str, text: str) -> Object:
 
 
 def said_items(messages: Iterable[str], turn_id: str) -> list[Object]:
-    """The items of a turn's messages, none of one that was deleted."""
+    """The items of a turn's messages; a deleted message has none."""
     return [
         {"id": item_id(type_, turn_id, place) + suffix, "type": type_, "status": "completed"} | fields
         for place, line in enumerate(messages, 1)
@@ -90,7 +90,7 @@ def said_items(messages: Iterable[str], turn_id: str) -> list[Object]:
 
 
 def _items_of_message(message: Object) -> Iterator[tuple[str, str, Object]]:
-    """The type of each item of a message, what its id ends with, and what it has besides."""
+    """Yields the type of each item of a message, the suffix of its id, and its other fields."""
     role, content = message["role"], message.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
     shown = [_part_object(part, role) for part in parts]
@@ -106,13 +106,13 @@ def _items_of_message(message: Object) -> Iterator[tuple[str, str, Object]]:
 
 
 def _call_fields(call: Object) -> Object:
-    """What the item of a call has of it; a signature, too, which clients that say it again send along."""
+    """The fields of a call's item, with its signature (extra_content), which clients repeat with the call."""
     more = {"extra_content": call["extra_content"]} if "extra_content" in call else {}
     return {"call_id": call["id"], **call["function"]} | more
 
 
 def _part_object(part: Any, role: str) -> Any:
-    """A part that was said, of those that chat-completions have."""
+    """Converts a part of a chat-completions message in the input to a part of this API."""
     match part["type"]:
         case "text" if role == "assistant":
             return part_object(TEXT, part["text"])
@@ -131,7 +131,7 @@ def _part_object(part: Any, role: str) -> Any:
 
 @dataclass(slots=True)
 class Item:
-    """An item of an answer; `runs` are the numbers of those in the log that it consists of."""
+    """An item of an answer; `runs` are the numbers of its runs in the log."""
 
     kind: Kind
     id: str
@@ -141,13 +141,13 @@ class Item:
     is_done: bool = False
 
     def text(self, log: ReplyLog) -> str:
-        """The characters of its newest part; of a call all of its arguments."""
+        """The text of the item's newest part; for a call, all of its arguments."""
         return "".join(_text_of(log, number) for number in (self.runs if self.head else self.runs[-1:]))
 
     def has_ended(self, log: ReplyLog) -> bool:
-        """Whether nothing will go on in it when another begins: of a call, that its arguments are whole.
+        """Whether the item is done when another begins: a call is done if its arguments are complete JSON.
 
-        Only the first run of a call is looked at: one that was interrupted may be so a thousand times.
+        They are parsed only while the call has one run: a call may be interrupted a thousand times.
         """
         if self.head and len(self.runs) == 1:
             with suppress(ValueError, RecursionError):
@@ -156,9 +156,9 @@ class Item:
         return not self.head
 
     def to_object(self, status: str, log: ReplyLog) -> Object:
-        """It as this API has it."""
+        """The item as an object of this API."""
         begun: Object = {"id": self.id, "type": self.kind.item, "status": status}
-        if self.head:  # clients parse the arguments of a function that takes none, too
+        if self.head:  # clients parse arguments even if the function takes none
             arguments = self.text(log) or ("{}" if status == "completed" else "")
             return begun | _call_fields(self.head.to_call(arguments))
         more = {"role": "assistant"} if self.kind.item == "message" else NOT_ENCRYPTED
@@ -167,7 +167,7 @@ class Item:
 
 
 class Outline:
-    """The items of an answer, as they began; the `current` one has the newest run."""
+    """The items of an answer, in the order in which they began; `current` has the newest run."""
 
     def __init__(self, turn_id: str) -> None:
         self.items: list[Item] = []
@@ -176,7 +176,7 @@ class Outline:
         self._calls: dict[int, Item] = {}
 
     def turn_to(self, run: Run | Piece) -> Item:
-        """Makes the item current to which a run belongs: one that goes on, or a new one without runs."""
+        """Makes the item of a run current: an item that goes on, or a new item, still without runs."""
         kind = KINDS[run.kind]
         item = self._calls.get(run.call) if run.kind == CALL else self.current
         if not item or item.kind.item != kind.item:
@@ -190,7 +190,7 @@ class Outline:
 
 
 def items_of(log: ReplyLog, turn_id: str, finish_reason: str | None) -> list[Object]:
-    """The items of an answer, of one that still runs (finish_reason None) too."""
+    """The items of an answer; with finish_reason None, of an answer that is still running."""
     outline = Outline(turn_id)
     for number, run in enumerate(log.runs):
         outline.turn_to(run).runs.append(number)
@@ -201,7 +201,7 @@ def items_of(log: ReplyLog, turn_id: str, finish_reason: str | None) -> list[Obj
 
 
 def answer_items(turn: Turn) -> list[Object]:
-    """The items that were answered in a turn, none if it has no answer."""
+    """The items of a turn's answer; none if the turn has no answer."""
     return items_of(ReplyLog.from_turn(turn), turn.turn_id, turn.finish_reason or "")
 
 

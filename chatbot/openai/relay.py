@@ -1,4 +1,4 @@
-"""The handlers of /v1/models and /v1/chat/completions: the LLM's own, with our watch and our words."""
+"""The handlers of /v1/models and /v1/chat/completions: they relay the LLM's answers and watch over them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SET_ONCE = ("role", "id", "type", "name", "format")
 
 @dataclass(eq=False)
 class Relayed:
-    """What log and metrics tell of a relayed answer."""
+    """What the log and the metrics report of a relayed answer."""
 
     created_at: int
     model: str
@@ -47,7 +47,7 @@ class Relayed:
 
 @dataclass(eq=False)
 class Relay:
-    """Passes on what clients ask who keep their conversations themselves; nothing is stored."""
+    """Relays requests of clients that keep their conversations themselves; nothing is stored."""
 
     config: Config
     store: Store
@@ -70,7 +70,7 @@ class Relay:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /v1/chat/completions": the LLM's answer, streamed or whole.
 
-        One that is to be whole is asked as a stream too: only that can be watched, and stopped.
+        The LLM is always asked for a stream, because only a stream can be watched and stopped.
         """
         body = await read_object(request)
         messages = body.get("messages")
@@ -78,7 +78,7 @@ class Relay:
             raise refuse("messages", "must be a list that says something")
         streams = require(body.get("stream") or False, bool, "stream")
         options = require(body.get("stream_options") or {}, dict, "stream_options")
-        # A conversation is known by what it began with, up to the first thing that the user said.
+        # The beginning identifies a conversation: its messages up to the user's first message.
         users = (n for n, m in enumerate(messages) if isinstance(m, dict) and m.get("role") == "user")
         begin = as_json(messages[: next(users, len(messages)) + 1])
         affinity = affinity_of(self.store.affinity_key, begin)
@@ -88,12 +88,12 @@ class Relay:
                     return await self._whole(request, answer)
                 return await self._stream(request, answer, wants_usage=bool(options.get("include_usage")))
             except ChatError as error:
-                raise known(without_frames(error)) from None  # log and metrics keep it
+                raise known(without_frames(error)) from None  # the log and the metrics keep the error
 
     async def _answer(
         self, request: web.Request, body: dict[str, Any], affinity: str
     ) -> AsyncGenerator[list[Chunk]]:
-        """What the LLM answers, as it comes; log and metrics show it."""
+        """Yields the LLM's chunks as they come, and records the outcome for the log and the metrics."""
         asked = str(body.get("model") or self.config.llm_model)[:MAX_MODEL_CHARS]
         outcome = Relayed(int(self.clock() * 1000), asked)
         with self.registry.relaying(outcome):
@@ -104,7 +104,7 @@ class Relay:
                     if outcome.first_token_ms is None and any(chunk.pieces for chunk in chunks):
                         outcome.first_token_ms = max(0, int(self.clock() * 1000) - outcome.created_at)
                     yield chunks
-                    if events := request.get(EVENT_WRITER):  # here, where it is noted what cuts it
+                    if events := request.get(EVENT_WRITER):  # in relaying(), which notes a shutdown
                         await events.wait_until_sent()
             finally:
                 answer.close()
@@ -117,14 +117,14 @@ class Relay:
         async for chunks in answer:
             for chunk in chunks:
                 whole.add(json.loads(chunk.data))
-        if usage := request[REPLY].usage:  # in a stream Groq and Moonshot have places of their own for it
+        if usage := request[REPLY].usage:  # in a stream Groq and Moonshot use other fields for it
             whole.add({"usage": json.loads(usage)})
         return json_response(whole.to_json())
 
     async def _stream(
         self, request: web.Request, answer: AsyncIterable[list[Chunk]], *, wants_usage: bool
     ) -> web.StreamResponse:
-        """It begins with the first chunk or heartbeat, before which an error is a status."""
+        """Streams the answer from the first chunk or heartbeat on; an error before that is a status."""
         response, ending = web.StreamResponse(headers=EVENT_STREAM), b"[DONE]"
         beating = asyncio.create_task(self._beat(request, response))
         try:
@@ -143,14 +143,14 @@ class Relay:
         return response
 
     async def _beat(self, request: web.Request, response: web.StreamResponse) -> None:
-        with suppress(ConnectionResetError):  # of which the request hears by itself
+        with suppress(ConnectionResetError):  # the request's task notices this, too
             while True:
                 await asyncio.sleep(self.config.stream_heartbeat_seconds)
                 (await backpressure.begin(request, response)).keep_alive()
 
 
 class Completion:
-    """One chat completion, put together of the chunks of a stream as they come, whatever fields they have."""
+    """Builds one chat completion from the chunks of a stream, whatever fields the chunks have."""
 
     def __init__(self) -> None:
         self._whole: dict[str, Any] = {}
@@ -164,7 +164,7 @@ class Completion:
         self._whole |= {name: value for name, value in chunk.items() if value is not None}
 
     def to_json(self) -> bytes:
-        """All of it; nothing can be added any more."""
+        """Returns the completion as JSON; after this nothing can be added."""
         choices = sorted(self._choices["choices"], key=lambda choice: int(choice["index"]))
         for choice in choices:
             message: dict[str, Any] = {"role": "assistant", "content": None}
@@ -183,9 +183,9 @@ class Completion:
 
 
 def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:
-    """Adds a piece to what came before: texts go on, lists grow, and items with an index go on.
+    """Merges `part` into `whole`: appends texts, extends lists, and merges list items that go on (`_same`).
 
-    The last finish_reason counts, as one that more follows was none.
+    The last finish_reason counts, because one that is followed by more was not the end.
     """
     for name, value in part.items():
         match whole.get(name), value:
@@ -196,7 +196,7 @@ def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:
             case StringIO() as text, str():
                 text.write(value)
             case str(begun), str() if name not in _SET_ONCE:
-                whole[name] = text = StringIO()  # to join the texts each time would take ever longer
+                whole[name] = text = StringIO()  # joining them each time would take quadratic time
                 text.writelines((begun, value))
             case dict(known), dict():
                 _merge(known, value)
@@ -211,9 +211,9 @@ def _merge(whole: dict[str, Any], part: dict[str, Any]) -> None:
 
 
 def _same(known: list[Any], item: Any) -> Any:
-    """The item of a list that another goes on with: the last of its index, or a last part that is text, too.
+    """The item of a list that `item` continues: the last with its index, or the last part if both are text.
 
-    It has no other id, by which Gemini's calls differ, whose index is always 0; and thoughts end when signed.
+    An item with another id is another item: Gemini's calls all have the index 0. A signature ends a thought.
     """
     if not known or not isinstance(item, dict):
         return None
@@ -229,6 +229,6 @@ def _same(known: list[Any], item: Any) -> Any:
 
 
 def _is_usage(chunk: Chunk) -> bool:
-    """Whether a chunk only says what the answer cost, for which not every client has asked."""
+    """Whether a chunk has only the usage, which is sent only to clients that asked for it."""
     whole = {} if chunk.pieces or b'"usage"' not in chunk.data else json.loads(chunk.data)
     return bool(whole.get("usage")) and not whole.get("choices")

@@ -1,6 +1,6 @@
-"""Reads what clients send: the items that are said, which become chat-completions messages, and settings.
+"""Reads requests: the input items, which become chat-completions messages, and the settings.
 
-What is said is a turn's lines, a message each. The calls of one assistant's message are items of their own.
+A turn stores its input as lines, one message each. Each call of an assistant's message is an item of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from chatbot.openai.responses import SETTINGS
 from chatbot.records import Turn, as_json
 
 FindItem = Callable[[str, str], Object]
-"""Finds an item by its id alone; the other text names the field that has it."""
+"""Finds an item by its id; the second argument is the field that has the id, for an error to name."""
 
 T = TypeVar("T")
 
@@ -49,31 +49,31 @@ _CONVERSATION = re.compile(r"conv_([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[
 
 
 def refuse(param: str, message: str) -> ChatError:
-    """What a client is sent whose request is wrong at a place."""
+    """Returns the error for a request whose field `param` is wrong."""
     return ChatError("invalid_request", f"{param} {message}.", param)
 
 
 def known(error: ChatError) -> ChatError:
-    """The error as clients of this API know it: LangChain looks for its code of what is too long."""
+    """Returns the error, with OpenAI's code if the context is too long: LangChain looks for that code."""
     if error.code != "context_too_long":
         return error
     return ChatError(error.code, error.message, "input", extra={"code": "context_length_exceeded"})
 
 
 def require(value: Any, type_: type[T], param: str) -> T:
-    """The value, if it is of one of JSON's types; raises ChatError that names the field if it is not."""
+    """Returns the value if it is of the type; else raises ChatError that names the field."""
     if type(value) is type_ or (type_ is float and type(value) is int):
         return cast(T, value)
     raise refuse(param, f"must be {_WORDS[type_]}")
 
 
 def _text(value: Mapping[str, Any], name: str, param: str) -> str:
-    """A field of an object that must be a string."""
+    """Returns a field of an object; the field must be a string."""
     return require(value.get(name), str, f"{param}.{name}")
 
 
 def _check_types(value: Mapping[str, Any], like: Object, place: str = "") -> None:
-    """Refuses an object with a field that is not of the type of its like (None: a string), if it is there."""
+    """Refuses an object with a field of another type than the field has in `like` (None there: a string)."""
     for name, one in like.items():
         if value.get(name) is not None:
             require(value[name], str if one is None else type(one), place + name)
@@ -81,7 +81,7 @@ def _check_types(value: Mapping[str, Any], like: Object, place: str = "") -> Non
 
 
 def _only(value: Mapping[str, Any], *names: str) -> Object:
-    """Those fields alone, if they are there."""
+    """Returns the named fields that are present and not null."""
     return {name: value[name] for name in names if value.get(name) is not None}
 
 
@@ -89,8 +89,8 @@ def _only(value: Mapping[str, Any], *names: str) -> Object:
 
 
 def messages_of(value: object, param: str, find_item: FindItem) -> tuple[str, ...]:
-    """The messages, as JSON, that a list of items says."""
-    groups: list[list[Object]] = []  # each a message, and the outputs of its calls, which must follow it
+    """Converts a list of items to messages, as JSON."""
+    groups: list[list[Object]] = []  # each: a message, then the outputs of its calls, which must follow it
     calls: dict[str, list[Object]] = {}
     for number, item in enumerate(require(value, list, param)):
         message = _message(item, f"{param}[{number}]", find_item)
@@ -101,7 +101,7 @@ def messages_of(value: object, param: str, find_item: FindItem) -> tuple[str, ..
             continue
         last = groups[-1][-1] if groups else {}
         is_both = last.get("role") == message["role"] == "assistant"
-        # Said beside the calls, before their outputs; or what was thought first.
+        # Text and calls before any output are one message; so are reasoning and what follows it.
         if is_both and ("tool_calls" in (last | message) or not last["content"]):
             for name in message.keys() - {"role"}:
                 last.setdefault(name, []).extend(message[name])
@@ -119,7 +119,7 @@ def messages_of(value: object, param: str, find_item: FindItem) -> tuple[str, ..
 
 
 def _message(item: Any, param: str, find_item: FindItem) -> Object:
-    """The message that an item is by itself, an assistant's with lists of texts; none of no thoughts."""
+    """Converts one item to a message. An assistant's has lists of texts; empty reasoning has no message."""
     type_ = require(item, dict, param).get("type") or ("message" if "role" in item else "item_reference")
     match type_:
         case "item_reference":
@@ -146,7 +146,7 @@ def _message(item: Any, param: str, find_item: FindItem) -> Object:
 
 
 def _content(value: object, param: str) -> Any:
-    """Text, or parts as chat-completions have them."""
+    """Converts content to text, or to parts as chat-completions have them."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -173,14 +173,14 @@ def _part(part: Any, param: str) -> Object:
 
 
 def new_of(messages: tuple[str, ...], before: Iterable[Turn]) -> tuple[str, ...]:
-    """What of an input is new: the AI SDK says a round of tool calls again, from its beginning on.
+    """Returns the input in a form in which the LLM is sent all its outputs of tools, or raises ChatError.
 
-    Outputs of calls that were made before come first. An output that the LLM would not be sent is refused.
+    If needed, leaves out repeated messages (the AI SDK repeats a round of calls), or puts the outputs first.
     """
     turns: list[Turn] = []
     for turn in before:
         turns.insert(0, turn)
-        # As many as there are messages are enough, for in each turn of a round at least one was said.
+        # len(messages) turns are enough, because each turn of a round has at least one message.
         if opens(turn) or (turn.output is not None and len(turns) >= len(messages)):
             break
     if not (lost := lost_outputs(turns, messages)):
@@ -196,9 +196,9 @@ def new_of(messages: tuple[str, ...], before: Iterable[Turn]) -> tuple[str, ...]
 
 
 def read_question(body: Mapping[str, Any], find_item: FindItem, model: str = "") -> Question:
-    """What is asked, not yet at its place, with what the response repeats of the request.
+    """Returns the question, still without its place, with the settings that the response repeats.
 
-    `model` is asked if it names none. Raises ChatError that names the field at fault, or what is not served.
+    The response names `model` if the body names none. Raises ChatError that names the field at fault.
     """
     given = _only(body, *body)
     _check(given)
@@ -220,9 +220,9 @@ def read_question(body: Mapping[str, Any], find_item: FindItem, model: str = "")
 
 
 def _check(given: Mapping[str, Any]) -> None:
-    """Refuses fields of a wrong type, what is not served, and what excludes each other."""
+    """Refuses fields of a wrong type, fields that are not served, and fields that exclude each other."""
     _check_types(given, _LIKE)
-    if given.get("max_output_tokens", 1) < 1:  # an LLM's words for it may sound like "no room left"
+    if given.get("max_output_tokens", 1) < 1:  # an LLM's error for it may look like "too long"
         raise refuse("max_output_tokens", "must be at least 1")
     for name in _NOT_SERVED:
         if given.get(name):
@@ -251,7 +251,7 @@ def read_metadata(body: Mapping[str, Any]) -> str:
 
 
 def read_conversation(value: object) -> str:
-    """The session that a request calls its conversation: by its id, dashed or not, or an object with it."""
+    """Returns the session id of a conversation; `value` is its id, dashed or not, or an object with it."""
     name = value.get("id") if isinstance(value, dict) else value
     if found := _CONVERSATION.fullmatch(require(name, str, "conversation").lower()):
         return str(uuid.UUID(found[1]))
@@ -274,7 +274,7 @@ def _tool_options(given: Mapping[str, Any]) -> Object:
         choice = {"type": "function", "function": {"name": _text(choice, "name", "tool_choice")}}
     elif choice not in ("auto", "none", "required"):
         raise refuse("tool_choice", "must be auto, none, required, or an object for functions")
-    if not tools:  # LLM servers refuse the others without tools
+    if not tools:  # without tools LLM servers refuse the other two fields
         return {}
     functions = [_only(tool, "name", *_FUNCTION) for tool in tools]
     return {

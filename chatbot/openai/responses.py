@@ -1,4 +1,4 @@
-"""Makes the response object, from the settings that it was asked with and from what became of it."""
+"""Makes the response object from the settings of its request and from its reply."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ SETTINGS: dict[str, Any] = {
     "prompt_cache_key": None, "safety_identifier": None, "reasoning": {"effort": None, "summary": None},
     "text": {"format": {"type": "text"}, "verbosity": "medium"},
 }  # fmt: skip
-"""What a response repeats of its request, and what holds where that says nothing."""
+"""The settings that a response repeats from its request, with their defaults."""
 
 _PENDING: dict[str, Any] = {
     "completed_at": None, "error": None, "incomplete_details": None, "output": [], "usage": None
 }  # fmt: skip
 _TOOL = {"description": None, "parameters": None, "strict": None}
 _ERRORS = {
-    # our codes: those that OpenAI's libraries know; all others are a server_error
+    # our code: the code that OpenAI's libraries know; any other error is a server_error
     "context_too_long": "invalid_prompt",
     "llm_rejected": "invalid_prompt",
     "llm_rate_limited": "rate_limit_exceeded",
 }
 _USAGE = (
-    # our words, the LLM's, and what is told apart
+    # our name, the LLM's name, the details
     ("input", "prompt", ("cached_tokens", "cache_write_tokens")),
     ("output", "completion", ("reasoning_tokens",)),
 )
 
 
 class Response:
-    """A reply as this API has it; `asked` is its question, or the turn that has it, and says how."""
+    """A reply as this API shows it; `asked` is its question or its turn, which has the settings."""
 
     def __init__(self, source: ReplySource, asked: Question | Turn | None = None) -> None:
         asked = asked or (source.question if isinstance(source, Reply) else source.turn)
@@ -60,7 +60,7 @@ class Response:
         self.has_conversation = "conversation" in self.settings
 
     def to_object(self, error: ChatError | None = None) -> Object:
-        """The response object, as far as the reply has come; an `error` is what ended its stream."""
+        """The response object, as far as the reply has come; `error` is the error that ended its stream."""
         source, turn = self.source, None if error else self.source.turn
         error = error or source.error
         finish = turn.finish_reason if turn else None
@@ -70,11 +70,11 @@ class Response:
         elif error:
             finish = "cancelled"
             status = finish if error.code == "reply_cancelled" else "failed"
-        else:  # it is queued as long as the LLM was not asked
+        else:  # queued until the LLM is asked
             status = "in_progress" if source.context_messages else "queued"
         shown = self.without_output(status)
         shown["model"] = source.model or shown["model"]
-        if source.error or not error:  # else it was stored, but deleted meanwhile
+        if source.error or not error:  # else the stored reply was deleted meanwhile
             shown["output"] = items_of(source.log, source.message_id, finish)
         if turn and finish:
             shown["usage"] = usage_object(source.usage or "{}")
@@ -88,7 +88,7 @@ class Response:
         return shown
 
     def without_output(self, status: str) -> Object:
-        """The response object at its beginning, with the model that was asked for."""
+        """The response object before any output, with the model that was asked for."""
         begun = {name: self.settings[name] for name in SETTINGS}
         begun["tools"] = [_TOOL | tool for tool in begun["tools"]]
         known = {
@@ -103,14 +103,14 @@ class Response:
 
 
 def _filled(given: Object, defaults: Object) -> Object:
-    """What was given, and what holds where that says nothing, also within its objects."""
+    """Returns `given`, with defaults for fields that are missing or null, also in inner objects."""
     filled = defaults | {name: value for name, value in given.items() if value is not None}
     inner = {name: _filled(filled[name], one) for name, one in defaults.items() if isinstance(one, dict)}
     return filled | inner
 
 
 def failed_response(row: Background, store: Store) -> Response:
-    """A response that was accepted in the background and came to nothing: a turn without an answer."""
+    """A background response that was accepted and then failed, as a turn without an answer."""
     turn = Turn(0, row.session_id, None, "", row.created_at, row.created_at, input=DELETED)
     turn = turn._replace(response_id=row.response_id, response=row.response)
     error = json.loads(row.error or '{"code":"internal_error","message":"It failed, or the server stopped."}')
@@ -118,7 +118,7 @@ def failed_response(row: Background, store: Store) -> Response:
 
 
 def usage_object(text: str) -> Object | None:
-    """The LLM's usage in this API's words; None if it does not count the prompt and the answer."""
+    """The LLM's usage in this API's fields; None if the LLM did not count the prompt and the answer."""
     usage, shown = json.loads(text), Object()
     for ours, theirs, details in _USAGE:
         count, found = usage.get(f"{theirs}_tokens"), usage.get(f"{theirs}_tokens_details")

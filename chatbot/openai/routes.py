@@ -29,7 +29,7 @@ from chatbot.web.streaming import StreamListener, stream, until_ended
 
 
 class OpenAIDoor(Conversations):
-    """The handlers of responses, beside those of conversations; the relay has a class of its own."""
+    """The handlers of responses, and those of conversations (inherited); the relay has its own class."""
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Registers everything under /v1."""
@@ -53,10 +53,10 @@ class OpenAIDoor(Conversations):
         router.add_get(f"{conversation}/items/{{item_id}}", answered(self.retrieve_item))
         router.add_delete(f"{conversation}/items/{{item_id}}", answered(self.delete_item))
 
-    # Beginning one
+    # Creating a response
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        """Handle "POST /v1/responses": says something and gets the response, whole, streamed, or later."""
+        """Handle "POST /v1/responses": creates a response and sends it whole, as a stream, or unfinished."""
         body = await read_object(request)
         asked = read_question(body, self.finder(), self.config.llm_model)
         source, headers = await when_unlocked(lambda: self._begin(request, asked, body))
@@ -72,9 +72,9 @@ class OpenAIDoor(Conversations):
     def _begin(
         self, request: web.Request, asked: Question, body: Object
     ) -> tuple[ReplySource, dict[str, str]]:
-        """The reply to a request, begun or met again, and the headers that say so.
+        """Starts the reply to a request, or finds it by its key; returns it, and headers that say which.
 
-        Nothing may be awaited before it has a listener (see `ReplySource.join`).
+        Nothing may be awaited before the reply has a listener (see `ReplySource.join`).
         """
         session_id, parent = self._place(asked, body.get("previous_response_id"))
         request[SESSION_ID] = session_id
@@ -88,11 +88,11 @@ class OpenAIDoor(Conversations):
         new = new_of(asked.input, self.store.path_up(parent))
         if not new and is_nothing(self.store.path_up(parent)):
             raise refuse("input", "says nothing")
-        self.require_unlocked(asked.session_id)  # "": it occupies none
+        self.require_unlocked(asked.session_id)  # never raises for ""
         self.registry.admit(session_id, occupies=False)
         if asked.stored and not session_id:
             request[SESSION_ID] = session_id = self.sessions.create("{}").session_id
-        # Nobody can guess it, and it begins as the session's does, so that a proxy knows where it belongs.
+        # Nobody can guess the id. It begins like the session's id, so that a proxy can route requests by it.
         begin = (session_id or new_session_id(*self.config.session_id_range))[:2]
         response_id = f"resp_{begin}{secrets.token_hex(16)}"
         if asked.detached:
@@ -103,7 +103,7 @@ class OpenAIDoor(Conversations):
         return self.registry.start(question), {}
 
     def _place(self, asked: Question, previous: str | None) -> tuple[str, int | None]:
-        """The session and the turn that a question follows; "" for one that has no session yet."""
+        """Returns the session and the turn that a question follows; "" if it has no session yet."""
         if asked.session_id:
             return asked.session_id, self.sessions.use(asked.session_id, "conversation").current
         if previous is None:
@@ -113,10 +113,10 @@ class OpenAIDoor(Conversations):
         self._find(previous, "previous_response_id")
         raise refuse("previous_response_id", "names a response that has not ended, or came to nothing")
 
-    # Reading one
+    # Reading a response
 
     def _find(self, response_id: str, param: str = "response_id") -> Response:
-        """A response by its id, whatever became of it."""
+        """Finds a response by its id, whether it runs, was stored or failed."""
         if reply := self.registry.by_response(response_id):
             return Response(reply)
         turn = self.store.turn_by_response(response_id)
@@ -128,10 +128,10 @@ class OpenAIDoor(Conversations):
         raise ChatError("not_found", "There is no such response.", param)
 
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
-        """Handle "GET /v1/responses/{response_id}": as far as it has come, or its events."""
+        """Handle "GET /v1/responses/{response_id}": what has come of it, or its events."""
         response = self._find(request.match_info["response_id"])
         request[SESSION_ID] = response.source.session_id
-        if request.query.get("stream", "").lower() != "true":  # Python's True, too
+        if request.query.get("stream", "").lower() != "true":  # or "True", from Python
             return json_response(response.to_object())
         after = request.query.get("starting_after", "-1")
         if not re.fullmatch("-1|[0-9]{1,15}", after):
@@ -139,16 +139,16 @@ class OpenAIDoor(Conversations):
         return await self._stream(request, response, int(after), {})
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
-        """Handle "POST /v1/responses/{response_id}/cancel": stops it right here, if it still runs."""
+        """Handle "POST /v1/responses/{response_id}/cancel": stops a response that still runs."""
         response = self._find(request.match_info["response_id"])
         response.source.stop()
         await until_ended(response.source)
         return json_response(response.to_object())
 
     def delete(self, request: web.Request, _: Object) -> Object:
-        """Handle "DELETE /v1/responses/{response_id}": it can be read no more.
+        """Handle "DELETE /v1/responses/{response_id}": it can no longer be read.
 
-        Nothing is missing from a conversation by that. Outside of one its turn goes too, if none follows it.
+        If it is in a conversation, or a turn follows its turn, the turn stays; else the turn is deleted, too.
         """
         response = self._find(request.match_info["response_id"])
         source, turn = response.source, response.source.turn
@@ -165,7 +165,7 @@ class OpenAIDoor(Conversations):
         return {"id": response.id, "object": "response", "deleted": True}
 
     def list_input(self, request: web.Request, _: Object) -> Object:
-        """Handle "GET /v1/responses/{response_id}/input_items": what was said to it."""
+        """Handle "GET /v1/responses/{response_id}/input_items": its input."""
         is_newest_first, limit, after = read_cursor(request)
         response = self._find(request.match_info["response_id"])
         asked = response.asked
@@ -176,7 +176,7 @@ class OpenAIDoor(Conversations):
     async def _stream(
         self, request: web.Request, response: Response, after: int, headers: dict[str, str]
     ) -> web.StreamResponse:
-        """Sends the events behind number `after`; an error before the first of them is a status."""
+        """Sends the events after number `after`; an early error is a status, unless in the background."""
         source, waits = response.source, not response.is_background
         encoder = ResponseEncoder(response, after)
         listener = StreamListener(source, 0, encoder, self.config.stream_heartbeat_seconds)
@@ -190,6 +190,6 @@ class OpenAIDoor(Conversations):
 
 
 def _raise_failure(source: ReplySource) -> None:
-    """Raises what a reply failed of, if nothing of it was stored; one that was cancelled did not fail."""
+    """Raises the error of a reply that failed with nothing stored; a cancelled reply did not fail."""
     if source.error and not source.finish_reason and source.error.code != "reply_cancelled":
         raise known(source.error)
