@@ -109,8 +109,8 @@ def metadata_text(metadata: dict[str, Any]) -> str:
 
 
 class ChatRequest(NamedTuple):
-    """A chat request. It has a message (`said`, as JSON), or the `outputs` of tools with the ids of their
-    calls. Or it has neither, and asks again in place of the turn of another message (`replace`).
+    """A chat request: a message (`said`, as JSON), or the `outputs` of tools with the ids of their calls.
+    With `replace` it asks in place of that message's turn; without message and outputs, the same again.
 
     `key_hash` and `request_hash` are "" without an Idempotency-Key.
     """

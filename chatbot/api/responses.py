@@ -130,5 +130,5 @@ def _without(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def shown_length(said: str) -> int:
-    """The length of a said message (JSON) without the contents of its parts."""
+    """About the length of a said message (JSON) without the contents of its parts."""
     return len(said) if len(said) < 4096 else len(as_json(without_parts(json.loads(said).get("content"))))

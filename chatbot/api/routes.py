@@ -104,7 +104,7 @@ class Api:
         return web.Response(status=204)
 
     async def get_context(self, request: web.Request) -> web.StreamResponse:
-        """Handle "GET /api/sessions/{session_id}/context": what the LLM is sent with the next question."""
+        """Handle "GET /api/sessions/{session_id}/context": explains what the LLM would be sent next."""
         session = self._open(request)
         return json_response(
             await explain(session, config=self.config, store=self.store, limits=self.limits, llm=self.llm)
