@@ -41,8 +41,7 @@ def session_object(session: Session, timeout_ms: int) -> dict[str, Any]:
 def active_object(store: Store, session: Session, reply: Reply) -> dict[str, Any]:
     """The running reply of a session.
 
-    `message` is the question without the contents of parts. `replace` is the reply on the current path in
-    whose place this reply was asked for.
+    `message` is the question without the contents of parts; `replace` the reply in whose place it is asked.
     """
     last = json.loads(reply.question.input[-1]) or {}
     parent = reply.question.parent

@@ -206,7 +206,7 @@ def answer_items(turn: Turn) -> list[Object]:
 
 
 def without_newest(turn: Turn) -> Object:
-    """What a turn stores of its answer without the newest item of it; nothing if that is all."""
+    """Returns a turn's columns for its answer without the newest item; {} if no other item is left."""
     log, left, outline = ReplyLog.from_turn(turn), ReplyLog(max_bytes=sys.maxsize), Outline(turn.turn_id)
     items = [outline.turn_to(run) for run in log.runs]
     for run, item in zip(log.runs, items, strict=True):
