@@ -1,8 +1,8 @@
-"""Understands an LLM's chunks in order: which are passed on, how the reply ends, what it cost. No I/O.
+"""Reads an LLM's chunks in order: which are passed on, how the reply ends, what it cost. No I/O.
 
-What one chunk adds is read by choice.ChoiceReader. A chunk is passed on byte for byte if we would write it in
-the same way; else it is rewritten. A finish_reason is held until the stream ends, because some LLMs send
-text after it: then the chunk goes out without it.
+choice.ChoiceReader reads what one chunk adds to the reply. A chunk is passed on byte for byte if we would
+write it in the same way; otherwise it is rewritten. A chunk with a finish_reason is held until the stream
+ends, because some LLMs send text after it. Then the held chunk is passed on without its finish_reason.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from chatbot.llm.json_text import dump, one_line, parse_odd, stored_text, valid
 from chatbot.records import CUT, FILTERED, REASONING, Chunk, Piece
 
 MAX_HELD = 64
-"""How many chunks that say nothing are kept after a finish_reason."""
+"""How many chunks are held from the one with the finish_reason on; more are dropped."""
 
 _FAILED_FINISHES = re.compile(
     # OpenRouter, vLLM, Zhipu, Moonshot, DeepSeek's insufficient_system_resource, Gemini's MALFORMED_…, Cohere
@@ -28,15 +28,15 @@ _FAILED_FINISHES = re.compile(
 )
 
 MAX_MODEL_CHARS = 256
-"""How much of a model's name is kept, whoever gave it."""
+"""How many characters of a model's name are kept, whether the LLM or a client has sent it."""
 
 
 class ChunkReader:
     """Reads the chunks of one answer in order.
 
-    `model` is the LLM's own name for it. `finish_reason` and `usage` (JSON text, as it is stored) are None
-    until it has said them; text that comes later takes a finish_reason back. `is_done` is whether it said
-    [DONE]. With `is_relay` chunks are passed on as they came, whatever they hold.
+    `model` is the model's name in the chunks. `finish_reason` and `usage` (JSON text, as it is stored) are
+    None until the LLM has sent them; if text follows, `finish_reason` is None again. `is_done` is true after
+    [DONE]. With `is_relay`, chunks in the standard format are passed on as they came, and none is held.
     """
 
     __slots__ = (
@@ -49,25 +49,25 @@ class ChunkReader:
         self.finish_reason: str | None = None
         self.usage: str | None = None
         self.is_done = False
-        self._is_doubtful = False  # it says a finish_reason too early: only a proper end shows it is meant
+        self._is_doubtful = False  # a finish_reason came too early: trust only [DONE] or the body's end
         self._is_relay = is_relay
         self._context_size = context_size
-        self._room = room  # for the answer, in tokens, if the request says
+        self._room = room  # the request's limit on the answer, in tokens, if it has one
         self._spent: dict[str, Any] = {}
         self._has_begun = False
-        self._held: list[Chunk] = []  # the one with the finish_reason, without text, and silent ones after it
+        self._held: list[Chunk] = []  # the chunk with the finish_reason, and later ones; all without text
         self._held_object: dict[str, Any] = {}
         self._choices = ChoiceReader()
         self._fast = FastPath()
         self.recognise = self._fast.recognise
-        """Reads an event, as it came, if it is plain text like the last; None if its data must be read()."""
+        """Reads a whole event if only its plain text is new; returns None if its data must be read()."""
 
     def read(self, data: bytes) -> list[Chunk]:
-        """Reads the data of one event. Raises ChatError when the LLM reports an error or it is no chunk."""
+        """Reads the data of one event. Raises ChatError if it is an error of the LLM, or not a chunk."""
         if chunk := self.recognise(b"%b%b%b" % (EVENT[0], data, EVENT[1])):
             return [chunk]
         if data.startswith(b"data:"):
-            data = re.sub(rb"\A(?:data:\s*)+", b"", data)  # one-api writes it twice
+            data = re.sub(rb"\A(?:data:\s*)+", b"", data)  # one-api writes "data:" twice
         if data.strip() in (b"", b"[DONE]"):
             self.is_done = self.is_done or bool(data.strip())
             return []
@@ -75,13 +75,13 @@ class ChunkReader:
             return self._read_object(*parse_odd(data), is_whole=False)
         except ValueError:
             if self.finish_reason:
-                return []  # another way to say [DONE], or an event cut short
+                return []  # another form of [DONE], or an event that was cut off
             if len(parts := re.split(rb"(?<=\})\s*data:\s*(?=[{[])", data)) > 1:
                 return [chunk for part in parts for chunk in self.read(part)]
             raise _nonsense(data) from None
 
     def read_whole(self, data: bytes) -> list[Chunk]:
-        """Reads an answer that came in one piece, or as JSON lines, which is a stream in disguise."""
+        """Reads an answer that is one JSON object, or JSON lines with a chunk each. Raises ChatError."""
         try:
             chunks = self._read_object(*parse_odd(data), is_whole=True)
         except ValueError:
@@ -122,28 +122,28 @@ class ChunkReader:
         return self._hold(read, chunk, finish)
 
     def _note_usage(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
-        """Remembers the usage; Moonshot and Groq have places of their own for it."""
+        """Keeps the usage, if the chunk has one. Moonshot and Groq put it into places of their own."""
         for place in (chunk, choice, chunk.get("x_groq"), choice.get("delta"), choice.get("message")):
             usage = place.get("usage") if isinstance(place, dict) else None
             if isinstance(usage, dict) and usage:
                 self._spent, self.usage = usage, stored_text(usage) or self.usage
                 break
 
-    # How it ends. Of an LLM that says twice that it stops, clients are sent one reply:
+    # The end of the reply. If an LLM sends a finish_reason twice, clients still see one reply:
     #
-    #   what comes       what is held then       what goes out
+    #   what arrives     what is held then       what is passed on
     #   "Hel" + stop     stop                    "Hel"
     #   usage            stop, usage
-    #   "lo" + stop      stop                    the chunk that was held, its stop removed; usage; "lo"
-    #   the end                                  stop, by end()
+    #   "lo" + stop      stop                    the held chunk without its stop; usage; "lo"
+    #   the end                                  stop (returned by end())
 
     def _hold(self, read: Chunk, chunk: dict[str, Any], finish: str | None) -> list[Chunk]:
-        """Keeps the chunk with the finish_reason, and silent ones after it; returns what may go out."""
+        """Holds the chunk with the finish_reason and later ones without text; returns what to pass on."""
         out = self._take_back() if read.pieces and self.finish_reason else []
         self.finish_reason = finish or self.finish_reason
         if self._is_relay or not (self._held or finish):
             return [*out, read]
-        if read.pieces:  # only the finish_reason must wait for what comes next
+        if read.pieces:  # its text need not wait, only its finish_reason
             text, read = _split(chunk, read.pieces, finish)
             out.append(text)
         if not self._held:
@@ -153,7 +153,7 @@ class ChunkReader:
         return out
 
     def _take_back(self) -> list[Chunk]:
-        """What was said was no end, since text follows: returns what was held, without the finish_reason."""
+        """Returns the held chunks without the finish_reason, because more of the reply follows it."""
         out, self._held = self._held, []
         if out:
             out[0] = Chunk(rewritten(self._held_object, (), None))
@@ -161,14 +161,14 @@ class ChunkReader:
         return out
 
     def end(self, *, is_cut: bool) -> list[Chunk]:
-        """The answer has ended, or `is_cut`: its connection broke. Returns the chunks that were held.
+        """Ends the answer and returns the held chunks. `is_cut`: the connection broke before its end.
 
-        Raises ChatError if it is not whole.
+        Raises ChatError if the answer is not complete, or if it is empty.
         """
         finish = self.finish_reason
         if not finish or (is_cut and not self.is_certain):
             if not self._has_begun and not self.is_done:
-                # So llama-cpp-python says that a conversation is too long; or it was a crash.
+                # llama-cpp-python does this if the conversation is too long; a crash looks the same.
                 raise TooLong("llm_error", "The LLM server sent an empty stream.", is_certain=False)
             raise errors.ours("cut" if is_cut else "early")
         came = self._choices.came
@@ -183,17 +183,17 @@ class ChunkReader:
 
     @property
     def is_certain(self) -> bool:
-        """Whether the LLM has said that it ends, and means it."""
+        """Whether the LLM has sent a finish_reason that can be trusted."""
         return bool(self.finish_reason) and not self._is_doubtful
 
     @property
     def may_end_soon(self) -> bool:
-        """Whether all that was due has come, but for [DONE] or the end of the body."""
+        """Whether only [DONE] or the end of the body is missing."""
         return bool(self._held and self.usage and self.is_certain)
 
 
 def _split(chunk: dict[str, Any], pieces: tuple[Piece, ...], finish: str | None) -> tuple[Chunk, Chunk]:
-    """A chunk as two: one with its text, and one with all else that ends the reply, the usage too."""
+    """Splits a chunk in two: one with its text, one with the finish_reason, the usage and all else."""
     said = {name: value for name, value in chunk.items() if name != "usage"}
     with_text = ("delta", "message", "logprobs")
     bare = {name: value for name, value in first_choice(chunk)[0].items() if name not in with_text}
@@ -202,7 +202,7 @@ def _split(chunk: dict[str, Any], pieces: tuple[Piece, ...], finish: str | None)
 
 
 def _finish_of(choice: dict[str, Any]) -> str | None:
-    """The finish_reason of a choice. Raises ChatError for one that means a failure."""
+    """Returns the finish_reason of a choice. Raises ChatError if it means that the LLM failed."""
     finish = choice.get("finish_reason")
     if not isinstance(finish, str) or finish.lower() in ("null", "none"):
         return None
@@ -214,13 +214,13 @@ def _finish_of(choice: dict[str, Any]) -> str | None:
 
 def _nonsense(data: bytes) -> ChatError:
     words = errors.words_of(data[:4096].decode("utf-8", "replace"))
-    failure = errors.Failure(0, 500, "", words)  # which may be all that a proxy says of it
+    failure = errors.Failure(0, 500, "", words)  # a proxy's error page may be only text
     if data[:1] not in b"{[" and (failure.kind != "failed" or too_long.find(500, "", words)[0]):
         return failure.to_error()
     return errors.ours("nonsense", words[:200] or "nothing")
 
 
 def _unwrapped(chunk: Any) -> dict[str, Any] | None:
-    """The chunk in an envelope: Cloudflare and some gateways put it into one."""
+    """Returns the chunk inside an envelope, as Cloudflare and some gateways send it, or None."""
     places = [chunk.get("data"), chunk.get("result")] if isinstance(chunk, dict) else []
     return next((inner for inner in places if isinstance(inner, dict) and inner.get("choices")), None)

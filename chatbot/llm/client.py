@@ -28,19 +28,19 @@ from chatbot.records import as_json
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
-"""How long it may take to find the LLM server's address and to connect."""
+"""The timeout for looking up the LLM server's address and connecting to it."""
 
 LIST_SECONDS = 2.0
-"""How long the list of models may take, where a chat can do without it."""
+"""The timeout for the list of models where a chat does not need the list."""
 MAX_HEADER_BYTES = 32 * 1024
-MAX_HEADERS = 1000  # gateways before other gateways add theirs
+MAX_HEADERS = 1000  # a chain of gateways adds many
 MAX_ERROR_BYTES = 64 * 1024
 
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 
 class LLM:
-    """The way to the LLM server that the settings name."""
+    """The client of the LLM server that the settings name."""
 
     def __init__(self, config: Config) -> None:
         self._endpoint = Endpoint(config)
@@ -50,7 +50,7 @@ class LLM:
         self._patience = config.llm_timeout_seconds
         self._configured_model = config.llm_model or str(self._extra_body.pop("model", "") or "")
         self._models = NO_MODELS
-        self._has_looked = False  # at the list, though it may not have been there
+        self._has_looked = False  # whether the list was asked for, even if it could not be read
         self._looking = asyncio.Lock()
         self._dialect = Dialect()
         self._has_answered = False
@@ -58,7 +58,7 @@ class LLM:
         self._session = aiohttp.ClientSession(
             connector=Pool(ssl=self._endpoint.tls),
             cookie_jar=aiohttp.DummyCookieJar(),
-            # The silence of an answer is watched by IdleTimeout; there is no limit on the whole.
+            # IdleTimeout limits the silence of an answer. The whole answer has no time limit.
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
@@ -66,7 +66,7 @@ class LLM:
         )
 
     async def close(self) -> None:
-        """Closes every connection, also those of answers that nobody reads to their end."""
+        """Closes every connection, also those of answers that nobody reads any more."""
         for response in list(self._responses):
             response.close()
         await self._session.close()
@@ -76,24 +76,24 @@ class LLM:
     async def ask(
         self, messages: Sequence[str], fields: Mapping[str, Any], *, affinity: str | None = None
     ) -> Answer:
-        """Asks for a reply to `messages`, which are JSON texts, and waits until the LLM begins to answer.
+        """Asks for a reply to `messages` (JSON texts), and waits until the head of the answer has arrived.
 
-        `fields` stand before those of LLM_EXTRA_BODY, but for nulls and for what this LLM server has refused;
-        `affinity` is the key of the conversation. Raises ChatError; TooLong if less of the conversation might
-        do.
+        `fields` override those of LLM_EXTRA_BODY; nulls and fields that this LLM server has refused are left
+        out. `affinity` is the key of the conversation. Raises ChatError, which is a TooLong if the LLM might
+        accept a shorter conversation.
         """
         chosen = {name: value for name, value in fields.items() if value is not None}
         return await self._ask(f"[{','.join(messages)}]", chosen, affinity)
 
     async def relay(self, body: Mapping[str, Any], *, affinity: str | None = None) -> Answer:
-        """Asks for a stream with a client's own request body; its chunks are passed on as they come."""
+        """Sends a client's own request body as a streamed request; the chunks are passed on as they come."""
         chosen = {name: value for name, value in body.items() if name not in ("messages", "stream")}
         return await self._ask(as_json(body.get("messages")), chosen, affinity, is_relay=True)
 
     async def _ask(
         self, messages: str, chosen: dict[str, Any], affinity: str | None, *, is_relay: bool = False
     ) -> Answer:
-        """Asks under the watch of an IdleTimeout; over the answer watches another."""
+        """Asks, with an IdleTimeout until the head has arrived. The Answer then has its own IdleTimeout."""
         body = without_place(self._extra_body, affinity) | chosen
         task = asyncio.current_task()
         assert task
@@ -101,7 +101,7 @@ class LLM:
         try:
             response = await self._post(messages, body, affinity)
         except asyncio.CancelledError:
-            # Nobody else may have cancelled the task too; cf. asyncio.timeout.
+            # If somebody else has also cancelled the task, it is a cancel (as in asyncio.timeout).
             if not idle.has_fired or task.uncancel():
                 raise
             raise self._reports.report(self._silent(), messages) from None
@@ -117,7 +117,7 @@ class LLM:
     async def _post(
         self, messages: str, body: dict[str, Any], affinity: str | None
     ) -> aiohttp.ClientResponse:
-        """Asks until the LLM server refuses nothing that can be done without; body["model"] is set."""
+        """Asks again without each optional field that the LLM server refuses. Sets body["model"]."""
         chose_model = "model" in body
         refused, left_out = "", set[str]()
         while True:
@@ -127,7 +127,7 @@ class LLM:
             fields.append(f'"messages":{messages}')
             data = f"{{{','.join(fields)}}}".encode()
             response = await self._request("POST", self._endpoint.chat_url, affinity, data)
-            if response.status in range(200, 300) and response.status != 204:  # Portkey has 246, too
+            if response.status in range(200, 300) and response.status != 204:  # Portkey also uses 246
                 self._has_answered = True
                 self._responses.add(response)
                 return response
@@ -138,19 +138,19 @@ class LLM:
                 continue
             is_found = not (chose_model or self._configured_model)
             if is_found and (failure.status == 404 or failure.kind == "model") and model != refused:
-                refused, self._models = model, NO_MODELS  # one look at the list: it may have another by now
+                refused, self._models = model, NO_MODELS  # ask once for a new list
                 if await self.model_for({}) != model:
                     continue
             self._dialect.forget(left_out)
-            self._has_answered &= failure.status != 401  # the key was good and is so no more
+            self._has_answered &= failure.status != 401  # the API key was valid, but is not any more
             raise failure.to_error(chose_model=chose_model, where=self._endpoint.name)
 
     # Its models
 
     async def model_for(self, fields: Mapping[str, Any]) -> str:
-        """The model that a request is for: named in its fields, configured, or the first of the list.
+        """Returns the model for a request: from its fields, the configured one, or the first of the list.
 
-        The list is asked once it can be: it may also say how much the models take. Raises ChatError.
+        Asks for the list even if the model is known, because it may have context sizes. Raises ChatError.
         """
         named = str(fields.get("model") or self._configured_model)
         if named and self._has_looked:
@@ -165,14 +165,14 @@ class LLM:
         except ChatError as error:
             if not named:
                 raise
-            # It may not have started yet: the next chat looks again.
+            # The LLM server may not have started yet, so the next chat asks for the list again.
             if error.code == "llm_unavailable" and not self._has_answered:
                 return named
         self._has_looked = True
         return named or self._models.first
 
     def context_size(self, model: str) -> int | None:
-        """How many tokens the model takes, if the list of models says so."""
+        """Returns the model's context size in tokens, if the list of models has it."""
         return self._models.sizes.get(model)
 
     async def models(self) -> bytes:
@@ -197,7 +197,7 @@ class LLM:
         raise error
 
     async def ready(self) -> tuple[str, str]:
-        """How the LLM server is: "ok", "loading", "unreachable", "unauthorized" or "error"; and a note."""
+        """Returns a state ("ok", "loading", "unreachable", "unauthorized" or "error") and a note."""
         try:
             response, body = await self._list(LIST_SECONDS)
         except ChatError as error:
@@ -207,10 +207,10 @@ class LLM:
         except ChatError as error:
             kind, note = error.kind, f"The list of models: {error.message}"
         else:
-            # The first is remembered until it is refused, however the list goes on.
+            # The model in use stays until the LLM server refuses it, also if the order of the list changes.
             self._models = listed._replace(first=self._models.first or listed.first)
             return "ok", ""
-        # Chats need no list: it may be missing, empty or forbidden.
+        # Chats may not need the list, which may be missing, empty or forbidden.
         is_missing = response.status in (404, 405) and body.lstrip()[:1] != b"<"
         can_do_without = self._configured_model and (kind == "model" or is_missing)
         if kind != "loading" and (self._has_answered or can_do_without):
@@ -228,12 +228,12 @@ class LLM:
     ) -> aiohttp.ClientResponse:
         """Sends a request and waits for the head of the answer.
 
-        A pooled connection may have died unnoticed (llama-server closes each without saying so): a
-        request that fails on one before its answer begins is sent once more on a fresh one.
+        A pooled connection may be dead already (llama-server closes connections without notice). If a request
+        fails on a pooled connection before its answer begins, it is sent again on a fresh connection.
         """
         options: dict[str, Any] = {"headers": self._endpoint.headers(affinity), "proxy": self._endpoint.proxy}
         for is_last in (False, True):
-            # aiohttp warns of bytes of over 1 MiB, which it would write at once.
+            # aiohttp writes bytes in one piece, and warns if they exceed 1 MiB.
             body = io.BytesIO(data) if data and len(data) > 1024 * 1024 else data
             needs_fresh.set(is_last)
             try:
@@ -245,9 +245,9 @@ class LLM:
         raise AssertionError("the last connection was fresh, so its error was raised")
 
     def _unreachable(self, error: Exception) -> ChatError:
-        """What it means that no answer began."""
+        """Returns the ChatError for a request whose answer did not begin."""
         error.__traceback__ = None
-        # Other errors may quote the bytes that came.
+        # The text of other errors may quote bytes of the answer.
         reason = self._reports.mask(str(error)) if isinstance(error, OSError) else type(error).__name__
         log.warning("llm: cannot connect: %s", reason)
         if getattr(error, "errno", None) in _NO_FILES:
@@ -268,7 +268,7 @@ class LLM:
 
 
 async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, or its first `limit` bytes; what came of one that was cut."""
+    """Returns at most `limit` bytes of the body; if the connection breaks, what had arrived."""
     parts: list[bytes] = []
     async with response:
         try:

@@ -1,19 +1,19 @@
-"""Reads one answer of the LLM server as it comes, as a stream of events or in one piece, up to its end.
+"""Reads one answer of the LLM server while it arrives, as a stream of events or in one piece, up to its end.
 
-Two functions ask for what has come, in turns:
+Two functions take turns in reading the bytes that have arrived:
 
-    __anext__   the task: for the first chunks, for what is left of a long burst, for an end without [DONE]
-    _arrived    the transport's callback, by way of tap.py: for all the rest, so that no task is woken for it
+    __anext__   runs in the task: for the first chunks, the rest of a long burst, an end without [DONE]
+    _arrived    runs in the transport's callback (tap.py): for everything else, so no task is woken for it
 
-Both have it read by _read, which chooses by what is known by then:
+Both pass the bytes to _read, which calls one of these:
 
-    a stream    _read_events
-    the end     _read_end
-    otherwise   _read_head, which keeps the bytes until they show a stream, or until the end
+    _read_events   if the answer is known to be a stream
+    _read_end      at the end of the answer
+    _read_head     otherwise: keeps the bytes until they turn out to be a stream, or until the end
 
-A failure is kept in `_failure`, which the task raises after the chunks that came before it. `_has_ended`
-ends both ways. However it ends, close() lets go of the LLM: first() and deliver() call it, also if their
-task is cancelled.
+_read keeps a failure in `_failure`; the task raises it after the chunks that came before it. When
+`_has_ended` is true, neither function reads more. first() and deliver() call close(), also if their task is
+cancelled; close() releases or closes the connection to the LLM.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from chatbot.llm.tap import Tap
 from chatbot.records import Chunk
 
 SHORT_WAIT_SECONDS = 5.0
-"""How long an LLM server may be silent that has said all but [DONE]."""
+"""The idle timeout when the LLM server has sent everything except [DONE]."""
 
 FINISH_SECONDS = 1.0
-"""How long a connection may take to the end of a complete answer, in order to serve again."""
+"""How long close() waits for the end of the HTTP body of a complete answer, to reuse the connection."""
 
 SLICE_BYTES = 16 * 1024
-"""How much of a burst is taken before others have their turn: thousands of chunks, some milliseconds."""
+"""How much of a burst is read before other tasks run; a burst may have thousands of chunks."""
 
 MAX_WHOLE_BYTES = 8 * 1024 * 1024
-"""The largest answer in one piece; its JSON is parsed at once, while everything else waits."""
+"""The largest answer in one piece. Parsing its JSON blocks the event loop."""
 
 BROKEN = (aiohttp.ClientError, HttpProcessingError, RuntimeError)
-"""What reading from a broken connection raises; the last after bad chunks."""
+"""The errors that reading from a broken connection raises; RuntimeError after bad HTTP chunks."""
 
 Take = Callable[[list[Chunk]], bool]
-"""Takes chunks; says False when it wants no more."""
+"""A function that takes chunks. It returns False when it wants no more."""
 
 _STREAM_BEGINS = (b"data", b"event", b"id:", b"retry", b"error:", b":")
 
 
 class Answer:
-    """An answer that has begun: deliver() it, or loop over it and close() it.
+    """An answer whose head has arrived. Call deliver(), or iterate over the answer and then call close().
 
-    Its `reader` knows the model, finish_reason and usage. The answer `is_complete` when all of it was read;
-    its last chunks are handed over then.
+    `reader` has the model, the finish_reason and the usage. `is_complete` becomes true when the whole answer
+    was read; the last chunks are handed over then.
     """
 
     __slots__ = (
@@ -80,36 +80,36 @@ class Answer:
         self.reader = reader
         self._report = report
         self._messages: str | None = messages  # for the report of a failure before the first chunk
-        self._head = bytearray()  # what has come of an answer that is no stream, or may be none
-        self._decoder: Decoder | None = None  # of a stream
-        self._unread = b""  # what has come and was not read yet
-        self._chunks: list[Chunk] = []  # what was read and not handed over yet
-        self._take: Take | None = None  # what the transport's callback hands chunks to
+        self._head = bytearray()  # the bytes of an answer that is not, or not yet, known as a stream
+        self._decoder: Decoder | None = None  # None if it is not a stream
+        self._unread = b""  # bytes that have arrived and were not read yet
+        self._chunks: list[Chunk] = []  # chunks that were read and not handed over yet
+        self._take: Take | None = None  # the callback hands its chunks to this function
         self._has_ended = False
         self._failure: Exception | None = None
         self._tap = Tap(response, self._arrived)
         self._idle = IdleTimeout(patience, self._give_up)
 
     async def first(self, take: Take) -> list[Chunk]:
-        """The first chunks that say something; deliver() is given them. Hands those before them to `take`.
+        """Returns the first chunks that add to the reply, for deliver(). Hands earlier chunks to `take`.
 
-        If it raises, the answer is closed.
+        If it raises, it has closed the answer.
         """
         try:
             async for chunks in self:
                 if any(chunk.pieces for chunk in chunks):
                     return chunks
                 if not take(chunks):
-                    return chunks  # `take` will refuse them in deliver(), too, which ends the answer
+                    return chunks  # `take` will refuse them in deliver() too, and that ends the answer
             return []
         except BaseException:
             self.close()
             raise
 
     async def deliver(self, first: list[Chunk], take: Take) -> None:
-        """Hands all chunks to `take`, until the end or until it says False, and closes the answer.
+        """Hands all chunks to `take`, until the end or until `take` returns False, and closes the answer.
 
-        After the first ones the transport's callback does so, too. Raises ChatError after all that came.
+        After `first` the transport's callback does so, too. Raises ChatError after the chunks that arrived.
         """
         try:
             if take(first):
@@ -128,7 +128,7 @@ class Answer:
             try:
                 data, is_cut = await self._more(), False
             except BROKEN as error:
-                error.__traceback__ = None  # aiohttp keeps it, and its frames would keep the reply
+                error.__traceback__ = None  # aiohttp keeps the error; its frames would keep the reply
                 data, is_cut = self._left_over(), True
             if self._has_ended:
                 break
@@ -138,27 +138,27 @@ class Answer:
             try:
                 raise self._failure
             finally:
-                # No local variable may hold it: its traceback has this frame, which would be a cycle.
+                # A local variable would make a cycle: frame, error, traceback, frame.
                 self._failure = None
         raise StopAsyncIteration
 
     def close(self) -> None:
-        """Lets go of the LLM: at once if the answer is not complete, so that it stops working."""
+        """Releases the connection, or closes it at once if the answer is incomplete, so the LLM stops."""
         self._idle.end()
         self._tap.close()
         self._take = None
         self._has_ended = True
         if self.is_complete and not self._content.is_eof():
-            # All has come but the end of the HTTP body: with it, the connection can serve again.
+            # Only the end of the HTTP body is missing; after it the connection can be reused.
             timer = self._loop.call_later(FINISH_SECONDS, self._response.close)
             self._content.on_eof(timer.cancel)
         else:
             self._response.close()
 
     async def _more(self) -> bytes:
-        """What has come, as soon as something has; b"" at the end. Raises what is in BROKEN."""
+        """Waits for bytes and returns all that have arrived; b"" at the end. Raises an error of BROKEN."""
         if self._unread:
-            await asyncio.sleep(0)  # others have their turn
+            await asyncio.sleep(0)  # let other tasks run
         while not (data := self._unread or self._content.read_nowait()):
             if self._has_ended or self._content.is_eof():
                 break
@@ -166,7 +166,7 @@ class Answer:
         return data
 
     def _left_over(self) -> bytes:
-        """What came before the connection broke and was not read yet: aiohttp would not give it any more."""
+        """Returns the unread bytes from before the connection broke; aiohttp would only raise its error."""
         if (broken := self._content.exception()) is None:
             return b""
         self._content.set_exception(None)  # type: ignore[arg-type]
@@ -176,9 +176,9 @@ class Answer:
             self._content.set_exception(broken)
 
     def _arrived(self) -> None:
-        """Something has come, or the connection is lost: hands it over, and wakes the task for anything else.
+        """Is called when bytes have arrived or the connection is lost, but only while the task waits.
 
-        It is called only while the task waits, and then nothing is unread.
+        Hands over the chunks in these bytes; wakes the task for anything else. `_unread` is empty here.
         """
         try:
             data = self._content.read_nowait() if self._take else b""
@@ -194,14 +194,14 @@ class Answer:
             self._tap.wake()
 
     def _read(self, data: bytes, *, is_cut: bool = False) -> list[Chunk]:
-        """The chunks in what came, b"" at the end; only a part of it is read if it is long.
+        """Returns the chunks in `data` (b"": the end). Of long data it reads a slice; `_unread` is the rest.
 
-        A failure is kept, to be raised when they were handed over.
+        Keeps a failure, which is raised after these chunks were handed over.
         """
         decoder, self._unread = self._decoder, b""
         if decoder and decoder.is_between and (chunk := self.reader.recognise(data)):
             self._idle.heard_at = self._loop.time()
-            return [chunk]  # nearly always what has come is one event, in which only the text is new
+            return [chunk]  # nearly always `data` is one event in which only the text is new
         if len(data) > SLICE_BYTES:
             data, self._unread = data[:SLICE_BYTES], data[SLICE_BYTES:]
         try:
@@ -216,12 +216,12 @@ class Answer:
             self._failure = without_frames(self._report(error, self._messages))
         chunks, self._chunks = self._chunks, []
         if chunks:
-            self._messages = None  # they may be long
+            self._messages = None  # free the memory: they may be long
         return chunks
 
     def _give_up(self) -> None:
-        """The LLM was silent for too long, unless the task was not waiting: a relay's client may be slow."""
-        if not self._tap.is_waited_for:
+        """Breaks the connection: the LLM was silent for too long. Waits again if the task was not waiting."""
+        if not self._tap.is_waited_for:  # a relay waits for its client, not for the LLM
             self._idle = IdleTimeout(self._idle.patience, self._give_up)
             return
         self._content.set_exception(aiohttp.ClientConnectionError("idle"))
@@ -229,9 +229,9 @@ class Answer:
         self._tap.wake()
 
     def _read_head(self, data: bytes) -> None:
-        """Finds out whether it is a stream or one piece, by what comes: Content-Types lie."""
+        """Finds out from the bytes whether the answer is a stream: its Content-Type may be wrong."""
         self._idle.heard_at = self._loop.time()
-        was_undecided = len(self._head) < len(b"error:")  # too little to tell
+        was_undecided = len(self._head) < len(b"error:")  # too few bytes to decide
         self._head += data
         if was_undecided:
             self._head = self._head.lstrip(b"\xef\xbb\xbf \t\r\n")  # blank lines, a BOM
@@ -242,7 +242,7 @@ class Answer:
             raise errors.ours("large", "an answer of over 8 MiB")
 
     def _read_events(self, data: bytes, decoder: Decoder) -> None:
-        """Takes a piece of a stream."""
+        """Reads the events in a part of a stream."""
         reader = self.reader
         try:
             for event in decoder.feed(data):
@@ -253,12 +253,12 @@ class Answer:
         except TooLarge:
             raise errors.ours("large", "a line of over 1 MiB") from None
         if not reader.finish_reason or any(chunk.pieces for chunk in self._chunks):
-            self._idle.heard_at = self._loop.time()  # after the finish, only text counts
+            self._idle.heard_at = self._loop.time()  # after the finish_reason, only text counts
         patience = self._idle.patience
         self._idle.allow(min(SHORT_WAIT_SECONDS, patience) if reader.may_end_soon else patience)
 
     def _read_end(self, *, is_cut: bool) -> None:
-        """The body has ended, or its connection broke, or it was silent for too long."""
+        """The body has ended. `is_cut`: the connection broke, or _give_up closed it after a silence."""
         reader = self.reader
         if self._idle.has_fired and not reader.is_certain:
             raise errors.ours("timeout", f"{self._idle.patience:g}")
@@ -268,7 +268,7 @@ class Answer:
                     self._chunks += reader.read(event)
             except ChatError as error:
                 if error.kind != "nonsense" or not is_cut:
-                    raise  # but an event cut short is as good as none
+                    raise  # but an event that was cut off is ignored
         elif self._head:
             if is_cut:
                 raise errors.ours("cut")
@@ -276,6 +276,6 @@ class Answer:
         self._complete(is_cut=is_cut)
 
     def _complete(self, *, is_cut: bool) -> None:
-        """Nothing more will come: hands over the chunks that were held, if the reply is complete."""
+        """Ends the answer: adds the chunks that were held. Raises ChatError if the reply is not complete."""
         self._chunks += self.reader.end(is_cut=is_cut)
         self._has_ended = self.is_complete = True
