@@ -1,4 +1,4 @@
-"""Reads the tool calls of a reply: in pieces, whole, or several at once, and in whatever shape. No I/O."""
+"""Reads the tool calls of a reply, in pieces, whole or several at once, in any known format. No I/O."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _ARGUMENTS = ("arguments", "parameters", "input")
 
 
 class CallReader:
-    """Reads the calls of one reply; those without an id, or with another's, are given one of their own."""
+    """Reads the calls of one reply. A call without an id, or with the id of another call, gets a new id."""
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
         self._newest: dict[int | str, _Call] = {}  # by the LLM's index, and by its id
-        self._ids: set[str] = set()  # of those that have begun
+        self._ids: set[str] = set()  # of the calls that have begun
 
     def read(self, delta: dict[str, Any]) -> list[Piece]:
-        """The pieces of calls in a delta."""
+        """Returns the pieces of calls in a delta."""
         entries = delta.get("tool_calls")
         if not entries and (function := delta.get("function_call")):
             entries = {"index": 0, "function": function}
@@ -45,7 +45,7 @@ class CallReader:
         call = self._find(index, given, name)
         if call is None:
             if not (name or given):
-                return []  # a piece of nothing
+                return []  # it belongs to no call
             call = _Call(len(self._calls), given)
             self._calls.append(call)
             if isinstance(index, int):
@@ -53,14 +53,14 @@ class CallReader:
             if given:
                 self._newest[given] = call
         said = call.joined() if len(text) >= call.size > 0 and "custom" not in entry else ""
-        if said.startswith("{") and text.startswith(said):  # no JSON begins with the same brace twice
-            text = text[call.size :]  # Qianfan says all so far in each piece, GLM all again at the end
+        if said.startswith("{") and text.startswith(said):  # no JSON begins with "{" twice
+            text = text[call.size :]  # Qianfan repeats all so far in each piece, GLM at the end
         call.arguments.append(text)
         call.size += len(text)
         if call.has_begun:
             return [Piece(CALL, text, call.number)]
         if not name:
-            return []  # it begins when its name comes
+            return []  # the call begins when its name arrives
         call.has_begun = True
         if not call.given or call.given in self._ids:
             call.id = f"call_{secrets.token_hex(12)}"
@@ -70,33 +70,33 @@ class CallReader:
         return [Piece(CALL, "", call.number, head), Piece(CALL, call.joined(), call.number)]
 
     def _find(self, index: Any, given: str, name: str) -> _Call | None:
-        """The call that goes on here; None if another begins."""
+        """Returns the call that an entry continues; None if it begins a new call."""
         known = self._newest.get(index if isinstance(index, int) else given)
         if known is None and not given and not (name and isinstance(index, int)):
-            known = self._calls[-1] if self._calls else None  # it goes on at an index of its own
+            known = self._calls[-1] if self._calls else None  # the call continues under a new index
         if known is None or not known.has_begun or not name or (given and given == known.given):
-            return known  # Poolside gives later pieces another id, but no name
-        # Gemini gives each of several calls the index 0; other LLMs repeat the name with each piece.
+            return known  # Poolside sends later pieces with another id, but without a name
+        # Gemini sends several calls with the index 0; other LLMs repeat the name with each piece of a call.
         return None if (given and known.given) or known.is_whole() else known
 
 
 class _Call:
-    """A call as far as it has come; `given` is the LLM's id of it, `id` ours."""
+    """A call that has arrived so far. `given` is the id that the LLM gave it, `id` is the id that we use."""
 
     def __init__(self, number: int, given: str) -> None:
         self.number = number
         self.given = self.id = given
         self.arguments: list[str] = []
-        self.size = 0  # of all of them
+        self.size = 0  # of all arguments, in characters
         self.has_begun = False
 
     def joined(self) -> str:
-        """The arguments so far; few ask for them, so they are joined only then."""
+        """Returns the arguments so far. They are joined only here, because few calls need it."""
         self.arguments = ["".join(self.arguments)]
         return self.arguments[0]
 
     def is_whole(self) -> bool:
-        """Whether the arguments are JSON; some LLMs repeat the name with each piece, so few are parsed."""
+        """Whether the arguments are complete JSON. To save time, few incomplete ones are parsed."""
         text = self.joined()
         if text.lstrip()[:1] == "{" and not text.rstrip().endswith("}"):
             return False

@@ -1,4 +1,4 @@
-"""Reads what one chunk adds to the reply, in whatever shape it is written, and writes it in ours. No I/O."""
+"""Reads what one chunk adds to the reply, in any known format, and writes it in our format. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chatbot.llm.think_tags import ThinkTags
 from chatbot.records import CALL, FIELDS, REASONING, REFUSAL, TEXT, Piece
 
 _REASONING_FIELDS = (
-    "reasoning_content",  # DeepSeek, vLLM, SGLang, llama-server, Zhipu, Moonshot; it is our name for it, too
+    "reasoning_content",  # DeepSeek, vLLM, SGLang, llama-server, Zhipu, Moonshot; also our own name
     "reasoning",  # OpenRouter, Ollama, Groq, newer vLLM
     "thinking",
     "thought",
@@ -24,7 +24,7 @@ _WRITTEN = (*FIELDS.values(), "tool_calls", "function_call")
 _OUR_FIELDS = frozenset({*_REASONING_FIELDS, *_WRITTEN})
 
 _THOUGHTS = ("thinking", "reasoning", "thought", "reasoning.text", "reasoning.summary", "redacted_thinking")
-_TEXT_FIELDS = {  # of a part, and the kind of what stands there, if it has another than the part
+_TEXT_FIELDS = {  # the fields of a part; with a kind if the field sets the kind of its text
     **dict.fromkeys(("text", "output_text", "content", "parts", "summary", "value")),
     "thinking": REASONING,
     "reasoning": REASONING,
@@ -36,19 +36,19 @@ _MAX_DEPTH = 16
 class ChoiceReader:
     """Reads the choices of one answer's chunks in order.
 
-    Half a character, and what may be a part of a tag, wait for the next chunk. `came` are the kinds of pieces
-    so far.
+    Half of a surrogate pair, and text that may be a part of a tag, wait for the next chunk. `came` has the
+    kinds of the pieces so far.
     """
 
     def __init__(self) -> None:
         self._tags = ThinkTags()
         self._calls = CallReader()
-        self._halves: dict[str, str] = {}  # by kind, first halves of surrogate pairs
-        self._has_thoughts = False  # in a field of their own
+        self._halves: dict[str, str] = {}  # the waiting first half of a surrogate pair, by kind
+        self._has_thoughts = False  # whether a field of its own had reasoning
         self.came: set[str] = set()
 
     def read(self, choice: dict[str, Any], *, is_last: bool, is_whole: bool) -> tuple[list[Piece], bool]:
-        """What a choice adds to the reply, and whether it stands there just as we would write it."""
+        """Returns what a choice adds to the reply, and whether we would write its delta in the same way."""
         delta, is_message = _delta_of(choice)
         thoughts = _reasoning_in(delta)
         self._has_thoughts = self._has_thoughts or bool(thoughts)
@@ -57,7 +57,7 @@ class ChoiceReader:
             found[kind].append(text)
         texts = {kind: self._whole(kind, "".join(parts), is_last) for kind, parts in found.items()}
         tagged, texts[TEXT] = self._tags.feed(texts[TEXT], is_last=is_last)
-        texts[REASONING] += "" if self._has_thoughts else tagged  # MiniMax writes them in both ways
+        texts[REASONING] += "" if self._has_thoughts else tagged  # MiniMax repeats its reasoning in tags
         pieces = [Piece(kind, text) for kind, text in texts.items() if text]
         for call in self._calls.read(delta):
             piece = call._replace(text=self._whole(f"call {call.call}", call.text, is_last))
@@ -65,15 +65,15 @@ class ChoiceReader:
                 pieces.append(piece)
         stands = {name: value for name in _WRITTEN if (value := delta.get(name))}
         as_it_came = not is_message and stands == _fields(pieces)
-        if is_message and is_whole:  # MiniMax repeats the whole at the end
+        if is_message and is_whole:  # MiniMax repeats the whole answer at the end
             pieces = [piece for piece in pieces if piece.kind not in self.came]
         self.came.update([piece.kind for piece in pieces])
         return pieces, as_it_came
 
     def _whole(self, kind: str, text: str, is_last: bool) -> str:
-        """`text` with a surrogate pair joined that began in the chunk before; a lone half is replaced.
+        """Returns `text` after the first half of a surrogate pair that waited; replaces a lone half.
 
-        A first half at the end waits for the next chunk, so that every chunk is valid Unicode.
+        A first half at the end of `text` waits for the next chunk, so that every chunk is valid Unicode.
         """
         if kind not in self._halves and (text.isascii() or not text):
             return text
@@ -84,7 +84,7 @@ class ChoiceReader:
 
 
 def first_choice(chunk: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """The choice with the index 0, and whether it is the only one."""
+    """Returns the choice with the index 0, and whether it is the only one, in the standard format."""
     choices = chunk.get("choices")
     if not choices:
         return {}, True
@@ -97,18 +97,18 @@ def first_choice(chunk: dict[str, Any]) -> tuple[dict[str, Any], bool]:
 
 
 def _delta_of(choice: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """What a choice adds, and whether it stands elsewhere than in its `delta`."""
+    """Returns what a choice adds, and whether that was not in its `delta`."""
     delta, message = choice.get("delta"), choice.get("message")
     if not delta and isinstance(message, dict):
         return message, True
     if isinstance(delta, dict):
         return delta, False
-    text = delta or choice.get("text")  # as in completions
+    text = delta or choice.get("text")  # as in the older completions API
     return {"content": text}, bool(text)
 
 
 def is_standard(chunk: dict[str, Any]) -> bool:
-    """Whether all of a chunk stands where the API has it: clients that it is relayed to look nowhere else."""
+    """Whether a chunk has the standard format of the API, the only one that a relay's clients read."""
     choices = chunk.get("choices") or []
     return isinstance(choices, list) and all(map(_is_standard, choices))
 
@@ -123,7 +123,7 @@ def _is_standard(choice: Any) -> bool:
 
 
 def rewritten(chunk: dict[str, Any], pieces: Sequence[Piece], finish: str | None) -> bytes:
-    """The chunk as we would write it, with these pieces and this finish_reason."""
+    """Returns the chunk as we would write it, with these pieces and this finish_reason."""
     choice, _ = first_choice(chunk)
     if not choice:
         return dump(chunk | {"choices": []})
@@ -135,7 +135,7 @@ def rewritten(chunk: dict[str, Any], pieces: Sequence[Piece], finish: str | None
 
 
 def _fields(pieces: Sequence[Piece]) -> dict[str, Any]:
-    """The fields of a delta that adds these pieces, as we write them."""
+    """Returns the fields of a delta that adds these pieces, as we write them."""
     fields: dict[str, Any] = {}
     calls: dict[int, dict[str, Any]] = {}
     arguments: dict[int, list[str]] = {}
@@ -155,7 +155,7 @@ def _fields(pieces: Sequence[Piece]) -> dict[str, Any]:
 
 
 def _parts(value: Any, kind: str = TEXT, depth: int = 0) -> list[tuple[str, str]]:
-    """The texts in a content of any shape, each with its kind: a string, parts, parts in parts."""
+    """Returns (kind, text) of each text in a content: a string, parts, or parts in parts."""
     if isinstance(value, str):
         return [(kind, value)] if value else []
     if isinstance(value, list) and depth < _MAX_DEPTH:
@@ -163,7 +163,7 @@ def _parts(value: Any, kind: str = TEXT, depth: int = 0) -> list[tuple[str, str]
     if not isinstance(value, dict) or depth >= _MAX_DEPTH:
         return []
     named = value.get("type")
-    if named in _THOUGHTS or value.get("thought") is True:  # the last is Gemini's
+    if named in _THOUGHTS or value.get("thought") is True:  # `thought` is Gemini's
         kind = REASONING
     elif named == "refusal":
         kind = REFUSAL
@@ -174,7 +174,7 @@ def _parts(value: Any, kind: str = TEXT, depth: int = 0) -> list[tuple[str, str]
 
 
 def _reasoning_in(delta: dict[str, Any]) -> str:
-    """The reasoning in a delta: in the first of its fields that holds any."""
+    """Returns the reasoning in a delta, from the first field that has any."""
     if delta.keys().isdisjoint(_REASONING_FIELDS):
         return ""
     for name in _REASONING_FIELDS:

@@ -1,4 +1,4 @@
-"""Connections to the LLM server: which were fresh, none that speaks before it is asked, and how one ends."""
+"""Connections to the LLM server: which are new, which pooled ones are unusable, how one is closed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 
 is_fresh: ContextVar[bool] = ContextVar("is_fresh", default=False)
-"""Whether this task's last connection was made for its request, and does not come from the pool."""
+"""Whether this task's last connection was opened for its request, and did not come from the pool."""
 
 needs_fresh: ContextVar[bool] = ContextVar("needs_fresh", default=False)
-"""Whether only a connection made for it will do for this task's request."""
+"""Whether this task's request must not use a connection from the pool."""
 
 
 class Pool(aiohttp.TCPConnector):
-    """Keeps connections; one that has bytes to read before it is asked is closed and not used.
+    """Keeps connections for reuse. Closes a pooled one that has bytes to read before a request is sent.
 
-    They would be an answer to nobody's question: the text of another conversation.
+    These bytes would be read as the answer to the request, and may be the text of another conversation.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -41,15 +41,15 @@ class Pool(aiohttp.TCPConnector):
             connection.close()
 
     async def _create_connection(self, *args: Any, **kwargs: Any) -> ResponseHandler:
-        """Notes that the pool had none; aiohttp calls it. (Its TraceConfig costs 30 to 60 µs a request.)"""
+        """Notes that the pool had no connection. aiohttp calls this; its TraceConfig would cost more time."""
         is_fresh.set(True)
         return await super()._create_connection(*args, **kwargs)
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
-        """Ends a connection that is to be closed at once; aiohttp calls it.
+        """Aborts a connection that is to be closed. aiohttp calls this.
 
-        Else it would first send what is left of a request, however long an LLM does not read that; and with
-        TLS wait 30 s for the other side to say good-bye, of which nginx tells the LLM behind it nothing.
+        Otherwise closing would first send the rest of the request, even if the LLM reads nothing; with
+        TLS, it would wait 30 s for the peer's close_notify, and nginx would not tell the LLM behind it.
         """
         if should_close:
             protocol.abort()

@@ -1,4 +1,4 @@
-"""What this LLM server was seen to refuse, and requests without it. No I/O."""
+"""Remembers which fields this LLM server refuses, and writes requests without them. No I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from chatbot.llm.errors import Failure
 
 _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
-_HINTS = ("prompt_cache_key", "safety_identifier", "user")  # they change no answer
+_HINTS = ("prompt_cache_key", "safety_identifier", "user")  # an answer does not depend on them
 _REFUSED = re.compile(
     r"unsupported|not support|unknown|unrecognized|unexpected|extra (inputs|fields)|extra_forbidden"
     r"|not permitted|not allowed|invalid (param|argument|field)|must be verified|deprecated|instead"
@@ -22,13 +22,13 @@ _ADDED = "what a client adds to stream_options"
 
 
 class Dialect:
-    """Remembers for as long as the process lives."""
+    """The fields that the LLM server has refused since the process started."""
 
     def __init__(self) -> None:
         self._refused: set[str] = set()
 
     def fields_it_takes(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of a request as this LLM server takes them."""
+        """Returns the fields of a request as this LLM server accepts them."""
         body = dict(fields)
         for name in self._refused.intersection(_HINTS):
             body.pop(name, None)
@@ -43,21 +43,21 @@ class Dialect:
         return body
 
     def learns_from(self, failure: Failure, sent: Mapping[str, Any]) -> str:
-        """The field that is refused and can be done without, so that it is worth to ask again; "" if none."""
+        """Notes and returns a refused field without which the request can be sent again; "" if none."""
         text = f"{failure.codes} {failure.words}"
-        # The first limit that is named is the one that is refused; the other may be what is wanted.
+        # The first limit in the text is the refused one; the text may name the other as its replacement.
         limit = re.search(r"\bmax_(completion_)?tokens\b", text)
         names = [limit[0]] if limit and _LIMITS[limit[0]] not in {*sent, *self._refused} else []
         for name in [*names, *_HINTS, "stream_options", "stream"]:
-            # Nobody would speak of this one, which is ours, but to refuse it.
+            # The server itself adds stream_options, so an error that names it refuses it.
             is_refused = name == "stream_options" or _REFUSED.search(text)
             if is_refused and sent.get(name) and re.search(rf"(?i)\b{name}(ing)?\b", text):
                 if name == "stream_options" and sent[name] != _USAGE:
-                    name = _ADDED  # ours may be taken without
+                    name = _ADDED  # our own options may be accepted
                 self._refused.add(name)
                 return name
         return ""
 
     def forget(self, names: set[str]) -> None:
-        """Asking without these fields helped nothing: other requests have them again."""
+        """Sends these fields again in other requests, because leaving them out did not help."""
         self._refused -= names

@@ -1,4 +1,4 @@
-"""Where the LLM server is and how it is reached: URLs, headers, proxies, certificates. No I/O."""
+"""The address of the LLM server and how to reach it: URLs, headers, proxies, certificates. No I/O."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from chatbot.config import Config, ConfigError
 from chatbot.records import as_json
 
 PLACE = "{session}"
-"""What stands for the key of the conversation in a header's or a field's value."""
+"""The placeholder for the key of the conversation, in the value of a header or a field."""
 
 
 class Endpoint:
     """The LLM server that the settings name. Raises ConfigError for a proxy that cannot be used.
 
-    `name` is the base URL as clients may see it: where the LLM server is, is nobody's business.
-    `wants_affinity` is whether anything of a request wants the key of the conversation.
+    `name` is the base URL as clients may see it, so it does not say where the LLM server is.
+    `wants_affinity` is whether any header or field needs the key of the conversation.
     """
 
     def __init__(self, config: Config) -> None:
@@ -49,16 +49,16 @@ class Endpoint:
         queries = [value for name, value in url.query.items() if "version" not in name.lower()]
         self.secrets = [config.llm_api_key, url.password or "", pair, *config.llm_headers.values(), *queries]
         self.proxy = _proxy(url)
-        # Made here, not on import, so that SSL_CERT_FILE counts that was read from a file.
+        # Made here, not on import, because SSL_CERT_FILE may have been read from .env after the imports.
         self.tls: ssl.SSLContext | bool = ssl.create_default_context() if url.scheme == "https" else True
 
     def headers(self, affinity: str | None) -> dict[str, str]:
-        """The headers of a request."""
+        """Returns the headers of a request."""
         return without_place(self._headers, affinity) if self.wants_affinity else self._headers
 
 
 def without_place(fields: Mapping[str, Any], affinity: str | None) -> dict[str, Any]:
-    """The fields with the conversation's key in its place; without those that want one if there is none."""
+    """Replaces PLACE by the conversation's key. Without a key, leaves out the fields that have PLACE."""
 
     if affinity is not None:
         return dict(json.loads(as_json(fields).replace(PLACE, affinity)))
@@ -67,7 +67,7 @@ def without_place(fields: Mapping[str, Any], affinity: str | None) -> dict[str, 
 
 
 def _proxy(url: URL) -> URL | None:
-    """The proxy of the environment for this URL; aiohttp's trust_env would also read ~/.netrc."""
+    """Returns the environment's proxy for this URL. (aiohttp's trust_env would also read ~/.netrc.)"""
     host, proxies = url.host or "", urllib.request.getproxies_environment()
     named = proxies.get(url.scheme, "")
     try:

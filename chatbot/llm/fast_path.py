@@ -1,9 +1,9 @@
-"""Recognises a chunk that differs from the last in nothing but plain text, without parsing it.
+"""Recognises, without parsing it, a chunk that differs from an earlier one only in its plain text.
 
-It makes a token cheaper, and may be deleted: whoever uses it has only to drop the calls.
+This only saves time. To delete this file, delete the calls of it.
 
-Chunks of one stream are alike but for their text. What stands around it is learned from a chunk that was
-parsed; one that has the same bytes around a plain string differs in that string alone.
+The chunks of a stream mostly differ only in their text. study() learns the bytes before and after the text
+from a chunk that was parsed. A chunk with the same bytes around a plain string differs only in that string.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import json
 from chatbot.records import FIELDS, TEXT, Chunk, Piece
 
 EVENT = (b"data: ", b"\n\n")
-"""What stands around a chunk in an event, as nearly all LLM servers write it."""
+"""The bytes before and after a chunk in an event, as nearly all LLM servers write them."""
 
 
 class FastPath:
-    """What was learned of one stream."""
+    """The bytes that were learned from one stream."""
 
     __slots__ = ("_after", "_before", "_credit", "_kind", "_least")
 
     def __init__(self) -> None:
         self.forget()
         self._kind = TEXT
-        self._credit = 6  # a stream whose chunks are never alike is not studied for long
+        self._credit = 6  # study() costs 3, recognise() earns 1: stops learning from a stream in vain
 
     def forget(self) -> None:
-        """Recognises nothing until it learns again: what comes next must be read with what came before."""
+        """Recognises nothing until it learns again, because the next chunk depends on earlier ones."""
         self._before, self._after, self._least = b"\0", b"\0", 2
 
     def recognise(self, event: bytes) -> Chunk | None:
-        """Reads an event with a chunk like the one that was learned; None for any other."""
+        """Returns the chunk of an event if it is like the learned one; None for any other event."""
         if not event.startswith(self._before) or not event.endswith(self._after):
             return None
         literal = event[len(self._before) : -len(self._after)]
@@ -41,13 +41,13 @@ class FastPath:
             text = literal.decode()
         except UnicodeDecodeError:
             return None
-        if not text.isprintable():  # control characters are no JSON
+        if not text.isprintable():  # JSON has no control characters in strings
             return None
         self._credit += 1
         return Chunk(event[len(EVENT[0]) : -len(EVENT[1])], (Piece(self._kind, text),) if text else ())
 
     def study(self, chunk: Chunk) -> None:
-        """Learns from a chunk that was parsed and is passed on as it came, if it is one of plain text."""
+        """Learns from a parsed chunk that is passed on as it came, if it has one piece of plain text."""
         data, piece = chunk.data, chunk.pieces[0]
         if len(chunk.pieces) != 1 or piece.kind not in FIELDS or self._credit < 3:
             return

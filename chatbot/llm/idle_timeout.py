@@ -1,4 +1,4 @@
-"""Notices when the LLM, which should speak, is silent for too long."""
+"""An idle timeout: notices when the LLM has sent nothing for too long."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Callable
 
 LOOK_AGAIN = 0.05
-"""Seconds between a silence that seems too long and the judgement on it."""
+"""Seconds between the end of the timeout and a second look, which decides."""
 
 
 class IdleTimeout:
-    """Calls `on_idle` once nothing was heard for `seconds`, until end().
+    """Calls `on_idle` when nothing has arrived for `seconds`, unless end() is called before.
 
-    Whoever hears something sets `heard_at` (loop time), and that is all it costs: the timer looks when it
-    fires, and goes on waiting if something was heard. `has_fired` is whether it came to the call. `patience`
-    is how many seconds were allowed at first.
+    When data arrive, the owner sets `heard_at` (loop time). It does not restart the timer: when the timer
+    fires, it waits again if data have arrived. `has_fired` is true when the timeout was reached. `patience`
+    is the first timeout, in seconds.
     """
 
     __slots__ = ("_loop", "_on_idle", "_seconds", "_timer", "has_fired", "heard_at", "patience")
@@ -28,25 +28,25 @@ class IdleTimeout:
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(seconds, self._look)
 
     def allow(self, seconds: float) -> None:
-        """From now on so many seconds are allowed; no-op if as many were, or after end()."""
+        """Restarts with another timeout. Does nothing if it is the same, or after end()."""
         if self._timer and seconds != self._seconds:
             self._timer.cancel()
             self._seconds, self.heard_at = seconds, self._loop.time()
             self._timer = self._loop.call_later(seconds, self._look)
 
     def end(self) -> None:
-        """Listens no more."""
+        """Stops the timeout."""
         if self._timer:
             self._timer.cancel()
         self._timer = None
-        self._on_idle = None  # it mostly belongs to who holds this: a cycle otherwise
+        self._on_idle = None  # usually a method of the owner of this object, which would be a cycle
 
     def _look(self, *, is_late: bool = False) -> None:
         left = self.heard_at + self._seconds - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._look)
         elif not is_late:
-            # A process that was stopped (SIGSTOP, a laptop's lid) finds the answer in its socket: read first.
+            # After SIGSTOP or a laptop's sleep, data may wait in the socket: let the loop read it first.
             self._timer = self._loop.call_later(LOOK_AGAIN, lambda: self._look(is_late=True))
         else:
             on_idle, self.has_fired = self._on_idle, True

@@ -1,4 +1,4 @@
-"""JSON and Unicode as an LLM sends them, made fit to be stored and passed on. No I/O."""
+"""Makes the JSON and Unicode of an LLM valid, so that they can be stored and passed on. No I/O."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from chatbot.errors import ChatError
 
 MAX_USAGE_CHARS = 16_384
 
-codecs.lookup("utf-16-le")  # now: Python reads it from a file, and later there may be none free
+codecs.lookup("utf-16-le")  # load it now: Python opens a file for it, and later too many may be open
 
 
 def valid(text: str) -> str:
-    """The text with surrogates joined to pairs, and lone ones replaced."""
+    """Returns the text with surrogate pairs joined, and lone surrogates replaced."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def parse(data: bytes, decoder: json.JSONDecoder | None = None) -> Any:
-    """Parses JSON, which mostly is UTF-8; raises ValueError if it is none, or nested absurdly deep."""
+    """Parses JSON; replaces bytes that are not UTF-8. Raises ValueError if invalid or nested too deep."""
     try:
         return (decoder or _STRICT).decode(data.decode("utf-8", "replace").lstrip("\ufeff \t\r\n"))
     except RecursionError:
@@ -27,9 +27,9 @@ def parse(data: bytes, decoder: json.JSONDecoder | None = None) -> Any:
 
 
 def parse_odd(data: bytes) -> tuple[Any, bytes]:
-    """Parses what nearly is JSON, too: with raw control characters in texts, or NaN, which becomes null.
+    """Parses JSON, also with control characters in strings, or with NaN, which becomes null.
 
-    Returns the value, and its JSON as it may be passed on. Raises ValueError if it is none.
+    Returns the value and its valid JSON. Raises ValueError if it cannot be parsed.
     """
     try:
         return parse(data), data
@@ -39,7 +39,7 @@ def parse_odd(data: bytes) -> tuple[Any, bytes]:
 
 
 def dump(value: dict[str, Any]) -> bytes:
-    """The value as JSON on one line. Raises ChatError."""
+    """Returns the value as JSON on one line. Raises ChatError."""
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, RecursionError):
@@ -47,14 +47,14 @@ def dump(value: dict[str, Any]) -> bytes:
 
 
 def one_line(data: bytes) -> bytes:
-    """JSON that may be sent as one line: in valid JSON a line end is white space between tokens."""
+    """Returns JSON on one line. In valid JSON a line end is always white space between tokens."""
     if data.isascii() and b"\n" not in data and b"\r" not in data:
         return data
     return data.decode("utf-8", "replace").replace("\r", " ").replace("\n", " ").encode()
 
 
 def stored_text(value: Any, most: int = MAX_USAGE_CHARS) -> str | None:
-    """JSON as it is stored; None if it is none, huge or nested deep (SQLite stops at 1,000)."""
+    """Returns JSON to store; None if the value is not JSON, too long or too deep (SQLite stops at 1,000)."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         text.encode()
@@ -63,5 +63,5 @@ def stored_text(value: Any, most: int = MAX_USAGE_CHARS) -> str | None:
     return text if len(text) <= most and text.count("{") + text.count("[") <= 64 else None
 
 
-_STRICT = json.JSONDecoder(parse_constant=int)  # which raises ValueError: NaN is no JSON
+_STRICT = json.JSONDecoder(parse_constant=int)  # int("NaN") raises ValueError: JSON has no NaN
 _LENIENT = json.JSONDecoder(parse_constant=lambda _: None, strict=False)
