@@ -1,4 +1,4 @@
-"""What an LLM's failure means: what it looks like, our code, what a client is sent. No I/O."""
+"""Recognises an LLM server's failures, and gives each our code and a message for the client. No I/O."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MAX_DEPTH = 8
 # fmt: off
 # ruff: noqa: E501 (a pattern is a line)
 _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
-    # kind, our code, may it be repeated later, its statuses, what a client is sent before the LLM's own words, and
-    # the words (of code, type and message) by which it is known as well. The first that fits, fits; "too long"
-    # stands before all of them.
+    # kind, our code, may the request be repeated later (Retry-After), its statuses, our message, which the LLM's own
+    # words follow, and a pattern for its code, type and message. A failure needs a status or the pattern. The first
+    # line that matches is used, but "too long" is tested before them.
     ("money", "llm_error", False, (402,), "The LLM server's account has no money or quota left",
      r"^(?!.*resource_exhausted).*(insufficient[ _]?(user_)?(quota|balance|credit|fund)|exceeded your current quota|billing"
      r"|(?<![a-z])(?<!load.)balance(?![a-z])|(more|out of|any|enough) credits|payment required|arrear|overdue"
@@ -49,15 +49,15 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
      r"|not[_ ]?(found|exist)\w*\W+(the )?models?\b|\b(model|deployment)\b([^.]|\.\w){0,100}(not found|(does|do) ?n.t exist"
      r"|(does )?not exist|not available|not loaded|identifier is invalid)"),
     ("failed", "llm_error", True, (), "The LLM server failed",
-     r"\bcrashed\b|model unloaded|failed to load (the )?model"),  # LM Studio, by 400
+     r"\bcrashed\b|model unloaded|failed to load (the )?model"),  # LM Studio, with status 400
     ("forbidden", "llm_error", False, (403, 410), "The LLM server forbids it", r"$^"),
     ("slow", "llm_error", True, (408, 504, 524), "The LLM server took too long", r"$^"),
     ("rejected", "llm_rejected", False, range(400, 500), "The LLM server rejected the request",
-     r"(image|audio|video)s?( input)? (is|are) not supported"),  # llama-server says so with a 500
+     r"(image|audio|video)s?( input)? (is|are) not supported"),  # llama-server sends it with status 500
     ("failed", "llm_error", True, range(1000), "The LLM server failed", r"$^"),
 ]
 _OURS = {
-    # Failures that we word, some with words of the LLM in them: kind, our code, what a client is sent.
+    # Failures with our own message, some with words of the LLM in it: kind, our code, the message.
     "cut": ("llm_error", "The connection to the LLM server broke before the reply was complete."),
     "early": ("llm_error", "The LLM server's stream ended before the reply did."),
     "timeout": ("llm_timeout", "The LLM server was silent for {} seconds."),
@@ -75,16 +75,16 @@ _OURS = {
 
 
 def ours(kind: str, *words: object) -> ChatError:
-    """A failure that is ours to word, or nearly."""
+    """Returns the error for a failure of _OURS; `words` are put into its message."""
     code, message = _OURS[kind]
     retry_after = "1" if code == "overloaded" else None
     return ChatError(code, message.format(*words)[:MAX_MESSAGE_CHARS], retry_after=retry_after, kind=kind)
 
 
 class Failure(NamedTuple):
-    """What the LLM answered in place of a reply.
+    """A failure that the LLM server sent in place of a reply.
 
-    `status` is 0 for one that came inside an answer; `number` is the status that it has or would have had.
+    `status` is the HTTP status, or 0 inside an answer; there `number` is the status that would fit the failure.
     """
 
     status: int
@@ -96,7 +96,7 @@ class Failure(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Which line of the table fits."""
+        """The kind of the first line of the table that matches."""
         return self._line[0]
 
     @property
@@ -108,23 +108,23 @@ class Failure(NamedTuple):
 
     @property
     def _own_words(self) -> str:
-        """The words without URLs: of any failure some servers say where to read of rates, or to pay."""
+        """The words without URLs: some servers add links about rates or payment to any failure."""
         return re.sub(r"(?a)https?://[\w.:/?#&=%~+-]+", "", self.words)
 
     @property
     def is_no_api(self) -> bool:
-        """Whether there seems to be something else at the URL."""
+        """Whether something else than the API seems to be at the URL."""
         bare = r"(?is)^.{0,11}$|url|(resource|page|path|route|endpoint) not found|no route|method not"
         is_bare = not self.is_json or re.search(bare, self.words)
         return self.status in (404, 405) and self.kind != "model" and bool(is_bare)
 
     def to_error(self, *, chose_model: bool = False, where: str = "") -> ChatError:
-        """What the client is sent. `chose_model`: the client named the model; `where` the base URL."""
+        """Returns the client's error. `chose_model`: the client named the model. `where`: the base URL."""
         is_too_long, limit = too_long.find(self.number, self.codes, self._own_words)
         words = self.words or (f"it answered {self.status}" if self.status else "no reason given")
         if is_too_long:
             words = f"{TOO_LONG}: {words}"[:MAX_MESSAGE_CHARS]
-            # A proxy counts bytes, which pictures have most of, whatever they are in tokens.
+            # A proxy's 413 counts bytes, which says nothing about tokens: images have many bytes.
             teaches = self.number != 413 or limit is not None
             return TooLong("context_too_long", words, limit=limit, teaches=teaches)
         kind, code, again, _, says, _ = self._line
@@ -139,21 +139,21 @@ class Failure(NamedTuple):
 
 
 def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-    """What an answer that is not 200 says."""
+    """Reads the failure in an answer whose status is not 200."""
     try:
-        event = re.search(rb"^data: ?(\{.*)", body, re.M)  # DashScope's failures are streams, too
+        event = re.search(rb"^data: ?(\{.*)", body, re.M)  # DashScope sends a failure as a stream
         value, is_json = parse(event[1] if event else body), True
     except ValueError:
         value, is_json = body.decode("utf-8", "replace"), False
     words, text = words_of(value), body.decode("utf-8", "replace")
     host = re.match(r"https?://[\w.:\[\]-]{1,200}", headers.get("Location", ""))
-    if not words and 300 <= status < 400 and host:  # not with the path, which may quote what was said
+    if not words and 300 <= status < 400 and host:  # without the path, which may quote the conversation
         words = f"it redirects to {host[0]}"
     return Failure(status, status, _codes(text), words, is_json, _retry_after(headers, f"{words}\n{text}"))
 
 
 def failure_in(value: Any) -> Failure | None:
-    """The failure that came where a chunk or a completion was due; None if it is none."""
+    """Returns the failure in what should be a chunk or a completion; None if there is no failure."""
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         value = {"error": value}  # Gemini
     if not isinstance(value, dict):
@@ -162,13 +162,13 @@ def failure_in(value: Any) -> Failure | None:
     first = choices[0] if isinstance(choices, list) and choices else None
     places = [value, value.get("x_groq"), first]
     if isinstance(first, dict) and first.get("finish_reason"):
-        places.pop()  # which tells of it
+        places.pop()  # its finish_reason reports the failure
     error = next((one["error"] for one in places if isinstance(one, dict) and one.get("error")), None)
     if not error and isinstance(inner := value.get("base_resp"), dict) and inner.get("status_code"):
         error = inner  # MiniMax
     rest = {name: inner for name, inner in value.items() if name not in ("choices", "model", "error")}
     if isinstance(error, int) and error:
-        error = rest | {"code": error}  # its status, or True beside its words
+        error = rest | {"code": error}  # its status, or True with the words beside it
     has_words = _BARE.intersection(map(_name, value)) or isinstance(value.get("status"), dict)
     is_bare = has_words and not first and not value.get("usage")
     if not error and (value.get("object") == "error" or is_bare) and words_of(value):
@@ -193,12 +193,12 @@ _WORD_NAMES = (
 
 
 def _name(field: str) -> str:
-    """The name of a field however it is written: error_msg, errorMsg, ErrorMsg."""
+    """Returns one name for all spellings of a field: error_msg, errorMsg, ErrorMsg."""
     return field.replace("_", "").lower()
 
 
 def words_of(value: Any, depth: int = 0) -> str:
-    """The LLM's own words, of bounded length, from any shape; "" if there are none."""
+    """Returns the LLM server's own words from a value of any format, cut; "" if there are none."""
     words = ""
     if isinstance(value, str):
         return _plain(value, depth)
@@ -206,12 +206,12 @@ def words_of(value: Any, depth: int = 0) -> str:
         words = "; ".join(found for item in value[:4] if (found := words_of(item, depth + 1)))
     elif isinstance(value, dict) and depth <= _MAX_DEPTH:
         named = {_name(name): item for name, item in value.items()}
-        # None is looked at twice: of things in things that would be 2 ** depth times.
+        # Each item is read once. To read nested items twice would be 2 ** depth reads.
         rest = (item for name, item in named.items() if name not in _WORD_NAMES)
         others = (item for item in rest if isinstance(item, dict | list))
         places = (*map(named.get, _WORD_NAMES), *others)
         words = next((found for item in places if (found := words_of(item, depth + 1))), "")
-        metadata = value.get("metadata")  # OpenRouter has the provider's own answer in it
+        metadata = value.get("metadata")  # OpenRouter puts the provider's answer there
         raw = words_of(metadata.get("raw"), depth + 1) if isinstance(metadata, dict) else ""
         words = f"{words}: {raw}".removeprefix(": ") if raw not in words else words
         if isinstance(place := value.get("loc"), list) and words:
@@ -220,14 +220,14 @@ def words_of(value: Any, depth: int = 0) -> str:
 
 
 def _plain(text: str, depth: int) -> str:
-    """The words in a text, which may be JSON or a page in its turn."""
+    """Returns the words in a text, which may itself be JSON or an HTML page."""
     text = text.strip()
     if text[:1] in ("{", "["):
         try:
             return words_of(parse(text.encode("utf-8", "replace")), depth + 1) or text[:MAX_MESSAGE_CHARS]
         except ValueError:
             pass
-    text = text[: 4 * MAX_MESSAGE_CHARS]  # tags that do not end are looked for again at each of them
+    text = text[: 4 * MAX_MESSAGE_CHARS]  # bounds the search: each tag without an end is searched to the end
     if re.match(r"<(html|!doc)|<.*</", text, re.I | re.S):
         title = re.search(r"<(title|h1|message)[^>]*>(.*?)</", text, re.I | re.S)
         text = " ".join(title[2].split()) if title else ""
@@ -235,18 +235,18 @@ def _plain(text: str, depth: int) -> str:
 
 
 def _codes(text: str) -> str:
-    """All that stands under names of codes, types and statuses in a JSON text, joined by spaces."""
-    # A JSON text in another has a backslash before each quote.
+    """Returns the values of all fields for codes, types and statuses in a JSON text, joined by spaces."""
+    # JSON inside a JSON string has a backslash before each quote.
     name = r'"\w{,16}(?:code|type|status|param|reason)\\*" *: *'
-    text = text.partition('"input":')[0]  # FastAPI quotes what was said, which may be of codes
+    text = text.partition('"input":')[0]  # FastAPI quotes the request, which may mention codes
     return " ".join(re.findall(name + r'\\*"?([^"\\{}\[\],]{1,100})', text, re.I))[:1000]
 
 
 _WAITS = re.compile(
-    # A unit is a letter or a word that begins with it: "5 more" and "3 months" are no minutes.
+    # A unit is a letter, or a word that begins with it; "5 more" and "3 months" must not match as minutes.
     r"(?:(?:again|retry|resets?) (?:in|after)|wait(?: for)?)"
     r" ((?:[\d.]+ ?(?:ms|[hms](?![a-z])|h(?=ou|r)|m(?=in)|s(?=ec)))+)"
-    # LiteLLM has the provider's answer as text, with a backslash before each quote
+    # LiteLLM sends the provider's answer as a string, with a backslash before each quote.
     r'|"(?:retry_?(?:after|delay)|x-ratelimit-reset|estimated_time)(?:_seconds)?_?(ms)?\\*" *: *\\*"?([\d.]+(?:ms|[hms])?)\b'
     r"|(?<!\d)(\d+) ?[秒초][钟鐘]? ?[之以]?[后後후뒤]",
     re.I,
@@ -254,11 +254,11 @@ _WAITS = re.compile(
 
 
 def _retry_after(headers: Mapping[str, str], body: str) -> str | None:
-    """When to come again, as a Retry-After header wants it: whole seconds or a date."""
+    """Returns when to retry, in the form of a Retry-After header: whole seconds or a date."""
     given = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT", given, re.ASCII):
         return given
-    # Of what is limited by the day, most is left nearly always.
+    # Limits per day are ignored: they are rarely the ones that were reached.
     resets = [headers[name] for name in headers if re.search("ratelimit.*-reset(?!.*day)", name[:100], re.I)]
     resets += [f"{words}{number}{unit}{later}" for words, unit, number, later in _WAITS.findall(body)[:1]]
     for texts in ([headers.get("retry-after-ms", "") + "ms"], [given], resets):
@@ -268,9 +268,9 @@ def _retry_after(headers: Mapping[str, str], body: str) -> str | None:
 
 
 def _seconds(text: str) -> float | None:
-    """Seconds written as "7", "1.5", "1.5s", "6m0s", "120ms" or as a Unix time in seconds or milliseconds."""
+    """Reads seconds: "7", "1.5", "1.5s", "6m0s", "120ms", or a Unix time in seconds or milliseconds."""
     text = text.replace(" ", "").lower()
-    # Possessive (+): what is matched is not tried again in other pieces, of which there are 2 ** len(text).
+    # Possessive (+): no backtracking, which could try 2 ** len(text) ways to split the text.
     if not re.fullmatch(r"(\d{1,13}+(\.\d{1,9}+)?+(ms|[hms])?+)++", text, re.ASCII):
         return None
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}

@@ -1,4 +1,4 @@
-"""Understands the LLM's list of models: which can chat, and how much each takes. No I/O."""
+"""Reads the LLM server's list of models: which models can chat, and their context sizes. No I/O."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from chatbot.errors import ChatError
 from chatbot.llm.json_text import parse
 
-# vLLM, SGLang; llama-server's slot, before what the model was trained for; LM Studio's loaded one; the others
+# vLLM, SGLang; llama-server's slot (n_ctx_train comes last); LM Studio's loaded model; other servers
 _SIZES = "max_model_len n_ctx loaded_context_length max_context_length context_length context_window"
 _SIZES += " context_size max_context_window_tokens max_input_tokens max_seq_len n_ctx_train"
 _PLACES = ("meta", "metadata", "top_provider", "limits", "model_info", "capabilities", "details")
 
-# In the names of models that cannot chat, or in their types; Hugging Face's "image-text-to-text" can.
+# Matches names and types of models that cannot chat. Hugging Face's type "image-text-to-text" can chat.
 _NO_CHAT = re.compile(
     r"^(?!.*text-to-text).*(embed|rerank|whisper|moderation|guard|dall-?e|stable-?diffusion|\bsdxl?\b|flux|\btts|\bstt"
     r"|speech|transcri|\basr\b|(^|/)(bge|gte|e5|minilm|all-mpnet|jina-(clip|colbert)|colbert|clip|nomic)\b|classif"
@@ -23,7 +23,7 @@ _NO_CHAT = re.compile(
 
 
 class Models(NamedTuple):
-    """What the list says: the first model that can chat, and the tokens that models take, by name."""
+    """The first model that can chat, and the context sizes in tokens by the name of the model."""
 
     first: str
     sizes: dict[str, int]
@@ -33,13 +33,13 @@ NO_MODELS = Models("", {})
 
 
 def entries_of(data: bytes) -> dict[str, dict[str, Any]]:
-    """The entries of the list by their names. Raises ChatError if it is none or names no model."""
+    """Returns the entries of the list by name. Raises ChatError if it is no list, or names no model."""
     try:
-        listed = parse(data) if data.strip() else []  # mlx-lm with a model that is not in its cache
+        listed = parse(data) if data.strip() else []  # mlx-lm sends nothing if its model is not in the cache
     except ValueError:
         listed = None
     if isinstance(listed, dict):
-        listed = listed.get("data", listed.get("models"))  # the second is an older Ollama's, or Cohere's
+        listed = listed.get("data", listed.get("models"))  # "models": older Ollama, Cohere
     if not isinstance(listed, list):
         raise ChatError("llm_error", "It is none: this is not an OpenAI-compatible API.", kind="address")
     entries: dict[str, dict[str, Any]] = {}
@@ -54,7 +54,7 @@ def entries_of(data: bytes) -> dict[str, dict[str, Any]]:
 
 
 def read(data: bytes) -> Models:
-    """Reads the list. Raises ChatError if it is none or names no model."""
+    """Reads the list. Raises ChatError if it is no list, or names no model."""
     entries = entries_of(data)
     first = next((name for name, entry in entries.items() if _can_chat(name, entry)), next(iter(entries)))
     return Models(first, {name: size for name, entry in entries.items() if (size := _size(entry))})
@@ -64,7 +64,7 @@ def _can_chat(name: str, entry: dict[str, Any]) -> bool:
     can = entry.get("capabilities")
     said = can.get("completion_chat", can.get("chat_completion")) if isinstance(can, dict) else None
     said = entry.get("supports_chat", said)
-    if isinstance(said, bool):  # by Mistral, Azure and Fireworks
+    if isinstance(said, bool):  # Mistral, Azure and Fireworks say it
         return said
     if isinstance(can, list) and can:  # Ollama
         return not {"completion", "chat", "tools", "vision"}.isdisjoint(map(str, can))

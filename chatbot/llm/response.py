@@ -12,8 +12,8 @@ Both pass the bytes to _read, which calls one of these:
     _read_head     otherwise: keeps the bytes until they turn out to be a stream, or until the end
 
 _read keeps a failure in `_failure`; the task raises it after the chunks that came before it. When
-`_has_ended` is true, neither function reads more. first() and deliver() call close(), also if their task is
-cancelled; close() releases or closes the connection to the LLM.
+`_has_ended` is true, neither function reads more. deliver(), and first() if it raises (also when cancelled),
+call close(), which releases or closes the connection to the LLM.
 """
 
 from __future__ import annotations

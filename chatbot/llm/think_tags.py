@@ -1,4 +1,4 @@
-"""Tells reasoning in tags at the head of a text from the text, however the chunks cut it. No I/O."""
+"""Separates reasoning in tags at the start of a text from the text, across chunks. No I/O."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import re
 from functools import cache
 
 MAX_WAITING = 256
-"""White space that is longer belongs to no tag: it would be copied again with each piece that comes."""
+"""The most white space before a tag. Waiting white space is copied with each piece that arrives."""
 
 OPEN = (
     *("<think>", "<thought>", "<reasoning>"),  # the second is Gemini's, the last Bedrock's
     *("[THINK]", "<seed:think>", "◁think▷"),  # Mistral's, ByteDance's, Kimi's
 )
-"""The tags that begin it; one that ends it is the same with a slash."""
+"""The tags that begin reasoning. The tag that ends it is the same with a slash."""
 
 _HEAD, _OPENED, _THINKING, _CLOSED, _TEXT = range(5)
 
 
 class ThinkTags:
-    """Cuts a text that comes in pieces into reasoning and text; tags and the white space at them are neither.
+    """Splits a text that arrives in pieces into reasoning and text, without tags and the white space at them.
 
-    Characters that may yet become a tag wait for the next piece, unless there is none.
+    Characters that may be the beginning of a tag wait for the next piece, unless this is the last one.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class ThinkTags:
         self._waiting = ""
 
     def feed(self, text: str, *, is_last: bool) -> tuple[str, str]:
-        """Takes the next characters; returns the reasoning and then the text that are certain now."""
+        """Takes the next piece; returns the reasoning and the text that are certain now."""
         if self._state == _TEXT:
             return "", text
         text, self._waiting = self._waiting + text, ""
@@ -57,6 +57,6 @@ class ThinkTags:
 
 @cache
 def _undecided(close: str) -> re.Pattern[str]:
-    """Finds the end of a text that may be white space before the closing tag, or a part of it."""
+    """Returns a pattern for the end of a text: white space, and what may be a part of the closing tag."""
     parts = "|".join(re.escape(close[:length]) for length in range(len(close) - 1, 0, -1))
     return re.compile(rf"\s{{,{MAX_WAITING}}}({parts})?\Z")

@@ -1,7 +1,7 @@
-"""Tells whether a refusal means that the conversation is too long, and what the LLM takes. No I/O.
+"""Decides whether a refusal means that the conversation is too long, and reads the LLM's limit. No I/O.
 
-The patterns are tried on words in lower case, without quotes and thousands separators; they are compiled when
-they are first needed. To add a wording, put it into tests/llm/too_long.json; mostly a pattern knows it already.
+The patterns are matched against words in lower case, without quotes and thousands separators, and compiled at
+their first use. To add a wording, put it into tests/llm/too_long.json; mostly a pattern already matches it.
 """
 
 # ruff: noqa: E501 (a pattern is a line)
@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from typing import Any
 
 # fmt: off
-# Codes and names of exceptions, in words or joined in any way: they are tried without spaces, "_" and "-".
+# Error codes and names of exceptions. They are matched against text without spaces, "_" and "-".
 _CODES = (
     r"context(length|window|size)+exceed(?!edbehavior)|exceedcontextsize|maxprompttokensexceeded|(prompt|input|tokens)toolong"
     r"|tokenslimitreached|context(toolong|full|overflow)|outofcontexterr|contentlengthexceed|inputlengtherror"
 )
-# What only looks like it: rates, waiting, plans, money, a field that is not known.
+# Refusals that only look like it: about rates, waiting, plans, money, an unknown field.
 _NEVER = (
     r"\bper[ _-](minute|min|day|hour|second|month)|\b[rt]p[mds]\b|rate.?limit|throttl|wait before|please wait"
     r"|try again (in \d|later)|too many requests|quota|balance|billing|credits?\b|insufficient|concurren|daily|expired"
@@ -27,7 +27,7 @@ _NEVER = (
     r"|余额|配额|额度|限流|频率|频繁|次数|今日|速率|并发|每(分|天|日|秒)|欠费|充值|账户|套餐|用尽|稍后|超时"
     r"|분당|초당|하루|일일|할당량|사용량|횟수|(요청|메시지) 한도|잔액|결제|잠시"
 )
-# A count of things, or one string, that is no part of the conversation's size.
+# Limits on a number of things, or on one string, that are not about the size of the conversation.
 _OTHER_THINGS = (
     r"stop sequences?|input should be|at most \d+ (image|audio|video)|logit_bias"
     r"|too many (?!(\w+ )?(tokens|inputs?|prompt|messages?|context|conversation|text|words|bytes|characters))"
@@ -36,10 +36,10 @@ _OTHER_THINGS = (
     r"|(파일|이미지|함수|도구|이름).{0,20}(초과|너무)"
 )
 _ANSWER = r"(max_?(completion_|new_|output_|response_)?tokens|budget_tokens|maximum tokens you requested|(thinking|reasoning)[ _](budget|tokens))"
-# A room for the answer that nobody asked for: what is left of the context is below zero. vLLM, TensorRT-LLM
+# A negative max_tokens, computed by vLLM or TensorRT-LLM: less than nothing of the context is left for the answer.
 _NO_ROOM = r"max_tokens\b.{0,60}[ (]-\d\d"
-# What speaks of the answer that was asked for. It may be too long all the same, if it also counts the input.
-# What stands before its name is taken in one way only ("*+"): there are 2 ** n ways to take ".:" n times.
+# Refusals about the size of the requested answer. If they also count the input, the conversation may be too long.
+# The text before the name is matched without backtracking ("*+"): there are 2 ** n ways to match ".:" n times.
 _OF_THE_ANSWER = (
     rf"^(?:(?!{_ANSWER}\b)(?:<\d+>|\W|[\w.]+:|the|parameter|param|value|for|of|field|invalid|range|requested|your))*+{_ANSWER}\b"
     rf"|{_ANSWER}[\W\d]*(is |are )?(too large|out of range|invalid|exceeds|must|should|cannot)"
@@ -56,7 +56,7 @@ _ANSWER_SIZE = (
     rf"{_ANSWER}\D{{0,60}}?: ?(\d+)\b",  # vLLM
 )
 
-# What is too long, by how much, and the two beside one another in any order.
+# _WHAT is too long; _MUCH says that it is too long. _PATTERNS has the two near each other in any order.
 _WHAT = (
     r"\b(prompts?|inputs?|messages?|conversation|history|query|sequence|context|(?<!output )tokens?(?! id)|text|content|request|payload|body"
     r"|n_ctx|max_length|messaggio|mensa\w+|nachricht|eingabe|anfrage|requête|entr[éa]\w*|conversa|unterhaltung|запрос|сообщени\w*"
@@ -80,7 +80,7 @@ _PATTERNS = (
     r"|length of.{0,40}\d{3}|context of \d|context (window|size|length) ?is ?\d|tokens? limit ?(reached|:|$)|(not enough|no|out of) (context|room)\b|truncate (prompt|to)|kv cache.{0,20}full|space in the kv cache",
     # Groq, Cerebras, Azure: "reduce the length of the messages"; LM Studio: "provide a shorter input"
     r"(reduce|shorten|decrease|trim)\b.{0,30}\b(length|prompt|messages?|input|context|history|conversation|token count)",
-    # Chinese, Korean and Japanese have the two without spaces
+    # The same in Chinese, Korean and Japanese, without spaces
     r"(输入|上下文|窗口|提示|prompt|消息|内容|对话|会话|文本|历史|token|长度|字数|字符|请求|입력|프롬프트|메시지|컨텍스트|문맥|대화|텍스트|토큰|길이|내용"
     r"|入力|プロンプト|コンテキスト|トークン|メッセージ).{0,30}(超长|过长|太长|超过|超出|超限|大于|过大|过多|最[大多]|已满|耗尽|已达到?上限|小于|초과|너무|넘"
     r"|벗어|도달|최대|보다 ?(큽|큰|많)|길어|超え|长[すぎ過]|过ぎ|多すぎ|以内)",
@@ -88,7 +88,7 @@ _PATTERNS = (
 )
 
 _LIMITS = (
-    r"(?:<=|>=?) ?(?:n_ctx\W*)?(\d+)",  # LM Studio names n_keep, too
+    r"(?:<=|>=?) ?(?:n_ctx\W*)?(\d+)",  # LM Studio also names n_keep
     r"\[ ?\d+ ?, ?(\d+) ?\]",  # DashScope's range
     r"(\d+) (?:maximum|(?:are )?available)|(\d+)[ -]tokens? (?:limit|context|window)|(\d{2,9})\w{0,5}以内",
     r"(?:exceed(?:s|ed|ing)?|(?:longer|larger|greater|more) than)\b[^\d.:;]{0,50}?(?<!by )(\d+)",
@@ -103,8 +103,8 @@ _NO_TOKENS = r"character|bytes?\b|string|payload|字符|字数|글자|文字|\bm
 
 
 def find(status: int, codes: str, words: str) -> tuple[bool, int | None]:
-    """Whether a refusal with these codes and words means that, and the tokens that the LLM says it takes."""
-    # A code is no size, as MiniMax's 2013; nor is a number of so many digits, each of which might begin one.
+    """Returns whether the conversation was too long, and the limit in tokens, if the refusal has it."""
+    # Removes numbers that are no sizes: codes (2013 is MiniMax's), and numbers of 12 digits or more.
     noise = r"(?<=\d),(?=\d{3}\b)|['\"`*‘’“”]|\d{12,}|\(2013\)|\bcode:? ?\d+"
     text = re.sub(noise, "", words.lower().translate(_TRADITIONAL))
     limit = _limit(text)
@@ -118,7 +118,7 @@ def find(status: int, codes: str, words: str) -> tuple[bool, int | None]:
         return True, limit
     answer = _number(_ANSWER_SIZE, text)
     if answer and limit and answer >= limit:
-        return False, None  # with whatever less it would be refused again
+        return False, None  # a shorter conversation would be refused, too
     is_of_the_answer = re.search(_OF_THE_ANSWER, text) or re.search(_ANSWER, codes)
     if is_of_the_answer and not re.search(_ALSO_OF_THE_INPUT, text):
         return False, None
@@ -126,12 +126,12 @@ def find(status: int, codes: str, words: str) -> tuple[bool, int | None]:
 
 
 def _limit(text: str) -> int | None:
-    """How many tokens the LLM says it takes; a number of characters or bytes is none."""
+    """Returns the limit in tokens that the LLM reports; ignores numbers of characters or bytes."""
     unit = r" ?tokens?\b" if re.search(_NO_TOKENS, text) else ""
     if limit := _number([f"(?:{pattern}){unit}" for pattern in _LIMITS], text):
         return limit
     counts = set(re.findall(rf"(?<![\w.:/-])(\d{{3,9}})(?![\w-]){unit}", text))
-    return min(map(int, counts)) if len(counts) == 2 else None  # what was sent is more than what is taken
+    return min(map(int, counts)) if len(counts) == 2 else None  # the larger one is the size of the request
 
 
 def _number(patterns: Iterable[str], text: str) -> int | None:
@@ -144,10 +144,10 @@ def _number(patterns: Iterable[str], text: str) -> int | None:
 
 
 def is_full(usage: dict[str, Any], finish: str, context_size: int | None, room: Any = None) -> bool:
-    """Whether the usage of an answer without text shows that the conversation filled the context."""
+    """Returns whether the usage of an answer without text shows that the conversation filled the context."""
     said, answered = usage.get("prompt_tokens"), usage.get("completion_tokens") or 0
     if "context_window" in finish:
-        return True  # Zhipu and Anthropic say it so
+        return True  # Zhipu and Anthropic
     if not isinstance(said, int) or not isinstance(answered, int) or not said:
         return False
     if context_size:
