@@ -1,4 +1,4 @@
-"""Keeps conversations in SQLite: the only room that speaks SQL, in the statements of schema.sql.
+"""Stores conversations in SQLite. The only room that uses SQL; its statements are in schema.sql.
 
-It imports errors, ids and records, and nothing of the other rooms. Begin reading at store.py.
+It imports errors, ids and records, and no other room. Begin reading at store.py.
 """

@@ -1,8 +1,8 @@
-"""What the command line does with a database file: copy it, check it, divide it.
+"""The commands for a database file: copy it, check it, keep only a part of its sessions.
 
-A copy is made in one read transaction, so it is the database as it was at one moment, however much is written
-meanwhile. SQLite's backup API would begin again at each write of another process; VACUUM INTO does not, and
-leaves out what was deleted.
+A copy is made in one read transaction, so it shows the database at one moment, also if others write to it.
+SQLite's backup API would begin again at each write of another process. VACUUM INTO does not, and leaves out
+the free pages of deleted rows.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from chatbot.storage.database import APPLICATION, VERSION, when_unlocked
 from chatbot.storage.lock import StoreError, require_access
 from chatbot.storage.store import Store
 
-_STEPS = 1000  # of SQLite's machine between two looks at the clock
-_STEPS_A_TURN = 70  # that a check takes, about
+_STEPS = 1000  # SQLite calls the progress handler after so many steps of its virtual machine
+_STEPS_A_TURN = 70  # about how many steps a check takes for each turn
 
 
 def backup(path: str, target: str, *, force: bool = False) -> str:
-    """Copies the database at `path`, in use or not, to the file `target`; returns what was done.
+    """Copies the database at `path`, which may be in use, to the file `target`; returns a report.
 
-    `target` appears whole, checked and on the disk (mode 0600), or not at all. One that exists is replaced
-    only with `force`. Raises StoreError.
+    `target` appears only when it is complete, checked and synced to the disk (mode 0600). An existing file is
+    replaced only with `force`. Raises StoreError.
     """
     _refuse_target(path, target, force)
     directory, name = os.path.split(os.path.abspath(target))
@@ -59,16 +59,16 @@ def backup(path: str, target: str, *, force: bool = False) -> str:
 
 
 def check(path: str) -> str:
-    """Reads all of a database file; returns what it holds. Raises StoreError if it is not whole."""
+    """Reads the whole database file; returns what it contains. Raises StoreError if it is damaged."""
     return f"{path}: whole, {_examine(path, 'integrity_check')}"
 
 
 def prune(path: str, first: int, last: int, confirm: Callable[[str], bool]) -> str:
     """Deletes the sessions whose ids do not begin with two hex digits from `first` to `last`.
 
-    `confirm` is asked first, in a sentence that says how many. No server may use the file. Raises StoreError.
+    Calls `confirm` first, with a sentence that says how many. No server may use the file. Raises StoreError.
     """
-    with _opened(path, "read"):  # or an empty one would become a database
+    with _opened(path, "read"):  # refuses an empty file, which Store would make into a database
         pass
     with closing(Store(path)) as store:
         outside = [name for name in store.session_ids() if not first <= int(name[:2], 16) <= last]
@@ -94,7 +94,7 @@ async def _delete(store: Store, session_ids: list[str]) -> None:
 def _refuse_target(path: str, target: str, force: bool) -> None:
     if os.path.isdir(target) or not os.path.basename(target):
         raise StoreError(f"{target!r} is a directory, or names none of its files")
-    if os.path.realpath(target) in _parts(path):  # also one that is not there while the database rests
+    if os.path.realpath(target) in _parts(path):  # also a -wal that does not exist now
         raise StoreError(f"{target} is the database itself, or a part of it")
     if os.path.lexists(target):
         if not os.path.isfile(target) and not os.path.islink(target):
@@ -102,38 +102,38 @@ def _refuse_target(path: str, target: str, force: bool) -> None:
         if not force:
             raise StoreError(f"{target} exists; it is replaced only with --force")
     for rest in (f"{target}-wal", f"{target}-journal"):
-        if os.path.exists(rest):  # SQLite would take it for the new file's
+        if os.path.exists(rest):  # SQLite would use it as the WAL or journal of the new file
             raise StoreError(f"{rest} exists: {target} is or was a database in use")
 
 
 def _parts(path: str) -> list[str]:
-    """A database's file and those that may be beside it."""
+    """Returns the file of a database and the files that may be beside it."""
     return [f"{os.path.realpath(path)}{end}" for end in ("", "-wal", "-shm", ".lock")]
 
 
 def _uri(path: str) -> str:
-    """How SQLite is to open a file: as one that nobody writes if we can write neither it nor beside it.
+    """Returns the URI for SQLite: immutable if it is not in use, and we may not write it or its directory.
 
-    Raises StoreError where what is beside it may not be used.
+    Raises StoreError if we lack permission for it or for its -wal or -shm.
     """
     file, *beside, _ = _parts(path)
     require_access(file, os.R_OK, path)
     in_use = [name for name in beside if os.path.exists(name)]
     for name in in_use:
         require_access(name, os.R_OK | os.W_OK, path)
-    # SQLite would leave a WAL beside a file that it may only read.
+    # If SQLite could write only the directory, it would leave a WAL there.
     may_write = [os.access(name, os.W_OK, effective_ids=True) for name in (file, os.path.dirname(file))]
     is_open = in_use or all(may_write)
     return f"{Path(file).as_uri()}?{'mode=rw' if is_open else 'mode=ro&immutable=1'}"
 
 
 def _give_name(unfinished: str, target: str, force: bool) -> None:
-    """Renames a finished copy; raises FileExistsError if there is a `target` by now, unless `force`."""
+    """Renames a finished copy. Without `force`, raises FileExistsError if `target` exists by now."""
     if not force:
         try:
             os.link(unfinished, target)
             return
-        except OSError:  # there is one, or the file system has no links: sticks and shares
+        except OSError:  # it exists, or the file system has no links, like USB sticks and shares
             if os.path.lexists(target):
                 raise
     os.replace(unfinished, target)
@@ -141,9 +141,9 @@ def _give_name(unfinished: str, target: str, force: bool) -> None:
 
 @contextmanager
 def _opened(path: str, task: str) -> Iterator[sqlite3.Connection]:
-    """The database at `path`, if it is one of ours; it is not made, and not changed.
+    """Opens the database at `path`, which must exist and be ours; does not change it.
 
-    An error says that the `task` (a verb) failed.
+    The message of a StoreError says that the `task` (a verb) failed.
     """
     if not os.path.isfile(path):
         raise StoreError(f"there is no file {path}")
@@ -152,16 +152,16 @@ def _opened(path: str, task: str) -> Iterator[sqlite3.Connection]:
             if _value(connection, "application_id") != APPLICATION:
                 raise StoreError(f"{path} holds something else, not chat sessions")
             yield connection
-    except UnicodeDecodeError:  # SQLite quotes what it cannot read
+    except UnicodeDecodeError:  # SQLite's message quotes damaged data
         raise StoreError(f"cannot {task} {path}: what it says of its tables is no text") from None
     except sqlite3.Error as error:
         raise StoreError(f"cannot {task} {path}: {' '.join(str(error).split())}") from None
 
 
 def _examine(path: str, pragma: str) -> str:
-    """Checks a database file; returns in words what it holds."""
+    """Checks a database file; returns a description of what it contains."""
     with _opened(path, "read") as connection:
-        connection.execute("PRAGMA cache_size=-262144")  # so that a page is read about once
+        connection.execute("PRAGMA cache_size=-262144")  # 256 MiB, so that most pages are read once
         connection.execute("BEGIN")
         version, turns = _value(connection, "user_version"), 0
         try:
@@ -202,7 +202,7 @@ def _sync_directory(directory: str) -> None:
 
 @contextmanager
 def _progress(done: str, total: float) -> Iterator[Callable[[float], None]]:
-    """Shows on the terminal how far something is, by the count that it is given; elsewhere nothing."""
+    """Yields a function that shows the progress (a count of `total`), but only on a terminal."""
     began = shown = time.monotonic()
 
     def show(count: float) -> None:

@@ -1,9 +1,9 @@
-"""Folds the WAL back into the database file, in a thread, by a connection of its own.
+"""Makes checkpoints: copies the WAL into the database file, in a thread with its own connection.
 
-Done by the connection that writes, a checkpoint would keep everybody waiting for the disk. PASSIVE waits for
-nobody and keeps nobody waiting, but under load it never finds the WAL at rest, which then only grows. So a
-large WAL is cut short (TRUNCATE): that locks the file for a moment, in which a write raises Locked and is
-tried again. While a reader needs old pages nothing can be cut.
+A checkpoint on the connection that writes would block the event loop while the disk works. A PASSIVE
+checkpoint waits for nobody and blocks nobody. But under load there are always new writes in the WAL, so the
+WAL only grows. So a large WAL is truncated (TRUNCATE). This locks the file for a moment, in which a write
+raises Locked and is retried. As long as a reader needs old pages, the WAL cannot be truncated.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import threading
 log = logging.getLogger(__name__)
 
 INTERVAL = 0.5
-"""How often the thread looks, in seconds."""
+"""Seconds between two checkpoints."""
 
 LARGE = 16 * 2**20
-"""From this size on, in bytes, a WAL is cut short; on a small disk from a sixteenth of it."""
+"""The size in bytes from which a WAL is truncated; on a small disk, a sixteenth of the disk."""
 
 WAIT = 0.05
-"""For how long a cut waits for a write or a reader to end, and keeps new writes out."""
+"""Seconds that a TRUNCATE waits for a write or a reader to end; new writes raise Locked meanwhile."""
 
 WARN = 256 * 2**20
-"""From this size on the log says, once for each time, that a reader keeps the WAL growing."""
+"""The size in bytes from which the log says that a reader keeps the WAL growing, once until it is small."""
 
 
 class Checkpoints:
-    """Makes the checkpoints of the database at `path` until `stop`."""
+    """Makes checkpoints of the database at `path` until stop()."""
 
     def __init__(self, path: str) -> None:
         real = os.path.realpath(path)
@@ -62,7 +62,7 @@ class Checkpoints:
                 self._fold()
                 failure = ""
             except sqlite3.Error as error:
-                if str(error) != failure:  # a full disk is not to be filled by the log
+                if str(error) != failure:  # log each failure once: the log must not fill a full disk
                     log.warning("the WAL could not be folded back: %s", error)
                 failure = str(error)
 
@@ -73,8 +73,8 @@ class Checkpoints:
         if size < self._large:
             self._is_warned = False
             return
-        if folded == frames:  # no reader needs older pages
-            # Once more for what was written meanwhile, so that the next step locks the file for less time.
+        if folded == frames:  # all of the WAL is in the database file: no reader needs older pages
+            # Copy what was written meanwhile, so that TRUNCATE locks the file for less time.
             self._connection.execute(fold).fetchone()
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         elif size >= WARN and not self._is_warned:

@@ -1,7 +1,7 @@
 """Opens the SQLite database, and runs the statements of schema.sql in it.
 
-What the connection does is synchronous: nothing else runs between two statements. Nothing here waits: what
-finds the file locked raises Locked, and whoever called tries again when the event loop has had its turn.
+The connection is synchronous: the event loop does not run between two statements. Nothing here waits for a
+lock: if the file is locked, a method raises Locked, and its caller retries after an await (`when_unlocked`).
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from chatbot.storage.lock import FileLock, StoreError
 log = logging.getLogger(__name__)
 
 VERSION = 1
-"""The version of the tables, kept as PRAGMA user_version."""
+"""The version of the tables, stored as PRAGMA user_version."""
 
 APPLICATION = 0x43484154
-"""Whose file it is ("CHAT"), kept as PRAGMA application_id."""
+"""The mark of our files ("CHAT"), stored as PRAGMA application_id."""
 
 LOCKED_SECONDS = 5.0
-"""For how long a write is tried again that finds the file locked."""
+"""For how many seconds a write is retried while the file is locked."""
 
 Parameters = Mapping[str, Any] | tuple[Any, ...]
 T = TypeVar("T")
 
-# What SQLite says when the disk or the memory is full or failing (https://sqlite.org/rescode.html).
+# SQLite's result codes when the disk or the memory is full or failing (https://sqlite.org/rescode.html).
 _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_TOOBIG)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 class Locked(Exception):
-    """Another process, or the checkpoint, has the file locked for a moment; nothing was changed."""
+    """Another process, or a checkpoint, has locked the file for a moment. Nothing was changed."""
 
 
 async def when_unlocked(write: Callable[[], T]) -> T:
-    """Runs a write, again and again while it raises Locked, for LOCKED_SECONDS; then it is `overloaded`."""
+    """Runs a write; retries while it is Locked, for LOCKED_SECONDS. Then raises ChatError("overloaded")."""
     loop = asyncio.get_running_loop()
     deadline, pause = loop.time() + LOCKED_SECONDS, 0.005
     while True:
@@ -58,12 +58,12 @@ async def when_unlocked(write: Callable[[], T]) -> T:
 
 
 def translated(error: BaseException) -> BaseException:
-    """The error as it is to be raised: SQLite's ways of saying "full" and "locked" in our words."""
+    """Returns the error to raise: SQLite's errors for "full" and "locked" become ChatError and Locked."""
     if isinstance(error, MemoryError):
         return ChatError("storage_full", "The memory is full.", retry_after="60")
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what it says in detail
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code, without the extended part
     if code in _FULL:
-        log.error("storage: %s", str(error))  # a handler that keeps records would keep its frames
+        log.error("storage: %s", str(error))  # str: a log handler that keeps records must not keep its frames
         return ChatError("storage_full", "The storage is full.", retry_after="60")
     return Locked(str(error)) if code in _BUSY else error
 
@@ -75,11 +75,11 @@ def load_statements(text: str) -> dict[str, str]:
 
 
 class Database:
-    """The database at `path` (":memory:" or a file), its tables made and its statements proved to compile.
+    """Opens the database at `path` (":memory:" or a file), makes its tables and compiles its statements.
 
-    `sync` is "normal": a commit survives the death of the process, or "full": that of the machine. Raises
-    StoreError. What runs a statement raises Locked, and ChatError("storage_full") when the disk or the memory
-    is full.
+    A commit survives a crash of the process if `sync` is "normal", and of the machine if `sync` is "full".
+    Raises StoreError. Methods that run a statement raise Locked, and ChatError("storage_full") if the disk or
+    the memory is full.
     """
 
     def __init__(self, path: str = ":memory:", sync: str = "normal") -> None:
@@ -87,11 +87,11 @@ class Database:
             raise StoreError(f"SQLite 3.38 or newer is needed, this Python has {sqlite3.sqlite_version}")
         self.sql = load_statements(resources.files("chatbot").joinpath("schema.sql").read_text("utf-8"))
         """Every statement of schema.sql by its name."""
-        self._resources = ExitStack()  # closed in reverse order: what holds the lock goes last
+        self._resources = ExitStack()  # closed in reverse order: the file lock last
         real = path
         if path != ":memory:":
             self._resources.callback(FileLock(path).release)
-            real = os.path.realpath(path)  # a name "file:…" would be taken for a URI
+            real = os.path.realpath(path)  # SQLite could read a name "file:…" as a URI
         try:
             connection = sqlite3.connect(real, timeout=LOCKED_SECONDS, isolation_level=None)
             self.connection = self._resources.enter_context(closing(connection))
@@ -107,11 +107,11 @@ class Database:
         is_new = self._check_ours()
         for pragma in (
             "journal_mode=WAL",  # others can read the file while it is written
-            "wal_autocheckpoint=0",  # checkpoint.py makes them
+            "wal_autocheckpoint=0",  # checkpoint.py makes the checkpoints
             f"synchronous={sync}",
             "foreign_keys=ON",
-            "cache_size=-32768",  # 32 MiB: a walk along a path of 10,000 turns takes half as long
-            "secure_delete=FAST",  # some builds would fill long texts with zeros, which takes long
+            "cache_size=-32768",  # 32 MiB: makes a walk along a long path faster
+            "secure_delete=FAST",  # some builds would overwrite long texts with zeros, which is slow
         ):
             self.execute(f"PRAGMA {pragma}")
         schema = self.sql.pop("schema")
@@ -121,12 +121,12 @@ class Database:
                 f"PRAGMA application_id={APPLICATION}; COMMIT"
             )
         for sql in self.sql.values():
-            with suppress(sqlite3.ProgrammingError):  # it compiles, and no values are given
+            with suppress(sqlite3.ProgrammingError):  # it compiled; only its values are missing
                 self.connection.execute(f"EXPLAIN {sql}").close()
         self.connection.execute("PRAGMA busy_timeout=0")
 
     def _check_ours(self) -> bool:
-        """Refuses other programs' databases, before anything in them is changed; tells whether it is new."""
+        """Returns whether the database is new. Raises StoreError if it is not ours, before it is changed."""
         version, application = self.value("PRAGMA user_version"), self.value("PRAGMA application_id")
         if not version and not application and not self.value("SELECT count(*) FROM sqlite_master"):
             return True
@@ -137,20 +137,20 @@ class Database:
         return False
 
     def close(self) -> None:
-        """Closes the database; the last one to close a file folds its WAL back into it."""
+        """Closes the database. SQLite copies the WAL into the file when its last connection closes."""
         self._resources.close()
 
     # Running statements
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """A block that is stored whole or not at all."""
+        """Runs a block as one transaction."""
         self.execute("BEGIN IMMEDIATE")
         try:
             yield
             self.execute("COMMIT")
         except BaseException as error:
-            # SQLite has rolled back by itself after some errors, a full disk among them.
+            # After some errors, such as a full disk, SQLite has rolled back already.
             if self.connection.in_transaction:
                 self.execute("ROLLBACK")
             raise translated(error) from None
@@ -163,16 +163,16 @@ class Database:
             raise translated(error) from None
 
     def run(self, name: str, parameters: Parameters = ()) -> sqlite3.Cursor:
-        """Runs a statement. The cursor has the `rowcount` and the `lastrowid` of one that changes rows.
+        """Runs a statement of schema.sql. If it changes rows, the cursor has `rowcount` and `lastrowid`.
 
-        The rows of others are read when they are asked for; nothing may be awaited in between.
+        A SELECT's rows are read when the caller iterates; the caller must not await in between.
         """
         return self.execute(self.sql[name], parameters)
 
     def one(self, name: str, parameters: Parameters = ()) -> Any:
-        """The row of a statement that has at most one; None if it has none."""
+        """Runs a statement that has at most one row; returns the row or None."""
         return self.run(name, parameters).fetchone()
 
     def value(self, sql: str) -> Any:
-        """The one value that some SQL selects."""
+        """Runs SQL that selects one value; returns the value."""
         return self.execute(sql).fetchone()[0]

@@ -1,7 +1,7 @@
-"""Keeps a second server out of a database file, and names what keeps this one out.
+"""Keeps a second server out of a database file, and explains why this server cannot use a file.
 
-The lock is a flock on FILE.lock beside the file. SQLite's own locks are left to SQLite, so that others can
-read. The lock's file stays when the server ends: who removed it could remove another's.
+The lock is a flock on FILE.lock beside the file. SQLite's own locks are not used for this, so that other
+programs can read. FILE.lock stays when the server ends: removing it could remove the lock of another server.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from contextlib import suppress
 
 
 class StoreError(Exception):
-    """The database cannot be used; the message is one line for whoever starts the server."""
+    """The database cannot be used. The message is one line for the person who starts the server."""
 
 
 class FileLock:
-    """The right to be the one server of the database at `path`, whose file is made (0600) if there is none.
+    """The lock of the only server of the database at `path`. Makes the file (mode 0600) if it is missing.
 
     Raises StoreError.
     """
 
     def __init__(self, path: str) -> None:
-        real = os.path.realpath(path)  # two names of one file have one lock
+        real = os.path.realpath(path)  # so all names of a file share one lock
         directory = os.path.dirname(real)
         if not os.path.isdir(directory):
             raise StoreError(f"cannot open {path}: there is no directory {directory}")
@@ -37,7 +37,7 @@ class FileLock:
         self._file = _open(f"{real}.lock", path)
         try:
             self._take(path)
-            # Only now: to close a file that this process has open in SQLite would drop SQLite's locks on it.
+            # Only now: if this process had the file open in SQLite, closing it would drop SQLite's locks.
             os.close(_open(real, path))
         except BaseException:
             os.close(self._file)
@@ -55,17 +55,17 @@ class FileLock:
                 f"cannot lock {path}: its file system has no locks ({error.strerror}), like some network"
                 " file systems; without them a second server could destroy it"
             ) from None
-        with suppress(OSError):  # a full disk: then nobody is told who has it
+        with suppress(OSError):  # a full disk: then the message lacks the process id
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Lets another server have the file."""
+        """Releases the lock."""
         os.close(self._file)
 
 
 def _open(path: str, database: str) -> int:
-    """Opens a file, made (0600) if there is none."""
+    """Opens a file; makes it (mode 0600) if it is missing."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -73,7 +73,7 @@ def _open(path: str, database: str) -> int:
 
 
 def require_access(path: str, access: int, database: str) -> None:
-    """Raises StoreError if this process lacks a permission; it says whose `path` is, and who asks."""
+    """Raises StoreError if this process lacks a permission. The message names its user and the owner."""
     if os.access(path, access, effective_ids=True):
         return
     status, verb = os.stat(path), "write" if access & os.W_OK else "read"

@@ -1,7 +1,7 @@
-"""Keeps conversations in SQLite: a method for each thing that is done with them, and no await.
+"""Stores conversations in SQLite, with one method for each operation, and without any await.
 
-Being synchronous is what makes it simple: a turn is stored whole or not at all, also from a `finally`. What
-is kept in memory besides is only what waits to be written (`touch`).
+Because the methods are synchronous, a turn is stored whole or not at all, also from a `finally`. Memory holds
+only the marks of used sessions that could not be written yet (`touch`).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from chatbot.storage.database import Database, Locked
 from chatbot.storage.tree import Tree
 
 FAILED_RESPONSE_MS = 3_600_000
-"""How long a response can be read that failed in the background, at least."""
+"""How long a failed background response can be read at least, in milliseconds."""
 
-_SPARE_DISK = 16 * 2**20  # kept for deletes and for what runs; of a small disk a quarter
+_SPARE_DISK = 16 * 2**20  # kept free for deletes and running replies; on a small disk, a quarter of it
 
 
 class Background(NamedTuple):
-    """A response that was accepted before it ran and has no turn.
+    """A response that was accepted before it ran, and that has no turn.
 
-    `error` is JSON, None while it runs; of one that does not run, that the process died or could not keep it.
+    `error` is JSON. It is None while the response runs, and if the process died or could not store the error.
     """
 
     response_id: str
@@ -38,11 +38,11 @@ class Background(NamedTuple):
 
 
 class Store(Tree):
-    """What is kept of the conversations.
+    """The stored conversations. Raises StoreError if the database cannot be opened.
 
-    Beyond `max_bytes` nothing new is begun (`require_space`), but what runs is still stored. Methods that
-    change something raise Locked while another process has the file locked (`when_unlocked` tries again), and
-    ChatError("storage_full") when the disk or the memory really is full. Raises StoreError.
+    Beyond `max_bytes`, `require_space` refuses new work, but running replies are still stored. Methods that
+    change something raise Locked while another process has the file locked (`when_unlocked` retries), and
+    ChatError("storage_full") when the disk or the memory really is full.
     """
 
     def __init__(self, path: str = ":memory:", max_bytes: int = 2**30, sync: str = "normal") -> None:
@@ -50,15 +50,15 @@ class Store(Tree):
         self._path = "" if path == ":memory:" else os.path.realpath(path)
         self._max_bytes = max_bytes
         self._page_size: int = self._db.value("PRAGMA page_size")
-        self._touched: dict[str, int] = {}  # marks that could not be written
+        self._touched: dict[str, int] = {}  # session id: last access; could not be written yet
         self.sessions: int = self._db.one("count_sessions")[0]
-        """How many sessions are stored, expired ones not yet swept among them."""
+        """The number of stored sessions, with expired ones that were not removed yet."""
         self.affinity_key: bytes = self._db.one("get_secret", ("affinity",))[0]
-        """The key of the hashes by which LLM servers tell conversations apart."""
+        """The key of the hashes that identify conversations to LLM servers."""
         self._checkpoints = Checkpoints(path) if self._path else None
 
     def close(self) -> None:
-        """Closes the database; a file's WAL is folded back into it."""
+        """Closes the database, which copies its WAL into the file."""
         if self._checkpoints:
             self._checkpoints.stop()
         self._db.close()
@@ -70,36 +70,36 @@ class Store(Tree):
 
     @property
     def used_bytes(self) -> int:
-        """How much of the database is in use; its file may be larger."""
+        """The bytes of the database that are in use. Its file may be larger."""
         return self._bytes_of("page_count") - self._bytes_of("freelist_count")
 
     @property
     def wal_bytes(self) -> int:
-        """The size of the WAL; 0 if there is none."""
+        """The size of the WAL in bytes; 0 if there is none."""
         return self._checkpoints.wal_bytes() if self._checkpoints else 0
 
     @property
     def free_bytes(self) -> int:
-        """How much may still be written: what the limit leaves, or the disk if that is less."""
+        """How many bytes may still be written: what `max_bytes` or the disk allows, whichever is less."""
         used = self.used_bytes
         left = self._max_bytes - used
         if not self._path:
             return left
         disk = shutil.disk_usage(os.path.dirname(self._path))
-        # The file must have room to grow when the WAL is folded back, or nothing can be written any more.
+        # A checkpoint makes the file grow. Without room for it, nothing could be written any more.
         growth = used - os.path.getsize(self._path)
         return min(left, disk.free - growth - min(_SPARE_DISK, disk.total // 4))
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing new can be begun."""
+        """Whether the limit or the disk has no room for new work."""
         return self.free_bytes <= 0
 
     def require_space(self) -> None:
         """Raises ChatError("storage_full") if the database or the disk is full.
 
-        Asked before something new is begun and not when it is stored: a reply that was admitted is
-        never lost to the limit, which is passed by no more than the replies that are running.
+        Called before new work begins, but not when a reply is stored. So the limit never loses a reply that
+        was admitted; only the running replies can exceed the limit.
         """
         if self.is_full:
             with suppress(Locked):
@@ -110,7 +110,7 @@ class Store(Tree):
     # Sessions
 
     def add_session(self, session_id: str, now: int, metadata: str, prompt: Prompt | None = None) -> None:
-        """Makes a session, with its system prompt as the first message if it has one."""
+        """Adds a session; its system prompt, if it has one, is the first message."""
         self.require_space()
         with self._db.transaction():
             self._db.run("add_session", {"session_id": session_id, "now": now, "metadata": metadata})
@@ -119,7 +119,7 @@ class Store(Tree):
         self.sessions += 1
 
     def session(self, session_id: str) -> Session | None:
-        """A session, also one that has expired and was not yet swept."""
+        """Returns a session, also one that has expired but was not removed yet; None if there is none."""
         row = self._db.one("get_session", (session_id,))
         if row is None:
             return None
@@ -127,11 +127,11 @@ class Store(Tree):
         return session._replace(last_accessed=touched) if touched > session.last_accessed else session
 
     def session_ids(self) -> list[str]:
-        """The ids of all sessions."""
-        return [row[0] for row in self._db.run("idle_sessions", (2**63 - 1, -1))]  # since ever, no limit
+        """Returns the ids of all sessions."""
+        return [row[0] for row in self._db.run("idle_sessions", (2**63 - 1, -1))]  # any time, no limit
 
     def touch(self, session_id: str, now: int) -> None:
-        """Marks a session as accessed `now`; if the file is locked `clean` writes it down."""
+        """Marks a session as accessed `now`. If the file is locked, `clean` writes the mark later."""
         try:
             self._db.run("touch", (now, session_id))
         except Locked:
@@ -143,7 +143,7 @@ class Store(Tree):
         self._db.run("set_metadata", (metadata, session_id))
 
     def prompt(self, session_id: str) -> Prompt | None:
-        """The system prompt of a session, if it has one of its own."""
+        """Returns the system prompt of a session, or None if it has none of its own."""
         row = self._db.one("get_prompt", (session_id,))
         return Prompt(*row) if row else None
 
@@ -156,11 +156,11 @@ class Store(Tree):
         self._db.run("set_prompt", (session_id, *prompt))
 
     def set_current(self, session_id: str, seq: int | None) -> None:
-        """Moves a session to one of its turns, or before the first."""
+        """Moves a session to one of its turns, or (None) before the first."""
         self._db.run("go_to", (seq, 0, session_id))
 
     def delete_session(self, session_id: str) -> None:
-        """Deletes a session with all that it has."""
+        """Deletes a session with its turns, prompt and background responses."""
         with self._db.transaction():
             is_there = self._drop_session(session_id)
             self._remove()
@@ -171,9 +171,9 @@ class Store(Tree):
         return self._db.run("drop_session", (session_id,)).rowcount
 
     def clean(self, now: int, cutoff: int, limit: int, in_use: Container[str]) -> bool:
-        """Deletes up to `limit` sessions idle since `cutoff`, and removes a piece of what is gone.
+        """Deletes up to `limit` sessions idle since `cutoff`; removes some rows of what was deleted.
 
-        Those `in_use` are marked as accessed `now`. Tells whether nothing is left to do.
+        Sessions `in_use` are marked as accessed `now` instead. Returns whether nothing is left to do.
         """
         dropped = 0
         with self._db.transaction():
@@ -190,20 +190,20 @@ class Store(Tree):
         self.sessions -= dropped
         return is_done
 
-    # Turns: all else is in tree.py
+    # Turns: the other methods are in tree.py
 
     def add_turn(self, turn: Turn, *, if_at_parent: bool = False) -> int:
-        """Stores a turn, and that the session was used and is at it now; returns its number.
+        """Stores a turn, marks its session as used and moves the session to it; returns the turn's number.
 
-        With `if_at_parent` the session moves only if it is at the turn's parent. The note is dropped that it
-        was accepted in the background. Raises ChatError if the session or the turn's parent is gone.
+        With `if_at_parent` the session moves only if it is at the turn's parent. Removes its background
+        response. Raises ChatError if the session or the turn's parent is gone.
         """
         try:
             return self._insert(turn, if_at_parent)
         except ChatError as error:
             if error.code != "storage_full":
                 raise
-        self.remove_piece()  # what is gone may be all that it needs
+        self.remove_piece()  # removing deleted rows may free enough space
         return self._insert(turn, if_at_parent)
 
     def _insert(self, turn: Turn, if_at_parent: bool) -> int:
@@ -229,23 +229,23 @@ class Store(Tree):
     # Responses that were accepted before they ran
 
     def add_background(self, response_id: str, session_id: str, created_at: int, response: str) -> None:
-        """Keeps that a response was accepted; `response` is JSON, the door's own record of it.
+        """Stores that a response was accepted. `response` is JSON: the door's own record of the response.
 
-        What failed there long ago is forgotten: who asks a dead LLM again and again must not fill the disk.
+        Removes old failures of the session: a client that keeps asking a dead LLM must not fill the disk.
         """
         self._db.run("drop_failed", (session_id, created_at - FAILED_RESPONSE_MS))
         self.require_space()
         self._db.run("add_background", (response_id, session_id, created_at, response))
 
     def background(self, response_id: str) -> Background | None:
-        """A response that was accepted and has no turn: it runs, or failed."""
+        """Returns a response that was accepted and has no turn (it runs or has failed), or None."""
         row = self._db.one("get_background", (response_id,))
         return Background(*row) if row else None
 
     def fail_background(self, response_id: str, error: str) -> None:
-        """Keeps of what a response failed, as JSON."""
+        """Stores the error of a response that failed, as JSON."""
         self._db.run("fail_background", (error, response_id))
 
     def drop_background(self, response_id: str) -> None:
-        """Forgets a response that was accepted."""
+        """Removes a response that was accepted."""
         self._db.run("drop_background", (response_id,))
