@@ -150,6 +150,12 @@ async def test_who_refuses_a_request_says_so_in_our_shape(front: Front) -> None:
     assert await refused(10) == (503, "overloaded", "5")
 
 
+@pytest.mark.parametrize(("size", "answered"), [(30_000, 200), (36_000, 431)])
+async def test_many_cookies_are_for_the_server_to_judge(front: Front, size: int, answered: int) -> None:
+    status, body, _ = await front.running.call("GET", "/api/health", headers={"Cookie": "x" * size})
+    assert (status, "error" in body) == (answered, answered == 431)
+
+
 async def test_a_reply_in_one_piece_comes_through(front: Front) -> None:
     status, answer, _ = await front.running.chat(await front.running.session())
     assert (status, answer["content"]) == (200, "Hello there.")
