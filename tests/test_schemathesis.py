@@ -45,5 +45,5 @@ async def test_schemathesis_finds_nothing(
         last_line = text.strip().splitlines()[-1].strip("= ")
         print(f"\nschemathesis: {summary[1] if summary else 'no summary'}; {last_line}")
     assert program.returncode == 0, text
-    assert "15 selected / 15 total" in text, text
+    assert re.search(r"([1-9]\d*) selected / \1 total", text), text
     assert not log.tracebacks, log.tracebacks[0]
