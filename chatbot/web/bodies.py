@@ -145,8 +145,10 @@ def parse_json(body: bytes) -> Any:
     except json.JSONDecodeError as error:  # the error holds the whole text
         place = f"line {error.lineno}, column {error.colno}"
         raise ChatError("invalid_json", f"The body is not JSON at {place}.") from None
-    except (ValueError, RecursionError):
-        raise ChatError("invalid_json", "The body is not JSON in UTF-8, or nested too deeply.") from None
+    except ValueError:
+        raise ChatError("invalid_json", "The body is not JSON in UTF-8.") from None
+    except RecursionError:  # each Python gives up at another depth
+        raise ChatError("invalid_request", "The body is nested too deeply.") from None
     is_odd = odd or _SURROGATE.search(body)
     if is_odd or nested > MAX_DEPTH:
         for name, item in value.items() if isinstance(value, dict) else [("The body", value)]:
