@@ -124,7 +124,7 @@ class LLM:
             body["model"] = model = await self.model_for(body if chose_model else {})
             sent = self._dialect.fields_it_takes(body)
             fields = [f"{as_json(name)}:{as_json(value)}" for name, value in sent.items()]
-            fields.append(f'"messages":{messages}')
+            fields.append(f'"messages":{self._dialect.messages_it_takes(messages)}')
             data = f"{{{','.join(fields)}}}".encode()
             response = await self._request("POST", self._endpoint.chat_url, affinity, data)
             if response.status in range(200, 300) and response.status != 204:  # Portkey also uses 246
@@ -133,7 +133,7 @@ class LLM:
                 return response
             words = await _body(response, MAX_ERROR_BYTES)
             failure = errors.read_failure(response.status, response.headers, words)
-            if field := self._dialect.learns_from(failure, sent):
+            if field := self._dialect.learns_from(failure, sent, messages):
                 left_out.add(field)
                 continue
             is_found = not (chose_model or self._configured_model)

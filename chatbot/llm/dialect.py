@@ -19,6 +19,7 @@ _REFUSED = re.compile(
 
 _USAGE = {"include_usage": True}
 _ADDED = "what a client adds to stream_options"
+_NO_TEXT = '"content":null'  # in a string of JSON its quotes would be escaped
 
 
 class Dialect:
@@ -42,9 +43,17 @@ class Dialect:
             body.pop("stream_options", None)
         return body
 
-    def learns_from(self, failure: Failure, sent: Mapping[str, Any]) -> str:
-        """Notes and returns a refused field without which the request can be sent again; "" if none."""
+    def messages_it_takes(self, messages: str) -> str:
+        """JSON messages, with empty texts in place of nulls if this LLM server wants that (llama-cpp-python)."""
+        return messages.replace(_NO_TEXT, '"content":""') if _NO_TEXT in self._refused else messages
+
+    def learns_from(self, failure: Failure, sent: Mapping[str, Any], messages: str) -> str:
+        """Notes and returns what is refused and can be left out, to ask again without it; "" if nothing is."""
         text = f"{failure.codes} {failure.words}"
+        wants_text = _NO_TEXT in messages and re.search(r"\bcontent\b.{0,40}\bstring", text)
+        if wants_text and _NO_TEXT not in self._refused:
+            self._refused.add(_NO_TEXT)
+            return _NO_TEXT
         # The first limit in the text is the refused one; the text may name the other as its replacement.
         limit = re.search(r"\bmax_(completion_)?tokens\b", text)
         names = [limit[0]] if limit and _LIMITS[limit[0]] not in {*sent, *self._refused} else []

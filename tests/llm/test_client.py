@@ -19,6 +19,7 @@ import pytest
 from chatbot.config import Config, ConfigError
 from chatbot.llm import client
 from chatbot.llm.endpoint import Endpoint
+from chatbot.records import as_json
 from tests.llm.asking import DONE, HI, hear, opened, stream
 from tests.llm.test_answers import text, whole
 from tests.llm.test_ends import STOP
@@ -259,6 +260,19 @@ async def test_a_field_that_is_refused_is_left_out_and_that_is_remembered(
     assert len(llm.exchanges) == 3, "refused once, and never asked for again"
     for exchange in llm.exchanges[1:]:
         assert {field: exchange.body.get(field) for field in changed} == changed
+
+
+async def test_a_call_goes_with_an_empty_text_where_null_is_refused(llm: ScriptedLLM) -> None:
+    """llama-cpp-python so refused for ever what it had answered itself."""
+    words = "('body', 'messages', 1, 'ChatCompletionRequestAssistantMessage', 'content'), 'msg': 'Input should be a valid string'"
+    llm.play(answer("500 X", {"error": {"message": words}}))
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "function": {"name": "f"}}]}
+    said = {"role": "tool", "tool_call_id": "c", "content": 'Is "content":null a text?'}
+    async with opened(llm) as way:
+        for _ in range(2):
+            (await way.ask([HI, as_json(call), as_json(said)], {})).close()
+    assert [exchange.body["messages"][1]["content"] for exchange in llm.exchanges] == [None, "", ""]
+    assert all(exchange.body["messages"][2] == said for exchange in llm.exchanges)
 
 
 async def test_what_a_client_adds_to_stream_options_costs_nobody_the_usage(llm: ScriptedLLM) -> None:
