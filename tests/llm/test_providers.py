@@ -15,6 +15,7 @@ README = Path(__file__).parents[2] / "README.md"
 ASKED = {
     "vLLM": "http://localhost:8000/v1/chat/completions",
     "llama.cpp": "http://localhost:8000/v1/chat/completions",
+    "llama-cpp-python": "http://localhost:8000/v1/chat/completions",
     "Ollama": "http://localhost:11434/v1/chat/completions",
     "LM Studio": "http://localhost:1234/v1/chat/completions",
     "SGLang": "http://localhost:30000/v1/chat/completions",
