@@ -44,11 +44,11 @@ class Dialect:
         return body
 
     def messages_it_takes(self, messages: str) -> str:
-        """JSON messages, with empty texts in place of nulls if this LLM server wants that (llama-cpp-python)."""
+        """JSON messages; no content is "" and not null if the LLM server wants that (llama-cpp-python)."""
         return messages.replace(_NO_TEXT, '"content":""') if _NO_TEXT in self._refused else messages
 
     def learns_from(self, failure: Failure, sent: Mapping[str, Any], messages: str) -> str:
-        """Notes and returns what is refused and can be left out, to ask again without it; "" if nothing is."""
+        """Notes and returns what was refused, if the request can be sent again without it; else ""."""
         text = f"{failure.codes} {failure.words}"
         wants_text = _NO_TEXT in messages and re.search(r"\bcontent\b.{0,40}\bstring", text)
         if wants_text and _NO_TEXT not in self._refused:

@@ -88,7 +88,8 @@ class Relay:
                     return await self._whole(request, answer)
                 return await self._stream(request, answer, wants_usage=bool(options.get("include_usage")))
             except ChatError as error:
-                raise known(without_frames(error)) from None  # the log and the metrics keep the error
+                # The log and the metrics keep the error.
+                raise known(without_frames(error), "messages") from None
 
     async def _answer(
         self, request: web.Request, body: dict[str, Any], affinity: str
@@ -136,7 +137,7 @@ class Relay:
         except ChatError as error:
             if not response.prepared:
                 raise
-            ending = dumps(known(without_frames(error)).to_object())
+            ending = dumps(known(without_frames(error), "messages").to_object())
         finally:
             beating.cancel()
         await backpressure.finish(request, response, b"data: %b\n\n" % ending)

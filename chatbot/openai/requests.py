@@ -53,11 +53,11 @@ def refuse(param: str, message: str) -> ChatError:
     return ChatError("invalid_request", f"{param} {message}.", param)
 
 
-def known(error: ChatError) -> ChatError:
+def known(error: ChatError, param: str = "input") -> ChatError:
     """Returns the error, with OpenAI's code if the context is too long: LangChain looks for that code."""
     if error.code != "context_too_long":
         return error
-    return ChatError(error.code, error.message, "input", extra={"code": "context_length_exceeded"})
+    return ChatError(error.code, error.message, param, extra={"code": "context_length_exceeded"})
 
 
 def require(value: Any, type_: type[T], param: str) -> T:

@@ -421,6 +421,7 @@ async def test_what_is_too_long_has_the_code_that_clients_look_for(
     llm.play(answer("400 Bad Request", {"error": {"message": "maximum context length is 9 tokens"}}))
     status, refused = await door.call("POST", "/chat/completions", SAID | {"stream": streamed})
     assert (status, refused["error"]["code"]) == (400, "context_length_exceeded")
+    assert refused["error"]["param"] == "messages"
 
 
 @pytest.mark.parametrize("streamed", [False, True])
