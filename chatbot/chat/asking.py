@@ -98,7 +98,7 @@ class Asking:
         budget = self.limits.budget(model, fields, listed)
         context = self.plan_context(model, budget, fields)
         if not self.question.truncates and context.reason != WHOLE:
-            raise TooLong("context_too_long", f"{TOO_LONG}, and truncation is disabled.")
+            raise TooLong("context_too_long", f"{TOO_LONG} ({context.reason}), and truncation is disabled.")
         has_guessed = False
         while True:
             self.context_messages = context.count

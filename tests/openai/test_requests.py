@@ -124,6 +124,7 @@ async def test_with_truncation_disabled_all_is_sent_or_an_error_comes(start: Sta
     for more in ({}, {"stream": True}):
         error = await door.refused(400, "input", **third, **more, truncation="disabled")
         assert error["code"] == "context_length_exceeded"
+        assert "(max_context_messages)" in error["message"]
     assert len(llm.exchanges) == 2, "the LLM was asked"
     assert (await door.respond(**third))["status"] == "completed"
 
