@@ -65,20 +65,20 @@ async def test_an_edited_question_stands_beside_the_first(server: Running, llm: 
     assert await texts(server, session) == ["p", "Q1", "A1", "Q2", "A2"], "to the newest end below it"
 
 
-@pytest.mark.parametrize("how", ["fails", "is stopped"])
+@pytest.mark.parametrize(("how", "place"), [("fails", 0), ("is stopped", 1)])
 async def test_until_the_new_reply_is_stored_nothing_has_changed(
-    server: Running, llm: ScriptedLLM, how: str
+    server: Running, llm: ScriptedLLM, how: str, place: int
 ) -> None:
     session = await server.session()
-    first = await say(server, llm, session, "A1", message="Q1")
+    old = [await say(server, llm, session, f"A{n}", message=f"Q{n}") for n in range(3)][place]
     before = await messages(server, session)
     gate = Gate()
     llm.play([gate, *answer("500 Broken", {"error": "no"})])
-    asking = asyncio.create_task(server.call("POST", "/api/chat", {"session_id": session, "replace": first}))
+    asking = asyncio.create_task(server.call("POST", "/api/chat", {"session_id": session, "replace": old}))
     await gate.reached.wait()
     _, told, _ = await server.call("GET", f"/api/sessions/{session}")
     active = told["active_reply"]
-    assert (active["message"], active["replace"]) == ("Q1", first)
+    assert (active["message"], active["replace"]) == (f"Q{place}", old)
     assert await messages(server, session) == before
     path = f"/api/sessions/{session}/messages/{active['message_id']}/cancel"
     gate.open() if how == "fails" else await server.call("POST", path)

@@ -65,6 +65,9 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     ),
     "a message that repeats all (MiniMax)": ([text("Hel"), text("lo"), whole({"content": "Hello"})], "Hello"),
     "a message that repeats a long reply": ([*(text("ab") for _ in range(9)), whole({"content": "ab" * 9})], "ab" * 9),
+    "an empty message beside a delta": (
+        [{"choices": [{"delta": {"content": "Hi"}, "message": {"content": ""}, "finish_reason": None}]}], "Hi",
+    ),
     "an empty delta beside a message": (
         [{"choices": [{"delta": {}, "message": {"content": "Hi"}, "finish_reason": None}]}],
         "Hi",
@@ -154,6 +157,19 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "several at the same index (Gemini)": ([calls(call(0, "a", "f", "{}")), calls(call(0, "b", "g", "{}"))], "<f>{}<g>{}"),
     "several without index and id": ([calls(call(None, None, "f", "{}"), call(None, None, "g", "{}"))], "<f>{}<g>{}"),
     "the same function twice without id": ([calls(call(0, None, "f", "{}")), calls(call(0, None, "f", "{}"))], "<f>{}<f>{}"),
+    "the name in every piece, cut after a brace": (
+        [calls(call(0, None, "f", '{"a":{}')), calls(call(0, None, "f", "}"))], '<f>{"a":{}}',
+    ),
+    "the name in every piece, nested deep": (
+        [calls(call(0, None, "f", "[" * 9000)), calls(call(0, None, "f", "]" * 9000))], f"<f>{'[' * 9000}{']' * 9000}",
+    ),
+    "several without ids, by turns": (
+        [calls(call(0, None, "f", ""), call(1, None, "g", "")), calls(call(0, arguments="{}"), call(1, arguments="[]"))],
+        "<f><g>{}[]",
+    ),
+    "an id in the first piece, the name in every one": (
+        [calls(call(0, "a", "f", '{"x"')), calls(call(0, None, "f", ":1}"))], '<f>{"x":1}',
+    ),
     "arguments as an object": ([calls(call(0, "a", "f", {"x": [1, "é"]}))], '<f>{"x":[1,"é"]}'),
     "pieces without an index": ([calls(call(None, "a", "f", '{"x"')), calls(call(None, arguments=":1}"))], '<f>{"x":1}'),
     "id and name in every piece": ([calls(call(0, "a", "f", '{"x"')), calls(call(0, "a", "f", ":1}"))], '<f>{"x":1}'),
@@ -172,6 +188,7 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     ),
     "an object that holds no call": ([chunk({"content": "Hi", "tool_calls": {}})], "Hi"),
     "a name that comes after the id": ([calls(call(0, "a")), calls(call(0, None, "f", "{}"))], "<f>{}"),
+    "a name that comes after all": ([calls(call(0, "a", None, "{}")), calls(call(0, None, "f", ""))], "<f>{}"),
     "pieces with their index in a string": (
         [calls(call("0", "a", "f", "{"), call("1", "b", "g", "{")), calls(call("0", arguments="}"), call("1", arguments="}"))],
         "<f>{<g>{}}",

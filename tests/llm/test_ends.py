@@ -303,6 +303,23 @@ async def test_pings_after_the_finish_do_not_prolong_it(llm: ScriptedLLM, clock:
     assert (heard.said, heard.finish, heard.error) == ("Hi", "stop", None)
 
 
+async def test_text_that_comes_with_a_finish_is_no_silence(llm: ScriptedLLM, clock: Any) -> None:
+    gates = [Gate() for _ in range(4)]
+    script = stream(text("H"))[:-1]
+    for gate in gates:
+        script += [gate, *stream(chunk({"content": "i"}, "stop"))[1:-1]]
+    llm.play([*script, *stream(DONE)[1:]])
+    async with opened(llm, llm_timeout_seconds=20) as way:
+        task = asyncio.create_task(hear(way))
+        for gate in gates:
+            await gate.reached.wait()
+            await asyncio.sleep(0.02)
+            clock.advance(7)
+            gate.open()
+        heard = await asyncio.wait_for(task, 5)
+    assert (heard.said, heard.finish, heard.error) == ("Hiiii", "stop", None)
+
+
 @pytest.mark.parametrize("chunks", [[], [text("one")], [STOP], [text("one"), STOP, text("two"), STOP]])
 async def test_silence_is_a_timeout(llm: ScriptedLLM, clock: Any, chunks: list[Any]) -> None:
     task, _ = await waiting(llm, *chunks)

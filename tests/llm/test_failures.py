@@ -428,6 +428,7 @@ def test_too_long_carries_the_words_and_the_limit() -> None:
         ({"error": 503}, "llm_unavailable", "not available now"),
         ({"error": "bad top_p", "error_type": "validation"}, "llm_rejected", "bad top_p"),
         ({"error": {"message": "bad seed"}, "status_code": 400}, "llm_rejected", "bad seed"),
+        ({"error": {"message": "bad seed"}, "message": "failed", "code": 400}, "llm_rejected", "bad seed"),
         ({"error": {"message": "bad best_of", "http_status_code": 422}}, "llm_rejected", "bad best_of"),
     ],
 )

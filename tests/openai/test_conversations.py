@@ -205,6 +205,7 @@ async def test_what_a_request_refers_to_is_read_once_and_is_bounded(
     (newest,) = await items(door, conversation["id"], "limit=1")
     reference = {"type": "item_reference", "id": newest["id"]}
     await door.respond([reference] * 2)
+    await door.refused(404, "input[0].id", input=[reference | {"id": "msg_" + "0" * 32}])
     error = await door.refused(413, "input[7].id", input=[reference] * 20)
     assert error["code"] == "request_too_large"
 
@@ -330,6 +331,7 @@ async def test_an_idempotency_key_has_a_scope(door: Door, llm: ScriptedLLM):
     _, conversation = await door.call("POST", "/conversations")
     _, two = await ask({"conversation": conversation["id"]})
     assert (await ask({"conversation": conversation["id"]}))[1] == two
+    assert (await ask({"conversation": conversation["id"], "stream": False}))[1] == two
     status, reused = await ask({"conversation": conversation["id"], "input": "other"})
     assert (status, reused["error"]["code"]) == (422, "idempotency_key_reused")
     assert len(llm.exchanges) == 3
