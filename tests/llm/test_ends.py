@@ -230,6 +230,7 @@ FULL = {"prompt_tokens": 4095, "completion_tokens": 1, "total_tokens": 4096}
     ("chunks", "size"),
     [
         ([chunk(finish="length", usage=FULL)], None),
+        ([chunk(finish="MAX_TOKENS", usage=FULL)], None),
         ([chunk(finish="stop", usage=FULL)], 4096),
         ([chunk(finish="model_context_window_exceeded")], None),
         ([chunk({"reasoning": "hm"}), chunk(finish="stop", usage=FULL)], 4096),

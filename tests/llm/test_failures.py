@@ -371,7 +371,10 @@ async def test_a_redirect_says_where_to(llm: ScriptedLLM) -> None:
     assert heard.failed.message == "The LLM server failed: it redirects to https://llm.example (308)"
 
 
-SECRETS = {"llm_api_key": "sk-very-secret-1", "llm_headers": {"api-key": "header-secret-2", "X-Org": "org3"}}
+SECRETS = {
+    "llm_api_key": "sk-very-secret-1",
+    "llm_headers": {"api-key": "header-secret-2", "X-Org": "org3", "X-Old": "sk-very"},
+}
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500])

@@ -55,6 +55,9 @@ LISTS: dict[str, tuple[Any, str, int | None]] = {
     ),
     "DeepInfra": ([{"id": "m", "metadata": {"context_length": 8192, "max_tokens": 512}}], "m", 8192),
     "Novita": ([{"id": "m", "context_size": 8192, "model_type": "chat"}], "m", 8192),
+    "sizes out of all bounds": (
+        [{"id": "m", "max_model_len": 0, "n_ctx": -1, "context_length": 2**40, "context_window": 8192}], "m", 8192,
+    ),
     "Groq": ([{"id": "whisper-large-v3", "context_window": 448}, {"id": "llama", "context_window": 131072}], "llama", 131072),
     "OpenAI": (
         [{"id": name} for name in ("text-embedding-3-small", "dall-e-3", "tts-1", "omni-moderation-latest", "gpt-audio-mini", "gpt-4o")],
@@ -101,6 +104,13 @@ async def test_a_model_that_is_named_needs_no_list(llm: ScriptedLLM, clock: Any,
         clock.advance(2)
         assert (await asking).said == "Hello there."
         await hear(way)
+    assert llm.model_requests == 1
+
+
+async def test_a_list_that_is_missing_is_looked_at_once_however_many_begin(llm: ScriptedLLM) -> None:
+    llm.models = answer("404 X")
+    async with opened(llm) as way:
+        await asyncio.gather(hear(way), hear(way), hear(way))
     assert llm.model_requests == 1
 
 

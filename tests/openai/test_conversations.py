@@ -29,7 +29,10 @@ async def test_one_conversation_through_both_doors(door: Door, llm: ScriptedLLM)
     _, third, _ = await door.server.chat(session_id, "three")
     assert third["content"] == "You said: one / two / three"
     assert llm.exchanges[1].body["messages"][0] == {"role": "system", "content": "Be kind."}
-    said = [item["content"][0]["text"] for item in await items(door, f"conv_{session_id.replace('-', '')}")]
+    said = [
+        item["content"][0]["text"]
+        for item in await items(door, f"conv_{session_id.replace('-', '').upper()}")
+    ]
     assert said[::2] == ["one", "two", "three"]
     history = await door.server.history(session_id)
     assert [content for role, content in history if role == "user"] == ["one", "two", "three"]
@@ -160,13 +163,15 @@ async def test_a_limit_is_a_number_up_to_a_hundred(door: Door, limit: str):
     assert (status, refused["error"]["param"]) == (400, "limit")
 
 
-async def test_items_that_are_added_while_a_response_is_written_are_refused(door: Door):
+async def test_while_a_response_is_written_items_are_refused_and_branches_are_not(door: Door):
     _, conversation = await door.call("POST", "/conversations")
+    first = await door.respond("one", conversation=conversation["id"])
     stream = await door.stream("for ever", conversation=conversation["id"])
     await stream.event()
     body = {"items": [{"role": "user", "content": "x"}]}
     status, refused = await door.call("POST", f"/conversations/{conversation['id']}/items", body)
     assert (status, refused["error"]["code"]) == (409, "conversation_locked")
+    assert (await door.respond("two", previous_response_id=first["id"]))["status"] == "completed"
     stream.leave()
 
 

@@ -226,5 +226,7 @@ def test_a_replay_of_anything_is_what_was_live(chunks: list[list[Piece]], finish
     events, source = play([[text("x")], *chunks], finish, **asked)
     numbers = [event["sequence_number"] for event in events]
     assert numbers == sorted(set(numbers))
+    done = {event["output_index"]: event["item"] for event in events if "output_item.done" in event["type"]}
+    assert [done[index] for index in sorted(done)] == events[-1]["response"]["output"]
     for place, number in enumerate([-1, *numbers]):
         assert replay(source, number, **asked) == events[place:]

@@ -70,6 +70,7 @@ async def test_a_whole_one_is_put_together_whatever_its_fields(door: Door, llm: 
     )
     status, whole = await door.call("POST", "/chat/completions", SAID | {"n": 2, "seed": 7})
     assert status == 200
+    assert whole["object"] == "chat.completion"
     first, second = whole["choices"]
     assert first["message"] == {"role": "assistant", "content": "aa", "reasoning": "Hm"}
     assert first["logprobs"] == {"content": [token, token]}
@@ -143,7 +144,7 @@ def test_thoughts_in_parts_and_then_a_text_are_a_part_each():
     """Mistral's reasoning models stream so; the text of the answer was lost."""
     thought = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm. "}]}]
     whole = Completion()
-    for content in ("", thought, thought, "Hel", "", "lo"):
+    for content in ("", thought, "", thought, "Hel", "", "lo"):
         whole.add(json.loads(json.dumps({"choices": [{"index": 0, "delta": {"content": content}}]})))
     assert json.loads(whole.to_json())["choices"][0]["message"]["content"] == [
         {"type": "thinking", "thinking": [{"type": "text", "text": "Hm. Hm. "}]},

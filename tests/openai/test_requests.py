@@ -31,6 +31,7 @@ def _said(part: dict[str, Any]) -> dict[str, Any]:
     ("param", "body"),
     [
         ("tools[0].type", {"tools": [{"type": "web_search"}]}),
+        ("tools[0].type", {"tools": ["web_search"]}),
         ("tools[1].type", {"tools": [TOOL, {"type": "mcp"}]}),
         ("tools[0].name", {"tools": [{"type": "function"}]}),
         ("tools[0].parameters", {"tools": [TOOL | {"parameters": "none"}]}),
