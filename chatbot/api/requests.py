@@ -68,7 +68,7 @@ def _is(value: Any, schema: Schema) -> bool:
         return False
     if kind == "integer":
         return bool(value == value // 1) and value >= schema.get("minimum", value)
-    if kind == "object" and (part := schema.get("properties", {}).get("type")):
+    if part := schema.get("properties", {}).get("type"):
         return _is(value.get("type"), part)
     return bool(value) or kind not in ("string", "array") or not {"minLength", "minItems"} & set(schema)
 
@@ -77,7 +77,7 @@ def _words(schema: Schema) -> str:
     kind = schema["type"]
     if kind == "integer":
         return f"a whole number from {schema['minimum']} on" if "minimum" in schema else "a whole number"
-    if kind == "object" and (part := schema.get("properties", {}).get("type")):
+    if part := schema.get("properties", {}).get("type"):
         return f"an object of type {part['const']}"
     words = f"an {kind}" if kind[0] in "ao" else f"a {kind}"
     return f"{words} that is not empty" if {"minLength", "minItems"} & set(schema) else words

@@ -69,7 +69,7 @@ class ChunkReader:
         if data.startswith(b"data:"):
             data = re.sub(rb"\A(?:data:\s*)+", b"", data)  # one-api writes "data:" twice
         if data.strip() in (b"", b"[DONE]"):
-            self.is_done = self.is_done or bool(data.strip())
+            self.is_done = bool(data.strip())
             return []
         try:
             return self._read_object(*parse_odd(data), is_whole=False)
@@ -85,10 +85,9 @@ class ChunkReader:
         try:
             chunks = self._read_object(*parse_odd(data), is_whole=True)
         except ValueError:
-            lines = [line for line in data.splitlines() if line.strip()]
-            if len(lines) < 2 or not lines[0].startswith(b"{"):
+            if not data.startswith(b"{"):
                 raise _nonsense(data) from None
-            chunks = [chunk for line in lines for chunk in self.read(line)]
+            chunks = [chunk for line in data.splitlines() for chunk in self.read(line)]
         if not self.finish_reason and not self._is_relay:
             raise _nonsense(data)
         return chunks

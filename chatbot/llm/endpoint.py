@@ -46,7 +46,7 @@ class Endpoint:
             self._headers[hdrs.AUTHORIZATION] = f"Basic {pair}"
         self._headers |= config.llm_headers
         self.wants_affinity = PLACE in str(config.llm_headers) + str(config.llm_extra_body)
-        queries = [value for name, value in url.query.items() if "version" not in name.lower()]
+        queries = [value for name, value in url.query.items() if "version" not in name]
         self.secrets = [config.llm_api_key, url.password or "", pair, *config.llm_headers.values(), *queries]
         self.proxy = _proxy(url)
         # Made here, not on import, because SSL_CERT_FILE may have been read from .env after the imports.
@@ -59,11 +59,10 @@ class Endpoint:
 
 def without_place(fields: Mapping[str, Any], affinity: str | None) -> dict[str, Any]:
     """Replaces PLACE by the conversation's key. Without a key, leaves out the fields that have PLACE."""
-
     if affinity is not None:
         return dict(json.loads(as_json(fields).replace(PLACE, affinity)))
     inner = {k: without_place(v, None) if isinstance(v, Mapping) else v for k, v in fields.items()}
-    return {k: v for k, v in inner.items() if not (isinstance(v, str | list | tuple) and PLACE in str(v))}
+    return {k: v for k, v in inner.items() if PLACE not in str(v)}
 
 
 def _proxy(url: URL) -> URL | None:

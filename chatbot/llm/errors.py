@@ -164,9 +164,9 @@ def failure_in(value: Any) -> Failure | None:
     if isinstance(first, dict) and first.get("finish_reason"):
         places.pop()  # its finish_reason reports the failure
     error = next((one["error"] for one in places if isinstance(one, dict) and one.get("error")), None)
-    if not error and isinstance(inner := value.get("base_resp"), dict) and inner.get("status_code"):
+    if isinstance(inner := value.get("base_resp"), dict) and inner.get("status_code"):
         error = inner  # MiniMax
-    rest = {name: inner for name, inner in value.items() if name not in ("choices", "model", "error")}
+    rest = {name: inner for name, inner in value.items() if name not in ("choices", "error")}
     if isinstance(error, int) and error:
         error = rest | {"code": error}  # its status, or True with the words beside it
     has_words = _BARE.intersection(map(_name, value)) or isinstance(value.get("status"), dict)

@@ -48,9 +48,9 @@ def dump(value: dict[str, Any]) -> bytes:
 
 def one_line(data: bytes) -> bytes:
     """Returns JSON on one line. In valid JSON a line end is always white space between tokens."""
-    if data.isascii() and b"\n" not in data and b"\r" not in data:
+    if data.isascii() and b"\n" not in data:
         return data
-    return data.decode("utf-8", "replace").replace("\r", " ").replace("\n", " ").encode()
+    return data.decode("utf-8", "replace").replace("\n", " ").encode()
 
 
 def stored_text(value: Any, most: int = MAX_USAGE_CHARS) -> str | None:

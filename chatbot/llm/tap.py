@@ -83,7 +83,7 @@ class Tap(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Passes it to aiohttp, ends the body if aiohttp does not (after bad HTTP chunks), then notifies."""
         self._protocol.connection_lost(exc)
-        if not self._content.is_eof() and not self._content.exception():
+        if not self._content.is_eof():
             self._content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
         self._notify()
 

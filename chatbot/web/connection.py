@@ -206,7 +206,7 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Writes a response; an error that aiohttp raised before the middleware (Expect) gets our shape."""
-        if not resp.prepared and isinstance(resp, web.HTTPException) and isinstance(request, web.Request):
+        if not resp.prepared and isinstance(resp, web.HTTPException):
             log_refusal(request, resp.status, type(resp).__name__)
             resp = http_error(resp)
         finished = await super().finish_response(request, resp, start_time)
@@ -218,5 +218,4 @@ class Connection(web.RequestHandler):
 
 def is_surplus(request: web.Request) -> bool:
     """Whether the request came over a surplus connection."""
-    connection = request.protocol
-    return isinstance(connection, Connection) and connection.is_surplus
+    return cast(Connection, request.protocol).is_surplus
