@@ -165,8 +165,6 @@ def _parts(value: Any, kind: str = TEXT, depth: int = 0) -> list[tuple[str, str]
     named = value.get("type")
     if named in _THOUGHTS or value.get("thought") is True:  # `thought` is Gemini's
         kind = REASONING
-    elif named == "refusal":
-        kind = REFUSAL
     for name, other in _TEXT_FIELDS.items():
         if inner := value.get(name):
             return _parts(inner, other or kind, depth + 1)

@@ -231,7 +231,7 @@ def _plain(text: str, depth: int) -> str:
     if re.match(r"<(html|!doc)|<.*</", text, re.I | re.S):
         title = re.search(r"<(title|h1|message)[^>]*>(.*?)</", text, re.I | re.S)
         text = " ".join(title[2].split()) if title else ""
-    return valid(text[:MAX_MESSAGE_CHARS]).strip()
+    return valid(text[:MAX_MESSAGE_CHARS])
 
 
 def _codes(text: str) -> str:
@@ -255,7 +255,7 @@ _WAITS = re.compile(
 
 def _retry_after(headers: Mapping[str, str], body: str) -> str | None:
     """Returns when to retry, in the form of a Retry-After header: whole seconds or a date."""
-    given = headers.get("Retry-After", "").strip()
+    given = headers.get("Retry-After", "")
     if re.fullmatch(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT", given, re.ASCII):
         return given
     # Limits per day are ignored: they are rarely the ones that were reached.
