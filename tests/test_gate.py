@@ -432,6 +432,13 @@ async def test_health_never_asks_the_llm_and_ready_asks_it_at_most_every_five_se
     assert (status, body["status"], body["llm"]) == (503, "unavailable", "loading")
 
 
+async def test_a_server_whose_storage_is_full_is_not_ready(start: StartServer) -> None:
+    server = await start(max_database_mb=1)
+    await server.session(system_prompt="x" * 1_000_000)
+    status, body, _ = await server.call("GET", "/api/health/ready")
+    assert (status, body) == (503, {"status": "unavailable", "llm": "ok", "storage": "full"})
+
+
 @pytest.mark.parametrize(
     ("script", "llm_is"),
     [

@@ -54,6 +54,7 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "text in an object": ([text([{"type": "text", "text": {"value": "Hello"}}]), text({"text": "!"})], "Hello!"),
     "reasoning parts": ([text([{"type": "reasoning", "text": "hm"}, {"type": "text", "text": "Hi"}])], "[hm]Hi"),
     "a thought (Gemini)": ([text([{"text": "hm", "thought": True}, {"text": "Hi"}])], "[hm]Hi"),
+    "white space at the beginning": ([text(" Hi")], " Hi"),
     "parts in parts without end": ([text(json.loads("[" * 600 + "]" * 600)), text("Hi")], "Hi"),
     "no text in any part": ([text([{"type": "image_url"}, None, 7]), text("Hi")], "Hi"),
     "message in a stream": (
@@ -117,6 +118,9 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "blocks alone (LiteLLM)": ([chunk({"thinking_blocks": [{"type": "thinking", "thinking": "hm"}]}), text("Hi")], "[hm]Hi"),
     "reasoning and text in one chunk": ([chunk({"reasoning_content": "hm", "content": "Hi"})], "[hm]Hi"),
     "tags": ([text("<think>\nhm\n</think>\n\nHi")], "[hm]Hi"),
+    "thoughts in their field, and then in tags, too": (
+        [chunk({"reasoning_content": "hm"}), text("<think>hm</think>Hi")], "[hm]Hi",
+    ),
     "tags, and white space in the text": ([text("<think>hm</think>Hi"), text(" you")], "[hm]Hi you"),
     "tags cut anywhere": ([text(c) for c in "<think>\nhm, <b>\n</think>\n\nHi"], "[hm, <b>]Hi"),
     "tags (Gemini)": ([text("<thought>hm"), text(" hm"), text("</thought>Hi")], "[hm hm]Hi"),
@@ -194,6 +198,10 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "pieces with their index in a string": (
         [calls(call("0", "a", "f", "{"), call("1", "b", "g", "{")), calls(call("0", arguments="}"), call("1", arguments="}"))],
         "<f>{<g>{}}",
+    ),
+    "function_call beside tool_calls": (
+        [chunk({"tool_calls": [call(0, "a", "f", "{}"), call(1, "b", "g", "[]")], "function_call": {"name": "f", "arguments": "{}"}})],
+        "<f>{}<g>[]",
     ),
     "an index that is no number": ([calls(call("one", "a", "f", "{")), calls(call("one", arguments="}"))], "<f>{}"),
     "a call that is no list": ([chunk({"tool_calls": call(0, "a", "f", "{}")})], "<f>{}"),

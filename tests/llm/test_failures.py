@@ -426,6 +426,7 @@ def test_too_long_carries_the_words_and_the_limit() -> None:
     ("body", "code", "words"),
     [
         ({"errorCode": "Throttling", "errorMsg": "Requests throttled"}, "llm_rate_limited", "throttled"),
+        ({"msg": "Requests throttled", "data": {"id": "x"}}, "llm_rate_limited", "throttled"),
         ({"detail": [{"loc": ["body"], "msg": "bad", "type": "value_error"}]}, "llm_rejected", "body: bad"),
         ({"error": True, "message": "bad key", "status": 401}, "llm_error", "LLM_API_KEY: bad key"),
         ({"error": 503}, "llm_unavailable", "not available now"),

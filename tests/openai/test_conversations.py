@@ -318,7 +318,9 @@ async def test_the_headers_and_the_log_keep_a_response_to_itself(door: Door, log
     assert "X-Session-ID" not in door.headers
     await door.call("GET", f"/responses/{response['id']}")
     assert "X-Session-ID" not in door.headers
+    await door.respond("two", previous_response_id=response["id"])
     assert not log.lines(holding=response["id"])
+    assert len(log.lines(holding=f" session={response['id'][5:7]}")) == 3, "it begins as the response's id"
     _, conversation = await door.call("POST", "/conversations")
     assert conversation["id"] == f"conv_{door.headers['X-Session-ID']}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from typing import Any
 
@@ -174,7 +175,9 @@ def test_many_short_chunks_are_caught_up_in_short_pieces(
         assert pieces.take() <= 3 * data.count(b"data: "), "it reads no more of the log than it sends"
 
 
-@pytest.mark.parametrize("arguments", ['{"a":"}{"}', '{"a":"\\\\"}', '{"a":"\\""}', '[{"a":1},[]]', "{}"])
+@pytest.mark.parametrize(
+    "arguments", ['{"a":"}{"}', '{"a":"\\\\"}', '{"a":"\\""}', '[{"a":1},[]]', "{}", "12"]
+)
 def test_a_call_is_done_where_its_arguments_end_however_they_are_cut(arguments: str) -> None:
     for cut in range(len(arguments) + 1):
         first = [[call(0, arguments[:cut], "f")], [reasoning("Hm")], [call(0, arguments[cut:])], [text("a")]]
@@ -184,7 +187,7 @@ def test_a_call_is_done_where_its_arguments_end_however_they_are_cut(arguments: 
         ]
         assert (len(done), events[done[0]]["arguments"]) == (1, arguments)
         added = [n for n, event in enumerate(events) if event["type"] == "response.output_item.added"]
-        is_whole = cut == len(arguments)
+        is_whole = cut == len(arguments) and arguments != "12"  # more digits may follow
         assert done[0] < added[1] if is_whole else done[0] > added[2], "if it is whole when another begins"
         assert replay(source) == events
 
@@ -226,7 +229,49 @@ def test_a_replay_of_anything_is_what_was_live(chunks: list[list[Piece]], finish
     events, source = play([[text("x")], *chunks], finish, **asked)
     numbers = [event["sequence_number"] for event in events]
     assert numbers == sorted(set(numbers))
-    done = {event["output_index"]: event["item"] for event in events if "output_item.done" in event["type"]}
-    assert [done[index] for index in sorted(done)] == events[-1]["response"]["output"]
     for place, number in enumerate([-1, *numbers]):
         assert replay(source, number, **asked) == events[place:]
+
+
+def test_of_calls_by_turns_that_were_cut_only_the_last_is_incomplete():
+    events, _ = play([[call(0, '{"a":', "f")], [call(1, '{"b":', "g")]], "length")
+    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    assert [item["status"] for item in done] == ["completed", "incomplete"]
+    assert done == events[-1]["response"]["output"]
+
+
+def test_what_was_stored_at_shutdown_ends_like_any_reply():
+    source = Source()
+    encoder = ResponseEncoder(response(source))
+    source.log.append([text("Hi")])
+    encoder.live(Chunk(b"{}", (text("Hi"),)), 2)
+    source.end("cancelled")
+    source.error = ChatError("shutting_down", "It is shutting down.")
+    *_, done, last = parse(encoder.error(source.error))
+    assert done["type"] == "response.output_item.done"
+    assert last["response"]["status"] == "cancelled"
+
+
+COUNTED = {"prompt_tokens": 5, "completion_tokens": 3}
+SHOWN = {
+    "input_tokens": 5,
+    "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0},
+    "output_tokens": 3,
+    "output_tokens_details": {"reasoning_tokens": 0},
+    "total_tokens": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("usage", "shown"),
+    [
+        (None, None),
+        ({"prompt_tokens": 5}, None),
+        (COUNTED | {"prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": 7}, SHOWN),
+    ],
+)
+def test_the_usage_is_shown_in_the_words_of_this_api(usage: Any, shown: Any):
+    source = Source(usage=usage and json.dumps(usage))
+    source.log.append([text("Hi")])
+    source.end("stop")
+    assert response(source).to_object()["usage"] == shown

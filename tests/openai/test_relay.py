@@ -338,6 +338,12 @@ async def test_options_of_the_stream_that_are_none_are_refused_by_name(door: Doo
         assert (status, refused["error"]["param"]) == (400, "stream_options")
 
 
+async def test_messages_that_say_nothing_are_refused_by_name(door: Door):
+    for nothing in ([], None, "Hi"):
+        status, refused = await door.call("POST", "/chat/completions", SAID | {"messages": nothing})
+        assert (status, refused["error"]["param"]) == (400, "messages")
+
+
 async def test_a_stream_that_is_neither_true_nor_false_is_refused_by_name(door: Door, llm: ScriptedLLM):
     for odd in ("yes", 1):
         status, refused = await door.call("POST", "/chat/completions", SAID | {"stream": odd})
@@ -351,13 +357,14 @@ async def test_only_who_asks_for_the_usage_gets_its_chunk(door: Door):
     assert any('"usage"' in chunk for chunk in await read(door, stream_options={"include_usage": True}))
 
 
-async def test_a_chunk_that_says_something_else_beside_no_usage_goes_on(door: Door, llm: ScriptedLLM):
+async def test_a_chunk_that_says_something_else_beside_its_usage_goes_on(door: Door, llm: ScriptedLLM):
     """Azure's first one has what its filters found in the prompt."""
     found = {"choices": [], "usage": None, "prompt_filter_results": [{"prompt_index": 0}]}
-    llm.play(
-        [*events(b"data: %b\n\n" % json.dumps(found).encode(), delta("Hi"), delta(finish="stop"), DONE), END]
-    )
-    assert "prompt_filter_results" in (await read(door))[0]
+    stop = choices({"index": 0, "delta": {}, "finish_reason": "stop"}).replace(b"{", b'{"usage":{"n":1},', 1)
+    llm.play([*events(b"data: %b\n\n" % json.dumps(found).encode(), delta("Hi"), stop, DONE), END])
+    chunks = await read(door)
+    assert "prompt_filter_results" in chunks[0]
+    assert "stop" in chunks[2]
 
 
 async def test_the_llm_is_asked_what_it_cost_whatever_the_client_wants(door: Door, llm: ScriptedLLM):

@@ -217,7 +217,7 @@ ITEMS = [
     {
         "type": "message",
         "role": "assistant",
-        "content": [{"type": "output_text", "text": "A cat.", "annotations": []}],
+        "content": [{"type": "output_text", "text": text, "annotations": []} for text in ("A ", "cat.")],
     },
     {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
     {"type": "function_call", "call_id": "b", "name": "f", "arguments": "{}"},
