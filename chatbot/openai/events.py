@@ -66,7 +66,7 @@ class ResponseEncoder:
     def catch_up(self, source: ReplySource, start: int) -> tuple[bytes, int]:
         """The events of the next chunks in the log, and the offset after them."""
         log = source.log
-        for end in islice(log.chunks(start), CATCH_UP_CHUNKS):
+        for end in [*islice(log.chunks(start), CATCH_UP_CHUNKS)] or [log.length]:
             self._go_to(end)
             if len(self._events) >= MAX_UNSENT:
                 break

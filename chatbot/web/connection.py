@@ -218,4 +218,5 @@ class Connection(web.RequestHandler):
 
 def is_surplus(request: web.Request) -> bool:
     """Whether the request came over a surplus connection."""
-    return cast(Connection, request.protocol).is_surplus
+    connection = request.protocol
+    return isinstance(connection, Connection) and connection.is_surplus
