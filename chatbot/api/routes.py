@@ -172,7 +172,7 @@ class Api:
         return await self._stream(request, source, after, {})
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
-        """Handle "POST /api/sessions/{session_id}/messages/{message_id}/cancel": stops a reply right here."""
+        """Handle "POST /api/sessions/{session_id}/messages/{message_id}/cancel": stops a reply at once."""
         source = self._find(request)
         source.stop()
         await until_ended(source)  # it has ended already, unless the database's file is locked

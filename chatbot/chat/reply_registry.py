@@ -85,7 +85,7 @@ class ReplyRegistry:
         if reply and reply.session_id == session_id:
             return reply
         turn, place = self.store.turn_of(session_id, message_id) or (None, 0)
-        if turn is None or place != 0:
+        if turn is None or place != 0:  # place 0 is the reply, others are what was said
             raise ChatError("message_not_found", "There is no such reply in this session.", "message_id")
         return StoredReply(turn, self.store)
 

@@ -116,7 +116,7 @@ class Connection(web.RequestHandler):
         if writer := request.get(EVENT_WRITER):
             writer.keep_alive()
         elif request.version >= HttpVersion11 and not request.writer.output_size:
-            # Before the headers of a response nothing else may be sent.
+            # Nothing but an interim response may stand before the headers of a response (RFC 9110, 15.2).
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         for seconds in LOOK_AFTER:
             self._loop.call_later(seconds, self._end_if_reset)

@@ -7,7 +7,7 @@ log, no faster than the client reads. "The finish" is the chunk with the finish_
     from     to      when                                                                            where
     (begins) live    the client has all that has come of the reply, and the finish is still to come  __init__
     (begins) behind  otherwise                                                                       __init__
-    live     behind  too much waits to be sent to the client, or may with the next event             push
+    live     behind  too much waits to be sent to the client, or the next event is long              push
     behind   live    as in the first line, once it has caught up                                     run
 
 A listener that is behind when the finish comes stays behind: `_ending` sends it the finish, too.
