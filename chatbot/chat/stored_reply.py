@@ -20,6 +20,11 @@ def _log_of(store: Store, seq: int) -> ReplyLog:
     return ReplyLog.from_turn(turn) if turn else ReplyLog()
 
 
+def forget_logs() -> None:
+    """Drops the logs in memory; to be called when a stored reply was shortened."""
+    _log_of.cache_clear()
+
+
 class StoredReply:
     """A stored reply, or one that failed in the background. `ReplySource` documents its public attributes.
 
@@ -39,6 +44,7 @@ class StoredReply:
         self.usage = turn.token_usage
         self.first_token_ms = turn.first_token_ms
         self._seq = turn.seq
+        self._length = 0  # of the log when it was last read
         self._store = store
 
     @property
@@ -46,8 +52,11 @@ class StoredReply:
         if self.error:
             return ReplyLog()
         if self._store.has_reply(self._seq):
-            return _log_of(self._store, self._seq)
-        _log_of.cache_clear()  # so that no deleted text stays in memory
+            log = _log_of(self._store, self._seq)
+            if log.length >= self._length:  # else a part of the reply was deleted while a client was sent it
+                self._length = log.length
+                return log
+        forget_logs()  # no deleted text may stay in memory
         raise message_gone()
 
     @property

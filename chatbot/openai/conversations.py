@@ -12,6 +12,7 @@ from aiohttp import web
 from chatbot.chat.history import PAGE_CHARS
 from chatbot.chat.reply_registry import ReplyRegistry
 from chatbot.chat.sessions import Sessions
+from chatbot.chat.stored_reply import forget_logs
 from chatbot.config import Config
 from chatbot.errors import ChatError
 from chatbot.ids import new_turn_id
@@ -141,6 +142,7 @@ class Conversations:
             left = [one for one in found if place_of(one["id"])[1] == place and one != item]
             said[place - 1] = "".join(messages_of(left, "item_id", self.finder())) or DELETED
         self.store.keep_only(turn.seq, "\n".join(said), answer)
+        forget_logs()
         return _shown(session)
 
     def _item(self, request: web.Request) -> tuple[Session, Turn, Object]:

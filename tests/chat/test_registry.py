@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
+from chatbot.chat.reply_log import ReplyLog
 from chatbot.chat.reply_registry import key_hash
-from chatbot.chat.stored_reply import _log_of
+from chatbot.chat.stored_reply import _log_of, forget_logs
 from chatbot.errors import ChatError
-from chatbot.records import Turn
+from chatbot.records import Piece, Turn
 from tests.chat.conftest import FakeAnswer, Room, StartRoom, text, turns_of_the_loop
 
 
@@ -114,12 +115,22 @@ async def test_a_reply_of_openais_door_is_found_by_its_response(room: Room) -> N
     assert room.registry.by_response("resp_1") is None
 
 
-async def test_who_is_being_sent_a_stored_reply_that_is_deleted_gets_no_more_of_it(room: Room) -> None:
+@pytest.mark.parametrize("how", ["deleted", "shortened"])
+async def test_who_is_being_sent_a_stored_reply_that_is_deleted_gets_no_more_of_it(
+    room: Room, how: str
+) -> None:
     session_id = room.session()
     turn = await room.turn(session_id)
     source = room.registry.find(session_id, turn.turn_id)
     assert [*source.log.pieces(0, 99)]
-    room.sessions.rewind(session_id, turn.turn_id)
+    if how == "deleted":
+        room.sessions.rewind(session_id, turn.turn_id)
+    else:
+        shorter = ReplyLog()
+        shorter.append([Piece("text", "H")])
+        room.store.keep_only(turn.seq, turn.input, shorter.to_columns())
+        forget_logs()
+        assert room.registry.find(session_id, turn.turn_id).log.length == 1
     with pytest.raises(ChatError, match="deleted"):
         source.log.pieces(0, 99)
 
