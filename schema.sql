@@ -152,7 +152,8 @@ SELECT session_id, finish_reason FROM alive WHERE seq = ?;
 -- name: keep_only: Deletes some messages or the answer of a turn, and its idempotency key, which would be wrong now.
 UPDATE turns SET input = :input, input_count = :input_count, output = :output, calls = coalesce(:calls, 0),
                  reasoning = :reasoning, layout = :layout, chunk_ends = :chunk_ends, token_usage = NULL,
-                 finish_reason = iif(:output IS NULL, NULL, 'stop'), idempotency_key = NULL, request_hash = NULL
+                 finish_reason = CASE WHEN :output IS NULL THEN NULL WHEN :calls THEN 'tool_calls' ELSE 'stop' END,
+                 idempotency_key = NULL, request_hash = NULL
 WHERE seq = :seq;
 -- name: forget_response: Deletes the response id of a turn and its idempotency key. The turn itself stays.
 UPDATE turns SET response_id = NULL, response = NULL, idempotency_key = NULL, request_hash = NULL WHERE seq = ?;

@@ -76,6 +76,8 @@ async def test_items_are_deleted_from_the_newest_on(door: Door, said: str):
     assert (await door.call("DELETE", f"{path}/{question['id']}"))[1]["error"]["param"] == "item_id"
     while answers:
         assert (await door.call("GET", f"/responses/{response['id']}"))[1]["output"] == answers
+        _, page, _ = await door.server.call("GET", f"/api/sessions/{conversation['id'][5:]}/messages?limit=1")
+        assert page["messages"][0]["finish_reason"] == ("tool_calls" if "weather" in said else "stop")
         newest = f"{path}/{answers.pop()['id']}"
         assert [(await door.call("DELETE", newest))[0] for _ in range(2)] == [200, 404]
         assert await items(door, conversation["id"]) == [first, question, *answers]
