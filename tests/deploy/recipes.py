@@ -1,16 +1,18 @@
-"""Adapts a recipe of deploy/ to a test: other ports, other paths, nothing else."""
+"""Adapts a recipe of deploy/ to a test (other ports, other paths, nothing else); checks what each must do."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.tools.processes import ROOT
+from tests.tools.scripted_llm import Gate, ScriptedLLM, reply
+from tests.tools.server import Stream
 
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
@@ -40,15 +42,21 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
     names = "subjectAltName=DNS:chat.example.com,IP:127.0.0.1"
     command = [find_program("openssl"), "req", "-x509", "-newkey", "ec", "-nodes", "-days", "1"]
     command += ["-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    command += [
-        "-subj",
-        "/CN=chat.example.com",
-        "-addext",
-        names,
-        "-keyout",
-        str(key),
-        "-out",
-        str(certificate),
-    ]
+    command += ["-subj", "/CN=chat.example.com", "-addext", names]
+    command += ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     return key, certificate
+
+
+async def each_token_comes_through(llm: ScriptedLLM, begin: Callable[[], Awaitable[Stream]]) -> Stream:
+    """Sees each token of a stream come through the proxy before the LLM sends the next one."""
+    gates = [Gate() for _ in range(20)]
+    llm.play(reply(*(step for number, gate in enumerate(gates) for step in (f"{number} ", gate))))
+    stream = await begin()
+    for number, gate in enumerate(gates):
+        event = await stream.event()
+        assert event is not None
+        assert event.text == f"{number} "
+        gate.open()
+    assert (await stream.rest())[-1].data == "[DONE]"
+    return stream

@@ -12,9 +12,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.deploy.recipes import adapted, find_program, make_certificate, written
+from tests.deploy.recipes import adapted, each_token_comes_through, find_program, make_certificate, written
 from tests.tools.processes import Process, free_port
-from tests.tools.scripted_llm import Gate, ScriptedLLM, delta, events, reply
+from tests.tools.scripted_llm import Gate, ScriptedLLM, delta, events
 from tests.tools.server import Running, StartServer
 
 Front = tuple[Running, Process]
@@ -43,15 +43,8 @@ async def front(start: StartServer, tmp_path: Path) -> AsyncIterator[Front]:
 
 async def test_each_token_comes_through_before_the_next_is_sent(front: Front, llm: ScriptedLLM) -> None:
     running, _ = front
-    gates = [Gate() for _ in range(20)]
-    llm.play(reply(*(step for number, gate in enumerate(gates) for step in (f"{number} ", gate))))
-    stream = await running.stream(await running.session())
-    for number, gate in enumerate(gates):
-        event = await stream.event()
-        assert event is not None
-        assert event.text == f"{number} "
-        gate.open()
-    assert [event.data for event in await stream.rest()][-1] == "[DONE]"
+    session_id = await running.session()
+    await each_token_comes_through(llm, lambda: running.stream(session_id))
 
 
 async def test_a_client_that_leaves_frees_the_llm(front: Front, llm: ScriptedLLM) -> None:

@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from tests.deploy.farm import Farm
-from tests.deploy.recipes import adapted
+from tests.deploy.recipes import adapted, each_token_comes_through
 from tests.tools.scripted_llm import Gate, ScriptedLLM, reply
 
 GONE = {502, 503}  # it was not there, or died before it answered
@@ -158,15 +158,8 @@ async def test_a_proxy_that_is_restarted_has_nothing_to_learn(farm: Farm) -> Non
 
 
 async def test_each_token_comes_through_before_the_next_is_sent(farm: Farm, llm: ScriptedLLM) -> None:
-    gates = [Gate() for _ in range(20)]
-    llm.play(reply(*(step for number, gate in enumerate(gates) for step in (f"{number} ", gate))))
-    stream = await farm.stream(await farm.session_of("one"), "Count")
-    for number, gate in enumerate(gates):
-        event = await stream.event()
-        assert event is not None
-        assert event.text == f"{number} "
-        gate.open()
-    assert (await stream.rest())[-1].data == "[DONE]"
+    session_id = await farm.session_of("one")
+    await each_token_comes_through(llm, lambda: farm.stream(session_id, "Count"))
 
 
 @pytest.mark.parametrize("farm", ["haproxy"], indirect=True)

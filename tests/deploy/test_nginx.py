@@ -14,9 +14,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.deploy.recipes import adapted, find_program, make_certificate, written
+from tests.deploy.recipes import adapted, each_token_comes_through, find_program, make_certificate, written
 from tests.tools.processes import Process, free_port
-from tests.tools.scripted_llm import Gate, ScriptedLLM, delta, events, reply
+from tests.tools.scripted_llm import Gate, ScriptedLLM, delta, events
 from tests.tools.server import Running, StartServer, text_of, until
 
 MAIN = """
@@ -79,18 +79,10 @@ async def front(start: StartServer, tmp_path: Path) -> AsyncIterator[Front]:
 
 
 async def test_each_token_comes_through_before_the_next_is_sent(front: Front, llm: ScriptedLLM) -> None:
-    gates = [Gate() for _ in range(20)]
-    tokens = [step for number, gate in enumerate(gates) for step in (f"{number} ", gate)]
-    llm.play(reply(*tokens))
-    stream = await front.running.stream(await front.running.session())
+    session_id = await front.running.session()
+    stream = await each_token_comes_through(llm, lambda: front.running.stream(session_id))
     assert stream.headers["Content-Type"] == "text/event-stream; charset=utf-8"
     assert stream.headers["X-Message-ID"]
-    for number, gate in enumerate(gates):
-        event = await stream.event()
-        assert event is not None
-        assert event.text == f"{number} "
-        gate.open()
-    assert [event.data for event in await stream.rest()][-1] == "[DONE]"
 
 
 async def test_a_client_that_leaves_is_noticed(front: Front, llm: ScriptedLLM) -> None:
