@@ -69,7 +69,7 @@ class ChunkReader:
         if data.startswith(b"data:"):
             data = re.sub(rb"\A(?:data:\s*)+", b"", data)  # one-api writes "data:" twice
         if data.strip() in (b"", b"[DONE]"):
-            self.is_done = bool(data.strip())
+            self.is_done |= bool(data.strip())
             return []
         try:
             return self._read_object(*parse_odd(data), is_whole=False)

@@ -20,7 +20,7 @@ class Reports:
     """Logs each failure, and masks `secrets` in it, because some LLM servers echo the API key."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        found = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
+        found = sorted({secret for secret in secrets if secret.strip()}, key=len, reverse=True)
         # A short secret, like "1", is masked only as a whole word: it may be part of other words.
         marks = [re.escape(s) if len(s) >= 8 else rf"(?<!\w){re.escape(s)}(?!\w)" for s in found]
         self._secrets = re.compile("|".join(marks)) if marks else None

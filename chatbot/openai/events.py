@@ -4,8 +4,8 @@ An event's sequence_number depends on its place only: it is the number of charac
 plus the number of events without characters so far. So a replay needs only the log, which knows where the
 LLM's chunks ended and where the kind changed. The numbers have gaps, which clients accept.
 
-When another item follows the first run of a call, the call is done if its arguments are complete JSON. Any
-other call is done when the reply ends, because some LLMs write the arguments of several calls alternately.
+When another item follows the first run of a call, the call is done if its arguments are a complete object
+or list. Any other call is done when the reply ends, for some LLMs write the arguments of calls alternately.
 """
 
 from __future__ import annotations

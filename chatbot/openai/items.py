@@ -145,7 +145,7 @@ class Item:
         return "".join(_text_of(log, number) for number in (self.runs if self.head else self.runs[-1:]))
 
     def has_ended(self, log: ReplyLog) -> bool:
-        """Whether the item is done when another begins: a call is done if its arguments are complete JSON.
+        """Whether the item is done when another begins: a call, if its arguments are an object or a list.
 
         They are parsed only while the call has one run: a call may be interrupted a thousand times.
         """

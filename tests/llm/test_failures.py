@@ -373,16 +373,16 @@ async def test_a_redirect_says_where_to(llm: ScriptedLLM) -> None:
 
 SECRETS = {
     "llm_api_key": "sk-very-secret-1",
-    "llm_headers": {"api-key": "header-secret-2", "X-Org": "org3", "X-Old": "sk-very"},
+    "llm_headers": {"api-key": "header-secret-2", "X-Org": "org3", "X-Old": "sk-very", "X-No": " "},
 }
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500])
 async def test_a_key_that_the_llm_echoes_is_masked(llm: ScriptedLLM, log: Any, status: int) -> None:
-    words = "Bearer sk-very-secret-1 and header-secret-2 of org3 are wrong"
+    words = "Bearer sk-very-secret-1 and header-secret-2 of org3: - are wrong"
     for script in (answer(f"{status} X", {"error": {"message": words}}), stream({"error": words})):
         heard = await play(llm, script, **SECRETS)
-        assert "are wrong" in heard.failed.message
+        assert ": - are wrong" in heard.failed.message
         for place in (heard.failed.message, *log.entries):
             assert not [secret for secret in ("secret-1", "secret-2", "org3") if secret in place], place
 
