@@ -116,16 +116,18 @@ class ReplyRegistry:
         if self.closing:
             raise shutting_down()
 
-    def admit(self, session_id: str, *, occupies: bool = True) -> None:
+    def admit(self, session_id: str, *, occupies: bool = True, stores: bool = True) -> None:
         """Checks that one more reply may begin, before anything is read for it.
 
-        Raises ChatError: session_busy, shutting_down, overloaded, storage_full.
+        Raises ChatError: shutting_down, session_busy, overloaded, storage_full.
         """
+        self.refuse_if_closing()
         if occupies and (running := self.occupying(session_id)):
             message = "The session is being given another reply."
             raise ChatError("session_busy", message, extra={"message_id": running.message_id})
         self._require_room()
-        self.store.require_space()
+        if stores:
+            self.store.require_space()
 
     def _require_room(self) -> None:
         self.refuse_if_closing()

@@ -108,7 +108,8 @@ class Conversations:
         return turn_id
 
     def require_unlocked(self, session_id: str) -> None:
-        """Raises ChatError("conversation_locked") while a running reply occupies the session."""
+        """Raises ChatError: shutting_down, conversation_locked (a running reply occupies the session)."""
+        self.registry.refuse_if_closing()
         if self.registry.occupying(session_id):
             message = "A response is being written in this conversation."
             raise ChatError("conversation_locked", message, "conversation")

@@ -89,7 +89,7 @@ class OpenAIDoor(Conversations):
         if not new and is_nothing(self.store.path_up(parent)):
             raise refuse("input", "says nothing")
         self.require_unlocked(asked.session_id)  # never raises for ""
-        self.registry.admit(session_id, occupies=False)
+        self.registry.admit(session_id, occupies=False, stores=asked.stored)
         if asked.stored and not session_id:
             request[SESSION_ID] = session_id = self.sessions.create("{}").session_id
         # Nobody can guess the id. It begins like the session's id, so that a proxy can route requests by it.

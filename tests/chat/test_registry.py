@@ -47,6 +47,22 @@ async def test_no_more_replies_run_than_may(start_room: StartRoom) -> None:
     room.registry.admit(room.session())
 
 
+async def test_what_is_not_stored_may_begin_while_the_storage_is_full(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = room.session()
+    monkeypatch.setattr(type(room.store), "is_full", True)
+    assert refused(room, session_id).code == "storage_full"
+    room.registry.admit("", occupies=False, stores=False)
+
+
+async def test_a_session_is_not_called_busy_once_the_shutdown_has_begun(room: Room) -> None:
+    session_id = room.session()
+    room.ask(session_id)
+    room.registry.closing = True
+    assert refused(room, session_id).code == "shutting_down", "a client may try this again, but not a 409"
+
+
 async def test_a_key_finds_the_reply_while_it_runs_and_after_and_no_other(room: Room) -> None:
     session_id, key = room.session(), key_hash("scope", "key")
     assert key_hash("scop", "ekey") != key != key_hash("other", "key")
