@@ -16,12 +16,34 @@ from pathlib import Path
 
 import pytest
 
+from chatbot.records import as_json
 from chatbot.storage import backup as backups
 from chatbot.storage.backup import backup, check, prune
 from chatbot.storage.lock import StoreError
 from chatbot.storage.store import Store
 from tests.storage.test_files import NOBODY
-from tests.storage.tools import ROOT, a_chain, a_session, count, run, running, turn_at
+from tests.storage.tools import ROOT, a_chain, a_session, a_turn, count, run, running, turn_at
+
+
+def test_a_copy_has_nothing_that_was_deleted(
+    store: Store, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatbot.storage.tree.PIECE_SECONDS", 0.0)  # the rows are to be removed later
+    here, there = a_session(store), a_session(store)
+    kept, hushed = a_turn(here, reply="kept " * 1000), "hushed " * 1000
+    first = store.add_turn(kept)
+    store.rewind(here, turn_at(store, store.add_turn(a_turn(here, first, reply=hushed))))
+    store.add_turn(a_turn(there, reply=hushed))
+    store.add_background("resp_1", there, 0, as_json({"user": hushed}))
+    store.delete_session(there)
+    assert b"hushed" in path.read_bytes() + Path(f"{path}-wal").read_bytes()
+    copy = tmp_path / "copy.db"
+    assert f"{copy}: version 1, 1 sessions, 1 turns" in backup(str(path), str(copy))
+    assert b"kept" in copy.read_bytes()
+    assert b"hushed" not in copy.read_bytes()
+    with closing(Store(str(copy))) as copied:
+        rows = [count(copied, table) for table in ("turns", "gone", "gone_sessions", "background")]
+        assert rows == [1, 0, 0, 0]
 
 
 @pytest.fixture

@@ -26,6 +26,12 @@ from chatbot.storage.store import Store
 
 _STEPS = 1000  # SQLite calls the progress handler after so many steps of its virtual machine
 _STEPS_A_TURN = 70  # about how many steps a check takes for each turn
+_REMOVE_GONE = """
+    PRAGMA foreign_keys=ON; PRAGMA secure_delete=ON;
+    DELETE FROM turns WHERE seq IN gone OR session_id IN gone_sessions;
+    DELETE FROM background WHERE session_id IN gone_sessions;
+    DELETE FROM gone_sessions
+"""
 
 
 def backup(path: str, target: str, *, force: bool = False) -> str:
@@ -44,6 +50,9 @@ def backup(path: str, target: str, *, force: bool = False) -> str:
                 with _progress("copied", pages * _value(source, "page_size")) as show:
                     source.set_progress_handler(lambda: show(os.fstat(file).st_size), _STEPS)
                     source.execute("VACUUM INTO ?", (unfinished,))
+            with _opened(unfinished, "copy") as copy:
+                if _value(copy, "user_version") == VERSION:
+                    copy.executescript(_REMOVE_GONE)  # a copy may be kept for long, so it has nothing deleted
             found = _examine(unfinished, "quick_check")
             os.fsync(file)
             _give_name(unfinished, target, force)
