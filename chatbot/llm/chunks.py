@@ -128,17 +128,23 @@ class ChunkReader:
                 self._spent, self.usage = usage, stored_text(usage) or self.usage
                 break
 
-    # The end of the reply. If an LLM sends a finish_reason twice, clients still see one reply:
+    # The end of the reply. If an LLM sends two finish_reasons, clients see only the last one:
     #
     #   what arrives     what is held then       what is passed on
     #   "Hel" + stop     stop                    "Hel"
     #   usage            stop, usage
     #   "lo" + stop      stop                    the held chunk without its stop; usage; "lo"
-    #   the end                                  stop (returned by end())
+    #   length           length                  the held chunk without its stop
+    #   the end                                  length (returned by end())
 
     def _hold(self, read: Chunk, chunk: dict[str, Any], finish: str | None) -> list[Chunk]:
         """Holds the chunk with the finish_reason and later ones without text; returns what to pass on."""
-        out = self._take_back() if read.pieces and self.finish_reason else []
+        out: list[Chunk] = []
+        if self.finish_reason and (finish or read.pieces):  # it was not the last one
+            self._is_doubtful = self._is_doubtful or bool(read.pieces)
+            out, self._held, self.finish_reason = self._held, [], None
+            if out:
+                out[0] = Chunk(rewritten(self._held_object, (), None))
         self.finish_reason = finish or self.finish_reason
         if self._is_relay or not (self._held or finish):
             return [*out, read]
@@ -149,14 +155,6 @@ class ChunkReader:
             self._held_object = chunk
         if len(self._held) < MAX_HELD:
             self._held.append(read)
-        return out
-
-    def _take_back(self) -> list[Chunk]:
-        """Returns the held chunks without the finish_reason, because more of the reply follows it."""
-        out, self._held = self._held, []
-        if out:
-            out[0] = Chunk(rewritten(self._held_object, (), None))
-        self.finish_reason, self._is_doubtful = None, True
         return out
 
     def end(self, *, is_cut: bool) -> list[Chunk]:

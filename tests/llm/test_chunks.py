@@ -216,6 +216,17 @@ def test_what_stands_beside_text_and_its_finish_is_told_once() -> None:
     assert last == {"index": 0, "delta": {}, "stop_reason": 7, "finish_reason": "stop"}
 
 
+@pytest.mark.parametrize("others", [[], [{"choices": [], "usage": {"total_tokens": 3}}], [chunk("lo")]])
+def test_of_several_finishes_only_the_last_is_told(others: list[dict[str, Any]]) -> None:
+    reader = ChunkReader()
+    sent = [chunk("Hel"), chunk(finish="stop"), chunk(finish="stop"), *others, chunk(finish="length")]
+    passed = [one for data in sent for one in reader.read(dump(data))]
+    assert reader.is_certain == (chunk("lo") not in others)
+    choices = [json.loads(one.data)["choices"] for one in passed + reader.end(is_cut=False)]
+    told = [choice[0]["finish_reason"] for choice in choices if choice]
+    assert told == [None] * (len(told) - 1) + ["length"]
+
+
 def test_silent_chunks_after_the_end_hold_bounded_memory() -> None:
     reader, _ = read_all(dump(chunk("a")))
     reader.read(dump(chunk(finish="stop")))
