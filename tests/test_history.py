@@ -167,6 +167,7 @@ async def test_what_parts_hold_is_left_out_if_that_is_asked_for(server: Running)
         {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
         {"type": "input_audio", "input_audio": {"data": "é" * 10, "format": "wav"}},
         {"type": "file", "file": {"file_data": "A" * 5000, "filename": "a.pdf"}},
+        {"type": "file", "file": {"file_id": "file-1"}},
     ]
     shown = [
         parts[0],
@@ -174,6 +175,7 @@ async def test_what_parts_hold_is_left_out_if_that_is_asked_for(server: Running)
         parts[2],
         {"type": "input_audio", "omitted": 20},
         {"type": "file", "omitted": 5000, "file": {"filename": "a.pdf"}},
+        parts[5],
     ]
     await server.call("POST", "/api/chat", {"session_id": session, "message": parts})
     texts, _, messages = await page(server, session)

@@ -122,8 +122,8 @@ def _without(part: dict[str, Any]) -> dict[str, Any]:
     if kind == "text" or not isinstance(held, dict):
         return part
     data = held.get("url") or held.get("data") or held.get("file_data") or ""
-    if kind == "image_url" and not data.startswith("data:"):
-        return part  # a picture's address, not its content
+    if not data or (kind == "image_url" and not data.startswith("data:")):
+        return part  # the id of a file or a picture's address, not its content
     left = {"type": kind, "omitted": len(data.encode())}
     return left | {kind: {"filename": held["filename"]}} if "filename" in held else left
 
