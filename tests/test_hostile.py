@@ -219,6 +219,21 @@ async def test_a_body_longer_than_it_says_is_no_second_request(server: Running, 
     assert not log.tracebacks, log.tracebacks[0]
 
 
+@pytest.mark.parametrize(
+    "name", [b"X-Session-ID", b"X-Request-ID", b"Idempotency-Key", b"Last-Event-ID", b"Origin"]
+)
+async def test_a_header_whose_bytes_are_no_text_is_refused_or_ignored(
+    server: Running, log: Log, name: bytes
+) -> None:
+    client = await Socket.open(server)
+    for headers in (name + b": \xff\r\n", name + b": \xff\r\nIdempotency-Key: k\r\n"):
+        await client.send(post("/api/chat/stream", b'{"session_id":"x","message":"Hi"}', headers))
+        assert (await client.answer())[0] in (400, 403, 404)
+    await client.send(post("/api/chat", b'{"message":"Hi"}', b"X-Session-ID: \xff\r\nIdempotency-Key: k\r\n"))
+    assert (await client.answer())[1]["error"]["code"] == "session_not_found"
+    assert not log.tracebacks, log.tracebacks[0]
+
+
 async def test_a_body_too_large_is_refused_before_it_has_come(server: Running) -> None:
     client = await Socket.open(server)
     await client.send(post("/api/sessions", b"{", length=10**12))

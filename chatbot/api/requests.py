@@ -128,7 +128,8 @@ async def read_chat(request: web.Request) -> ChatRequest:
     """Reads the body and the headers of a chat request."""
     body = await read_object(request, "Chat")
     named = body.pop("session_id", "").lower()
-    session_id = request.headers.get("X-Session-ID", "").lower() or named
+    header = request.headers.get("X-Session-ID", "").encode(errors="replace")  # its bytes may be no UTF-8
+    session_id = header.decode().lower() or named
     if not session_id:
         raise refused("session_id is missing.", "session_id")
     if named not in ("", session_id):
