@@ -62,4 +62,5 @@ def without(words: str, messages: str) -> str:
                 shown[at] = "…"
         if at + 3 <= len(tokens) and not is_long and " ".join(tokens[at : at + 3]) in messages:
             shown[at : at + 3] = ["…"] * 3
-    return " ".join(shown)[:MAX_REASON_CHARS].encode("utf-8", "replace").decode()
+    # A client may have sent the control characters that it quotes; a terminal would obey them.
+    return "".join(c if c.isprintable() else "?" for c in " ".join(shown)[:MAX_REASON_CHARS])

@@ -408,6 +408,13 @@ async def test_the_log_has_a_reason_without_the_conversation(llm: ScriptedLLM, l
     ], lines
 
 
+async def test_what_a_terminal_would_obey_does_not_stand_in_the_log(llm: ScriptedLLM, log: Any) -> None:
+    llm.play(answer("404 X", {"error": {"message": "The model '\x1b[2J\x9b2J\u202e\u2028' does not exist"}}))
+    async with opened(llm) as way:
+        await hear(way)
+    assert all(line.isprintable() for line in log.lines(holding="does not exist")), log.entries
+
+
 def test_too_long_carries_the_words_and_the_limit() -> None:
     body = b'{"error": {"message": "prompt is too long: 213462 tokens > 200000 maximum"}}'
     error = read_failure(400, {}, body).to_error()
