@@ -32,7 +32,7 @@ def base_url(text: str) -> str:
     if " " in text or not text.isprintable():
         raise ValueError
     _require_host(url)
-    return text if url.raw_query_string else text.rstrip("/")
+    return text
 
 
 def origin(text: str) -> str:

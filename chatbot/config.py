@@ -209,8 +209,7 @@ def read_dotenv(text: str) -> dict[str, str]:
     for binding in parse_stream(io.StringIO(text)):
         is_odd = "\0" in binding.original.string  # an environment variable cannot hold a NUL
         if is_odd or binding.error or (binding.key is not None and binding.value is None):
-            blank = re.match(r"\s*", binding.original.string)
-            line = binding.original.line + (blank[0].count("\n") if blank else 0)
+            line = binding.original.line + re.split(r"\S", binding.original.string, maxsplit=1)[0].count("\n")
             raise ConfigError(f".env: line {line} cannot be read; it must be NAME=value")
         if binding.key is not None:
             found[binding.key] = binding.value or ""

@@ -41,7 +41,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
-        ("LLM_SERVER_URL", "https://api.openai.com/v1/", "https://api.openai.com/v1"),
+        ("LLM_SERVER_URL", "https://api.openai.com/v1", "https://api.openai.com/v1"),
         ("LLM_SERVER_URL", "http://[::1]:8000", "http://[::1]:8000"),
         ("LLM_SERVER_URL", "http://my_llm:8000", "http://my_llm:8000"),
         ("LLM_SERVER_URL", "http://user:pass@host", "http://user:pass@host"),
@@ -68,6 +68,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         ("DATABASE_URL", "sqlite:////var/lib/chat.db", "/var/lib/chat.db"),
         ("HOST", "::", "::"),
         ("PORT", "0", 0),
+        ("PORT", "65535", 65_535),
         ("API_KEYS", " a, b ,,c", ("a", "b", "c")),
         (
             "ALLOWED_ORIGINS",
@@ -81,10 +82,11 @@ def test_the_defaults_are_the_documented_ones() -> None:
         ("ALLOWED_ORIGINS", "vscode-webview://1a2b3c", ("vscode-webview://1a2b3c",)),
         ("ALLOWED_ORIGINS", "https://xn--mnchen-3ya.de", ("https://xn--mnchen-3ya.de",)),
         ("ALLOWED_ORIGINS", "http://[::1]:3000", ("http://[::1]:3000",)),
-        ("MAX_CONTEXT_TOKENS", "8192", 8192),
+        ("MAX_CONTEXT_TOKENS", "0", 0),
         ("SEND_REASONING", "TRUE", True),
         ("SEND_REASONING", "0", False),
         ("SESSION_ID_RANGE", "40-7F", (0x40, 0x7F)),
+        ("SESSION_ID_RANGE", "7f-7f", (0x7F, 0x7F)),
         ("DATABASE_SYNC", "full", "full"),
         ("LOG_FORMAT", "JSON", "json"),
         ("HOST", "LocalHost", "localhost"),
@@ -123,7 +125,9 @@ def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
         ("LLM_HEADERS", '{"api-key": 1}'),
         ("LLM_HEADERS", '{"api key": "k"}'),
         ("LLM_HEADERS", '{"api-key": "a\\nb"}'),
+        ("LLM_HEADERS", '{"api-key": "열쇠"}'),
         ("LLM_HEADERS", '{"Host": "h"}'),
+        ("LLM_HEADERS", '{"Transfer-Encoding": "chunked"}'),
         ("LLM_EXTRA_BODY", "{"),
         ("LLM_EXTRA_BODY", '{"a": NaN}'),
         ("LLM_EXTRA_BODY", '{"a": 1e999}'),
@@ -134,6 +138,7 @@ def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
         ("SEND_REASONING", "maybe"),
         ("SESSION_ID_RANGE", "7f-00"),
         ("SESSION_ID_RANGE", "0-f"),
+        ("SESSION_ID_RANGE", "00-100"),
         ("DATABASE_SYNC", "off"),
         ("LOG_FORMAT", "xml"),
         ("HOST", "x86_64-conda-linux-gnu"),
@@ -141,6 +146,7 @@ def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
         ("LLM_SERVER_URL", "http://host/#a"),
         ("LLM_SERVER_URL", "http://[::1"),
         ("LLM_SERVER_URL", "http://a host"),
+        ("LLM_SERVER_URL", "http://host/v1 http://other/v1"),
         ("LLM_SERVER_URL", "http://a\thost"),
         ("LLM_API_KEY", "two\nlines"),
         ("LLM_API_KEY", "열쇠"),
@@ -198,12 +204,28 @@ def test_a_bad_value_is_refused_in_one_line_that_names_the_variable(name: str, t
     message.encode()
 
 
-@pytest.mark.parametrize("name", ["LLM_API_KEY", "API_KEYS", "LLM_HEADERS"])
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("PORT", " x ", "a whole number from 0 to 65535, not 'x'"),
+        ("LLM_TIMEOUT_SECONDS", "0", "a number above 0, at most 86400, not '0'"),
+        ("LOG_FORMAT", "xml", "text or json, not 'xml'"),
+        ("ALLOWED_ORIGINS", "null", "comma-separated origins like https://example.com, not 'null'"),
+        ("ALLOWED_ORIGINS", "https://", "comma-separated origins like https://example.com, not 'https://'"),
+    ],
+)
+def test_a_refusal_says_what_the_variable_wants_and_what_it_was(name: str, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.from_env({name: text})
+    assert str(caught.value) == f"{name} must be {said}"
+
+
+@pytest.mark.parametrize("name", ["LLM_API_KEY", "API_KEYS", "LLM_HEADERS", "LLM_EXTRA_BODY"])
 def test_a_secret_is_shown_neither_when_refused_nor_in_the_settings_text(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Config.from_env({name: "geheim und so"})
     assert "geheim" not in str(caught.value)
-    good = '{"a": "geheim"}' if name == "LLM_HEADERS" else "geheim"
+    good = "geheim" if name.endswith(("KEY", "KEYS")) else '{"a": "geheim"}'
     assert "geheim" not in repr(Config.from_env({name: good}))
 
 

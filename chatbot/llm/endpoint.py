@@ -31,7 +31,7 @@ class Endpoint:
     def __init__(self, config: Config) -> None:
         url = URL(config.llm_server_url)
         path = url.raw_path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
-        base = url.with_user(None).with_path(path or ("/v1" if url.path in ("", "/") else "/"), encoded=True)
+        base = url.with_user(None).with_path(path or ("/" if url.path.strip("/") else "/v1"), encoded=True)
         self.chat_url = (base / "chat" / "completions").with_query(url.query)
         self.models_url = (base / "models").with_query(url.query)
         self.name = "…" + base.path.rstrip("/")

@@ -45,7 +45,7 @@ NO_MODEL = {"error": {"code": 404, "message": "model 'x' not found", "type": "no
     ("url", "chat"),
     [
         ("http://h:1", "http://h:1/v1/chat/completions"),
-        ("http://h:1/", "http://h:1/v1/chat/completions"),
+        ("http://h:1//", "http://h:1/v1/chat/completions"),
         ("http://h/v1", "http://h/v1/chat/completions"),
         ("http://h/v1/", "http://h/v1/chat/completions"),
         ("http://h/a/b", "http://h/a/b/chat/completions"),
