@@ -159,7 +159,7 @@ WHERE seq = :seq;
 UPDATE turns SET response_id = NULL, response = NULL, idempotency_key = NULL, request_hash = NULL WHERE seq = ?;
 
 -- name: mark: Marks turns as gone.
-INSERT OR IGNORE INTO gone SELECT value FROM json_each(?);
+INSERT INTO gone SELECT value FROM json_each(?);
 -- name: mark_session: Marks a session as gone, with all its turns and responses.
 INSERT OR IGNORE INTO gone_sessions VALUES (?);
 -- name: leave_gone: Moves a session from a turn that is gone to another turn, or before the first.
@@ -190,7 +190,7 @@ DELETE FROM background WHERE response_id IN (SELECT response_id FROM background
 SELECT response_id, session_id, created_at, response, error FROM background
 WHERE response_id = ? AND session_id NOT IN gone_sessions;
 -- name: fail_background: Stores the error of a response.
-UPDATE background SET error = ? WHERE response_id = ? AND error IS NULL;
+UPDATE background SET error = ? WHERE response_id = ?;
 -- name: drop_background: Removes a response that has its turn now, or is deleted.
 DELETE FROM background WHERE response_id = ?;
 -- name: get_secret: Reads a secret of this database.

@@ -123,8 +123,6 @@ def _serve(config: Config, *, demo: bool) -> int:
         asyncio.run(_run(config, demo=demo))
     except OSError as error:
         return _fail(f"cannot listen on {config.host} port {config.port}: {error.strerror or error}")
-    except KeyboardInterrupt:  # before the signal handlers were set
-        return 130
     return 0
 
 

@@ -60,7 +60,6 @@ def create_app(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await registry.close()
         await llm.close()
         store.close()
 

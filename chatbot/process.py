@@ -30,12 +30,11 @@ SURPLUS = 32
 def raise_file_limit() -> int:
     """Raises the limit of open files to the most that the system allows. Returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (ValueError, OSError) as error:
-            log.warning("the limit of %d open files stays: %s", soft, error)
-            return soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError) as error:
+        log.warning("the limit of %d open files stays: %s", soft, error)
+        return soft
     return hard
 
 

@@ -303,7 +303,7 @@ def test_main_gives_the_settings_to_the_server(monkeypatch: pytest.MonkeyPatch, 
             "chatbot: cannot listen on 127.0.0.1 port 8080: Address already in use\n",
         ),
         (OSError("odd"), 2, "chatbot: cannot listen on 127.0.0.1 port 8080: odd\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 2, "chatbot: interrupted\n"),
     ],
 )
 def test_main_turns_what_ends_the_start_into_one_line_and_an_exit_code(

@@ -171,7 +171,6 @@ def _examine(path: str, pragma: str) -> str:
     """Checks a database file; returns a description of what it contains."""
     with _opened(path, "read") as connection:
         connection.execute("PRAGMA cache_size=-262144")  # 256 MiB, so that most pages are read once
-        connection.execute("BEGIN")
         version, turns = _value(connection, "user_version"), 0
         try:
             sessions, turns = _count(connection, "sessions"), _count(connection, "alive")

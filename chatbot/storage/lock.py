@@ -56,8 +56,7 @@ class FileLock:
                 " file systems; without them a second server could destroy it"
             ) from None
         with suppress(OSError):  # a full disk: then the message lacks the process id
-            os.ftruncate(self._file, 0)
-            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(self._file, f"{os.getpid():<19}\n".encode(), 0)  # over all of a longer number
 
     def release(self) -> None:
         """Releases the lock."""

@@ -212,7 +212,7 @@ class Store(Tree):
             session = self.session(session_id)
             if session is None:
                 raise session_gone()
-            above = parent is not None and self._db.one("session_of_turn", (parent,))
+            above = self._db.one("session_of_turn", (parent,))
             if parent is not None and not (above and above[0] == session_id):
                 raise ChatError("message_not_found", "The message that this one follows is gone.")
             if turn.idempotency_key:
