@@ -105,6 +105,7 @@ def test_a_path_is_one_branch_and_nothing_of_the_others(store: Store) -> None:
     assert store.path(left[-1]) == trunk[:2] + left
     assert [turn.seq for turn in store.path_up(right[-1])] == (trunk[:2] + right)[::-1]
     assert store.path(right[-1], above=trunk[1]) == right
+    assert store.path(trunk[1], above=trunk[1]) == []
     assert store.path(None) == list(store.path_up(None)) == []
     assert [version.seq for version in store.children(here, trunk[1])] == [trunk[2], left[0], right[0]]
     assert [version.seq for version in store.children(here, None)] == [trunk[0]]
@@ -160,7 +161,21 @@ def test_a_message_deleted_alone_leaves_the_ids_of_the_others(store: Store) -> N
     assert found[1] == 2
     assert store.turn_of(here, turn.turn_id) is None
     assert store.count_messages(here, second) == 3
+    assert turn_at(store, first).token_usage is None, "it counted what is deleted"
     store.add_turn(a_turn(here, second, idempotency_key="k", request_hash="h"))
+
+
+def test_a_response_that_is_deleted_leaves_its_turn_and_nothing_of_its_own(store: Store) -> None:
+    here = a_session(store)
+    turns = [
+        a_turn(here, response_id=f"r{name}", response="{}", idempotency_key=name, request_hash="h")
+        for name in "kl"
+    ]
+    first, second = map(store.add_turn, turns)
+    store.forget_response(first)
+    nothing = dict.fromkeys(("response_id", "response", "idempotency_key", "request_hash"))
+    assert store.turn(first) == turns[0]._replace(seq=first, **nothing)
+    assert store.turn(second) == turns[1]._replace(seq=second)
 
 
 @settings(max_examples=60, deadline=None)
