@@ -141,6 +141,4 @@ class Asking:
     def _affinity(self) -> str | None:
         """The key by which LLM servers recognise the conversation. Its id stays secret: it gives access."""
         session_id = self.question.session_id
-        if not session_id or not self.llm.wants_affinity:
-            return None
-        return affinity_of(self.store.affinity_key, session_id)
+        return affinity_of(self.store.affinity_key, session_id) if session_id else None

@@ -44,7 +44,6 @@ class LLM:
 
     def __init__(self, config: Config) -> None:
         self._endpoint = Endpoint(config)
-        self.wants_affinity = self._endpoint.wants_affinity
         self._reports = Reports(self._endpoint.secrets)
         self._extra_body = {k: v for k, v in config.llm_extra_body.items() if k not in SERVER_FIELDS}
         self._patience = config.llm_timeout_seconds

@@ -25,7 +25,6 @@ class Endpoint:
     """The LLM server that the settings name. Raises ConfigError for a proxy that cannot be used.
 
     `name` is the base URL as clients may see it, so it does not say where the LLM server is.
-    `wants_affinity` is whether any header or field needs the key of the conversation.
     """
 
     def __init__(self, config: Config) -> None:
@@ -45,7 +44,6 @@ class Endpoint:
         elif url.user is not None or url.password is not None:
             self._headers[hdrs.AUTHORIZATION] = f"Basic {pair}"
         self._headers |= config.llm_headers
-        self.wants_affinity = PLACE in str(config.llm_headers) + str(config.llm_extra_body)
         queries = [value for name, value in url.query.items() if "version" not in name]
         self.secrets = [config.llm_api_key, url.password or "", pair, *config.llm_headers.values(), *queries]
         self.proxy = _proxy(url)
@@ -54,7 +52,7 @@ class Endpoint:
 
     def headers(self, affinity: str | None) -> dict[str, str]:
         """Returns the headers of a request."""
-        return without_place(self._headers, affinity) if self.wants_affinity else self._headers
+        return without_place(self._headers, affinity)
 
 
 def without_place(fields: Mapping[str, Any], affinity: str | None) -> dict[str, Any]:

@@ -91,8 +91,6 @@ class FakeAnswer:
 class FakeLLM:
     """Gives out `answers` in order, then new ones that say nothing yet; `asked` has what it was sent."""
 
-    wants_affinity = True
-
     def __init__(self) -> None:
         self.answers: list[FakeAnswer | ChatError] = []
         self.given: list[FakeAnswer] = []
