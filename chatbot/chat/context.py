@@ -207,7 +207,7 @@ def shrink(context: Context, budget: Budget, error: TooLong) -> Context:
     """The context without its older half, after the LLM refused it. Raises the error if nothing can go."""
     if context.place == context.places[-1]:
         raise error
-    is_named = budget.tokens_reason == LISTED and context.excess(context.place, budget) == LISTED
+    is_named = context.excess(context.place, budget) == LISTED
     wanted = context.half(budget) if is_named else context.place + (len(context.turns) + 1) // 2
     shrunk = copy(context)  # with its cached totals and sizes
     shrunk.place, shrunk.reason = context.step(wanted, budget), LISTED if is_named else REFUSED

@@ -144,8 +144,6 @@ def versions(turn: Turn, place: int, siblings: list[Version]) -> Versions | None
     different questions; the newest turn with a question stands for it.
     """
     asked = next((one.input for one in siblings if one.seq == turn.seq), None)
-    if asked is None:
-        return None
     own = message_id(turn.turn_id, place)
     if place == 0:
         found = [one.turn_id for one in siblings if one.input == asked and one.finish_reason is not None]

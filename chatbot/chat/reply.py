@@ -240,7 +240,6 @@ class Reply:
     def join(self, listener: Listener) -> None:
         if self._grace_timer:
             self._grace_timer.cancel()
-            self._grace_timer = None
         self._listeners += (listener,)
 
     def leave(self, listener: Listener) -> None:

@@ -56,12 +56,11 @@ class ReplyLog:
             head_size = 0 if head is None else _size_of(head)
             size = head_size + (len(text) if text.isascii() else len(text.encode()))
             if self.size + size > self._max_bytes:
-                fits = False
-                left = self._max_bytes - self.size - head_size
-                text = text.encode()[: max(left, 0)].decode("utf-8", "ignore")
-                size = head_size + len(text.encode())
-                if left < 0 or not size:
+                fits, left = False, self._max_bytes - self.size - head_size
+                if left < 0:
                     break
+                text = text.encode()[:left].decode("utf-8", "ignore")
+                size = head_size + len(text.encode())
             last = self.runs[-1] if self.runs else None
             if head is not None or (text and not (last and last.kind == kind and last.call == call)):
                 self.runs.append(Run(self.length, kind, call, head))

@@ -54,7 +54,7 @@ def measure(
     key: str,
     said: int,
     began: int | None,
-    send_reasoning: bool = False,
+    send_reasoning: bool,
 ) -> list[int]:
     """About how many tokens are sent if the context begins at each of the turns; the last number: at none.
 

@@ -16,22 +16,17 @@ from typing import Any
 
 from chatbot.records import CUT, DELETED, Turn, as_json
 
-_ROLE = re.compile(r'\{"role":"([a-z]+)"')
 _NOTHING = re.compile(r'\{"role":"assistant","content":(null|"(\s|\\[nrt])*")\}')
 
 
 def role_of(message: str) -> str:
-    """The role of a message that is JSON text."""
-    found = _ROLE.match(message)
-    return found[1] if found else str(json.loads(message).get("role"))
+    """The role of a message that is JSON text; it is always the first field."""
+    return message[len('{"role":"') : message.index('",')]
 
 
 def opens(turn: Turn) -> bool:
     """Whether a context may begin with the turn: its first message is no answer and no tool's output."""
-    for message in turn.messages:
-        if message != DELETED:
-            return may_open(message)
-    return False
+    return may_open(next((message for message in turn.messages if message != DELETED), DELETED))
 
 
 def is_nothing(turns: Iterable[Turn]) -> bool:
