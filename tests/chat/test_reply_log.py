@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatbot.chat.reply_log import ReplyLog
@@ -100,6 +100,7 @@ def test_what_is_stored_is_what_comes_back(said: Said) -> None:
 
 
 @given(replies(), st.integers(0, 900))
+@example([[Piece(TEXT, "a책"), Piece(REASONING, "b")]], 2)
 def test_a_reply_that_is_too_long_is_cut_where_a_character_ends_and_no_earlier(said: Said, most: int) -> None:
     log, whole = ReplyLog(most), written(said)
     fits = all(log.append(chunk) for chunk in said)

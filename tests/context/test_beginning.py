@@ -243,6 +243,20 @@ def test_choosing_where_a_context_begins_counts_each_turn_once() -> None:
     assert Counted.asked <= len(context.parts)
 
 
+def test_a_round_that_was_refused_is_left_out_whole() -> None:
+    """Also if nothing was learned, and it seems to fit: else it would be asked again for ever."""
+    rounds = [make_turn(1, [user("Q")], assistant("A")), make_turn(2, [user("Q")], assistant(None, "c2"))]
+    rounds += [make_turn(seq, [tool(f"c{seq - 1}")], assistant(None, f"c{seq}")) for seq in (3, 4)]
+    path = [make_turn(5, [tool("c4")], assistant("A")), *reversed(rounds)]
+    context = plan(iter(path), [user("Q")], Head.of("m", {}, []), Budget(100))
+    starts = [context.start]
+    while context.turns:
+        context = shrink(context, Budget(100), TooLong("context_too_long", "Too long.", teaches=False))
+        starts.append(context.start)
+        assert len(starts) < 9
+    assert starts == [1, 2, None]
+
+
 def test_a_context_that_is_made_shorter_is_not_measured_again() -> None:
     path = [make_turn(seq, [user("Q")], assistant("A")) for seq in range(9, 0, -1)]
     context = plan(path, [user("Q")], Head.of("m", {}, []), Budget(100, 10_000))

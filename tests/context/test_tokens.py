@@ -15,7 +15,7 @@ from chatbot.chat.context import WHOLE, Context
 from chatbot.chat.limits import ContextLimits
 from chatbot.chat.tokens import length_of
 from tests.context.conversation import Conversation, assistant, user
-from tests.tools.prefix_llm import PrefixLLM
+from tests.tools.prefix_llm import PrefixLLM, by_length
 
 CONVERSATIONS = int(os.environ.get("CONVERSATIONS", "60"))
 """How many conversations are tried; 1000 by the long run."""
@@ -108,6 +108,13 @@ def test_counts_of_what_was_not_cached_are_not_believed() -> None:
     talked.talk(60, 30)
     assert max(talked.llm.prompts) <= 2000
     assert sum(talked.llm.prompts[20:]) >= 0.5 * 2000 * 40
+
+
+def test_what_a_chat_template_adds_is_counted_too() -> None:
+    llm = PrefixLLM(lambda message: by_length(message) + 1000 * ('"system"' in message))
+    talked = Conversation(llm, ContextLimits(1000, 2000), "Be kind.")
+    talked.talk(30, 30)
+    assert max(llm.prompts) <= 2000
 
 
 def test_a_question_alone_may_be_over_the_limit() -> None:
