@@ -112,14 +112,17 @@ class _Count(NamedTuple):
     @classmethod
     def of(cls, turn: Turn, send_reasoning: bool) -> _Count:
         usage: dict[str, Any] = json.loads(turn.token_usage) if turn.token_usage else {}
-        answer = _number(usage.get("completion_tokens"))
+        names = ("prompt_tokens", "completion_tokens", "total_tokens")
+        prompt, answer, total = (_number(usage.get(name)) for name in names)
         details = usage.get("completion_tokens_details")
         thought = _number(details.get("reasoning_tokens")) if isinstance(details, dict) else None
         sent_back = answer
         if answer is not None and not send_reasoning:
-            sent_back = None if turn.reasoning and not thought else max(0, answer - (thought or 0))
+            # xAI counts the reasoning only in the total.
+            text = max(answer, (total or 0) - (prompt or 0)) - (thought or 0)
+            sent_back = None if turn.reasoning and not thought else max(0, min(answer, text))
         key = (turn.context_key or "").partition(":")[0]
-        return cls(turn.seq, turn.began, key, _number(usage.get("prompt_tokens")), answer, sent_back)
+        return cls(turn.seq, turn.began, key, prompt, answer, sent_back)
 
 
 def _number(value: object) -> int | None:

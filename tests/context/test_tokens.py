@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -83,16 +84,22 @@ def test_the_limit_holds_and_at_least_half_of_it_is_used(
         assert is_half_used(context, tokens, allowed, room), (tokens, context.tokens)
 
 
-def test_reasoning_is_not_taken_for_what_is_sent_back() -> None:
-    """Neither when its tokens are counted apart, nor when they are among the answer's."""
-    for details in ({"completion_tokens_details": {"reasoning_tokens": 5000}}, {}):
-        talked = Conversation(PrefixLLM(), ContextLimits(1000, 2000))
-        for number in range(30):
-            usage = {"completion_tokens": 5050} | details
-            answer, thought = assistant(f"A{number}" + " word" * 40), "hm " * 5000
-            talked.ask(user(f"Q{number}"), output=answer, usage=usage, reasoning=thought)
-        assert max(talked.llm.prompts) <= 2000
-        assert sum(talked.llm.prompts[20:]) >= 0.65 * 2000 * 10
+DETAILS = {"completion_tokens_details": {"reasoning_tokens": 5000}}
+
+
+@pytest.mark.parametrize(
+    ("within", "details"),
+    [(5000, DETAILS), (5000, {}), (0, DETAILS | {"total_tokens": 9000})],
+    ids=["counted twice", "counted with the answer", "counted apart, as by xAI"],
+)
+def test_reasoning_is_not_taken_for_what_is_sent_back(within: int, details: dict[str, Any]) -> None:
+    talked = Conversation(PrefixLLM(), ContextLimits(1000, 2000))
+    for number in range(30):
+        answer, thought = assistant(f"A{number}" + " word" * (number * 97 % 200)), "hm " * 5000
+        usage = {"completion_tokens": by_length(answer) + within} | details
+        talked.ask(user(f"Q{number}"), output=answer, usage=usage, reasoning=thought)
+    assert max(talked.llm.prompts) <= 2000
+    assert sum(talked.llm.prompts[20:]) >= 0.65 * 2000 * 10
 
 
 def test_without_counts_the_length_decides_rather_carefully() -> None:
