@@ -188,8 +188,7 @@ def plan(
     is_round = bool(said) and not may_open(said[0])  # the new messages continue the round of the newest turn
     turns, began, reason = _read(path, is_round, head, budget)
     parts = sent_of(turns, said, send_reasoning=send_reasoning)
-    is_whole = not turns or turns[0].parent is None
-    places = [place for place, turn in enumerate(turns) if opens(turn) or (place == 0 and is_whole)]
+    places = [place for place, turn in enumerate(turns) if opens(turn) or turn.parent is None]
     if began is not None:
         places = [place for place in places if turns[place].seq >= began] or places[-1:]
     if not is_round or not places:
@@ -198,7 +197,7 @@ def plan(
     if excess := context.excess(places[0], budget):
         wanted = context.place if began is None else context.half(budget)  # with a new head, as many as fit
         context.place, context.reason = context.step(wanted, budget), excess
-    if is_nothing(turns[: context.place]) and (is_whole or is_nothing(path)):
+    if is_nothing(turns[: context.place]) and is_nothing(path):
         context.reason = WHOLE
     return context
 

@@ -117,6 +117,15 @@ def test_counts_of_what_was_not_cached_are_not_believed() -> None:
     assert sum(talked.llm.prompts[20:]) >= 0.5 * 2000 * 40
 
 
+def test_an_answer_of_many_tokens_counts_as_it_was_counted() -> None:
+    llm = PrefixLLM(lambda message: by_length(message) * (3 if "dense" in message else 1))
+    talked = Conversation(llm, ContextLimits(1000, 2000))
+    for number in range(30):
+        words = " dense" * 80 if number % 5 == 4 else " word" * 60
+        talked.ask(user(f"Q{number}"), output=assistant(f"A{number}{words}"))
+    assert max(llm.prompts) <= 2000
+
+
 def test_what_a_chat_template_adds_is_counted_too() -> None:
     llm = PrefixLLM(lambda message: by_length(message) + 1000 * ('"system"' in message))
     talked = Conversation(llm, ContextLimits(1000, 2000), "Be kind.")
