@@ -192,7 +192,6 @@ def _estimate(length: int, rate: float) -> _Range:
 def _answer(count: _Count, lengths: Lengths, rate: float) -> _Range:
     """The tokens of an answer when it is sent back: they may be a few more than were counted."""
     likely, exact = _estimate(lengths.answer, rate), count.sent_back
-    if exact is not None and exact <= likely.most * 4:
-        return _Range(exact, exact + exact // 16 + 4)
-    most = likely.most if count.answer is None else min(likely.most, count.answer)
-    return _Range(min(likely.least, most), most)
+    if exact is None or exact > likely.most * 4:
+        return likely
+    return _Range(exact, exact + exact // 16 + 4)
