@@ -62,7 +62,7 @@ def measure(
     `began` is the turn (its seq) at which the last context with this head began; the turn above it helps to
     estimate it.
     """
-    counts = [_Count.of(turn, send_reasoning) for turn in turns]
+    counts = [_Count.of(*pair, send_reasoning) for pair in zip(turns, lengths, strict=True)]
     between = [_between(counts, lengths, place) for place in range(len(turns))]
     anchor = _anchor(counts, lengths, head, began, key)
     rate = _rate(lengths, between, anchor)
@@ -92,7 +92,7 @@ def measure(
 
 def counted(turn: Turn) -> int | None:
     """How many tokens the LLM counted up to the end of a turn's answer; None if it did not count."""
-    count = _Count.of(turn, send_reasoning=True)
+    count = _Count.of(turn, Lengths(0, 0), send_reasoning=True)
     return count.prompt and count.prompt + (count.answer or 0)
 
 
@@ -110,7 +110,7 @@ class _Count(NamedTuple):
     sent_back: int | None
 
     @classmethod
-    def of(cls, turn: Turn, send_reasoning: bool) -> _Count:
+    def of(cls, turn: Turn, length: Lengths, send_reasoning: bool) -> _Count:
         usage: dict[str, Any] = json.loads(turn.token_usage) if turn.token_usage else {}
         names = ("prompt_tokens", "completion_tokens", "total_tokens")
         prompt, answer, total = (_number(usage.get(name)) for name in names)
@@ -118,9 +118,10 @@ class _Count(NamedTuple):
         thought = _number(details.get("reasoning_tokens")) if isinstance(details, dict) else None
         sent_back = answer
         if answer is not None and not send_reasoning:
-            # xAI counts the reasoning only in the total.
-            text = max(answer, (total or 0) - (prompt or 0)) - (thought or 0)
-            sent_back = None if turn.reasoning and not thought else max(0, min(answer, text))
+            # xAI counts the reasoning only in the total. vLLM may count all of an answer as reasoning.
+            sent_back = min(answer, max(answer, (total or 0) - (prompt or 0)) - (thought or 0))
+            if (turn.reasoning and not thought) or sent_back < length.answer * LEAST_RATE:
+                sent_back = None
         key = (turn.context_key or "").partition(":")[0]
         return cls(turn.seq, turn.began, key, prompt, answer, sent_back)
 

@@ -102,6 +102,16 @@ def test_reasoning_is_not_taken_for_what_is_sent_back(within: int, details: dict
     assert sum(talked.llm.prompts[20:]) >= 0.65 * 2000 * 10
 
 
+def test_an_answer_that_was_counted_as_reasoning_is_sent_back_all_the_same() -> None:
+    """vLLM may do so where the prompt ended the reasoning before it began."""
+    talked = Conversation(PrefixLLM(), ContextLimits(1000, 2000))
+    for number in range(30):
+        answer = assistant(f"A{number}" + " word" * 200)
+        usage = {"completion_tokens_details": {"reasoning_tokens": talked.llm.count(answer) - 1}}
+        talked.ask(user(f"Q{number}"), output=answer, usage=usage)
+    assert max(talked.llm.prompts) <= 2000
+
+
 def test_without_counts_the_length_decides_rather_carefully() -> None:
     talked = Conversation(PrefixLLM(), ContextLimits(1000, 2000), reports=False)
     talked.talk(60, 30)
