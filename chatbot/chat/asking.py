@@ -129,7 +129,7 @@ class Asking:
         `fields` are those of the request. Without them its tools are not known.
         """
         question, session_id = self.question, self.question.session_id
-        prompt = self.store.prompt(session_id) if session_id else None
+        prompt = self.store.prompt(session_id)
         system = [text for text in (prompt and prompt.content, question.instructions) if text]
         if not system and self.config.system_prompt:
             system = [self.config.system_prompt]

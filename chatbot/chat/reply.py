@@ -229,7 +229,7 @@ class Reply:
         for listener in self._listeners:
             listener.wake()
         self._on_end(self)
-        if self.session_id and not (self.turn and self.turn.seq):
+        if not (self.turn and self.turn.seq):
             # Storing a turn marks the session as used, but no turn was stored.
             self._note_failure()
             with suppress(ChatError):  # the disk is full

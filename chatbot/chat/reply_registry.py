@@ -194,7 +194,7 @@ class ReplyRegistry:
         self.on_end(reply)
 
     def _note_end(self) -> None:
-        if self.closing and not len(self):
+        if not len(self):
             self._enough.set()
 
     def _keep_until_done(self, task: asyncio.Task[None]) -> None:

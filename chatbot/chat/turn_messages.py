@@ -41,8 +41,7 @@ def may_open(message: str) -> bool:
 
 def open_calls(turn: Turn) -> list[str]:
     """The ids of the turn's tool calls that wait for outputs: all calls except those that were cut."""
-    calls = _whole_calls(json.loads(turn.output), turn) if turn.calls and turn.output else []
-    return [call["id"] for call in calls]
+    return [call["id"] for call in _whole_calls(json.loads(turn.output or "{}"), turn)]
 
 
 def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool = False) -> list[list[str]]:
@@ -51,7 +50,7 @@ def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool 
     sent: list[list[str]] = [[] for _ in range(len(turns) + 1)]
     waiting: set[str] = set()  # the ids of calls that are sent and have no output yet
     for number, (place, text, answered) in enumerate(messages, 1):
-        role = "assistant" if answered else role_of(text)
+        role = role_of(text)
         if role == "tool":
             call = _call_of(text)
             if call in waiting:
@@ -63,7 +62,7 @@ def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool 
         if role == "assistant" and not answered and '"reasoning":' in text:  # a client sent them
             message = json.loads(text)
             thoughts, text = message.pop("reasoning", None), as_json(message)
-        if answered.calls if answered else role == "assistant" and '"tool_calls":' in text:
+        if '"tool_calls":' in text:
             outputs = takewhile(lambda one: role_of(one[1]) == "tool", messages[number:])
             text, waiting = _with_outputs(text, {_call_of(output) for _, output, _ in outputs}, answered)
         if _NOTHING.fullmatch(text):

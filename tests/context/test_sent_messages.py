@@ -20,7 +20,7 @@ def flat(turns: list[Turn], *said: str, **options: Any) -> list[str]:
 
 def test_messages_go_byte_for_byte() -> None:
     odd = '{"role":"user","content":"\\u0041 한 <\\u2028>","name":"x"}'
-    output = '{"role":"assistant","content":"tool_calls\\/","tool_calls": []}'
+    output = '{"role":"assistant","content":"\\"tool_calls\\":\\/"}'
     turns = [make_turn(1, [odd, Q], output)]
     assert flat(turns, Q) == [odd, Q, output, Q], "without calls it isn't even parsed"
 
