@@ -300,6 +300,11 @@ async def test_what_was_too_long_is_asked_again_with_less(room: Room) -> None:
     assert len(set(sent)) == 3
     assert room.ended[-1].context_messages == sent[-1]
     assert turn.context_start != room.store.children(session_id, None)[0].seq
+    assert room.registry.limits.budget("parrot", {}).tokens
+    room.llm.answers = [FakeAnswer().say(text("Hi")).finish(usage='{"prompt_tokens":9000}')]
+    room.ask(session_id)
+    await turns_of_the_loop()
+    assert room.registry.limits.budget("parrot", {}).tokens is None, "it took more than it had refused"
 
 
 async def test_what_may_have_been_too_long_is_asked_again_once(room: Room) -> None:

@@ -221,6 +221,8 @@ def test_what_belongs_to_a_round_is_read_up_to_the_users_message() -> None:
     context = plan(reversed(turns[:-1]), turns[-1].messages, Head.of("m", {}, []), Budget(2))
     assert context.start == 1
     assert context.count == 13
+    context = plan(iter([]), [assistant("Hi"), user("Q")], Head.of("m", {}, []), Budget(2))
+    assert (context.count, context.reason) == (2, WHOLE), "there may be none"
 
 
 class Counted(list[str]):
