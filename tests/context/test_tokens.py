@@ -61,7 +61,7 @@ def conversations(draw: st.DrawFn) -> tuple[float, int, str, list[tuple[str, str
 
 def is_half_used(context: Context, tokens: int, allowed: int, above: int) -> bool:
     """Half of what is allowed is used, but for the error of the estimates, or a turn more had no room."""
-    return context.reason == WHOLE or tokens >= allowed * 0.42 or tokens + above > allowed * 0.9
+    return context.reason == WHOLE or tokens >= allowed * 0.36 or tokens + above > allowed * 0.9
 
 
 @settings(max_examples=CONVERSATIONS, deadline=None)
