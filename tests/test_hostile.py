@@ -242,6 +242,13 @@ async def test_a_body_too_large_is_refused_before_it_has_come(server: Running) -
     assert headers["connection"] == "close"
 
 
+async def test_a_body_larger_than_all_may_hold_is_too_large(start: StartServer) -> None:
+    client = await Socket.open(await start(max_request_bytes=2**30))
+    await client.send(post("/api/sessions", b"{", length=2**27))
+    status, answer, _ = await client.answer()
+    assert (status, answer["error"]["code"]) == (413, "request_too_large"), "to try again later is vain"
+
+
 # Pipelines
 
 
