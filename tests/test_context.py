@@ -332,6 +332,18 @@ async def test_what_was_refused_is_not_asked_for_again(start: StartServer, llm: 
     assert (await explained(server, session))["reason"] == "llm_refused"
 
 
+async def test_a_question_that_alone_is_too_long_shortens_no_other_conversation(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    """Its tokens are estimated: a table of numbers has more than twice as many."""
+    llm.script = lambda body: reply("ok") if len(body["messages"][-1]["content"]) < 500 else PROSE
+    session = await server.session()
+    await talk(server, session, 2)
+    status, told, _ = await server.chat(session, "1234567," * 70)
+    assert (status, told["error"]["code"]) == (400, "context_too_long")
+    assert (await explained(server, session))["max_tokens"] == 512 * 7 // 8, "as the LLM said"
+
+
 async def test_pictures_that_a_proxy_refused_shorten_no_other_conversation(
     start: StartServer, llm: ScriptedLLM
 ) -> None:

@@ -99,7 +99,7 @@ class Asking:
         context = self.plan_context(model, budget, fields)
         if not self.question.truncates and context.reason != WHOLE:
             raise TooLong("context_too_long", f"{TOO_LONG} ({context.reason}), and truncation is disabled.")
-        has_guessed = False
+        has_guessed, refused = False, self.limits.sizes_refused(model)
         while True:
             self.context_messages = context.count
             self.context_start, self.context_key = context.start, context.key
@@ -115,6 +115,8 @@ class Asking:
                     raise
                 has_guessed = not error.is_certain
                 self.limits.refused(model, fields, context.count, context.tokens, error)
+                if context.is_least:  # the question alone is too long, which says nothing of others
+                    self.limits.unlearn(model, refused)
                 budget = self.limits.budget(model, fields, listed)
                 context = shrink(context, budget, error)
             except ChatError as error:

@@ -106,6 +106,11 @@ class Context:
         return self.path[self.place :]
 
     @property
+    def is_least(self) -> bool:
+        """Whether no turn that is sent can be dropped."""
+        return self.place == self.places[-1]
+
+    @property
     def start(self) -> int | None:
         """What the turn stores as its context_start: the first turn that is sent; None: the turn itself."""
         return self.turns[0].seq if self.turns else None
@@ -204,7 +209,7 @@ def plan(
 
 def shrink(context: Context, budget: Budget, error: TooLong) -> Context:
     """The context without its older half, after the LLM refused it. Raises the error if nothing can go."""
-    if context.place == context.places[-1]:
+    if context.is_least:
         raise error
     is_named = context.excess(context.place, budget) == LISTED
     wanted = context.half(budget) if is_named else context.place + (len(context.turns) + 1) // 2

@@ -99,6 +99,16 @@ class ContextLimits:
         if error.limit is not None and error.limit > known.answered_tokens:
             known.size = error.limit
 
+    def sizes_refused(self, model: str) -> tuple[int | None, int | None]:
+        """The least tokens and messages that were refused, for unlearn()."""
+        known = self._models.get(model) or _Learned()
+        return known.refused_tokens, known.refused_messages
+
+    def unlearn(self, model: str, sizes: tuple[int | None, int | None]) -> None:
+        """Forgets all that was refused after these sizes."""
+        known = self._known(model)
+        known.refused_tokens, known.refused_messages = sizes
+
     def answered(self, model: str, messages: int, tokens: int) -> None:
         """Learns that this size was answered; `tokens` is the LLM's own count if there is one."""
         known = self._known(model)
