@@ -11,7 +11,7 @@ from chatbot.chat.history import versions
 from chatbot.chat.reply import Reply
 from chatbot.chat.reply_log import ReplyLog
 from chatbot.ids import message_id
-from chatbot.records import REFUSAL, TEXT, Prompt, Session, Turn, as_json
+from chatbot.records import CUT, REFUSAL, TEXT, Prompt, Session, Turn, as_json
 from chatbot.storage.store import Store
 from chatbot.storage.tree import Version
 
@@ -92,6 +92,9 @@ def _message(message_id: str, message: dict[str, Any], created_at: int) -> dict[
 
 def _reply(turn: Turn) -> dict[str, Any]:
     message = json.loads(turn.output or "{}")
+    if not CUT.search(turn.finish_reason or ""):
+        for call in message.get("tool_calls", ()):  # clients parse the arguments
+            call["function"]["arguments"] = call["function"]["arguments"] or "{}"
     refusal = None
     if turn.layout is not None and f'"{REFUSAL}"' in turn.layout:  # some of the content is a refusal
         log = ReplyLog.from_turn(turn)

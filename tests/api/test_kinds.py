@@ -50,6 +50,18 @@ async def test_a_round_of_tools(server: Running, llm: ScriptedLLM) -> None:
     assert llm.exchanges[-1].body["messages"] == sent
 
 
+@pytest.mark.parametrize(("finish", "arguments"), [("tool_calls", "{}"), ("length", "")])
+async def test_a_whole_call_without_arguments_has_an_empty_object(
+    server: Running, llm: ScriptedLLM, finish: str, arguments: str
+) -> None:
+    session = await server.session()
+    llm.play([*events(call("", id="call_1"), delta(finish=finish), b"data: [DONE]\n\n"), END])
+    _, told = await ask(server, session, message="What time is it?")
+    _, page, _ = await server.call("GET", f"/api/sessions/{session}/messages")
+    for message in (told, page["messages"][1]):
+        assert message["tool_calls"][0]["function"] == {"name": "now", "arguments": arguments}
+
+
 async def test_tools_put_out_what_was_called_above_what_was_added_and_deleted(
     server: Running, llm: ScriptedLLM
 ) -> None:
