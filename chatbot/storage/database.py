@@ -71,7 +71,7 @@ def translated(error: BaseException) -> BaseException:
 def load_statements(text: str) -> dict[str, str]:
     """Splits schema.sql at its "-- name:" lines into {name: SQL}."""
     parts = re.split(r"^-- name: (\w+): .*\n", text, flags=re.MULTILINE)
-    return {name: sql.strip() for name, sql in zip(parts[1::2], parts[2::2], strict=True)}
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 class Database:

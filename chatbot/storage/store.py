@@ -123,8 +123,8 @@ class Store(Tree):
         row = self._db.one("get_session", (session_id,))
         if row is None:
             return None
-        session, touched = Session(*row), self._touched.get(session_id, 0)
-        return session._replace(last_accessed=touched) if touched > session.last_accessed else session
+        session = Session(*row)
+        return session._replace(last_accessed=max(session.last_accessed, self._touched.get(session_id, 0)))
 
     def session_ids(self) -> list[str]:
         """Returns the ids of all sessions."""
