@@ -146,6 +146,7 @@ def test_a_second_process_on_the_same_database_is_refused(tmp_path: Path) -> Non
             run("--port", "0", DATABASE_URL="sqlite:///chat.db")
         )
         assert ask(first.port, "GET", "/api/health")[0] == 200
+        assert f"the page is at http://127.0.0.1:{first.port}/" in first.output
         assert first.end(signal.SIGTERM) == 0, first.output
     with start_chatbot("--port", "0", env=env, cwd=tmp_path) as second:
         assert second.end(signal.SIGTERM) == 0, second.output

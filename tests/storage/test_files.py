@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -23,7 +24,7 @@ from chatbot.storage import checkpoint, database
 from chatbot.storage.database import APPLICATION, VERSION, Locked, when_unlocked
 from chatbot.storage.lock import StoreError
 from chatbot.storage.store import Store
-from tests.storage.tools import a_chain, a_session, a_turn, count, run, running, unlocked
+from tests.storage.tools import a_chain, a_session, a_turn, count, run, running
 from tests.tools.server import Log
 
 NOBODY = 65534
@@ -327,21 +328,28 @@ def test_the_wal_is_cut_short_under_load_and_none_of_it_is_lost(path: Path) -> N
             assert reader.execute("PRAGMA quick_check").fetchall() == [("ok",)]
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_long_reader_is_warned_of_and_the_wal_is_cut_after_it(
-    path: Path, caplog: pytest.LogCaptureFixture
+def test_each_long_reader_is_warned_of_once_and_the_wal_is_cut_after_it(
+    path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(checkpoint, "INTERVAL", 60.0)
+    monkeypatch.setattr(checkpoint, "WARN", 1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**23, 0, 2**23))
     with closing(Store(str(path))) as store, closing(sqlite3.connect(path)) as reader:
-        here, parent = a_session(store), None
-        reader.execute("BEGIN")
-        assert reader.execute("SELECT count(*) FROM turns").fetchone() == (0,)
-        while store.wal_bytes < 1_500_000:
-            turn = a_turn(here, parent, reply="x" * 50_000)
-            parent = unlocked(lambda turn=turn: store.add_turn(turn))
-        until(lambda: "another process is reading for long" in caplog.text)
-        assert reader.execute("SELECT count(*) FROM turns").fetchone() == (0,)
-        reader.rollback()
-        until(lambda: store.wal_bytes == 0)
+        assert store._checkpoints
+        fold, here = store._checkpoints._fold, a_session(store)
+        for readers in (1, 2):
+            reader.execute("BEGIN")
+            seen = reader.execute("SELECT count(*) FROM turns").fetchone()
+            while store.wal_bytes < 1_500_000:
+                a_chain(store, here, 1, reply="x" * 50_000)
+            for _ in range(3):
+                fold()
+            assert len(log.lines(holding="another process is reading for long")) == readers
+            assert reader.execute("SELECT count(*) FROM turns").fetchone() == seen
+            reader.rollback()
+            fold()
+            assert store.wal_bytes == 0
+            fold()
 
 
 @pytest.mark.usefixtures("quick")
