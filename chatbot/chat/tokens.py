@@ -172,7 +172,7 @@ def _rate(lengths: Sequence[Lengths], between: Sequence[int | None], anchor: _An
     length = sum(lengths[place].answer + lengths[place + 1].said for _, place in counted)
     if not length and anchor:
         _, tokens, length = anchor
-    return min(max(tokens / length, LEAST_RATE), _MOST_RATE) if length else _RATE
+    return min(tokens / length, _MOST_RATE) if length else _RATE
 
 
 class _Range(NamedTuple):

@@ -135,6 +135,7 @@ def test_what_is_answered_disproves_what_was_learned() -> None:
     learned = limits((9, 1000, 900))
     learned.answered("m", 9, 1200)
     assert learned.budget("m", {}) == Budget(40)
+    assert learned.budget("m", {}, 1000) == Budget(40), "nor is the list"
     learned.refused("m", {}, 9, 1500, refusal(900))
     assert learned.budget("m", {}).tokens == 1500 * 15 // 16, "a number that is wrong is not believed again"
 

@@ -84,18 +84,20 @@ def test_the_limit_holds_and_at_least_half_of_it_is_used(
         assert is_half_used(context, tokens, allowed, room), (tokens, context.tokens)
 
 
-DETAILS = {"completion_tokens_details": {"reasoning_tokens": 5000}}
+HM, DETAILS = "hm " * 5000, {"completion_tokens_details": {"reasoning_tokens": 5000}}
 
 
 @pytest.mark.parametrize(
-    ("within", "details"),
-    [(5000, DETAILS), (5000, {}), (0, DETAILS | {"total_tokens": 9000})],
-    ids=["counted twice", "counted with the answer", "counted apart, as by xAI"],
+    ("thought", "within", "details"),
+    [(HM, 5000, DETAILS), (HM, 5000, {}), (None, 5000, {}), (HM, 0, DETAILS | {"total_tokens": 9000})],
+    ids=["counted twice", "counted with the answer", "hidden", "counted apart, as by xAI"],
 )
-def test_reasoning_is_not_taken_for_what_is_sent_back(within: int, details: dict[str, Any]) -> None:
+def test_reasoning_is_not_taken_for_what_is_sent_back(
+    thought: str | None, within: int, details: dict[str, Any]
+) -> None:
     talked = Conversation(PrefixLLM(), ContextLimits(1000, 2000))
     for number in range(30):
-        answer, thought = assistant(f"A{number}" + " word" * (number * 97 % 200)), "hm " * 5000
+        answer = assistant(f"A{number}" + " word" * (number * 97 % 200))
         usage = {"completion_tokens": by_length(answer) + within} | details
         talked.ask(user(f"Q{number}"), output=answer, usage=usage, reasoning=thought)
     assert max(talked.llm.prompts) <= 2000
@@ -136,11 +138,22 @@ def test_an_answer_of_many_tokens_counts_as_it_was_counted() -> None:
     assert max(llm.prompts) <= 2000
 
 
-def test_what_a_chat_template_adds_is_counted_too() -> None:
+@pytest.mark.parametrize("every", [1, 2])
+def test_what_a_chat_template_adds_is_counted_too(every: int) -> None:
     llm = PrefixLLM(lambda message: by_length(message) + 1000 * ('"system"' in message))
-    talked = Conversation(llm, ContextLimits(1000, 2000), "Be kind.")
-    talked.talk(30, 30)
+    talked = Conversation(llm, ContextLimits(1000, 2000))
+    for number in range(60):
+        talked.prompt = "Be kind." if number % every == 0 else ""
+        talked.talk(1, 30)
     assert max(llm.prompts) <= 2000
+    assert sum(llm.prompts[21::2]) >= 0.65 * 2000 * 20, "and it is not added where it was not"
+
+
+def test_what_a_chat_template_adds_is_not_taken_for_a_language_of_many_tokens() -> None:
+    llm = PrefixLLM(lambda message: by_length(message) + 1000 * ('"system"' in message))
+    talked = Conversation(llm, ContextLimits(1000, 8000), "Be kind.")
+    talked.talk(1, 0)
+    assert talked.ask(user("word " * 200), output=assistant("A")).count == 3
 
 
 def test_a_question_alone_may_be_over_the_limit() -> None:
