@@ -285,7 +285,8 @@ async def test_what_stands_before_the_turns_is_one_system_message(
     assert messages == [{"role": "system", "content": expected}, json.loads(HELLO)]
 
 
-async def test_what_was_too_long_is_asked_again_with_less(room: Room) -> None:
+@pytest.mark.parametrize(("words", "usage"), [(1, '{"prompt_tokens":9000}'), (9000, None)])
+async def test_what_was_too_long_is_asked_again_with_less(room: Room, words: int, usage: str | None) -> None:
     session_id = room.session()
     for _ in range(4):
         await room.turn(session_id)
@@ -301,8 +302,8 @@ async def test_what_was_too_long_is_asked_again_with_less(room: Room) -> None:
     assert room.ended[-1].context_messages == sent[-1]
     assert turn.context_start != room.store.children(session_id, None)[0].seq
     assert room.registry.limits.budget("parrot", {}).tokens
-    room.llm.answers = [FakeAnswer().say(text("Hi")).finish(usage='{"prompt_tokens":9000}')]
-    room.ask(session_id)
+    room.llm.answers = [FakeAnswer().say(text("Hi")).finish(usage=usage)]
+    room.ask(session_id, HELLO.replace("Hello", "Hello " * words))
     await turns_of_the_loop()
     assert room.registry.limits.budget("parrot", {}).tokens is None, "it took more than it had refused"
 
