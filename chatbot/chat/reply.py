@@ -91,9 +91,6 @@ class Reply:
         except ChatError as error:
             logger.warning("reply %s failed: %s", self.message_id, error.code)
             self._fail(error)
-        except asyncio.CancelledError:
-            self.stop()  # for a task that is cancelled with the whole event loop; after _decide() a no-op
-            raise
         except Exception as error:
             logger.exception("reply %s crashed", self.message_id)
             self._fail(crashed(error))
