@@ -35,7 +35,7 @@ class Sessions:
     def __init__(
         self, *, config: Config, store: Store, registry: ReplyRegistry, clock: Callable[[], float]
     ) -> None:
-        self.timeout_ms = max(1, round(config.session_timeout_hours * 3_600_000))
+        self.timeout_ms = round(config.session_timeout_hours * 3_600_000)
         self._id_range = config.session_id_range
         self._store = store
         self._registry = registry
