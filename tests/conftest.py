@@ -10,11 +10,16 @@ from typing import Any
 
 import aiohttp
 import pytest
+from hypothesis import HealthCheck, settings
 
 from chatbot.config import Config
 from chatbot.server import Server
 from tests.tools.scripted_llm import ScriptedLLM
 from tests.tools.server import WHOLE_LOG, Clock, Log, Running, StartServer
+
+# A busy machine is slow, and no test asserts a time.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)
