@@ -33,13 +33,17 @@ class Book:
         self.turns: dict[int, Turn] = {}
 
     def add(
-        self, parent: int | None, *said: str, answer: str | None = '{"role":"assistant","content":"Hi"}'
+        self,
+        parent: int | None,
+        *said: str,
+        answer: str | None = '{"role":"assistant","content":"Hi"}',
+        reasoning: str | None = None,
     ) -> Turn:
         finish_reason = None if answer is None else "stop"
         values: dict[str, Any] = dict.fromkeys(Turn._fields)
         values |= {"seq": 0, "session_id": SESSION, "parent": parent, "turn_id": new_turn_id(0)}
         values |= {"asked_at": 0, "replied_at": 0, "finish_reason": finish_reason, "calls": 0}
-        values |= {"input": "\n".join(said), "output": answer}
+        values |= {"input": "\n".join(said), "output": answer, "reasoning": reasoning}
         turn = Turn(**values)
         turn = turn._replace(seq=self.store.add_turn(turn))
         self.turns[turn.seq] = turn
@@ -148,12 +152,13 @@ def test_versions_are_the_questions_and_the_answers_to_the_same_question(book: B
 def test_a_message_that_is_not_there_is_not_found(cursor: str) -> None:
     book = Book()
     turn = book.add(None, user("Hi"), "null", answer=None)
+    answered = book.add(turn.seq, user("Hi"))
     for unknown in (
         "x",
         "",
         turn.turn_id,
         message_id(turn.turn_id, 2),
-        message_id(turn.turn_id, 0x801),
+        message_id(answered.turn_id, 0x801),
         new_turn_id(0),
     ):
         with pytest.raises(ChatError) as error:
@@ -213,3 +218,5 @@ def test_a_page_counts_what_is_shown_and_reads_no_more_than_it_must(monkeypatch:
     monkeypatch.setattr(history, "PAGE_CHARS", 250_000)
     page = read_page(book.store, book.session, 1000, size_of=lambda _: 100)
     assert (len(page.refs), page.has_more) == (4, True)
+    book.add(book.session.current, user("Why?"), reasoning="a" * 250_000)
+    assert len(book.page().refs) == 1

@@ -28,6 +28,8 @@ async def test_a_stored_turn_tells_all_that_was_said_and_how(room: Room) -> None
     await turns_of_the_loop()
     await room.clock.advance(2)
     answer = room.llm.given[-1].say(THOUGHT, text("Hi"), call("call_1"))
+    await turns_of_the_loop()
+    await room.clock.advance(3)
     answer.finish("tool_calls", '{"total_tokens":9}')
     await turns_of_the_loop()
     turn = reply.turn
@@ -38,7 +40,7 @@ async def test_a_stored_turn_tells_all_that_was_said_and_how(room: Room) -> None
     assert (turn.model, turn.token_usage) == ("parrot-1", '{"total_tokens":9}')
     assert (turn.idempotency_key, turn.request_hash) == ("k", "h")
     assert turn.asked_at == 1_000_000_000
-    assert turn.replied_at == 1_000_002_000
+    assert turn.replied_at == 1_000_005_000
     assert turn.first_token_ms is not None
     assert 2000 <= turn.first_token_ms < 3000
     assert room.at(session_id).current == turn.seq
