@@ -11,6 +11,11 @@ USAGE = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
 USAGE["prompt_tokens_details"] = {"cached_tokens": 7}  # type: ignore[assignment]
 
 
+def a_call(id_: str) -> dict[str, Any]:
+    """A call without arguments, whole."""
+    return {"index": 0, "id": id_, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
 def clever(body: Any) -> list[Step]:
     """The script that a chat request gets: what its last message asks for."""
     messages = body["messages"]
@@ -38,9 +43,8 @@ def clever(body: Any) -> list[Step]:
     if "too long" in said:
         return _stream(*_words("It was a dark and"), finish="length")
     if body.get("tools") and body.get("tool_choice") != "none" and "weather" in said:
-        return _calls(
-            *(("Seoul", "Busan") if "two" in said else ("Seoul",)), name=body["tools"][0]["function"]["name"]
-        )
+        cities = ("Seoul", "Busan") if "two" in said else ("Seoul",)
+        return _calls(*cities, name=body["tools"][0]["function"]["name"])
     if body.get("response_format"):
         return _stream(*(delta(text) for text in ('{"name":', '"Kim",', '"age":30}')))
     spoken = [m["content"] for m in messages if m["role"] == "user" and isinstance(m["content"], str)]

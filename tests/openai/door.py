@@ -28,6 +28,18 @@ class Door:
         assert status == 200, answer
         return answer
 
+    async def converse(self, *items: Any) -> str:
+        """Makes a conversation that has these items; returns its id."""
+        status, conversation = await self.call("POST", "/conversations", {"items": items})
+        assert status == 200, conversation
+        return conversation["id"]
+
+    async def items(self, conversation: str, query: str = "order=asc&limit=100") -> list[Any]:
+        """GET /v1/conversations/{id}/items."""
+        status, page = await self.call("GET", f"/conversations/{conversation}/items?{query}")
+        assert status == 200, page
+        return page["data"]
+
     async def refused(self, status: int, param: str | None, **body: Any) -> dict[str, Any]:
         """POST /v1/responses, which is refused and names the field; returns the error."""
         got, answer = await self.call("POST", "/responses", {"input": "Hi"} | body)

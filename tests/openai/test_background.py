@@ -100,27 +100,31 @@ async def test_what_was_said_can_be_listed_for_as_long_as_it_is_known(door: Door
     assert await said(failed) == []
 
 
-async def test_it_goes_on_without_listeners(door: Door, llm: ScriptedLLM, clock: Clock):
+@pytest.mark.parametrize("background", [True, False])
+async def test_it_goes_on_without_listeners_as_no_other_does(
+    door: Door, llm: ScriptedLLM, clock: Clock, background: bool
+):
     gate = Gate()
     llm.play(reply("Hel", gate, "lo"))
-    stream = await door.stream(background=True)
+    stream = await door.stream(background=background)
     response = (await stream.event())["response"]
     await stream.until("response.output_text.delta")
-    stream.leave()
+    await door.server.leave(stream)
     clock.advance(119)
+    if not background:
+        await door.server.ended()
     gate.open()
     await door.server.ended()
-    assert text_of((await door.call("GET", f"/responses/{response['id']}"))[1]) == "Hello"
+    _, found = await door.call("GET", f"/responses/{response['id']}")
+    expected = ("completed", "Hello") if background else ("cancelled", "Hel")
+    assert (found["status"], text_of(found)) == expected
 
 
 async def test_one_that_is_deleted_while_it_runs_is_gone(door: Door):
     response = await door.respond("for ever", background=True)
     path = f"/responses/{response['id']}"
-    assert (await door.call("DELETE", path))[1] == {
-        "id": response["id"],
-        "object": "response",
-        "deleted": True,
-    }
+    deleted = {"id": response["id"], "object": "response", "deleted": True}
+    assert await door.call("DELETE", path) == (200, deleted)
     assert (await door.call("GET", path))[0] == 404
     assert not door.server.sql("SELECT * FROM background")
     assert not len(door.server.replies)
@@ -144,12 +148,6 @@ async def test_very_many_at_once(start: StartServer, llm: ScriptedLLM):
         assert (response["status"], text_of(response)) == ("completed", text)
 
 
-@pytest.fixture
-async def hard_llm(llm: ScriptedLLM) -> ScriptedLLM:
-    llm.script = clever
-    return llm
-
-
 async def post(url: str, body: Any, **headers: str) -> Any:
     async with (
         aiohttp.ClientSession() as http,
@@ -164,21 +162,17 @@ async def get(url: str, path: str) -> Any:
         return answer.status, await answer.json()
 
 
-async def test_after_a_kill_all_that_was_acknowledged_is_there(hard_llm: ScriptedLLM, tmp_path: Path):
-    env = {"DATABASE_URL": f"sqlite:///{tmp_path}/chat.db", "LLM_SERVER_URL": hard_llm.url, "LLM_MODEL": "m"}
+async def test_after_a_kill_all_that_was_acknowledged_is_there(llm: ScriptedLLM, tmp_path: Path):
+    llm.script = clever
+    env = {"DATABASE_URL": f"sqlite:///{tmp_path}/chat.db", "LLM_SERVER_URL": llm.url, "LLM_MODEL": "m"}
     key = {"Idempotency-Key": "k", "Authorization": "Bearer b"}
-    loop = asyncio.get_running_loop()
-
-    def started() -> Any:
-        return start_chatbot("--port", "0", env=env, cwd=tmp_path)
-
-    with started() as process:
-        url = await loop.run_in_executor(None, lambda: process.says(r"listening on (http://\S+)")[1])
+    with start_chatbot("--port", "0", env=env, cwd=tmp_path) as process:
+        url = f"http://127.0.0.1:{process.port}"
         whole = await post(url, {"input": "one"}, **key)
         running = [await post(url, {"input": "for ever", "background": True}) for _ in range(5)]
-        await loop.run_in_executor(None, process.end, signal.SIGKILL)
-    with started() as process:
-        url = await loop.run_in_executor(None, lambda: process.says(r"listening on (http://\S+)")[1])
+        await asyncio.to_thread(process.end, signal.SIGKILL)
+    with start_chatbot("--port", "0", env=env, cwd=tmp_path) as process:
+        url = f"http://127.0.0.1:{process.port}"
         for response in running:
             status, failed = await get(url, f"/responses/{response['id']}")
             assert (status, failed["status"]) == (200, "failed"), failed
@@ -186,4 +180,4 @@ async def test_after_a_kill_all_that_was_acknowledged_is_there(hard_llm: Scripte
         assert await post(url, {"input": "one"}, **key) == whole
         more = await post(url, {"input": "two", "previous_response_id": whole["id"]})
         assert text_of(more) == "You said: one / two"
-    assert len([one for one in hard_llm.exchanges if one.body["messages"][-1]["content"] == "one"]) == 1
+    assert len([one for one in llm.exchanges if one.body["messages"][-1]["content"] == "one"]) == 1

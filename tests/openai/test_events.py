@@ -40,16 +40,9 @@ def types(events: list[Any]) -> list[str]:
 def test_a_text_has_the_events_of_the_specification_in_their_order():
     events, _ = play([[text("Hel")], [text("lo")]])
     assert types(events) == [
-        "created",
-        "in_progress",
-        "output_item.added",
-        "content_part.added",
-        "output_text.delta",
-        "output_text.delta",
-        "output_text.done",
-        "content_part.done",
-        "output_item.done",
-        "completed",
+        *("created", "in_progress", "output_item.added", "content_part.added"),
+        *("output_text.delta", "output_text.delta", "output_text.done"),
+        *("content_part.done", "output_item.done", "completed"),
     ]
     assert [event["sequence_number"] for event in events] == [0, 1, 2, 3, 6, 8, 9, 10, 11, 12]
     assert events[-1]["response"]["output"][0]["content"][0]["text"] == "Hello"
@@ -123,13 +116,6 @@ def test_each_way_to_end_is_told(finish: str, last: str, status: str, reason: An
     response = events[-1]["response"]
     assert (events[-1]["type"], response["status"], response["incomplete_details"]) == (last, status, reason)
     assert response["output"][0]["status"] == ("completed" if status == "completed" else "incomplete")
-
-
-def test_every_place_can_be_gone_on_from():
-    events, source = play(ALL_KINDS)
-    for place, event in enumerate(events):
-        rest = replay(source, event["sequence_number"])
-        assert rest == events[place + 1 :], event["type"]
 
 
 def test_a_running_reply_can_be_gone_on_with_at_every_place():

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.openai.clever_llm import a_call
 from tests.openai.door import Door
-from tests.tools.scripted_llm import DONE, END, ScriptedLLM, delta, events
+from tests.tools.scripted_llm import ScriptedLLM, delta, reply
 from tests.tools.server import StartServer
 
 OUTPUT = {"type": "function_call_output", "call_id": "call_1", "output": "x"}
@@ -16,9 +17,8 @@ QUESTION = {"role": "user", "content": "weather?"}
 
 async def ask(door: Door, llm: ScriptedLLM) -> list[dict[str, Any]]:
     """Has the LLM think and call a tool; returns the items of its answer."""
-    call = {"index": 0, "id": "call_1", "function": {"name": "f", "arguments": "{}"}}
     thoughts = [delta(reasoning_content=text) for text in ("Let me ", "see.")]
-    llm.play([*events(*thoughts, delta(tool_calls=[call]), delta(finish="tool_calls"), DONE), END])
+    llm.play(reply(*thoughts, delta(tool_calls=[a_call("call_1")]), finish="tool_calls"))
     return (await door.respond([QUESTION]))["output"]
 
 
@@ -42,20 +42,17 @@ async def test_a_client_that_keeps_its_conversation_gives_thoughts_back(
 
 async def test_thoughts_that_are_added_to_a_conversation_are_items_of_it(door: Door, llm: ScriptedLLM):
     added = [QUESTION, *(await ask(door, llm)), OUTPUT]
-    _, conversation = await door.call("POST", "/conversations", {"items": added})
-    path = f"/conversations/{conversation['id']}/items"
-
-    async def kinds() -> list[str]:
-        return [item["type"] for item in (await door.call("GET", f"{path}?order=asc"))[1]["data"]]
-
-    assert await kinds() == ["message", "reasoning", "function_call", "function_call_output"]
-    thought = (await door.call("GET", f"{path}?order=asc"))[1]["data"][1]
-    assert thought["summary"] == [{"type": "summary_text", "text": "Let me see."}]
-    session_id = conversation["id"].removeprefix("conv_")
+    conversation = await door.converse(*added)
+    items = await door.items(conversation)
+    kinds = ["message", "reasoning", "function_call", "function_call_output"]
+    assert [item["type"] for item in items] == kinds
+    assert items[1]["summary"] == [{"type": "summary_text", "text": "Let me see."}]
+    session_id = conversation.removeprefix("conv_")
     _, history, _ = await door.server.call("GET", f"/api/sessions/{session_id}/messages")
     assert history["messages"][1]["reasoning"] == "Let me see."
-    assert (await door.call("DELETE", f"{path}/{thought['id']}"))[0] == 200
-    assert await kinds() == ["message", "function_call", "function_call_output"]
+    path = f"/conversations/{conversation}/items/{items[1]['id']}"
+    assert (await door.call("DELETE", path))[0] == 200
+    assert [item["type"] for item in await door.items(conversation)] == [kinds[0], *kinds[2:]]
 
 
 async def test_a_client_that_lets_nothing_be_stored_has_what_it_gives_thoughts_back_for(
@@ -63,13 +60,12 @@ async def test_a_client_that_lets_nothing_be_stored_has_what_it_gives_thoughts_b
 ):
     """The AI SDK and LangChain do so if there is some encrypted_content."""
     thought, _ = await ask(door, llm)
-    llm.play([*events(delta(reasoning_content="Hm."), delta("Yes."), delta(finish="stop"), DONE), END])
+    llm.play(reply(delta(reasoning_content="Hm."), "Yes."))
     sent = await (await door.stream("Hi", store=False)).rest()
     done = [event["item"] for event in sent if event["type"] == "response.output_item.done"]
     assert [item["type"] for item in done] == ["reasoning", "message"]
-    _, conversation = await door.call("POST", "/conversations", {"items": [thought]})
-    _, page = await door.call("GET", f"/conversations/{conversation['id']}/items")
-    for item in (thought, done[0], page["data"][0]):
+    [added] = await door.items(await door.converse(thought))
+    for item in (thought, done[0], added):
         assert item["encrypted_content"]
 
 

@@ -10,9 +10,10 @@ import pytest
 from chatbot.errors import ChatError
 from chatbot.openai.items import said_items
 from chatbot.openai.requests import messages_of, new_of, read_question
+from tests.openai.clever_llm import a_call
 from tests.openai.door import Door
 from tests.tools.counting import Compared, counted_calls
-from tests.tools.scripted_llm import DONE, END, ScriptedLLM, answer, delta, events
+from tests.tools.scripted_llm import ScriptedLLM, answer, delta, reply
 from tests.tools.server import StartServer
 
 TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
@@ -135,9 +136,8 @@ async def test_with_truncation_disabled_nothing_is_dropped_that_the_llm_finds_to
 ):
     first = await door.respond("1")
     llm.play(answer("400 Bad Request", {"error": {"code": "context_length_exceeded", "message": "m"}}))
-    error = await door.refused(
-        400, "input", input="2", previous_response_id=first["id"], truncation="disabled"
-    )
+    asked = {"input": "2", "previous_response_id": first["id"], "truncation": "disabled"}
+    error = await door.refused(400, "input", **asked)
     assert error["code"] == "context_length_exceeded"
     assert len(llm.exchanges) == 2, "it was asked again with less"
 
@@ -267,12 +267,10 @@ async def test_an_output_whose_call_was_not_made_is_refused(door: Door):
 
 
 async def test_a_round_of_calls_that_is_said_again_is_not_said_twice(door: Door, llm: ScriptedLLM):
-    _, conversation = await door.call("POST", "/conversations")
-    asked = {"conversation": conversation["id"], "tools": [TOOL]}
+    asked = {"conversation": await door.converse(), "tools": [TOOL]}
     said: list[Any] = [{"role": "developer", "content": "Be short."}, {"role": "user", "content": "weather?"}]
     for number in range(3):
-        call = {"index": 0, "id": f"call_{number}", "function": {"name": "f", "arguments": "{}"}}
-        llm.play([*events(delta(tool_calls=[call]), delta(finish="tool_calls"), DONE), END])
+        llm.play(reply(delta(tool_calls=[a_call(f"call_{number}")]), finish="tool_calls"))
         await door.respond(said, **asked)
         said.append({"type": "function_call_output", "call_id": f"call_{number}", "output": "x"})
     assert (await door.respond(said, **asked))["status"] == "completed"
@@ -284,9 +282,9 @@ async def test_a_round_of_calls_that_is_said_again_is_not_said_twice(door: Door,
 @pytest.mark.parametrize("refers", [True, False], ids=["by its id", "as it was shown"])
 async def test_a_call_that_is_said_again_has_its_signature(door: Door, llm: ScriptedLLM, refers: bool):
     """Gemini refuses a round of tools without it."""
-    signed = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    signed["extra_content"] = {"google": {"thought_signature": "CuwB"}}
-    llm.play([*events(delta(tool_calls=[signed | {"index": 0}]), delta(finish="tool_calls"), DONE), END])
+    signed = a_call("call_1") | {"extra_content": {"google": {"thought_signature": "CuwB"}}}
+    llm.play(reply(delta(tool_calls=[signed]), finish="tool_calls"))
+    del signed["index"]
     (call,) = (await door.respond("weather?"))["output"]
     said = {"type": "item_reference", "id": call["id"]} if refers else call
     output = {"type": "function_call_output", "call_id": "call_1", "output": "x"}
@@ -297,14 +295,13 @@ async def test_a_call_that_is_said_again_has_its_signature(door: Door, llm: Scri
 
 
 async def test_what_is_new_beside_a_round_that_is_said_again_stays_in_its_order(door: Door, llm: ScriptedLLM):
-    _, conversation = await door.call("POST", "/conversations")
-    call = {"index": 0, "id": "call_1", "function": {"name": "f", "arguments": "{}"}}
-    llm.play([*events(delta(tool_calls=[call]), delta(finish="tool_calls"), DONE), END])
+    conversation = await door.converse()
+    llm.play(reply(delta(tool_calls=[a_call("call_1")]), finish="tool_calls"))
     said: list[Any] = [{"role": "user", "content": "weather?"}]
-    await door.respond(said, conversation=conversation["id"])
+    await door.respond(said, conversation=conversation)
     said.append({"type": "function_call_output", "call_id": "call_1", "output": "x"})
     said += [{"role": "user", "content": text} for text in ("and", "then", "and")]
-    await door.respond(said, conversation=conversation["id"])
+    await door.respond(said, conversation=conversation)
     sent = [message["content"] for message in llm.exchanges[-1].body["messages"]]
     assert sent == ["weather?", None, "x", "and", "then", "and"]
 
@@ -323,18 +320,18 @@ def test_what_is_said_around_calls_stands_beside_them():
     assert roles_and_texts == [("user", "Hi"), ("assistant", "Wait, I look."), ("tool", "x")]
 
 
-def _text_beside_calls(count: int) -> dict[str, Any]:
-    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
-    return {"input": [{"role": "assistant", "content": "x" * 1000}, call] * count}
-
-
 def test_texts_beside_many_calls_are_joined_once():
     """To join them again at each call took 8 s of 10,000."""
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
     joined = []
     for count in (10, 100):
         with counted_calls("join") as joins:
-            messages_of(_text_beside_calls(count)["input"], "input", _no_item)
+            [said] = messages_of(
+                [{"role": "assistant", "content": "x" * 1000}, call] * count, "input", _no_item
+            )
         joined.append(len(joins))
+        message = json.loads(said)
+        assert (message["content"], len(message["tool_calls"])) == ("x" * 1000 * count, count)
     assert joined[0] == joined[1], "not once more for each"
 
 
@@ -348,12 +345,6 @@ def test_allowed_tools_are_found_at_once_however_many_there_are():
     assert Compared.count <= 100
 
 
-def test_texts_and_calls_of_one_message_are_kept():
-    (message,) = messages_of(_text_beside_calls(3)["input"], "input", _no_item)
-    assert json.loads(message)["content"] == "x" * 3000
-    assert len(json.loads(message)["tool_calls"]) == 3
-
-
 async def test_outputs_follow_their_calls_wherever_they_are_said(door: Door, llm: ScriptedLLM):
     def called(id_: str) -> dict[str, Any]:
         return {"type": "function_call", "call_id": id_, "name": "f", "arguments": "{}"}
@@ -362,12 +353,10 @@ async def test_outputs_follow_their_calls_wherever_they_are_said(door: Door, llm
         return {"type": "function_call_output", "call_id": id_, "output": output}
 
     user = {"role": "user", "content": "Wait."}
-    await door.respond(
-        [user, called("a"), called(""), gave("a", "1"), user, called("a"), gave("", "2"), user]
-    )
-    sent = llm.exchanges[-1].body["messages"]
-    expected = ["user", "assistant", "tool", "tool", "user", "user"]
-    assert [message["role"] for message in sent] == expected
+    said = [user, called("a"), called(""), gave("a", "1"), user, called("a"), gave("", "2"), user]
+    await door.respond(said)
+    roles = [message["role"] for message in llm.exchanges[-1].body["messages"]]
+    assert roles == ["user", "assistant", "tool", "tool", "user", "user"]
     await door.respond([user, called("a"), user, called("b"), gave("b", "2"), gave("a", "1")])
     sent = llm.exchanges[-1].body["messages"]
     assert [message["content"] for message in sent] == ["Wait.", None, "1", "Wait.", None, "2"]
@@ -375,11 +364,11 @@ async def test_outputs_follow_their_calls_wherever_they_are_said(door: Door, llm
 
 async def test_an_output_that_the_llm_would_not_be_sent_is_refused(door: Door, llm: ScriptedLLM):
     output = {"type": "function_call_output", "call_id": "c", "output": "x"}
-    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    llm.play([*events(delta(tool_calls=[call]), delta(finish="length"), DONE), END])
+    calling = delta(tool_calls=[a_call("c")])
+    llm.play(reply(calling, finish="length"))
     cut = await door.respond("call", tools=[TOOL])
     await door.refused(400, "input", input=[output], previous_response_id=cut["id"])
-    llm.play([*events(delta(tool_calls=[call]), delta(finish="tool_calls"), DONE), END])
+    llm.play(reply(calling, finish="tool_calls"))
     whole = await door.respond("call", tools=[TOOL])
     await door.refused(400, "input", input=[output, output], previous_response_id=whole["id"])
     go_on = {"role": "user", "content": "Go on."}

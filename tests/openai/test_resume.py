@@ -8,8 +8,9 @@ import random
 import pytest
 from aiohttp import ClientPayloadError
 
+from tests.openai.clever_llm import a_call
 from tests.openai.door import Door
-from tests.tools.scripted_llm import DONE, END, Gate, ScriptedLLM, Step, delta, events, usage
+from tests.tools.scripted_llm import Gate, ScriptedLLM, Step, delta, reply
 from tests.tools.server import until
 from tests.web.client import Client
 
@@ -20,7 +21,7 @@ CUTS = 100
 def colourful(body: object) -> list[Step]:
     """Reasoning, text, calls, text again, in chunks of odd sizes."""
     draw = random.Random(str(body))
-    steps: list[bytes] = [delta("", role="assistant")]
+    steps: list[Step] = [delta("", role="assistant")]
     steps += [delta(reasoning_content="hm " * draw.randint(1, 4)) for _ in range(draw.randint(0, 4))]
     steps += [delta("날씨 " * draw.randint(1, 9)) for _ in range(draw.randint(1, 9))]
     for number in range(draw.randint(0, 2)):
@@ -28,7 +29,7 @@ def colourful(body: object) -> list[Step]:
         steps.append(delta(tool_calls=[head]))
         for part in ("{", '"a":', "1}"):
             steps.append(delta(tool_calls=[{"index": number, "function": {"arguments": part}}]))
-    return [*events(*steps, delta(finish="stop"), usage(), DONE), END]
+    return reply(*steps)
 
 
 async def test_streams_that_are_cut_at_random_events_go_on(door: Door, llm: ScriptedLLM):
@@ -67,7 +68,7 @@ async def test_ends_of_long_streams_that_nobody_reads_are_bounded(
     door: Door, llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("chatbot.web.backpressure.MAX_HELD", 12 * 2**20)
-    llm.play([*events(*[delta("x" * 900_000)] * 2, delta(finish="stop"), DONE), END])
+    llm.play(reply(*["x" * 900_000] * 2))
     path = f"/v1/responses/{(await door.respond())['id']}?stream=true"
     before, port = door.server.connections, int(door.server.url.rpartition(":")[2])
     one, other = Client(port), Client(port)
@@ -88,10 +89,8 @@ async def test_what_is_said_again_of_a_long_text_is_bounded_for_who_was_live_too
     door: Door, llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred who read all of 4 MB, and then nothing, held 1 GB when a call followed."""
-    call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}
-    gates = [Gate(), Gate()]
-    ends = delta(tool_calls=[call]), delta(finish="tool_calls"), DONE
-    llm.play(*([*events(delta("x" * 300_000), gate, *ends), END] for gate in gates))
+    gates, calling = [Gate(), Gate()], delta(tool_calls=[a_call("a")])
+    llm.play(*(reply("x" * 300_000, gate, calling, finish="tool_calls") for gate in gates))
     for gate, most in zip(gates, (2**27, 2**19), strict=True):
         monkeypatch.setattr("chatbot.web.backpressure.MAX_HELD", most)
         stream = await door.stream("Hi")

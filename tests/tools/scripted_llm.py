@@ -85,9 +85,9 @@ def events(*steps: Step) -> list[Step]:
     return [SSE_HEAD, *(http_chunk(step) if isinstance(step, bytes) else step for step in steps)]
 
 
-def reply(*texts: str | Gate, finish: str = "stop") -> list[Step]:
+def reply(*said: str | Step, finish: str = "stop") -> list[Step]:
     """A well-behaved streamed answer."""
-    steps: list[Step] = [delta(text) if isinstance(text, str) else text for text in texts]
+    steps: list[Step] = [delta(one) if isinstance(one, str) else one for one in said]
     return [*events(*steps, delta(finish=finish), usage(), DONE), END]
 
 
