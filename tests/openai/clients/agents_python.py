@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 
 from agents import (
@@ -20,7 +19,6 @@ from steps import BASE_URL, run
 
 set_tracing_disabled(True)
 calls: list[str] = []
-LOOP = asyncio.Runner()
 
 
 class Person(BaseModel):
@@ -40,112 +38,89 @@ def agent(**more) -> Agent:
     return Agent(name="A", instructions="Be short.", model="m", **more)
 
 
-def plain():
-    result = LOOP.run(Runner.run(agent(), "hello"))
+async def plain():
+    result = await Runner.run(agent(), "hello")
     assert result.final_output == "You said: hello"
     assert result.raw_responses[0].usage.total_tokens == 16
 
 
-def streamed():
-    async def go():
-        result = Runner.run_streamed(agent(), "hello")
-        raw = [e.data async for e in result.stream_events() if e.type == "raw_response_event"]
-        deltas = [data.delta for data in raw if data.type == "response.output_text.delta"]
-        assert "".join(deltas) == result.final_output == "You said: hello"
-
-    LOOP.run(go())
+async def streamed():
+    result = Runner.run_streamed(agent(), "hello")
+    raw = [e.data async for e in result.stream_events() if e.type == "raw_response_event"]
+    deltas = [data.delta for data in raw if data.type == "response.output_text.delta"]
+    assert "".join(deltas) == result.final_output == "You said: hello"
 
 
-def tools():
+async def tools():
     calls.clear()
-    result = LOOP.run(Runner.run(agent(tools=[get_weather]), "weather in two cities"))
+    result = await Runner.run(agent(tools=[get_weather]), "weather in two cities")
     assert result.final_output == "The tool says: 21 °C in Busan"
     assert calls == ["Seoul", "Busan"]
 
 
-def tools_streamed_with_reasoning():
-    async def go():
-        settings = ModelSettings(store=True, response_include=["reasoning.encrypted_content"])
-        result = Runner.run_streamed(agent(tools=[get_weather], model_settings=settings), "weather?")
-        names = [e.name async for e in result.stream_events() if e.type == "run_item_stream_event"]
-        assert names == ["tool_called", "tool_output", "message_output_created"], names
-
-    LOOP.run(go())
+async def tools_streamed_with_reasoning():
+    settings = ModelSettings(store=True, response_include=["reasoning.encrypted_content"])
+    result = Runner.run_streamed(agent(tools=[get_weather], model_settings=settings), "weather?")
+    names = [e.name async for e in result.stream_events() if e.type == "run_item_stream_event"]
+    assert names == ["tool_called", "tool_output", "message_output_created"], names
 
 
-def structured_output():
-    result = LOOP.run(Runner.run(agent(output_type=Person), "Who?"))
+async def structured_output():
+    result = await Runner.run(agent(output_type=Person), "Who?")
     assert result.final_output == Person(name="Kim", age=30)
 
 
-def previous_response():
-    async def go():
-        first = await Runner.run(agent(), "one")
-        second = await Runner.run(agent(), "two", previous_response_id=first.last_response_id)
-        assert second.final_output == "You said: one / two"
-        chained = await Runner.run(agent(tools=[get_weather]), "weather?", auto_previous_response_id=True)
-        assert chained.final_output == "The tool says: 21 °C in Seoul"
-
-    LOOP.run(go())
+async def previous_response():
+    first = await Runner.run(agent(), "one")
+    second = await Runner.run(agent(), "two", previous_response_id=first.last_response_id)
+    assert second.final_output == "You said: one / two"
+    chained = await Runner.run(agent(tools=[get_weather]), "weather?", auto_previous_response_id=True)
+    assert chained.final_output == "The tool says: 21 °C in Seoul"
 
 
-def conversation():
-    async def go():
-        client = AsyncOpenAI(base_url=BASE_URL, api_key="any")
-        conversation = await client.conversations.create()
-        await Runner.run(agent(tools=[get_weather]), "weather?", conversation_id=conversation.id)
-        result = await Runner.run(agent(), "two", conversation_id=conversation.id)
-        assert result.final_output == "You said: weather? / two"
-        items = [item.type async for item in client.conversations.items.list(conversation.id, order="asc")]
-        kinds = ["message", "function_call", "function_call_output", "message", "message", "message"]
-        assert items == kinds, items
-
-    LOOP.run(go())
+async def conversation():
+    client = AsyncOpenAI(base_url=BASE_URL, api_key="any")
+    conversation = await client.conversations.create()
+    await Runner.run(agent(tools=[get_weather]), "weather?", conversation_id=conversation.id)
+    result = await Runner.run(agent(), "two", conversation_id=conversation.id)
+    assert result.final_output == "You said: weather? / two"
+    items = [item.type async for item in client.conversations.items.list(conversation.id, order="asc")]
+    kinds = ["message", "function_call", "function_call_output", "message", "message", "message"]
+    assert items == kinds, items
 
 
-def conversations_session():
-    async def go():
-        client = AsyncOpenAI(base_url=BASE_URL, api_key="any")
-        session = OpenAIConversationsSession(openai_client=client)
-        await Runner.run(agent(tools=[get_weather]), "weather?", session=session)
-        result = await Runner.run(agent(), "two", session=session)
-        assert result.final_output == "You said: weather? / two"
-        items = await session.get_items()
-        assert len(items) == 6, items
-        assert [item["role"] for item in await session.get_items(limit=2)] == ["user", "assistant"]
-        popped = await session.pop_item()
-        assert popped["content"][0]["text"] == "You said: weather? / two"
-        assert len(await session.get_items()) == 5
-        await session.clear_session()
-
-    LOOP.run(go())
+async def conversations_session():
+    client = AsyncOpenAI(base_url=BASE_URL, api_key="any")
+    session = OpenAIConversationsSession(openai_client=client)
+    await Runner.run(agent(tools=[get_weather]), "weather?", session=session)
+    result = await Runner.run(agent(), "two", session=session)
+    assert result.final_output == "You said: weather? / two"
+    items = await session.get_items()
+    assert len(items) == 6, items
+    assert [item["role"] for item in await session.get_items(limit=2)] == ["user", "assistant"]
+    popped = await session.pop_item()
+    assert popped["content"][0]["text"] == "You said: weather? / two"
+    assert len(await session.get_items()) == 5
+    await session.clear_session()
 
 
-def session_with_reasoning():
-    async def go():
-        client = AsyncOpenAI(base_url=BASE_URL, api_key="any")
-        session = OpenAIConversationsSession(openai_client=client)
-        await Runner.run(agent(), "think", session=session)
-        result = await Runner.run(agent(), "two", session=session)
-        assert result.final_output == "You said: think / two" or "thought" in result.final_output, (
-            result.final_output
-        )
-
-    LOOP.run(go())
+async def session_with_reasoning():
+    client = AsyncOpenAI(base_url=BASE_URL, api_key="any")
+    session = OpenAIConversationsSession(openai_client=client)
+    await Runner.run(agent(), "think", session=session)
+    result = await Runner.run(agent(), "two", session=session)
+    assert result.final_output == "You said: think / two"
 
 
-def cancelled():
-    async def go():
-        client = AsyncOpenAI(base_url=BASE_URL, api_key="any")
-        result = Runner.run_streamed(agent(), "for ever")
-        async for event in result.stream_events():
-            if event.type == "raw_response_event" and event.data.type == "response.created":
-                response_id = event.data.response.id
-            if event.type == "raw_response_event" and getattr(event.data, "delta", "") == "on":
-                await client.responses.cancel(response_id)
-        assert result.final_output == "On and on"
-
-    LOOP.run(go())
+async def cancelled():
+    client = AsyncOpenAI(base_url=BASE_URL, api_key="any")
+    result = Runner.run_streamed(agent(), "for ever")
+    async for event in result.stream_events():
+        if event.type == "raw_response_event" and event.data.type == "response.created":
+            response_id = event.data.response.id
+        if event.type == "raw_response_event" and getattr(event.data, "delta", "") == "on":
+            await client.responses.cancel(response_id)
+    assert result.final_output == "On and on"
 
 
 STEPS = [

@@ -27,7 +27,6 @@ const raises = async (kind, promise, code) => {
   }
   throw new Error(`no ${kind.name}`);
 };
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 await run(`openai-js ${version("openai")}`, {
   async models() {
@@ -83,28 +82,6 @@ await run(`openai-js ${version("openai")}`, {
     equal((await client.conversations.retrieve(conversation.id)).metadata, { a: "b" });
     ok((await client.conversations.delete(conversation.id)).deleted);
   },
-  async branches() {
-    const root = await create({ input: "root" });
-    const [left, right] = await Promise.all(
-      ["left", "right"].map((input) => create({ input, previous_response_id: root.id })),
-    );
-    equal([left.output_text, right.output_text], ["You said: root / left", "You said: root / right"]);
-    const items = await all(client.responses.inputItems.list(left.id));
-    equal(items.length, 1);
-  },
-  async background() {
-    let response = await create({ input: "hello", background: true });
-    while (["queued", "in_progress"].includes(response.status)) {
-      await sleep(50);
-      response = await client.responses.retrieve(response.id);
-    }
-    equal(response.output_text, "You said: hello");
-  },
-  async cancel() {
-    const response = await create({ input: "for ever", background: true });
-    await sleep(200);
-    equal((await client.responses.cancel(response.id)).status, "cancelled");
-  },
   async cancelWhileStreamed() {
     const stream = client.responses.stream({ model: "m", input: "for ever" });
     let id;
@@ -125,13 +102,6 @@ await run(`openai-js ${version("openai")}`, {
     const stream = client.responses.stream({ response_id: events[0].response.id, starting_after: 5 });
     const rest = await all(stream);
     equal(rest.map((event) => event.sequence_number), events.map((e) => e.sequence_number).filter((n) => n > 5));
-  },
-  async storeFalseAndDelete() {
-    const gone = await create({ input: "hello", store: false });
-    await raises(OpenAI.NotFoundError, client.responses.retrieve(gone.id));
-    const kept = await create({ input: "hello" });
-    await client.responses.delete(kept.id);
-    await raises(OpenAI.NotFoundError, client.responses.retrieve(kept.id));
   },
   async errors() {
     const once = { maxRetries: 0 };

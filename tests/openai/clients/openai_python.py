@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from functools import partial
 
 import httpx
 import openai
@@ -28,14 +29,14 @@ class Person(BaseModel):
     age: int
 
 
-def raises(kind: type[Exception], call, code: str = "", param: str | None = None):
+def raises(kind: type[Exception], call, code: str = "", param: str | None = None, **asked):
     try:
-        call()
+        call(**asked)
     except kind as error:
         assert not code or error.code == code, error
         assert param is None or error.param == param, (error.param, error)
-        return error
-    raise AssertionError(f"no {kind.__name__}")
+    else:
+        raise AssertionError(f"no {kind.__name__}")
 
 
 def models():
@@ -200,7 +201,7 @@ def conversation():
     client.conversations.items.delete(items[3].id, conversation_id=conversation.id)
     assert len(list(client.conversations.items.list(conversation.id))) == 3
     assert client.conversations.delete(conversation.id).deleted
-    raises(openai.NotFoundError, lambda: client.conversations.retrieve(conversation.id))
+    raises(openai.NotFoundError, client.conversations.retrieve, conversation_id=conversation.id)
 
 
 def conversation_items():
@@ -313,13 +314,13 @@ def store_false():
     response = client.responses.create(model="m", input="hello", store=False)
     assert response.output_text == "You said: hello"
     assert response.store is False
-    raises(openai.NotFoundError, lambda: client.responses.retrieve(response.id))
+    raises(openai.NotFoundError, client.responses.retrieve, response_id=response.id)
 
 
 def delete():
     response = client.responses.create(model="m", input="hello")
     client.responses.delete(response.id)
-    raises(openai.NotFoundError, lambda: client.responses.retrieve(response.id), "not_found")
+    raises(openai.NotFoundError, client.responses.retrieve, "not_found", response_id=response.id)
 
 
 def idempotency():
@@ -328,44 +329,31 @@ def idempotency():
     assert client.responses.create(model="m", input="hello", extra_headers=headers).id == one.id
     events = list(client.responses.create(model="m", input="hello", stream=True, extra_headers=headers))
     assert events[0].response.id == one.id
-    create = client.responses.create
-    raises(
-        openai.UnprocessableEntityError,
-        lambda: create(model="m", input="other", extra_headers=headers),
-        "idempotency_key_reused",
-    )
+    other = {"model": "m", "input": "other", "extra_headers": headers}
+    raises(openai.UnprocessableEntityError, client.responses.create, "idempotency_key_reused", **other)
 
 
 def errors():
-    create = client.responses.create
+    create = partial(client.with_options(max_retries=0).responses.create, model="m")
     unknown = "resp_" + "0" * 34
-    raises(openai.NotFoundError, lambda: client.responses.retrieve(unknown))
+    raises(openai.NotFoundError, client.responses.retrieve, response_id=unknown)
     raises(
-        openai.NotFoundError,
-        lambda: create(model="m", input="x", previous_response_id=unknown),
-        param="previous_response_id",
+        openai.NotFoundError, create, param="previous_response_id", input="x", previous_response_id=unknown
     )
-    raises(openai.NotFoundError, lambda: create(model="m", input="x", conversation="conv_nothing"))
-    raises(
-        openai.BadRequestError, lambda: create(model="m", input=[{"type": "nonsense"}]), param="input[0].type"
-    )
-    raises(
-        openai.BadRequestError,
-        lambda: create(model="m", input="x", tools=[{"type": "web_search"}]),
-        param="tools[0].type",
-    )
-    raises(openai.BadRequestError, lambda: create(model="m", input="reject"), "llm_rejected")
-    plain = client.with_options(max_retries=0).responses.create
-    raises(openai.RateLimitError, lambda: plain(model="m", input="overload"), "llm_rate_limited")
-    raises(openai.InternalServerError, lambda: plain(model="m", input="break"), "llm_error")
+    raises(openai.NotFoundError, create, input="x", conversation="conv_nothing")
+    raises(openai.BadRequestError, create, param="input[0].type", input=[{"type": "nonsense"}])
+    raises(openai.BadRequestError, create, param="tools[0].type", input="x", tools=[{"type": "web_search"}])
+    raises(openai.BadRequestError, create, "llm_rejected", input="reject")
+    raises(openai.RateLimitError, create, "llm_rate_limited", input="overload")
+    raises(openai.InternalServerError, create, "llm_error", input="break")
 
 
 def errors_in_a_stream():
     events = list(client.responses.create(model="m", input="break", stream=True))
     assert events[-1].type == "response.failed"
     assert events[-1].response.status == "failed"
-    plain = client.with_options(max_retries=0).responses.create
-    raises(openai.RateLimitError, lambda: plain(model="m", input="overload", stream=True))
+    create = client.with_options(max_retries=0).responses.create
+    raises(openai.RateLimitError, create, model="m", input="overload", stream=True)
 
 
 def locked_conversation():
@@ -375,11 +363,8 @@ def locked_conversation():
     sent: list[httpx.Request] = []
     counting = httpx.Client(event_hooks={"request": [sent.append]})
     create = client.with_options(http_client=counting).responses.create
-    raises(
-        openai.ConflictError,
-        lambda: create(model="m", input="x", conversation=conversation.id),
-        "conversation_locked",
-    )
+    asked = {"model": "m", "input": "x", "conversation": conversation.id}
+    raises(openai.ConflictError, create, "conversation_locked", **asked)
     assert len(sent) == 1, "it was repeated"
     client.responses.cancel(first.response.id)
     assert list(stream)[-1].response.status == "cancelled"

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 
-export const BASE_URL = process.env.BASE_URL ?? "http://127.0.0.1:18080/v1";
+export const BASE_URL = process.env.BASE_URL;
 export const equal = assert.deepEqual;
 export const ok = assert.ok;
 

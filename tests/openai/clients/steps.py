@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 import sys
 import traceback
 from collections.abc import Callable
 
-BASE_URL = os.environ.get("BASE_URL", "http://127.0.0.1:18080/v1")
+BASE_URL = os.environ["BASE_URL"]
 
 
-def run(steps: list[Callable[[], None]], client: str) -> None:
-    works = 0
+def run(steps: list[Callable[[], object]], client: str) -> None:
+    works, loop = 0, asyncio.Runner()
     for step in steps:
         try:
-            step()
+            done = step()
+            if inspect.iscoroutine(done):
+                loop.run(done)
             works += 1
         except Exception:
             print(f"FAILED {client}: {step.__name__}", file=sys.stderr)
