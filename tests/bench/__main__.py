@@ -25,12 +25,6 @@ SECTIONS = {
 }
 
 
-ROUNDS = (
-    "Medians of {} rounds, with the targets in turn in each; a ratio is the median of the ratios "
-    "within each round."
-)
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only see that everything works")
@@ -94,7 +88,8 @@ def main() -> int:
     if "streams" in args.only and files < needed:
         print(f"ulimit -n is {files}, and this load needs {needed}", file=sys.stderr)
         return 2
-    print(f"{machine()}.\n{ROUNDS.format(plan.rounds)}", end="\n\n")
+    print(f"{machine()}.\nMedians of {plan.rounds} rounds, with the targets in turn in each;", end=" ")
+    print("a ratio is the median of the ratios within each round.", end="\n\n")
     if not loop.FAST:
         print("uvloop is not installed: the load and the LLM run on asyncio and cost more.\n")
     if NGINX is None:

@@ -8,9 +8,16 @@ no pair.
 import time
 from collections.abc import Callable
 
-from .procs import machine_ns
+from .procs import Process, machine_ns
 from .report import Sample
+from .targets import Target
 
+BUSY = [
+    ("*the server, % of a core*", "server_busy"),
+    ("*the load, % of a core*", "load_busy"),
+    ("*the LLM, % of a core*", "llm_busy"),
+    ("*others on this machine, % of a core*", "others_busy"),
+]
 DISTURBED = 25  # per cent of a core that other programs use meanwhile
 
 
@@ -25,6 +32,26 @@ class Others:
         wall = time.monotonic_ns() - self.wall
         others = max(0.0, 100 * (machine_ns() - self.machine - own) / wall)
         return {"others_busy": others, "disturbed": others > DISTURBED}
+
+
+class Mark:
+    """What everything had cost at one instant, in nanoseconds."""
+
+    def __init__(self, target: Target, llm: Process, tokens: int = 0) -> None:
+        self.tokens = tokens
+        self.target, self.llm = target.cpu_ns(), llm.cpu_ns()
+        self.load = time.process_time_ns()
+        self.own = self.target + self.llm + self.load
+        self.wall = time.monotonic_ns()
+
+    def busy_since(self, before: "Mark") -> Sample:
+        """What each used of a core, in per cent."""
+        wall = self.wall - before.wall
+        return {
+            "server_busy": 100 * (self.target - before.target) / wall or None,
+            "load_busy": 100 * (self.load - before.load) / wall,
+            "llm_busy": 100 * (self.llm - before.llm) / wall,
+        }
 
 
 def undisturbed(patience: int, measure: Callable[[], Sample]) -> Sample:

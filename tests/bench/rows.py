@@ -42,12 +42,7 @@ def fill(file: Path, messages: list[int], age_hours: int = 0) -> list[tuple[str,
         session = dict(db.execute("SELECT * FROM sessions").fetchone())
         spoken = [dict(row) for row in db.execute("SELECT * FROM turns ORDER BY seq")]
         for row in (session, *spoken):
-            for column in {
-                "created_at",
-                "last_accessed",
-                "asked_at",
-                "replied_at",
-            } & row.keys():
+            for column in {"created_at", "last_accessed", "asked_at", "replied_at"} & row.keys():
                 row[column] -= age_hours * HOUR_MS
         db.execute("PRAGMA synchronous=OFF")
         with db:

@@ -10,7 +10,7 @@ import time
 from functools import partial
 
 from . import loop
-from .calm import Others, undisturbed, warning
+from .calm import BUSY, Mark, Others, undisturbed, warning
 from .client import Tally
 from .plan import Load, Plan
 from .procs import BenchError, Process
@@ -34,10 +34,7 @@ ROWS = [
     ("memory of an open stream, KB", "stream_kb"),
     ("errors", "errors"),
     ("*until all streams were open, s*", "opening"),
-    ("*the server, % of a core*", "server_busy"),
-    ("*the load, % of a core*", "load_busy"),
-    ("*the LLM, % of a core*", "llm_busy"),
-    ("*others on this machine, % of a core*", "others_busy"),
+    *BUSY,
     ("*tokens missing from the schedule, %*", "missing"),
 ]
 
@@ -99,19 +96,6 @@ def by_load(tables: dict[Load, Table]) -> list[Table]:
     return [found]
 
 
-class Mark:
-    """What everything had cost at one instant, in nanoseconds."""
-
-    WHO = ("target", "load", "llm")
-
-    def __init__(self, target: Target, llm: Process, tally: Tally) -> None:
-        self.tokens = len(tally.late)
-        self.target, self.llm = target.cpu_ns(), llm.cpu_ns()
-        self.load = time.process_time_ns()
-        self.own = self.target + self.llm + self.load
-        self.wall = time.monotonic_ns()
-
-
 async def measure(target: Target, llm: Process, load: Load, notes: list[str]) -> Sample:
     """Runs one load against one target; what went wrong goes to `notes`."""
     errors: list[str] = []
@@ -131,9 +115,9 @@ async def run(target: Target, llm: Process, load: Load, errors: list[str]) -> Sa
     await chat.warm_up()
     chat.client.close()
     idle = target.rss()
-    begin = Mark(target, llm, tally)
+    begin = Mark(target, llm)
     chats = await arrive(target, load.streams)
-    asked, others = Mark(target, llm, tally), Others()
+    asked, others = Mark(target, llm), Others()
 
     streams = [asyncio.create_task(ask(chat, i, load, tally, errors)) for i, chat in enumerate(chats)]
     everyone = asyncio.gather(*streams)
@@ -143,10 +127,10 @@ async def run(target: Target, llm: Process, load: Load, errors: list[str]) -> Sa
         peak = max(peak, target.rss())
         if len(tally.first) == load.streams:
             if tally.most < load.tokens:
-                full = Mark(target, llm, tally)
+                full = Mark(target, llm, len(tally.late))
                 opened = opened or full
             all_open = all_open or time.monotonic_ns()
-    end = Mark(target, llm, tally)
+    end = Mark(target, llm, len(tally.late))
     meanwhile = others.busy(end.own - asked.own)
     for chat in chats:
         chat.client.close()
@@ -166,15 +150,12 @@ async def run(target: Target, llm: Process, load: Load, errors: list[str]) -> Sa
         }
     if opened and full and full.tokens > opened.tokens:
         steady, wall = tally.late[opened.tokens : full.tokens], full.wall - opened.wall
-        server, client, model = (100 * (getattr(full, who) - getattr(opened, who)) / wall for who in Mark.WHO)
         due = load.streams * wall / load.interval_ms / 1e6
         sample |= {
             "token_us": (full.target - opened.target) / 1e3 / len(steady) or None,
             "late_p50": ms(steady, 0.5),
             "late_p99": ms(steady, 0.99),
-            "server_busy": server or None,
-            "load_busy": client,
-            "llm_busy": model,
+            **full.busy_since(opened),
             "missing": 100 * max(0.0, 1 - len(steady) / due),
         }
     return sample

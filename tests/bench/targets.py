@@ -9,8 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
+from tests.tools.processes import ROOT, free_port
+
 from .client import Client, Tally
-from .procs import ROOT, Process, free_port
+from .procs import Process
 
 # sbin is not on every user's PATH.
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")

@@ -5,7 +5,7 @@ import time
 from functools import partial
 
 from . import loop
-from .calm import Others, undisturbed, warning
+from .calm import BUSY, Mark, Others, undisturbed, warning
 from .plan import Plan
 from .procs import BenchError, Process
 from .report import RATIOS, Sample, Table, ms, progress
@@ -17,10 +17,7 @@ ROWS = [
     ("a turn p50, ms", "turn_p50"),
     ("a turn p99, ms", "turn_p99"),
     ("errors", "errors"),
-    ("*the server, % of a core*", "server_busy"),
-    ("*the load, % of a core*", "load_busy"),
-    ("*the LLM, % of a core*", "llm_busy"),
-    ("*others on this machine, % of a core*", "others_busy"),
+    *BUSY,
 ]
 TOKENS = 100  # of the reply: half a kilobyte
 
@@ -77,22 +74,17 @@ async def measure(target: Target, llm: Process, plan: Plan, notes: list[str]) ->
                 group.create_task(guarded())
             for _ in range(plan.connections):
                 await ready.acquire()
-            server, model, load = target.cpu_ns(), llm.cpu_ns(), time.process_time_ns()
-            begin, others = time.monotonic_ns(), Others()
-            end = begin + int(plan.turn_seconds * 1e9)
+            begin, others = Mark(target, llm), Others()
+            end = begin.wall + int(plan.turn_seconds * 1e9)
             start.set()
-        wall = time.monotonic_ns() - begin
-        spent, load = target.cpu_ns() - server, time.process_time_ns() - load
-        model = llm.cpu_ns() - model
+        over = Mark(target, llm)
         sample = {
-            **others.busy(spent + load + model),
-            "rate": len(took) / wall * 1e9,
-            "turn_ms": spent / max(len(took), 1) / 1e6 or None,
+            **others.busy(over.own - begin.own),
+            **over.busy_since(begin),
+            "rate": len(took) / (over.wall - begin.wall) * 1e9,
+            "turn_ms": (over.target - begin.target) / max(len(took), 1) / 1e6 or None,
             "turn_p50": ms(took, 0.5),
             "turn_p99": ms(took, 0.99),
-            "server_busy": 100 * spent / wall or None,
-            "load_busy": 100 * load / wall,
-            "llm_busy": 100 * model / wall,
         }
     except ExceptionGroup as group:
         errors.append(str(group.exceptions[0]))
