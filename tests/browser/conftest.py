@@ -69,7 +69,7 @@ async def browser() -> AsyncIterator[object]:
 @shared
 async def llm() -> AsyncIterator[ScriptedLLM]:
     llm = ScriptedLLM()
-    llm.url = await llm.start()
+    await llm.start()
     yield llm
     await llm.stop()
 

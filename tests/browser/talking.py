@@ -15,6 +15,19 @@ new PerformanceObserver((list) => window.longTasks.push(...list.getEntries().map
 """
 
 
+def expect(what: object) -> object:
+    """Playwright's expectations, which wait; it may not be installed."""
+    from playwright.async_api import expect
+
+    expect.set_options(timeout=HANGS)
+    return expect(what)
+
+
+def file(name: str, kind: str, content: bytes) -> dict[str, object]:
+    """A file as a person would choose it."""
+    return {"name": name, "mimeType": kind, "buffer": content}
+
+
 class Reader:
     """One tab of a browser; the other tabs of its context share its storage, as in a real one."""
 
@@ -85,6 +98,15 @@ class Reader:
         await self.press(menu)
         await self.page.get_by_role("menuitem", name=word, exact=True).click()
 
+    async def hold(self, *files: dict[str, object], count: int | None = None) -> None:
+        """Chooses files to be sent, and waits until the page has taken them in (or `count` of them)."""
+        await self.page.locator("#files").set_input_files(files)
+        await self.see(self.held, count=len(files) if count is None else count)
+
+    async def restore(self, content: bytes) -> None:
+        """Chooses a file of conversations to be brought in."""
+        await self.page.locator("#backup").set_input_files(file("x.json", "application/json", content))
+
     async def rename(self, title: str, key: str = "Enter") -> None:
         await self.choose("Rename")
         await self.page.locator(".rename").fill(title)
@@ -138,6 +160,11 @@ class Reader:
         return self.page.locator(".bubble")
 
     @property
+    def held(self) -> object:
+        """The files that wait to be sent."""
+        return self.page.locator(".held")
+
+    @property
     def failure(self) -> object:
         return self.page.locator(".failure")
 
@@ -154,14 +181,28 @@ class Reader:
 
     async def see(self, what: object, text: object = None, *, count: int | None = None) -> None:
         """Waits until that is to be seen, with this text (a list: one for each)."""
-        from playwright.async_api import expect
-
         if count is not None:
-            await expect(what).to_have_count(count, timeout=HANGS)
+            await expect(what).to_have_count(count)
         elif text is None:
-            await expect(what).to_be_visible(timeout=HANGS)
+            await expect(what).to_be_visible()
         else:
-            await expect(what).to_have_text(text, timeout=HANGS)
+            await expect(what).to_have_text(text)
+
+    async def see_part(self, what: object, text: str) -> None:
+        await expect(what).to_contain_text(text)
+
+    async def see_focus(self, what: object) -> None:
+        await expect(what).to_be_focused()
+
+    async def see_gone(self, what: object) -> None:
+        await expect(what).to_be_hidden()
+
+    async def see_value(self, what: object, value: str) -> None:
+        await expect(what).to_have_value(value)
+
+    async def see_end(self) -> None:
+        """Waits until the conversation is scrolled to its end."""
+        await self.until("scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 5")
 
     async def until(self, expression: str, argument: object = None) -> None:
         """Waits until that is true in the page, whose policy forbids playwright's own way of waiting."""
@@ -177,23 +218,3 @@ class Reader:
         await self.until("!document.querySelector('.formula.source')")
         coloured = "box.hopeless || !box.language || box.querySelector('[class^=c-]')"
         await self.until(f"[...document.querySelectorAll('.code')].every((box) => {coloured})")
-
-    async def see_part(self, what: object, text: str) -> None:
-        from playwright.async_api import expect
-
-        await expect(what).to_contain_text(text, timeout=HANGS)
-
-    async def see_focus(self, what: object) -> None:
-        from playwright.async_api import expect
-
-        await expect(what).to_be_focused(timeout=HANGS)
-
-    async def see_gone(self, what: object) -> None:
-        from playwright.async_api import expect
-
-        await expect(what).to_be_hidden(timeout=HANGS)
-
-    async def see_value(self, what: object, value: str) -> None:
-        from playwright.async_api import expect
-
-        await expect(what).to_have_value(value, timeout=HANGS)

@@ -87,15 +87,11 @@ PLACES = [
 
 
 def attacks() -> list[str]:
-    links = [
-        link.replace("{}", disguise(scheme) + CODE).replace("{{", "{").replace("}}", "}")
-        for scheme, disguise, link in product(SCHEMES, DISGUISES, LINKS)
+    links = product(LINKS, [disguise(scheme) + CODE for scheme in SCHEMES for disguise in DISGUISES])
+    return [
+        place.replace("{}", text).replace("{{", "{").replace("}}", "}")
+        for place, text in [*links, *product(PLACES, ELEMENTS)]
     ]
-    marks = [
-        place.replace("{}", element).replace("{{", "{").replace("}}", "}")
-        for element, place in product(ELEMENTS, PLACES)
-    ]
-    return links + marks
 
 
 async def test_nothing_that_a_model_writes_comes_to_life(reader):
@@ -170,12 +166,10 @@ async def test_an_import_brings_in_text_and_nothing_else(reader, server):
         {"role": "assistant", "content": f"[x](javascript:{CODE}) {bad}"},
     ]
     talk = {"title": bad, "metadata": {"title": bad, "settings": {"model": bad}}, "messages": messages}
-    file = {"format": "chatbot conversations", "version": 1, "conversations": [talk]}
+    backup = {"format": "chatbot conversations", "version": 1, "conversations": [talk]}
     requests = []
     reader.page.on("request", lambda request: requests.append(request.url))
-    await reader.page.locator("#backup").set_input_files(
-        {"name": "x.json", "mimeType": "application/json", "buffer": json.dumps(file).encode()}
-    )
+    await reader.restore(json.dumps(backup).encode())
     await reader.see(reader.listed, bad)
     await reader.see(reader.answers, f"[x](javascript:{CODE}) {bad}")
     assert await reader.page.evaluate("window.ran") is None

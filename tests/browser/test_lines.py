@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tests.browser.talking import file
+
 TEXT = "Zwölf 한국어 👩‍👩‍👧 and 😀 then "
 
 
-@pytest.fixture(params=["cut", "refresh"])
-def interrupt(request):
-    """The line breaks, or the page is refreshed."""
-
-    async def interrupt(reader, line):
-        await (line.cut() if request.param == "cut" else reader.refresh())
-
-    return interrupt
-
-
-async def test_an_interrupted_answer_goes_on_from_the_very_character(open_page, line, llm, interrupt, server):
+@pytest.mark.parametrize("how", ["the line is cut", "the page is refreshed", "nobody looks for a while"])
+async def test_an_interrupted_answer_goes_on_from_the_very_character(open_page, line, llm, how, server):
     reader = await open_page(line.url)
     reader.expects("ERR_")
     question = f"interrupt me {line.port}"
@@ -25,8 +18,14 @@ async def test_an_interrupted_answer_goes_on_from_the_very_character(open_page, 
     await reader.send(question)
     await reader.see(reader.answers, TEXT)
     for number in range(3):
-        await interrupt(reader, line)
+        address = reader.page.url
+        if how == "the line is cut":
+            await line.cut()
+        else:
+            await (reader.refresh() if "refreshed" in how else reader.page.goto("about:blank"))
         answer.say(f"{number} 😀 ")
+        if how == "nobody looks for a while":
+            await reader.page.goto(address)
         await reader.see(reader.answers, TEXT + "".join(f"{seen} 😀 " for seen in range(number + 1)))
     answer.say("end").finish()
     await reader.see(reader.done, count=1)
@@ -83,20 +82,6 @@ async def test_a_message_that_never_arrived_is_sent_after_a_refresh(reader, llm,
     await reader.refresh()
     await reader.see(reader.done, count=1)
     assert llm.times_asked(f"lost on the way to {call}") == 1
-
-
-async def test_what_was_written_while_nobody_looked_is_there_on_return(reader, llm):
-    answer = llm.answers("go on without me").say("Part one. ")
-    await reader.send("go on without me")
-    await reader.see(reader.answers, "Part one. ")
-    address = reader.page.url
-    await reader.page.goto("about:blank")
-    answer.say("Part two. ")
-    await reader.page.goto(address)
-    await reader.see(reader.answers, "Part one. Part two. ")
-    answer.say("Part three.").finish()
-    await reader.see(reader.done, count=1)
-    await reader.see(reader.answers, "Part one. Part two. Part three.")
 
 
 async def test_a_message_answered_while_the_page_was_away_is_shown_once(reader, llm):
@@ -218,9 +203,7 @@ async def test_a_restarted_server_that_lost_the_conversation_is_said_plainly(ope
     await reader.ask("remember this")
     await server.stop()
     await server.start()
-    file = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"}
-    await reader.page.locator("#files").set_input_files(file)
-    await reader.see(reader.page.locator(".held"), count=1)
+    await reader.hold(file("notes.txt", "text/plain", b"hello"))
     await reader.send("what did I say? It was long to type.")
     await reader.see_part(reader.failure, "The server no longer has this conversation")
     await reader.see_value(reader.box, "what did I say? It was long to type.")
@@ -228,7 +211,7 @@ async def test_a_restarted_server_that_lost_the_conversation_is_said_plainly(ope
     await reader.press("Start a new conversation")
     await reader.see(reader.turns, count=0)
     await reader.see_value(reader.box, "what did I say? It was long to type.")
-    await reader.see(reader.page.locator(".held"), count=1)
+    await reader.see(reader.held, count=1)
     await reader.box.press("Enter")
     await reader.see(reader.answers, ["You said: what did I say? It was long to type."])
     await reader.see(reader.listed, ["what did I say? It was long to type."])

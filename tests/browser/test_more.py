@@ -7,6 +7,8 @@ import re
 import zlib
 from struct import pack
 
+from tests.browser.talking import file
+
 CALL = {
     "index": 0,
     "id": "call_1",
@@ -115,22 +117,19 @@ async def test_what_an_answer_cost_is_there_for_who_looks(open_page, llm):
 
 
 async def test_a_picture_and_a_file_are_sent_shown_and_found_again(reader, llm):
-    files = [
-        {"name": "big.png", "mimeType": "image/png", "buffer": png(3000, 30)},
-        {"name": "notes.txt", "mimeType": "text/plain", "buffer": "메모: hello".encode("euc-kr")},
-        {"name": "junk.bin", "mimeType": "application/octet-stream", "buffer": bytes(range(256))},
-    ]
-    await reader.page.locator("#files").set_input_files(files)
+    picture = file("big.png", "image/png", png(3000, 30))
+    notes = file("notes.txt", "text/plain", "메모: hello".encode("euc-kr"))
+    junk = file("junk.bin", "application/octet-stream", bytes(range(256)))
+    await reader.hold(picture, notes, junk, count=2)
     await reader.see(reader.page.locator(".toast"), "junk.bin is of a kind that no model reads.")
-    await reader.see(reader.page.locator(".held"), count=2)
     await reader.in_module("keep.js", "({ parts }) => parts('draft null')")  # they are stored by then
     await reader.refresh()
-    await reader.see(reader.page.locator(".held"), count=2)
+    await reader.see(reader.held, count=2)
     await reader.send("what is this?")
     await reader.see(reader.done, count=1)
     await reader.see(reader.listed, "what is this?")
-    await reader.see(reader.page.locator(".held"), count=0)
-    content = llm.asked[-1][-1]["content"]
+    await reader.see(reader.held, count=0)
+    content = llm.bodies[-1]["messages"][-1]["content"]
     assert [part["type"] for part in content] == ["image_url", "text", "text"]
     assert content[0]["image_url"]["url"].startswith("data:image/jpeg;base64,")
     assert content[1]["text"] == '<file name="notes.txt">\n메모: hello\n</file>'
@@ -141,22 +140,20 @@ async def test_a_picture_and_a_file_are_sent_shown_and_found_again(reader, llm):
         await reader.until(f"{width} === 2048")
         await reader.refresh()
     await reader.press("Edit")
-    await reader.see(reader.page.locator(".held"), count=2)
+    await reader.see(reader.held, count=2)
     await reader.send("and this?")
     await reader.see(reader.questions, ["and this?"])
-    assert llm.asked[-1][-1]["content"][:2] == content[:2]
+    assert llm.bodies[-1]["messages"][-1]["content"][:2] == content[:2]
 
 
 async def test_the_end_stays_in_sight_while_pictures_and_formulas_take_their_room(reader, llm):
-    picture = {"name": "a.png", "mimeType": "image/png", "buffer": png(400, 300)}
-    await reader.page.locator("#files").set_input_files([picture, picture, picture])
-    await reader.see(reader.page.locator(".held"), count=3)
+    await reader.hold(*[file("a.png", "image/png", png(400, 300))] * 3)
     llm.answers("look").say("$$\\frac{a}{b}$$\n\n" * 5).finish()
     await reader.ask("look")
     for _ in range(2):
         await reader.until("[...document.images].filter((one) => one.naturalWidth === 400).length === 3")
         await reader.see(reader.page.locator(".katex-display"), count=5)
-        await reader.until("scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 5")
+        await reader.see_end()
         await reader.refresh()
 
 
@@ -170,11 +167,11 @@ async def test_a_picture_can_be_pasted_and_dropped(reader):
     }"""
     data = list(png(20, 20))
     await reader.page.evaluate(script, ["paste", "#message", data])
-    await reader.see(reader.page.locator(".held"), count=1)
+    await reader.see(reader.held, count=1)
     await reader.page.evaluate(script, ["drop", "#scroller", data])
-    await reader.see(reader.page.locator(".held"), count=2)
+    await reader.see(reader.held, count=2)
     await reader.page.get_by_role("button", name="Take out Picture").first.click()
-    await reader.see(reader.page.locator(".held"), count=1)
+    await reader.see(reader.held, count=1)
 
 
 async def set_fields(reader, button, **fields):
@@ -191,14 +188,8 @@ async def test_settings_are_sent_from_the_next_question_on_and_what_differs_is_s
     await reader.ask("settled?")
     body = llm.bodies[-1]
     assert body["messages"][0] == {"role": "system", "content": "Be brief."}
-    sent = {name: body[name] for name in ("model", "temperature", "max_tokens", "reasoning_effort", "top_p")}
-    assert sent == {
-        "model": "large-model",
-        "temperature": 0.15,
-        "max_tokens": 99,
-        "reasoning_effort": "low",
-        "top_p": 0.5,
-    }
+    sent = {"model": "large-model", "temperature": 0.15, "max_tokens": 99, "reasoning_effort": "low"}
+    assert {name: body[name] for name in (*sent, "top_p")} == sent | {"top_p": 0.5}
     chip = reader.page.locator("#differs")
     await reader.see_part(chip, "large-model · System prompt · Temperature 0.15")
     await reader.refresh()
@@ -243,9 +234,7 @@ async def test_what_is_exported_can_be_imported_elsewhere(reader, open_page, llm
     await reader.ask("tell me")
     await reader.ask("and more")
     llm.answers("too much").delta(refusal="I must not.").finish()
-    sound = {"name": "a.wav", "mimeType": "audio/wav", "buffer": b"RIFF"}
-    await reader.page.locator("#files").set_input_files(sound)
-    await reader.see(reader.page.locator(".held"), count=1)
+    await reader.hold(file("a.wav", "audio/wav", b"RIFF"))
     await reader.ask("too much")
     async with reader.page.expect_download() as download:
         await reader.choose("Export as JSON")
@@ -258,9 +247,7 @@ async def test_what_is_exported_can_be_imported_elsewhere(reader, open_page, llm
     assert "## You\n\nand more\n\n## Assistant\n\nYou said: and more" in text
     assert text.endswith("too much\n\n## Assistant\n\nI must not.")
     other = await open_page()
-    await other.page.locator("#backup").set_input_files(
-        {"name": "x.json", "mimeType": "application/json", "buffer": path.read_bytes()}
-    )
+    await other.restore(path.read_bytes())
     await other.see(other.questions, ["tell me", "and more", "too much"])
     await other.see(other.page.locator(".said .chip"), "Sound")
     await other.see(other.answers, ["Told.", "You said: and more", "I must not."])
@@ -271,16 +258,14 @@ async def test_what_is_exported_can_be_imported_elsewhere(reader, open_page, llm
     await other.press("Previous version", other.turns.first)
     await other.see(other.answers, ["Told.", "You said: and more", "I must not."])
     await other.ask("go on")
-    asked = [message["content"] for message in llm.asked[-1]]
+    asked = [message["content"] for message in llm.bodies[-1]["messages"]]
     assert asked[-3][0] == {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}
     assert asked[-2:] == ["I must not.", "go on"]
 
 
 async def test_a_file_that_holds_no_conversations_is_said_to(reader):
     for body in (b"nonsense", b"{}", b'{"format": "chatbot conversations", "conversations": [{}]}'):
-        await reader.page.locator("#backup").set_input_files(
-            {"name": "x.json", "mimeType": "application/json", "buffer": body}
-        )
+        await reader.restore(body)
         await reader.see_part(reader.page.locator(".toast").last, "This file holds no conversations")
 
 

@@ -7,9 +7,7 @@ import pytest
 TABLE = "| name | value | what it is |\n|---|--:|---|\n" + "| alpha | 123 | a row with `code` |\n" * 12
 PROSE = "A line of **text** with `code`, a [link](https://a.example/b) and more words, as models write.\n\n"
 CODE = "```py\n" + "    return value[0] + other * 42  # the answer\n" * 30 + "```\n\n"
-ITEMS = (
-    "".join(f"{number}. an item with **bold** text\n   - and one below\n" for number in range(1, 12)) + "\n"
-)
+ITEMS = "".join(f"{n}. an item with **bold** text\n   - and one below\n" for n in range(1, 12)) + "\n"
 LONG = {
     "paragraphs": PROSE * 1000,
     "everything": (PROSE * 3 + CODE + TABLE + "\n" + ITEMS + "The sum is $a_1 + a_2$.\n\n") * 38,
@@ -46,8 +44,7 @@ async def test_100_000_characters_stream_in_without_a_stutter(reader, llm, kind)
     over = sorted(round(task) for task in tasks)
     print(f"{kind}: {len(over)} long tasks {over[-5:]}, {redrawn} characters drawn again")
     assert redrawn < 3 * len(text), "the whole is drawn anew, again and again"
-    below = "scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight"
-    await reader.until(f"{below} < 5")
+    await reader.see_end()
 
 
 async def test_what_is_above_the_reader_stands_still_while_an_answer_comes(reader, llm):
@@ -91,9 +88,7 @@ async def test_the_page_can_be_typed_into_at_once(open_page):
     listed = "[...document.querySelectorAll('[href], script')].map((node) => node.src ?? node.href)"
     read, known = await reader.page.evaluate(f"[{before}.map(({{ name }}) => name), {listed}]")
     print("ms to typing:", await reader.page.evaluate(ready), "of", len(read), "files")
-    found_late = {
-        name for name in set(read) - set(known) if "/vendor/" not in name
-    }  # nothing waits for those
+    found_late = {name for name in {*read} - {*known} if "/vendor/" not in name}  # nothing waits for those
     assert read
     assert not found_late, "they were found only when another had been read"
 

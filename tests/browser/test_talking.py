@@ -4,41 +4,32 @@ from __future__ import annotations
 
 import pytest
 
-STOP = "Stop the answer"
-
 
 async def test_an_answer_appears_as_it_comes(reader, llm):
     answer = llm.answers("tell me")
     await reader.send("tell me")
     await reader.see(reader.questions, "tell me")
     await answer.asked.wait()
-    for text in ("One", "One two", "One two three"):
-        answer.say(text.rpartition(" ")[2] if " " not in text else " " + text.rpartition(" ")[2])
-        await reader.see(reader.answers, text)
+    text = ""
+    for piece in ("One", " two", " three"):
+        answer.say(piece)
+        await reader.see(reader.answers, text := text + piece)
     assert await reader.done.count() == 0
     answer.finish()
     await reader.see(reader.done, count=1)
 
 
-async def test_stopping_keeps_what_was_written(reader, llm, server):
+@pytest.mark.parametrize("how", ["button", "key"])
+async def test_stopping_keeps_what_was_written(reader, llm, server, how):
     answer = llm.answers("a long story").say("Once upon a time")
     await reader.send("a long story")
     await reader.see(reader.answers, "Once upon a time")
-    await reader.press(STOP)
+    await (reader.press("Stop the answer") if how == "button" else reader.box.press("Escape"))
     await answer.left.wait()
     await reader.see(reader.done.locator(".note"), "Stopped")
     await reader.see(reader.answers, "Once upon a time")
     assert (await server.history(reader.session()))[1] == ("assistant", "Once upon a time")
     await reader.refresh()
-    await reader.see(reader.done.locator(".note"), "Stopped")
-
-
-async def test_escape_stops_the_answer_too(reader, llm):
-    answer = llm.answers("another long story").say("Once")
-    await reader.send("another long story")
-    await reader.see(reader.answers, "Once")
-    await reader.box.press("Escape")
-    await answer.left.wait()
     await reader.see(reader.done.locator(".note"), "Stopped")
 
 
@@ -51,7 +42,7 @@ async def test_stopping_before_the_first_word_keeps_the_question(open_page, own_
     answer = llm.answers(question)
     await reader.send(question)
     await answer.asked.wait()
-    await reader.press(STOP)
+    await reader.press("Stop the answer")
     await answer.left.wait()
     await reader.see_part(reader.failure, "Stopped before the first word.")
     assert await server.history(reader.session()) == []
@@ -135,18 +126,13 @@ async def test_question_answer_and_code_are_copied_as_they_were_written(open_pag
     llm.answers("some `code`?").say(source).finish()
     await reader.ask("some `code`?")
     await reader.stop_clock()
-    pasted = "navigator.clipboard.readText()"
-    await reader.press("Copy", reader.page.locator(".user"))
-    await reader.see(reader.page.locator(".user").get_by_role("button", name="Copied"))
-    assert await reader.page.evaluate(pasted) == "some `code`?"
-    await reader.press("Copy", reader.page.locator(".reply > .acts"))
-    await reader.see(reader.page.locator(".reply > .acts").get_by_role("button", name="Copied"))
-    assert await reader.page.evaluate(pasted) == source
-    await reader.press("Copy", reader.page.locator(".code"))
-    await reader.see(reader.page.locator(".code").get_by_role("button", name="Copied"))
-    assert await reader.page.evaluate(pasted) == "if x:\n    y()"
+    for place, text in ((".user", "some `code`?"), (".reply > .acts", source), (".code", "if x:\n    y()")):
+        box = reader.page.locator(place)
+        await reader.press("Copy", box)
+        await reader.see(box.get_by_role("button", name="Copied"))
+        assert await reader.page.evaluate("navigator.clipboard.readText()") == text
     await reader.page.clock.run_for(2000)
-    await reader.see(reader.page.locator(".code").get_by_role("button", name="Copy"))
+    await reader.see(box.get_by_role("button", name="Copy"))
 
 
 async def test_copying_works_where_there_is_no_clipboard_api(open_page):

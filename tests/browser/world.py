@@ -3,143 +3,110 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
-import socket
-import sys
+import signal
 from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import aiohttp
-from aiohttp import web
 
-ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from tests.tools import scripted_llm
+from tests.tools.processes import ROOT, free_port, start_chatbot
+from tests.tools.scripted_llm import DONE, END, SSE_HEAD, Close, Exchange, Gate, Step, delta, http_chunk
 
 
 class Answer:
     """One answer of the LLM, written by the test piece by piece."""
 
-    def __init__(self, question: str) -> None:
-        self.question = question
+    def __init__(self) -> None:
         self.asked = asyncio.Event()  # the LLM has been asked
-        self.left = asyncio.Event()  # whoever asked has closed the connection
-        self.messages: list[dict[str, str]] = []
-        self._steps: asyncio.Queue[tuple] = asyncio.Queue()
+        self._exchange: Exchange | None = None
+        self._head = SSE_HEAD
+        self._steps: deque[Step] = deque()
+        self._more = Gate()
+        self._is_whole = False
+
+    @property
+    def left(self) -> asyncio.Event:
+        """Whoever asked has closed the connection."""
+        assert self._exchange, "the LLM has not been asked"
+        return self._exchange.gone
 
     def say(self, *pieces: str) -> Answer:
-        for piece in pieces:
-            self._steps.put_nowait(("say", piece))
-        return self
+        return self._stream(*map(delta, pieces))
 
     def delta(self, **fields: object) -> Answer:
         """Anything else that a model streams: reasoning_content, refusal, tool_calls."""
-        self._steps.put_nowait(("delta", fields))
-        return self
+        return self._stream(delta(**fields))
 
     def finish(self, reason: str = "stop", usage: dict[str, object] | None = None) -> Answer:
-        self._steps.put_nowait(("finish", reason, usage))
-        return self
+        counted = b"data: %b\n\n" % json.dumps({"id": "c1", "choices": [], "usage": usage}).encode()
+        self._is_whole = True
+        return self._stream(delta(finish=reason), *([counted] if usage else ()), DONE)._add(END)
 
-    def refuse(
-        self, status: int, message: str, headers: dict[str, str] | None = None, **error: str
-    ) -> Answer:
-        self._steps.put_nowait(("refuse", status, {"error": {"message": message, **error}}, headers))
-        return self
+    def refuse(self, status: int, message: str, headers: str = "", **error: str) -> Answer:
+        body = {"error": {"message": message, **error}}
+        self._is_whole = True
+        return self._add(*scripted_llm.answer(f"{status} Refused", body, headers))
 
     def break_off(self) -> Answer:
-        self._steps.put_nowait(("break", None))
+        return self._add(Close)
+
+    def _stream(self, *events: bytes) -> Answer:
+        head, self._head = self._head, b""
+        return self._add(head + b"".join(map(http_chunk, events)))
+
+    def _add(self, *steps: Step) -> Answer:
+        self._steps += steps
+        self._more.open()
         return self
 
-    async def play(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        try:
-            while True:
-                kind, *details = await self._steps.get()
-                if kind == "refuse":
-                    status, body, headers = details
-                    return web.json_response(body, status=status, headers=headers)
-                if not response.prepared:
-                    await response.prepare(request)
-                if kind == "break":
-                    request.transport.abort()
-                    return response
-                if kind == "say":
-                    await response.write(chunk({"content": details[0]}))
-                if kind == "delta":
-                    await response.write(chunk(details[0]))
-                if kind == "finish":
-                    reason, usage = details
-                    await response.write(chunk({}, reason, usage) + b"data: [DONE]\n\n")
-                    return response
-        except (asyncio.CancelledError, ConnectionError):
-            self.left.set()
-            raise
+    def play(self, exchange: Exchange) -> Iterator[Step]:
+        """Each step as soon as the test has made it."""
+        self._exchange = exchange
+        self.asked.set()
+        while self._steps or not self._is_whole:
+            if not self._steps:
+                self._more = Gate()
+            yield self._steps.popleft() if self._steps else self._more
 
 
-def chunk(delta: dict, finish_reason: str | None = None, usage: dict | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    frame = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
-    frame |= {"usage": usage} if usage else {}
-    return f"data: {json.dumps(frame)}\n\n".encode()
-
-
-class ScriptedLLM:
-    """An OpenAI-compatible server that answers each question with what the test has prepared for it."""
+class ScriptedLLM(scripted_llm.ScriptedLLM):
+    """Answers each question with what the test has prepared for it, or with "You said: ..."."""
 
     def __init__(self) -> None:
-        self.asked: list[list[dict[str, str]]] = []
-        self.bodies: list[dict[str, object]] = []
+        super().__init__()
+        models = [{"id": name, "object": "model"} for name in ("m", "large-model")]
+        self.models = scripted_llm.answer(body={"object": "list", "data": models})
+        self.script = self._script
         self._answers: defaultdict[str, deque[Answer]] = defaultdict(deque)
-        app = web.Application(client_max_size=2**24)
-        app.router.add_post("/v1/chat/completions", self._complete)
-        app.router.add_get("/v1/models", self._models)
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+
+    @property
+    def bodies(self) -> list[Any]:
+        """What it was asked."""
+        return [exchange.body for exchange in self.exchanges]
 
     def answers(self, question: str) -> Answer:
         """The answer that the next asker of `question` will be given."""
-        answer = Answer(question)
-        self._answers[question].append(answer)
+        self._answers[question].append(answer := Answer())
         return answer
 
     def times_asked(self, question: str) -> int:
-        return sum(messages[-1]["content"] == question for messages in self.asked)
+        return sum(body["messages"][-1]["content"] == question for body in self.bodies)
 
-    async def start(self) -> str:
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-
-    async def stop(self) -> None:
-        await self._runner.cleanup()
-
-    async def _models(self, request: web.Request) -> web.Response:
-        models = [{"id": name, "object": "model"} for name in ("m", "large-model")]
-        return web.json_response({"object": "list", "data": models})
-
-    async def _complete(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        messages = body["messages"]
-        content = messages[-1]["content"]
+    def _script(self, body: Any) -> Iterator[Step]:
+        content = body["messages"][-1]["content"]
         question = content if isinstance(content, str) else content[-1].get("text", "")
-        self.bodies.append(body)
-        self.asked.append(messages)
+        prepared, said = self._answers[question], f"You said: {question}"
         if not body.get("stream"):
-            message = {"role": "assistant", "content": f"You said: {question}"}
-            return web.json_response({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
-        if self._answers[question]:
-            answer = self._answers[question].popleft()
+            yield from scripted_llm.answer(body=scripted_llm.completion(said))
         else:
-            answer = Answer(question).say(f"You said: {question}").finish()
-        answer.messages = messages
-        answer.asked.set()
-        return await answer.play(request)
+            answer = prepared.popleft() if prepared else Answer().say(said).finish()
+            yield from answer.play(next(one for one in self.exchanges if one.body is body))
 
 
 class Server:
@@ -149,33 +116,19 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._directory = directory
-        self._environment = {
-            **{name: os.environ[name] for name in ("PATH", "HOME", "SYSTEMROOT") if name in os.environ},
-            "PYTHONPATH": str(ROOT),
-            "LLM_SERVER_URL": llm_url,
-            "PORT": str(self.port),
-            "LOG_LEVEL": "WARNING",
-            **environment,
-        }
-        self._process: asyncio.subprocess.Process | None = None
+        self._environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment}
+        self._environment |= {"LLM_SERVER_URL": llm_url, "PORT": str(self.port)}
+        self._running = ExitStack()
 
     async def start(self) -> Server:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "chatbot", cwd=self._directory, env=self._environment
-        )
-        async with asyncio.timeout(60), aiohttp.ClientSession() as client:
-            while True:
-                with contextlib.suppress(aiohttp.ClientError):
-                    async with client.get(f"{self.url}/api/health"):
-                        return self
-                assert self._process.returncode is None, "the server ended while it was starting"
-                await asyncio.sleep(0.05)
+        starting = start_chatbot(env=self._environment, cwd=self._directory)
+        self._process = await asyncio.to_thread(self._running.enter_context, starting)
+        return self
 
     async def stop(self, *, kill: bool = False) -> None:
-        process, self._process = self._process, None
-        if process:
-            (process.kill if kill else process.terminate)()
-            await process.wait()
+        if not kill:
+            await asyncio.to_thread(self._process.end, signal.SIGTERM)
+        self._running.close()
 
     async def call(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, dict]:
         """What another client of the same server would see."""
@@ -201,7 +154,6 @@ class Line:
         self._to = port
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
-        self._swallow = False
 
     async def open(self) -> Line:
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
