@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,13 +14,11 @@ from typing import Any
 
 import aiohttp
 
-from tests.deploy.recipes import adapted, find_program, written
-from tests.deploy.test_nginx import MAIN
+from tests.deploy.recipes import adapted, find_program, nginx, written
 from tests.tools.processes import ROOT, Process, free_port, start_chatbot
 from tests.tools.scripted_llm import Step, reply
 from tests.tools.server import Stream
 
-RANGES = {"one": "00-7f", "two": "80-ff"}
 PROXIES = ("haproxy", "nginx")
 KEY = "key-of-the-farm"
 Answer = tuple[int, Any, dict[str, str]]
@@ -37,12 +36,15 @@ class Farm:
     port: int = field(default_factory=free_port)
     processes: dict[str, Process] = field(default_factory=dict)
     proxy: Process | None = None
+    ranges: dict[str, str] = field(default_factory=lambda: {"one": "00-7f", "two": "80-ff"})
+    slots: Path = ROOT / "deploy/slots.map"
+    more_backends: str = ""
 
     def start(self, name: str) -> Process:
         """Starts a process, or starts it again on its port and its database."""
         port = self.processes[name].port if name in self.processes else 0
         database = f"sqlite:///{self.folder}/{name}.db"
-        own = {"SESSION_ID_RANGE": RANGES[name], "DATABASE_URL": database}
+        own = {"SESSION_ID_RANGE": self.ranges[name], "DATABASE_URL": database}
         process = self.stack.enter_context(start_chatbot("--port", str(port), env=self.env | own))
         self.processes[name] = process
         return process
@@ -50,25 +52,24 @@ class Farm:
     def start_proxy(self) -> None:
         """Starts the proxy with its recipe."""
         ports = {"8081": self.processes["one"].port, "8082": self.processes["two"].port}
-        at = {f"127.0.0.1:{port}": f"127.0.0.1:{real}" for port, real in ports.items()}
-        if self.kind == "haproxy":
-            slots = str(ROOT / "deploy/slots.map")
-            changes = {"bind :80": f"bind 127.0.0.1:{self.port}", "/etc/haproxy/slots.map": slots}
-            changes["wait-for-body time 30s"] = "wait-for-body time 1s"
-            config = written(self.folder / "haproxy.cfg", adapted("haproxy.cfg", at | changes))
-            command = [find_program("haproxy"), "-f", config]
-            self.proxy = self.stack.enter_context(Process(command, env=os.environ))
+        changes = {f"127.0.0.1:{port}": f"127.0.0.1:{real}" for port, real in ports.items()}
+        if self.kind == "nginx":
+            changes["listen 80"] = f"listen 127.0.0.1:{self.port}"
+            self.proxy = self.stack.enter_context(nginx(self.folder, "nginx-many.conf", changes))
             return
-        changes = {
-            "listen 80": f"listen 127.0.0.1:{self.port}",
-            "/var/log/nginx/chatbot.log": f"{self.folder}/access.log",
-            "/var/log/nginx/chatbot.error.log crit": "stderr warn",
-        }
-        written(self.folder / "chatbot.conf", adapted("nginx-many.conf", at | changes))
-        user = "user root;" if os.geteuid() == 0 else ""
-        main = written(self.folder / "nginx.conf", MAIN.format(folder=self.folder, user=user))
-        command = [find_program("nginx"), "-e", "stderr", "-c", main]
-        self.proxy = self.stack.enter_context(Process(command, env=os.environ))
+        changes |= {"bind :80": f"bind 127.0.0.1:{self.port}", "/etc/haproxy/slots.map": str(self.slots)}
+        changes["wait-for-body time 30s"] = "wait-for-body time 1s"
+        config = written(self.folder / "haproxy.cfg", adapted("haproxy.cfg", changes) + self.more_backends)
+        self.proxy = self.stack.enter_context(
+            Process([find_program("haproxy"), "-f", config], env=os.environ)
+        )
+
+    async def restart_proxy(self) -> None:
+        """Ends the proxy and starts it again."""
+        assert self.proxy
+        self.proxy.end(signal.SIGTERM)
+        self.start_proxy()
+        await self.listens()
 
     async def call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, port: int = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.processes import ROOT
+from tests.tools.processes import ROOT, Process
 from tests.tools.scripted_llm import Gate, ScriptedLLM, reply
 from tests.tools.server import Stream
 
@@ -34,6 +34,35 @@ def adapted(name: str, changes: Mapping[str, str]) -> str:
 def written(path: Path, text: str) -> Path:
     path.write_text(text, "utf-8")
     return path
+
+
+NGINX = """
+{user}
+worker_processes 1;
+daemon off;
+pid {folder}/nginx.pid;
+error_log stderr notice;
+events {{ }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fcgi;
+    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    include {folder}/chatbot.conf;
+}}
+"""
+
+
+def nginx(folder: Path, recipe: str, changes: Mapping[str, str]) -> Process:
+    """Starts nginx with a recipe; its access log is `access.log`."""
+    program = find_program("nginx")
+    logs = {
+        "/var/log/nginx/chatbot.log": f"{folder}/access.log",
+        "/var/log/nginx/chatbot.error.log crit": "stderr warn",
+    }
+    written(folder / "chatbot.conf", adapted(recipe, {**changes, **logs}))
+    user = "user root;" if os.geteuid() == 0 else ""  # whose directory the test's is
+    main = written(folder / "nginx.conf", NGINX.format(folder=folder, user=user))
+    return Process([program, "-e", "stderr", "-c", main], env=os.environ)
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:

@@ -149,10 +149,7 @@ async def test_a_process_that_drains_is_still_reached(farm: Farm, llm: ScriptedL
 
 async def test_a_proxy_that_is_restarted_has_nothing_to_learn(farm: Farm) -> None:
     sessions = [await farm.session_of(name) for name in ("one", "two") * 3]
-    assert farm.proxy
-    farm.proxy.end(signal.SIGTERM)
-    farm.start_proxy()
-    await farm.listens()
+    await farm.restart_proxy()
     for session_id in sessions:
         assert (await farm.call("GET", f"/api/sessions/{session_id}"))[0] == 200
 

@@ -24,16 +24,12 @@ FUNCTIONS = {"sum", "min", "rate", "increase", "histogram_quantile", "predict_li
 DASHBOARD = ROOT / "deploy/grafana.json"
 ALERTS = ROOT / "deploy/alerts.yaml"
 
-Found = Mapping[str, set[str]]
-
 
 def expressions() -> list[str]:
     """All that the dashboard and the alerts ask Prometheus for."""
     dashboard = json.loads(DASHBOARD.read_text("utf-8"))
     found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    found += [
-        variable["query"] for variable in dashboard["templating"]["list"] if variable["name"] != "source"
-    ]
+    found += [one["query"] for one in dashboard["templating"]["list"] if one["name"] != "source"]
     rules = yaml.safe_load(ALERTS.read_text("utf-8"))["groups"][0]["rules"]
     return found + [rule["expr"] for rule in rules]
 
@@ -44,8 +40,15 @@ def words(expression: str) -> set[str]:
     return set(re.findall(r"(?<![\w.])[a-z_]\w*", bare)) - FUNCTIONS
 
 
-async def run_for_real(server: Running, llm: ScriptedLLM, clock: Clock) -> str:
-    """Has replies made, one of which fails, and the event loop watched once; returns /metrics."""
+async def metrics(server: Running) -> str:
+    async with server.http.get(f"{server.url}/metrics") as response:
+        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        return await response.text()
+
+
+@pytest.fixture
+async def text(server: Running, llm: ScriptedLLM, clock: Clock) -> str:
+    """/metrics after some replies, one of which failed, and after the event loop was watched once."""
     session = await server.session()
     await server.chat(session)
     counted = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2}}\n\n'
@@ -60,18 +63,7 @@ async def run_for_real(server: Running, llm: ScriptedLLM, clock: Clock) -> str:
     return await metrics(server)
 
 
-async def metrics(server: Running) -> str:
-    async with server.http.get(f"{server.url}/metrics") as response:
-        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-        return await response.text()
-
-
-@pytest.fixture
-async def text(server: Running, llm: ScriptedLLM, clock: Clock) -> str:
-    return await run_for_real(server, llm, clock)
-
-
-def names(text: str) -> Found:
+def names(text: str) -> Mapping[str, set[str]]:
     """Each name of a sample, with its labels."""
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):

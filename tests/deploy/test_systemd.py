@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from chatbot.config import Config
 from tests.deploy.recipes import adapted, find_program, written
 from tests.tools.processes import ROOT, Process, start_chatbot
@@ -31,11 +33,6 @@ def values(name: str) -> list[str]:
 def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [find_program("systemd-analyze"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
-    verdict = analyze("verify", "--recursive-errors=no", unit_for_here(tmp_path))
-    assert (verdict.returncode, verdict.stderr) == (0, "")
 
 
 def test_systemd_calls_the_unit_well_protected(tmp_path: Path) -> None:
@@ -88,11 +85,12 @@ def drop_in() -> str:
     return "\n".join([*lines, ""])
 
 
-def test_systemd_finds_no_fault_with_keys_as_credentials(tmp_path: Path) -> None:
-    unit = unit_for_here(tmp_path)
-    (tmp_path / "chatbot.service.d").mkdir()
-    written(tmp_path / "chatbot.service.d/keys.conf", drop_in())
-    verdict = analyze("verify", "--recursive-errors=no", unit)
+@pytest.mark.parametrize("keys_are_credentials", [False, True])
+def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path, keys_are_credentials: bool) -> None:
+    if keys_are_credentials:
+        (tmp_path / "chatbot.service.d").mkdir()
+        written(tmp_path / "chatbot.service.d/keys.conf", drop_in())
+    verdict = analyze("verify", "--recursive-errors=no", unit_for_here(tmp_path))
     assert (verdict.returncode, verdict.stderr) == (0, "")
 
 
