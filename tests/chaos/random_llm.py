@@ -83,14 +83,13 @@ def chunks(question: str, rng: random.Random) -> list[bytes]:
             tagged = tagged[cut:]
     for kind, letters, call, head in pieces:
         if kind == "call":
-            function = {"arguments": letters} | ({"name": head[1]} if head else {})
-            part = {"index": call, "function": function} | (
-                {"id": head[0], "type": "function"} if head else {}
-            )
+            part: dict[str, Any] = {"index": call, "function": {"arguments": letters}}
+            if head:
+                part |= {"id": head[0], "type": "function"}
+                part["function"]["name"] = head[1]
             found.append(delta(tool_calls=[part]))
         elif kind != "tag":
-            field = "content" if kind == "text" else "reasoning_content"
-            found.append(delta(**{"text" if field == "content" else field: letters}))
+            found.append(delta(letters) if kind == "text" else delta(reasoning_content=letters))
     return found
 
 

@@ -14,11 +14,7 @@ from tests.tools.raw import RawClient
 from tests.tools.server import Event, Running, Stream, until
 
 FAILURES = {
-    "llm_error",
-    "llm_unavailable",
-    "llm_rate_limited",
-    "llm_timeout",
-    "llm_rejected",
+    *("llm_error", "llm_unavailable", "llm_rate_limited", "llm_timeout", "llm_rejected"),
     "context_too_long",
 }
 
@@ -153,9 +149,8 @@ class Visitor:
 
     async def _ask_whole(self, ask: Ask) -> None:
         asking = asyncio.create_task(self._server.call("POST", "/api/chat", ask.body, ask.headers))
-        if (
-            self._rng.random() < 0.3
-        ):  # it goes when the server has its question: then it is known when all is over
+        if self._rng.random() < 0.3:
+            # It goes when the server has its question: then it is known when all is over.
             await until(lambda: asking.done() or self._is_running(ask))
             asking.cancel()
             self._leave_for_good(ask)
