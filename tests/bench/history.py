@@ -58,9 +58,4 @@ async def measure(chatbot: Process, path: str, times: int) -> Sample:
         took.append(time.monotonic_ns() - sent)
     spent = chatbot.cpu_ns() - spent
     client.close()
-    return {
-        "p50": ms(took, 0.5),
-        "p99": ms(took, 0.99),
-        "cpu": spent / times / 1e6,
-        "kb": size / 1e3,
-    }
+    return {"p50": ms(took, 0.5), "p99": ms(took, 0.99), "cpu": spent / times / 1e6, "kb": size / 1e3}

@@ -20,13 +20,8 @@ from tests.tools.scripted_llm import ScriptedLLM
 async def farm(request: pytest.FixtureRequest, llm: ScriptedLLM, tmp_path: Path) -> AsyncIterator[Farm]:
     find_program(request.param)
     llm.script = count_the_messages
-    settings = {
-        "LLM_SERVER_URL": llm.url,
-        "LLM_MODEL": "test-model",
-        "MAX_CONTEXT_MESSAGES": "100",
-        "API_KEYS": KEY,
-    }
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **settings}
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LLM_SERVER_URL": llm.url}
+    env |= {"LLM_MODEL": "test-model", "MAX_CONTEXT_MESSAGES": "100", "API_KEYS": KEY}
     with ExitStack() as stack:
         key, connector = {"Authorization": f"Bearer {KEY}"}, aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, headers=key) as http:

@@ -93,12 +93,6 @@ def test_calls_that_were_not_whole_before_are_done_at_the_end(
     assert replay(source) == events
 
 
-def test_one_call_is_done_before_the_next_begins():
-    events, _ = play([[call(0, '{"a":1}', "f")], [call(1, '{"b":2}', "g")]], "tool_calls")
-    items = [name for name in types(events) if name.startswith("output_item")]
-    assert items == ["output_item.added", "output_item.done"] * 2
-
-
 @pytest.mark.parametrize(
     ("finish", "last", "status", "reason"),
     [
