@@ -6,6 +6,8 @@ import asyncio
 import re
 from datetime import datetime, timedelta
 
+from tests.browser.world import Answer, ScriptedLLM
+
 HANGS = 60_000  # milliseconds, after which a busy machine too is taken to wait in vain
 WATCH_POLICY = """
 addEventListener('securitypolicyviolation', (event) => console.error(`CSP: ${event.violatedDirective}`));
@@ -89,6 +91,16 @@ class Reader:
         before = await self.done.count()
         await self.send(text)
         await self.see(self.done, count=before + 1)
+
+    async def begin(self, llm: ScriptedLLM, question: str, said: str = "") -> Answer:
+        """Asks; waits until the LLM has been asked, and until so much of its answer is seen."""
+        answer = llm.answers(question)
+        await self.send(question)
+        await answer.asked.wait()
+        if said:
+            answer.say(said)
+            await self.see(self.answers.last, said)
+        return answer
 
     async def press(self, name: str, within: object = None) -> None:
         await (within or self.page).get_by_role("button", name=name, exact=True).last.click()

@@ -29,9 +29,7 @@ async def test_a_conversation_that_another_client_is_using_is_shown_and_the_mess
 
 
 async def test_a_conversation_deleted_elsewhere_is_said_to_be_gone(reader, server, llm):
-    llm.answers("delete from elsewhere").say("Hm")
-    await reader.send("delete from elsewhere")
-    await reader.see(reader.answers, "Hm")
+    await reader.begin(llm, "delete from elsewhere", "Hm")
     assert (await server.call("DELETE", f"/sessions/{reader.session()}"))[0] == 204
     await reader.see_part(reader.failure, "The server no longer has this conversation")
     await reader.see_value(reader.box, "delete from elsewhere")

@@ -14,9 +14,7 @@ async def test_an_interrupted_answer_goes_on_from_the_very_character(open_page, 
     reader = await open_page(line.url)
     reader.expects("ERR_")
     question = f"interrupt me {line.port}"
-    answer = llm.answers(question).say(TEXT)
-    await reader.send(question)
-    await reader.see(reader.answers, TEXT)
+    answer = await reader.begin(llm, question, TEXT)
     for number in range(3):
         address = reader.page.url
         if how == "the line is cut":
@@ -41,9 +39,7 @@ async def test_a_line_that_breaks_before_the_first_word_sends_again_with_the_sam
     await reader.ask("hello")
     keys = []
     reader.page.on("request", lambda request: keys.append(request.headers.get("idempotency-key")))
-    answer = llm.answers("slow to begin")
-    await reader.send("slow to begin")
-    await answer.asked.wait()
+    answer = await reader.begin(llm, "slow to begin")
     # Not cut alone: the browser itself repeats a request whose connection died, and the page would not know.
     await line.close()
     await reader.see(reader.turns.locator(".note").last, "The server cannot be reached. Trying again…")
@@ -58,9 +54,7 @@ async def test_a_line_that_breaks_before_the_first_word_sends_again_with_the_sam
 
 
 async def test_a_page_refreshed_before_the_first_word_finds_the_answer(reader, llm):
-    answer = llm.answers("refreshed early")
-    await reader.send("refreshed early")
-    await answer.asked.wait()
+    answer = await reader.begin(llm, "refreshed early")
     await reader.refresh()
     await reader.see(reader.questions, "refreshed early")
     answer.say("Here I am").finish()
@@ -86,9 +80,7 @@ async def test_a_message_that_never_arrived_is_sent_after_a_refresh(reader, llm,
 
 async def test_a_message_answered_while_the_page_was_away_is_shown_once(reader, llm):
     """Its key, kept in the tab, is the proof that it need not be asked again."""
-    answer = llm.answers("answered meanwhile").say("Soon")
-    await reader.send("answered meanwhile")
-    await reader.see(reader.answers, "Soon")
+    answer = await reader.begin(llm, "answered meanwhile", "Soon")
     address = reader.page.url
     await reader.page.goto("about:blank")
     answer.finish()
@@ -126,9 +118,7 @@ async def test_two_tabs_show_the_same_answer_as_it_comes(reader, llm):
 
 
 async def test_an_answer_goes_on_while_another_conversation_is_looked_at(reader, llm):
-    answer = llm.answers("in the background").say("Beginning, ")
-    await reader.send("in the background")
-    await reader.see(reader.answers, "Beginning, ")
+    answer = await reader.begin(llm, "in the background", "Beginning, ")
     await reader.page.get_by_role("link", name="New conversation").click()
     await reader.see(reader.page.locator("nav a[data-busy]"), "in the background")
     await reader.ask("in front")
@@ -171,9 +161,7 @@ async def test_what_could_not_be_fetched_is_fetched_later(reader, llm, name):
 async def test_stopping_works_without_a_server(open_page, line, llm):
     reader = await open_page(line.url)
     reader.expects("ERR_")
-    llm.answers("stop offline").say("So far")
-    await reader.send("stop offline")
-    await reader.see(reader.answers, "So far")
+    await reader.begin(llm, "stop offline", "So far")
     await line.close()
     await reader.see(reader.turns.locator(".note"), "The server cannot be reached. Trying again…")
     await reader.press("Stop the answer")
@@ -196,7 +184,8 @@ async def test_a_page_opened_while_the_server_is_away_finds_it_by_itself(open_pa
     await reader.see_gone(reader.failure)
 
 
-async def test_a_restarted_server_that_lost_the_conversation_is_said_plainly(open_page, own_server):
+@pytest.mark.parametrize("how", ["button", "key"])
+async def test_a_restarted_server_that_lost_the_conversation_is_said_plainly(open_page, own_server, how):
     server = await own_server()
     reader = await open_page(server.url)
     reader.expects("404", "ERR_")
@@ -208,34 +197,21 @@ async def test_a_restarted_server_that_lost_the_conversation_is_said_plainly(ope
     await reader.see_part(reader.failure, "The server no longer has this conversation")
     await reader.see_value(reader.box, "what did I say? It was long to type.")
     await reader.see(reader.answers, ["You said: remember this"])
-    await reader.press("Start a new conversation")
-    await reader.see(reader.turns, count=0)
-    await reader.see_value(reader.box, "what did I say? It was long to type.")
-    await reader.see(reader.held, count=1)
+    if how == "button":
+        await reader.press("Start a new conversation")
+        await reader.see(reader.turns, count=0)
+        await reader.see_value(reader.box, "what did I say? It was long to type.")
+        await reader.see(reader.held, count=1)
     await reader.box.press("Enter")
     await reader.see(reader.answers, ["You said: what did I say? It was long to type."])
     await reader.see(reader.listed, ["what did I say? It was long to type."])
-
-
-async def test_sending_from_a_lost_conversation_starts_a_new_one(reader, server):
-    reader.expects("404")
-    await reader.ask("before the end")
-    await server.call("DELETE", f"/sessions/{reader.session()}")
-    await reader.send("after the end")
-    await reader.see_value(reader.box, "after the end")
-    await reader.box.press("Enter")
-    await reader.see(reader.answers, ["You said: after the end"])
-    await reader.see(reader.questions, ["after the end"])
-    await reader.see(reader.listed, ["after the end"])
 
 
 async def test_an_answer_that_a_restart_interrupted_is_kept_on_a_file_database(open_page, own_server, llm):
     server = await own_server(DATABASE_URL="sqlite:///chat.db", SHUTDOWN_GRACE_SECONDS="0")
     reader = await open_page(server.url)
     reader.expects("ERR_", "503")
-    llm.answers("restart in the middle").say("As far as I got")
-    await reader.send("restart in the middle")
-    await reader.see(reader.answers, "As far as I got")
+    await reader.begin(llm, "restart in the middle", "As far as I got")
     await server.stop()
     await reader.see(reader.turns.locator(".note"), "The server cannot be reached. Trying again…")
     await server.start()
@@ -249,9 +225,7 @@ async def test_an_answer_that_a_crash_took_along_can_be_asked_for_again(open_pag
     server = await own_server(DATABASE_URL="sqlite:///chat.db")
     reader = await open_page(server.url)
     reader.expects("ERR_", "404")
-    llm.answers("crash in the middle").say("Gone soon")
-    await reader.send("crash in the middle")
-    await reader.see(reader.answers, "Gone soon")
+    await reader.begin(llm, "crash in the middle", "Gone soon")
     await server.stop(kill=True)
     await server.start()
     await reader.see_part(reader.failure, "The answer was lost on the way. Try again.")
@@ -264,9 +238,7 @@ async def test_a_silent_line_is_given_up_and_taken_up_again(reader, llm):
     """A phone that slept holds a connection that says nothing and never ends; only a clock can tell."""
     await reader.page.clock.install()
     await reader.refresh()
-    answer = llm.answers("sleep").say("Before ")
-    await reader.send("sleep")
-    await reader.see(reader.answers, "Before ")
+    answer = await reader.begin(llm, "sleep", "Before ")
     resumed = []
     reader.page.on("request", lambda request: resumed.append(request.headers.get("last-event-id")))
     await reader.page.clock.run_for(46_000)

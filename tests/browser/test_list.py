@@ -78,9 +78,7 @@ async def test_what_was_deleted_when_the_page_was_left_is_deleted_when_it_is_ope
 
 
 async def test_deleting_a_conversation_that_is_being_answered_stops_the_answer(reader, llm):
-    answer = llm.answers("delete me meanwhile").say("Some")
-    await reader.send("delete me meanwhile")
-    await reader.see(reader.answers, "Some")
+    answer = await reader.begin(llm, "delete me meanwhile", "Some")
     await reader.choose("Delete")
     await reader.see(reader.turns, count=0)
     await reader.refresh()

@@ -152,9 +152,7 @@ async def test_dark_and_light_follow_the_system(open_page):
 
 async def test_nothing_moves_for_a_reader_who_wants_no_motion(open_page, llm):
     reader = await open_page(reduced_motion="reduce", width=390)
-    answer = llm.answers("be calm")
-    await reader.send("be calm")
-    await answer.asked.wait()
+    answer = await reader.begin(llm, "be calm")
     moving = "document.getAnimations({ subtree: true }).length"
     assert await reader.page.evaluate(moving) == 0
     await reader.page.locator("#menu").click()
@@ -213,9 +211,7 @@ async def test_both_languages_say_the_same_things(reader):
 
 async def test_the_focus_stays_in_the_list_when_the_list_changes(reader, llm):
     await reader.ask("one conversation")
-    answer = llm.answers("still at work").say("Well, ")
-    await reader.send("still at work")
-    await reader.see(reader.answers.last, "Well, ")
+    answer = await reader.begin(llm, "still at work", "Well, ")
     await reader.listed.focus()
     answer.say("done").finish()
     await reader.see(reader.done, count=2)

@@ -31,9 +31,7 @@ WATCH = """() => {
 async def test_100_000_characters_stream_in_without_a_stutter(reader, llm, kind):
     text = LONG[kind]
     assert len(text) > 95_000
-    answer = llm.answers(f"long {kind}")
-    await reader.send(f"long {kind}")
-    await answer.asked.wait()
+    answer = await reader.begin(llm, f"long {kind}")
     await reader.page.evaluate(WATCH)
     for at in range(0, len(text), 40):
         answer.say(text[at : at + 40])

@@ -21,9 +21,7 @@ async def test_an_answer_appears_as_it_comes(reader, llm):
 
 @pytest.mark.parametrize("how", ["button", "key"])
 async def test_stopping_keeps_what_was_written(reader, llm, server, how):
-    answer = llm.answers("a long story").say("Once upon a time")
-    await reader.send("a long story")
-    await reader.see(reader.answers, "Once upon a time")
+    answer = await reader.begin(llm, "a long story", "Once upon a time")
     await (reader.press("Stop the answer") if how == "button" else reader.box.press("Escape"))
     await answer.left.wait()
     await reader.see(reader.done.locator(".note"), "Stopped")
@@ -39,9 +37,7 @@ async def test_stopping_before_the_first_word_keeps_the_question(open_page, own_
     reader = await open_page(server.url)
     reader.expects("409")
     question = f"nothing yet {heartbeat}"
-    answer = llm.answers(question)
-    await reader.send(question)
-    await answer.asked.wait()
+    answer = await reader.begin(llm, question)
     await reader.press("Stop the answer")
     await answer.left.wait()
     await reader.see_part(reader.failure, "Stopped before the first word.")
@@ -58,9 +54,7 @@ async def test_an_answer_cut_by_the_length_limit_says_so(reader, llm):
 
 
 async def test_a_question_asked_while_an_answer_runs_waits_and_is_sent_when_it_ends(reader, llm):
-    answer = llm.answers("first please").say("Well")
-    await reader.send("first please")
-    await reader.see(reader.answers, "Well")
+    answer = await reader.begin(llm, "first please", "Well")
     await reader.send("and then this")
     await reader.send("and this last")
     queued = reader.page.locator(".queued p")
@@ -77,10 +71,7 @@ async def test_a_question_asked_while_an_answer_runs_waits_and_is_sent_when_it_e
 @pytest.mark.parametrize("said", ["Once", ""], ids=["writing", "silent"])
 async def test_a_question_that_waits_can_be_sent_now_changed_or_taken_back(reader, llm, said):
     reader.expects("409")
-    answer = llm.answers("a very long story").say(said)
-    await reader.send("a very long story")
-    await answer.asked.wait()
-    await reader.see(reader.answers, said)
+    answer = (await reader.begin(llm, "a very long story", said)).say("")
     for text in ("one", "two", "three"):
         await reader.send(text)
     queued = reader.page.locator(".queued")
@@ -95,9 +86,7 @@ async def test_a_question_that_waits_can_be_sent_now_changed_or_taken_back(reade
 
 async def test_questions_that_waited_for_an_answer_that_failed_go_with_the_next(reader, llm):
     reader.expects("400")
-    answer = llm.answers("fails")
-    await reader.send("fails")
-    await answer.asked.wait()
+    answer = await reader.begin(llm, "fails")
     await reader.send("waits")
     answer.refuse(400, "no")
     await reader.see(reader.failure)

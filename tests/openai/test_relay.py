@@ -305,8 +305,8 @@ async def test_a_client_that_leaves_frees_the_llm_and_is_counted(door: Door, llm
         else:
             asking.cancel()
         await exchange.gone.wait()
-    while f'chatbot_replies_total{{end="cancelled"}} {number}' not in await metrics(door):
-        pass
+    await door.server.ended()
+    assert 'chatbot_replies_total{end="cancelled"} 2' in await metrics(door)
 
 
 async def metrics(door: Door) -> list[str]:
