@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-import aiohttp
-
-from tests.tools.server import Running
+from tests.tools.server import Running, Stream
 
 
 class Door:
@@ -57,24 +54,19 @@ class Door:
         return EventStream(await self.server.http.get(self.server.url + path))
 
 
-class EventStream:
-    """An open stream, read event by event."""
+class EventStream(Stream):
+    """An open stream, whose events are JSON up to [DONE]."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self.response = response
-        self.comments = 0
-        self.is_done = False
+    is_done = False
 
     async def event(self) -> Any:
         """The next event; None at the end."""
-        while line := await self.response.content.readline():
-            if line == b"data: [DONE]\n":
-                self.is_done = True
-            elif line.startswith(b"data: "):
-                assert not self.is_done
-                return json.loads(line[6:])
-            self.comments += line.startswith(b":")
-        return None
+        event = await super().event()
+        if event and event.data == "[DONE]":
+            self.is_done = True
+            event = await super().event()
+            assert event is None, "it came after [DONE]"
+        return event and event.json
 
     async def until(self, type_: str) -> Any:
         """The next event of a type."""
@@ -89,10 +81,6 @@ class EventStream:
             events.append(event)
         assert self.is_done, "the specification has [DONE] as the last of a stream, however it went"
         return events
-
-    def leave(self) -> None:
-        """Closes the connection in the middle."""
-        self.response.close()
 
 
 def text_of(response: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from chatbot.chat.reply_log import ReplyLog
@@ -17,16 +18,7 @@ MESSAGE = "01234567-89ab-7def-8123-456789abc000"
 RESPONSE = "resp_1b00112233445566778899aabbccddeeff"
 
 
-def text(content: str) -> Piece:
-    return Piece(TEXT, content)
-
-
-def reasoning(content: str) -> Piece:
-    return Piece(REASONING, content)
-
-
-def refusal(content: str) -> Piece:
-    return Piece(REFUSAL, content)
+text, reasoning, refusal = partial(Piece, TEXT), partial(Piece, REASONING), partial(Piece, REFUSAL)
 
 
 def call(number: int, arguments: str, name: str = "") -> Piece:

@@ -11,11 +11,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from chatbot.config import Config
 from tests.openai.clever_llm import clever
 from tests.openai.door import Door, text_of
-from tests.tools.processes import start_chatbot
+from tests.tools.processes import Process, start_chatbot
 from tests.tools.scripted_llm import Close, Gate, ScriptedLLM, answer, delta, events, reply
-from tests.tools.server import Clock, StartServer, until
+from tests.tools.server import Clock, Running, StartServer, until
 
 MANY = 1000
 """How many run at once; five thousand were tried."""
@@ -148,36 +149,27 @@ async def test_very_many_at_once(start: StartServer, llm: ScriptedLLM):
         assert (response["status"], text_of(response)) == ("completed", text)
 
 
-async def post(url: str, body: Any, **headers: str) -> Any:
-    async with (
-        aiohttp.ClientSession() as http,
-        http.post(f"{url}/v1/responses", json=body, headers=headers) as answer,
-    ):
-        assert answer.status == 200, await answer.text()
-        return await answer.json()
-
-
-async def get(url: str, path: str) -> Any:
-    async with aiohttp.ClientSession() as http, http.get(f"{url}/v1{path}") as answer:
-        return answer.status, await answer.json()
+def door_of(process: Process, http: aiohttp.ClientSession) -> Door:
+    return Door(Running(None, http, Config(), f"http://127.0.0.1:{process.port}"))
 
 
 async def test_after_a_kill_all_that_was_acknowledged_is_there(llm: ScriptedLLM, tmp_path: Path):
     llm.script = clever
     env = {"DATABASE_URL": f"sqlite:///{tmp_path}/chat.db", "LLM_SERVER_URL": llm.url, "LLM_MODEL": "m"}
-    key = {"Idempotency-Key": "k", "Authorization": "Bearer b"}
-    with start_chatbot("--port", "0", env=env, cwd=tmp_path) as process:
-        url = f"http://127.0.0.1:{process.port}"
-        whole = await post(url, {"input": "one"}, **key)
-        running = [await post(url, {"input": "for ever", "background": True}) for _ in range(5)]
-        await asyncio.to_thread(process.end, signal.SIGKILL)
-    with start_chatbot("--port", "0", env=env, cwd=tmp_path) as process:
-        url = f"http://127.0.0.1:{process.port}"
-        for response in running:
-            status, failed = await get(url, f"/responses/{response['id']}")
-            assert (status, failed["status"]) == (200, "failed"), failed
-            assert failed["error"]["message"] == "It failed, or the server stopped."
-        assert await post(url, {"input": "one"}, **key) == whole
-        more = await post(url, {"input": "two", "previous_response_id": whole["id"]})
-        assert text_of(more) == "You said: one / two"
+    once = {"Idempotency_Key": "k", "Authorization": "Bearer b"}
+    async with aiohttp.ClientSession() as http:
+        with start_chatbot("--port", "0", env=env, cwd=tmp_path) as process:
+            door = door_of(process, http)
+            _, whole = await door.call("POST", "/responses", {"input": "one"}, **once)
+            running = [await door.respond("for ever", background=True) for _ in range(5)]
+            await asyncio.to_thread(process.end, signal.SIGKILL)
+        with start_chatbot("--port", "0", env=env, cwd=tmp_path) as process:
+            door = door_of(process, http)
+            for response in running:
+                status, failed = await door.call("GET", f"/responses/{response['id']}")
+                assert (status, failed["status"]) == (200, "failed"), failed
+                assert failed["error"]["message"] == "It failed, or the server stopped."
+            assert await door.call("POST", "/responses", {"input": "one"}, **once) == (200, whole)
+            more = await door.respond("two", previous_response_id=whole["id"])
+            assert text_of(more) == "You said: one / two"
     assert len([one for one in llm.exchanges if one.body["messages"][-1]["content"] == "one"]) == 1
