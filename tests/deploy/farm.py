@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 from collections.abc import Iterable
@@ -14,14 +13,15 @@ from typing import Any
 
 import aiohttp
 
+from chatbot.config import Config
 from tests.deploy.recipes import adapted, find_program, nginx, written
 from tests.tools.processes import ROOT, Process, free_port, start_chatbot
 from tests.tools.scripted_llm import Step, reply
-from tests.tools.server import Stream
+from tests.tools.server import Running, Stream
 
 PROXIES = ("haproxy", "nginx")
 KEY = "key-of-the-farm"
-Answer = tuple[int, Any, dict[str, str]]
+Answer = tuple[int, Any, Any]
 
 
 @dataclass
@@ -71,14 +71,15 @@ class Farm:
         self.start_proxy()
         await self.listens()
 
+    def at(self, port: int = 0) -> Running:
+        """Ways to talk to the proxy, or to one process by its port."""
+        return Running(None, self.http, Config(), f"http://127.0.0.1:{port or self.port}")
+
     async def call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, port: int = 0
     ) -> Answer:
-        """Makes a request of the proxy, or of one process by its port; returns status, JSON, headers."""
-        url = f"http://127.0.0.1:{port or self.port}{path}"
-        async with self.http.request(method, url, json=body, headers=headers) as response:
-            text = await response.text()
-            return response.status, json.loads(text) if text else None, dict(response.headers)
+        """Makes a request of the proxy, or of one process; returns its status, its JSON and its headers."""
+        return await self.at(port).call(method, path, body, headers)
 
     async def listens(self) -> None:
         """Waits until the proxy answers, and both processes are called ready by it."""
@@ -99,14 +100,12 @@ class Farm:
             if (session_id < "8") == (name == "one"):
                 return session_id
 
-    async def chat(self, session_id: str, message: str, **more: Any) -> Answer:
-        body = {"session_id": session_id, "message": message, **more}
+    async def chat(self, session_id: str, message: str) -> Answer:
+        body = {"session_id": session_id, "message": message}
         return await self.call("POST", "/api/chat", body, {"X-Session-ID": session_id})
 
     async def stream(self, session_id: str, message: str) -> Stream:
-        body = {"session_id": session_id, "message": message}
-        url, headers = f"http://127.0.0.1:{self.port}/api/chat/stream", {"X-Session-ID": session_id}
-        return Stream(await self.http.post(url, json=body, headers=headers))
+        return await self.at().stream(session_id, message, {"X-Session-ID": session_id})
 
 
 def count_the_messages(body: Any) -> Iterable[Step]:
