@@ -220,18 +220,6 @@ def test_of_calls_by_turns_that_were_cut_only_the_last_is_incomplete():
     assert done == events[-1]["response"]["output"]
 
 
-def test_what_was_stored_at_shutdown_ends_like_any_reply():
-    source = Source()
-    encoder = ResponseEncoder(response(source))
-    source.log.append([text("Hi")])
-    encoder.live(Chunk(b"{}", (text("Hi"),)), 2)
-    source.end("cancelled")
-    source.error = ChatError("shutting_down", "It is shutting down.")
-    *_, done, last = parse(encoder.error(source.error))
-    assert done["type"] == "response.output_item.done"
-    assert last["response"]["status"] == "cancelled"
-
-
 COUNTED = {"prompt_tokens": 5, "completion_tokens": 3}
 SHOWN = {
     "input_tokens": 5,

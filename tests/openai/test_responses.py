@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.openai.door import Door, text_of
-from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, events, reply
+from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, delta, events, reply
 from tests.tools.server import Clock, until
 
 
@@ -47,6 +47,25 @@ async def test_what_was_cancelled_before_its_first_word_is_cancelled(door: Door,
     _, cancelled = await door.call("POST", f"/responses/{response['id']}/cancel")
     assert (cancelled["status"], cancelled["output"]) == ("cancelled", [])
     assert (await door.call("GET", f"/responses/{response['id']}"))[1]["status"] == "cancelled"
+
+
+async def test_what_a_shutdown_cuts_ends_like_any_that_is_cancelled(door: Door):
+    stream = await door.stream("for ever")
+    await stream.until("response.output_text.delta")
+    hurry = asyncio.Event()
+    hurry.set()
+    stopping = asyncio.create_task(door.server.server.stop(hurry))
+    *_, done, last = await stream.rest()
+    await stopping
+    door.server.stopped = True
+    assert (done["type"], last["type"]) == ("response.output_item.done", "response.completed")
+    assert last["response"]["status"] == "cancelled"
+
+
+async def test_a_reply_with_text_after_its_finish_is_whole(door: Door, llm: ScriptedLLM):
+    llm.play(reply(delta("Hel", finish="stop"), "lo"))
+    seen = await (await door.stream()).rest()
+    assert text_of(seen[-1]["response"]) == "Hello"
 
 
 async def test_store_false_leaves_nothing_behind(door: Door):
