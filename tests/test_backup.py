@@ -302,6 +302,10 @@ def test_a_file_of_another_version_is_told_as_that(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript("ALTER TABLE sessions RENAME TO pages; PRAGMA user_version=2")
     assert check(str(path)) == f"{path}: whole, version 2, whose tables are not those of 1"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version=1")
+    with pytest.raises(StoreError, match="no such table: sessions"):
+        check(str(path))
 
 
 def test_a_row_that_belongs_to_nothing_is_damage(path: Path) -> None:
