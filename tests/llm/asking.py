@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from chatbot.errors import ChatError
 from chatbot.llm.client import LLM
 from chatbot.llm.response import Answer
 from chatbot.records import CALL, Chunk, Piece
-from tests.tools.scripted_llm import SSE_HEAD, Close, ScriptedLLM, Step, http_chunk
+from tests.tools.scripted_llm import END, SSE_HEAD, Gate, ScriptedLLM, Step, http_chunk
 
 HI = '{"role":"user","content":"Hi"}'
 
@@ -31,16 +32,17 @@ async def opened(server: ScriptedLLM | str, **settings: Any) -> AsyncIterator[LL
 
 @dataclass
 class Heard:
-    """What came of a question: the chunks, and how it ended."""
+    """What came of a question: the chunks, and how it ended. It wants no more than `most` chunks."""
 
     chunks: list[Chunk] = field(default_factory=list)
     error: ChatError | None = None
     answer: Answer | None = None
+    most: int = sys.maxsize
 
     def take(self, chunks: list[Chunk]) -> bool:
         """Takes what comes."""
         self.chunks += chunks
-        return True
+        return len(self.chunks) < self.most
 
     @property
     def said(self) -> str:
@@ -55,6 +57,10 @@ class Heard:
     @property
     def finish(self) -> str | None:
         return self.answer.reader.finish_reason if self.answer else None
+
+    @property
+    def usage(self) -> str | None:
+        return self.answer.reader.usage if self.answer else None
 
     @property
     def failed(self) -> ChatError:
@@ -90,33 +96,45 @@ async def hear(
     return heard
 
 
-async def play(server: ScriptedLLM, script: list[Step], **settings: Any) -> Heard:
-    """Asks an LLM server that plays this script."""
-    server.play(script)
+async def play(server: ScriptedLLM, *scripts: list[Step], fields: Any = None, **settings: Any) -> Heard:
+    """Asks an LLM server that plays these scripts, with these fields of the request."""
+    server.play(*scripts)
     async with opened(server, **settings) as llm:
-        return await hear(llm)
+        return await hear(llm, **(fields or {}))
 
 
-def stream(*data: Any, end: tuple[Step, ...] = (b"0\r\n\r\n",)) -> list[Step]:
-    """A streamed answer of these chunks: JSON values, or bytes as they are."""
-    steps: list[Step] = [SSE_HEAD]
-    for one in data:
-        event = one if isinstance(one, bytes) else b"data: " + json.dumps(one).encode() + b"\n\n"
-        steps.append(http_chunk(event))
-    return [*steps, *end]
+def event(value: Any) -> bytes:
+    """An event of a stream: of a JSON value, or of bytes as they are."""
+    return value if isinstance(value, bytes) else b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+def stream(*data: Any) -> list[Step]:
+    """A streamed answer of these chunks, with gates between them; last of how it ends, if that is odd."""
+    steps = [one if isinstance(one, Gate | type) else http_chunk(event(one)) for one in data]
+    return [SSE_HEAD, *steps, *([] if data and isinstance(data[-1], type) else [END])]
 
 
 def chunk(delta: Any = None, finish: Any = None, **more: Any) -> dict[str, Any]:
     """A chunk as most servers write it."""
     choice = {"index": 0, "delta": {} if delta is None else delta, "finish_reason": finish}
-    return {
-        "id": "c1",
-        "object": "chat.completion.chunk",
-        "created": 1,
-        "model": "m",
-        "choices": [choice],
-    } | more
+    head = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    return head | {"choices": [choice]} | more
 
 
+def text(value: Any) -> dict[str, Any]:
+    return chunk({"content": value})
+
+
+def whole(message: Any, finish: Any = "stop", **more: Any) -> dict[str, Any]:
+    """An answer in one piece."""
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    return {"id": "c1", "object": "chat.completion", "model": "m", "choices": [choice]} | more
+
+
+def failure(message: Any, **more: Any) -> dict[str, Any]:
+    """An error as most servers write it."""
+    return {"error": {"message": message} | more}
+
+
+STOP = chunk(finish="stop")
 DONE = b"data: [DONE]\n\n"
-CUT: tuple[Step, ...] = (Close,)

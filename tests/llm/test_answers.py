@@ -4,23 +4,14 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from typing import Any
 
 import pytest
 
-from tests.llm.asking import DONE, chunk, play, stream
+from chatbot.records import CALL
+from tests.llm.asking import DONE, STOP, chunk, event, play, stream, text, whole
 from tests.tools.scripted_llm import Close, ScriptedLLM, Step, answer
-
-STOP = chunk(finish="stop")
-
-
-def text(value: Any) -> dict[str, Any]:
-    return chunk({"content": value})
-
-
-def whole(message: Any, finish: Any = "stop", **more: Any) -> dict[str, Any]:
-    choice = {"index": 0, "message": message, "finish_reason": finish}
-    return {"id": "c1", "object": "chat.completion", "model": "m", "choices": [choice]} | more
 
 
 def call(
@@ -47,8 +38,7 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
         "[hm]Hello",
     ),
     "output_text and refusal parts": (
-        [text([{"type": "output_text", "text": "a"}, {"type": "refusal", "refusal": "no"}])],
-        "a{no}",
+        [text([{"type": "output_text", "text": "a"}, {"type": "refusal", "refusal": "no"}])], "a{no}",
     ),
     "parts of bare strings": ([text(["Hel", "lo"])], "Hello"),
     "text in an object": ([text([{"type": "text", "text": {"value": "Hello"}}]), text({"text": "!"})], "Hello!"),
@@ -58,8 +48,7 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "parts in parts without end": ([text(json.loads("[" * 600 + "]" * 600)), text("Hi")], "Hi"),
     "no text in any part": ([text([{"type": "image_url"}, None, 7]), text("Hi")], "Hi"),
     "message in a stream": (
-        [{"choices": [{"index": 0, "message": {"content": part}, "finish_reason": None}]} for part in ("Hel", "lo")],
-        "Hello",
+        [{"choices": [{"index": 0, "message": {"content": part}, "finish_reason": None}]} for part in ("Hel", "lo")], "Hello",
     ),
     "a message that repeats thoughts that came after the text had begun": (
         [text("Hel"), chunk({"reasoning_content": "Hm", "content": "lo"}), whole({"reasoning_content": "Hm", "content": "Hello"})],
@@ -71,12 +60,10 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
         [{"choices": [{"delta": {"content": "Hi"}, "message": {"content": ""}, "finish_reason": None}]}], "Hi",
     ),
     "an empty delta beside a message": (
-        [{"choices": [{"delta": {}, "message": {"content": "Hi"}, "finish_reason": None}]}],
-        "Hi",
+        [{"choices": [{"delta": {}, "message": {"content": "Hi"}, "finish_reason": None}]}], "Hi",
     ),
     "an empty delta beside a message, later": (
-        [text("a"), *({"choices": [{"delta": {}, "message": {"content": c}}]} for c in "bcd")],
-        "abcd",
+        [text("a"), *({"choices": [{"delta": {}, "message": {"content": c}}]} for c in "bcd")], "abcd",
     ),
     "a message that repeats thoughts and calls, too": (
         [
@@ -99,8 +86,7 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
         "Hi",
     ),
     "an index in a string": (
-        [{"choices": [{"index": index, "delta": {"content": said}}]} for index, said in (("1", "no"), ("0", "Hi"))],
-        "Hi",
+        [{"choices": [{"index": index, "delta": {"content": said}}]} for index, said in (("1", "no"), ("0", "Hi"))], "Hi",
     ),
     "index null": ([{"choices": [{"index": None, "delta": {"content": "Hi"}}]}], "Hi"),
     "finish_reason empty, or 'null' (DashScope)": ([chunk({"content": "H"}, ""), chunk({"content": "i"}, "null")], "Hi"),
@@ -108,13 +94,9 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "reasoning (OpenRouter)": ([chunk({"reasoning": "hm", "content": ""}), text("Hi")], "[hm]Hi"),
     "both at once (vLLM)": ([chunk({"reasoning": "hm", "reasoning_content": "hm"}), text("Hi")], "[hm]Hi"),
     "details beside it (OpenRouter)": (
-        [chunk({"reasoning": "hm", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}), text("Hi")],
-        "[hm]Hi",
+        [chunk({"reasoning": "hm", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}), text("Hi")], "[hm]Hi",
     ),
-    "details alone (MiniMax)": (
-        [chunk({"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}), text("Hi")],
-        "[hm]Hi",
-    ),
+    "details alone (MiniMax)": ([chunk({"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}), text("Hi")], "[hm]Hi"),
     "blocks alone (LiteLLM)": ([chunk({"thinking_blocks": [{"type": "thinking", "thinking": "hm"}]}), text("Hi")], "[hm]Hi"),
     "reasoning and text in one chunk": ([chunk({"reasoning_content": "hm", "content": "Hi"})], "[hm]Hi"),
     "tags": ([text("<think>\nhm\n</think>\n\nHi")], "[hm]Hi"),
@@ -135,10 +117,7 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
         ],
         "[The user]Hi",
     ),
-    "tags after a finish_reason": (
-        [chunk({"role": "assistant"}, "stop"), text("<think>hm</think>"), text("Hi")],
-        "[hm]Hi",
-    ),
+    "tags after a finish_reason": ([chunk({"role": "assistant"}, "stop"), text("<think>hm</think>"), text("Hi")], "[hm]Hi"),
     "white space before the tag": ([text("\n"), text("<think>hm</think>Hi")], "[hm]Hi"),
     "empty tags (Qwen)": ([text("<think>\n\n</think>\n\n"), text("Hi")], "Hi"),
     "a closing tag alone is text": ([text("hm</think>Hi")], "hm</think>Hi"),
@@ -148,6 +127,8 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "a refusal": ([chunk({"content": "", "refusal": None}), chunk({"refusal": "I can't."})], "{I can't.}"),
     "half a pair": ([text("a\ud83d"), text("\udc4bb")], "a👋b"),
     "half a pair of reasoning": ([chunk({"reasoning": "\ud83d"}), chunk({"reasoning": "\udc4b"}), text("b")], "[👋]b"),
+    "half a pair after text like it": ([text("x"), text("x"), text("a\ud83d"), text("x")], "xxa\ufffdx"),
+    "halves of pairs that stay alone": ([text(said) for said in ("a\udc4b", "\ud83d", "b", "\ud83d")], "a\ufffd\ufffdb\ufffd"),
     "half a pair that stays alone": ([text("a\ud83d")], "a\ufffd"),
     "calls in pieces": (
         [
@@ -209,8 +190,7 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
     "a custom call": ([calls({"id": "a", "type": "custom", "custom": {"name": "f", "input": "x"}})], "<f>x"),
     "a custom call whose text says a brace twice": (
         [calls({"index": 0, "id": "a", "type": "custom", "custom": {"name": "f", "input": ""}}),
-         *(calls({"index": 0, "custom": {"input": one}}) for one in ("{", "{ name }", "}"))],
-        "<f>{{ name }}",
+         *(calls({"index": 0, "custom": {"input": one}}) for one in ("{", "{ name }", "}"))], "<f>{{ name }}",
     ),
     "an envelope (Cloudflare, gateways)": (
         [{"result": text("H"), "success": True}, {"code": 0, "message": "ok", "data": text("i")}], "Hi",
@@ -219,72 +199,70 @@ SHAPES: dict[str, tuple[list[Any], str]] = {
 }  # fmt: skip
 
 
+def script_of(name: str) -> list[Step]:
+    chunks, _ = SHAPES[name]
+    last = [] if chunks[-1].get("object") == "chat.completion" else [STOP]
+    return stream(*chunks, *last, DONE)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 async def test_a_reply_in_any_shape_is_read_whole(llm: ScriptedLLM, name: str) -> None:
-    chunks, said = SHAPES[name]
-    last = [] if chunks[-1].get("object") == "chat.completion" else [STOP]
-    heard = await play(llm, stream(*chunks, *last, DONE))
-    assert heard.error is None, heard.error
-    assert (heard.said, heard.finish) == (said, "stop")
+    heard = await play(llm, script_of(name))
+    assert (heard.said, heard.finish, heard.error) == (SHAPES[name][1], "stop", None)
+
+
+def as_a_plain_client_reads(chunks: list[Any]) -> dict[Any, str]:
+    """What chunks say to a client that knows nothing but the standard fields, of a call by its index."""
+    read: dict[Any, str] = defaultdict(str)
+    for one in chunks:
+        for choice in one.get("choices") or []:
+            for field in ("reasoning_content", "content", "refusal"):
+                assert isinstance(choice["delta"].get(field) or "", str), one
+                read[field] += choice["delta"].get(field) or ""
+            for entry in choice["delta"].get("tool_calls") or []:
+                for field in ("name", "arguments"):
+                    read[entry["index"], field] += entry["function"].get(field, "")
+                read[entry["index"], "id"] += entry.get("id", "")
+    return {key: value for key, value in read.items() if value}
 
 
 @pytest.mark.parametrize("name", SHAPES)
 async def test_who_listens_live_reads_the_same_as_who_comes_late(llm: ScriptedLLM, name: str) -> None:
-    """What the chunks say to a client that knows nothing but the standard fields is what the pieces say."""
-    chunks, _ = SHAPES[name]
-    last = [] if chunks[-1].get("object") == "chat.completion" else [STOP]
-    heard = await play(llm, stream(*chunks, *last, DONE))
-    read: dict[str, str] = {"reasoning_content": "", "content": "", "refusal": ""}
-    arguments: dict[int, str] = {}
-    ids: dict[int, str] = {}
-    names: dict[int, str] = {}
-    for one in heard.json:
-        for choice in one.get("choices") or []:
-            for field in read:
-                assert isinstance(choice["delta"].get(field) or "", str), one
-                read[field] += choice["delta"].get(field) or ""
-            for entry in choice["delta"].get("tool_calls") or []:
-                arguments[entry["index"]] = arguments.get(entry["index"], "") + entry["function"].get(
-                    "arguments", ""
-                )
-                ids[entry["index"]] = ids.get(entry["index"], "") + entry.get("id", "")
-                names[entry["index"]] = names.get(entry["index"], "") + entry["function"].get("name", "")
-    pieces = [piece for one in heard.chunks for piece in one.pieces]
-    for kind, field in (("reasoning", "reasoning_content"), ("text", "content"), ("refusal", "refusal")):
-        assert read[field] == "".join(piece.text for piece in pieces if piece.kind == kind)
-    numbers = {piece.call for piece in pieces if piece.kind == "call"}
-    assert arguments == {
-        n: "".join(p.text for p in pieces if p.kind == "call" and p.call == n) for n in numbers
-    }
-    assert ids == {piece.call: piece.head.id for piece in pieces if piece.head}
-    assert names == {piece.call: piece.head.name for piece in pieces if piece.head}
-    assert all(ids.values())
-    assert len(set(ids.values())) == len(ids), "two calls have one id"
+    heard = await play(llm, script_of(name))
+    said: dict[Any, str] = defaultdict(str)
+    fields = {"reasoning": "reasoning_content", "text": "content"}
+    for piece in (piece for one in heard.chunks for piece in one.pieces):
+        key = (piece.call, "arguments") if piece.kind == CALL else fields.get(piece.kind, piece.kind)
+        said[key] += piece.text
+        if piece.head:
+            said[piece.call, "id"], said[piece.call, "name"] = piece.head.id, piece.head.name
+    read = as_a_plain_client_reads(heard.json)
+    assert read == {key: text for key, text in said.items() if text}
+    ids = [read.get((piece.call, "id")) for one in heard.chunks for piece in one.pieces if piece.head]
+    assert all(ids)
+    assert len(set(ids)) == len(ids), "two calls have one id"
 
 
-def of_one_piece() -> list[str]:
-    return [name for name, (chunks, _) in SHAPES.items() if len(chunks) == 1 and chunks[0].get("object")]
+OF_ONE_PIECE = [name for name, (chunks, _) in SHAPES.items() if len(chunks) == 1 and chunks[0].get("object")]
 
 
-@pytest.mark.parametrize("name", of_one_piece())
+@pytest.mark.parametrize("name", OF_ONE_PIECE)
 async def test_what_comes_whole_where_a_stream_was_due_is_read_as_well(llm: ScriptedLLM, name: str) -> None:
     [one], said = SHAPES[name]
     heard = await play(llm, answer(body=whole(one["choices"][0]["delta"], usage={"total_tokens": 7})))
     assert (heard.said, heard.finish, heard.error) == (said, "stop", None)
-    assert heard.answer
-    assert heard.answer.reader.usage == '{"total_tokens":7}'
+    assert heard.usage == '{"total_tokens":7}'
     assert {got["object"] for got in heard.json} == {"chat.completion.chunk"}
     assert heard.json[-1]["choices"][0]["finish_reason"] == "stop"
 
 
+JSON = json.dumps(whole({"content": "Hi"})).encode()
+EVENTS = event(text("Hi")) + event(STOP) + DONE
 BEGINNINGS = {
-    "blank lines before JSON": b" \r\n\n" + json.dumps(whole({"content": "Hi"})).encode(),
-    "a BOM before JSON": b"\xef\xbb\xbf" + json.dumps(whole({"content": "Hi"})).encode(),
+    "blank lines before JSON": b" \r\n\n" + JSON,
+    "a BOM before JSON": b"\xef\xbb\xbf" + JSON,
     "JSON lines": "\n".join(map(json.dumps, [text("Hi"), STOP])).encode(),
-    "JSON, and then [DONE]": json.dumps(whole({"content": "Hi"})).encode() + b"\n\n" + DONE,
-}
-EVENTS = b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in (text("Hi"), STOP)) + DONE
-BEGINNINGS |= {
+    "JSON, and then [DONE]": JSON + b"\n\n" + DONE,
     "blank lines before a stream": b"\n\n\r\n" + EVENTS,
     "a BOM before a stream": b"\xef\xbb\xbf" + EVENTS,
     "a comment before a stream": b": OPENROUTER PROCESSING\n\n" + EVENTS,
@@ -309,27 +287,26 @@ async def test_how_it_begins_tells_what_it_is_and_not_its_content_type(
         assert (heard.said, heard.finish, heard.error) == ("Hi", "stop", None)
 
 
+USAGE = {"total_tokens": 7}
+
+
 @pytest.mark.parametrize(
-    "place",
+    "last",
     [
-        lambda usage: chunk(finish="stop", usage=usage),
-        lambda usage: {
-            "choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}]
-        },  # Moonshot
-        lambda usage: chunk(finish="stop", x_groq={"id": "r", "usage": usage}),
-        lambda usage: chunk({"usage": usage}, "stop"),
+        chunk(finish="stop", usage=USAGE),
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": USAGE}]},  # Moonshot
+        chunk(finish="stop", x_groq={"id": "r", "usage": USAGE}),
+        chunk({"usage": USAGE}, "stop"),
     ],
 )
-async def test_usage_is_found_wherever_it_stands(llm: ScriptedLLM, place: Any) -> None:
-    heard = await play(llm, stream(text("Hi"), place({"total_tokens": 7}), DONE))
-    assert heard.answer
-    assert heard.answer.reader.usage == '{"total_tokens":7}'
+async def test_usage_is_found_wherever_it_stands(llm: ScriptedLLM, last: Any) -> None:
+    assert (await play(llm, stream(text("Hi"), last, DONE))).usage == '{"total_tokens":7}'
 
 
 async def test_chunks_that_need_no_change_are_passed_on_byte_for_byte(llm: ScriptedLLM) -> None:
-    sent = [json.dumps(one).encode() for one in (*map(text, ("a", "b\n", "", "c", "d")), STOP)]
-    script: list[Step] = stream(*(b"data: " + one + b"\n\n" for one in sent), DONE)
-    heard = await play(llm, script)
+    chunks = [chunk({"content": said}, x=[1.50, "é"]) for said in ("a", " b", "c\n", "", "d")]
+    sent = [json.dumps(one, ensure_ascii=False).encode() for one in (*chunks, STOP)]
+    heard = await play(llm, stream(*(b"data: %b\n\n" % one for one in sent), DONE))
     assert [one.data for one in heard.chunks] == sent
 
 
@@ -344,6 +321,6 @@ async def test_chunks_that_need_no_change_are_passed_on_byte_for_byte(llm: Scrip
     ],
 )
 async def test_an_odd_head_does_not_hide_an_answer(llm: ScriptedLLM, status: str, headers: str) -> None:
-    for body in (json.dumps(whole({"content": "Hi"})).encode(), EVENTS):
+    for body in (JSON, EVENTS):
         heard = await play(llm, answer(status, body, headers))
         assert (heard.said, heard.finish, heard.error) == ("Hi", "stop", None)

@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,26 +18,16 @@ from typing import Any
 import pytest
 
 from chatbot.config import Config, ConfigError
-from chatbot.llm import client
+from chatbot.errors import ChatError
 from chatbot.llm.endpoint import Endpoint
 from chatbot.records import as_json
-from tests.llm.asking import DONE, HI, hear, opened, stream
-from tests.llm.test_answers import text, whole
-from tests.llm.test_ends import STOP
-from tests.tools.scripted_llm import (
-    END,
-    Abort,
-    Close,
-    Gate,
-    Hang,
-    ScriptedLLM,
-    answer,
-    completion,
-    http_chunk,
-)
+from tests.llm.asking import DONE, HI, STOP, failure, hear, opened, play, stream, text, whole
+from tests.tools.processes import free_port
+from tests.tools.scripted_llm import Abort, Close, Gate, Hang, ScriptedLLM, Step, answer, completion
 
+CERTIFICATE = Path(__file__).parent / "self_signed.pem"
 HELLO = {"content": "Hello"}
-NO_MODEL = {"error": {"code": 404, "message": "model 'x' not found", "type": "not_found_error"}}
+NO_MODEL = failure("model 'x' not found", code=404, type="not_found_error")
 
 # Where it is
 
@@ -120,9 +111,7 @@ async def test_through_a_proxy_the_llm_is_asked_by_its_whole_url(
 ) -> None:
     monkeypatch.setenv("http_proxy", llm.url)
     monkeypatch.setenv("no_proxy", "")
-    async with opened("http://llm.test/v1") as way:
-        heard = await hear(way)
-    assert heard.said == "Hello there."
+    assert (await play(llm, llm_server_url="http://llm.test/v1")).said == "Hello there."
     assert llm.exchanges[0].path == "http://llm.test/v1/chat/completions"
 
 
@@ -140,29 +129,16 @@ async def test_the_request_is_what_the_api_wants(llm: ScriptedLLM) -> None:
         "stream_options": {"include_usage": True},
         "messages": [json.loads(HI)] * 2,
     }
-    names = {
-        "host",
-        "accept",
-        "accept-encoding",
-        "user-agent",
-        "content-type",
-        "content-length",
-        "authorization",
-    }
-    assert set(exchange.headers) <= names
+    usual = {"host", "accept", "user-agent", "content-type", "content-length"}
+    assert set(exchange.headers) - usual == {"accept-encoding", "authorization"}
     assert exchange.headers["accept-encoding"] == "identity"
 
 
 async def test_the_clients_fields_go_over_the_operators(llm: ScriptedLLM) -> None:
-    extra = {
-        "temperature": 1,
-        "top_k": 5,
-        "cache": {"key": "k-{session}", "x": 1},
-        "n": 9,
-        "messages": [],
-        "stream": 0,
-    }
-    async with opened(llm, llm_extra_body=extra, llm_headers={"X-Key": "s-{session}", "X-Other": "o"}) as way:
+    extra = {"temperature": 1, "top_k": 5, "cache": {"key": "k-{session}", "x": 1}}
+    ours = {"n": 9, "messages": [], "stream": 0}
+    headers = {"X-Key": "s-{session}", "X-Other": "o"}
+    async with opened(llm, llm_extra_body=extra | ours, llm_headers=headers) as way:
         await hear(way, temperature=0.5, top_k=None, affinity="abc")
         await hear(way)
     one, two = llm.exchanges
@@ -175,38 +151,30 @@ async def test_the_clients_fields_go_over_the_operators(llm: ScriptedLLM) -> Non
 
 async def test_a_relay_sends_the_clients_body_and_passes_on_what_comes(llm: ScriptedLLM) -> None:
     body = {"messages": [json.loads(HI)], "model": "x", "n": 2, "logprobs": True, "stream": True}
-    sent = [
-        {
-            "choices": [
-                {"index": 1, "delta": {"content": "b"}},
-                {"index": 0, "delta": {"content": "<think>a"}},
-            ]
-        },
+    two_at_once = [{"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "<think>a"}}]
+    sent: list[Any] = [
+        {"choices": two_at_once},
         {"choices": [{"index": 0, "delta": {"reasoning": "r"}, "finish_reason": "stop"}]},
         {"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}]},
     ]
-    llm.play(
-        stream(*sent, DONE),
-        answer(body=whole({"content": "Hi"}, logprobs=None)),
-        stream(text("one"), end=(Close,)),
-    )
+    message = {"content": "Hi"}
+    llm.play(stream(*sent, DONE), answer(body=whole(message)), stream(text("one"), Close))
     async with opened(llm, llm_extra_body={"top_k": 1}) as way:
-        asked = await way.relay(body, affinity="a")
-        assert [json.loads(one.data) for chunks in [c async for c in asked] for one in chunks] == sent
-        asked.close()
-        asked = await way.relay(body | {"stream": False}, affinity="a")
-        [[one]] = [chunks async for chunks in asked]
-        made = json.loads(one.data)
-        expected = whole({"content": "Hi"}, logprobs=None) | {"object": "chat.completion.chunk"}
-        expected["choices"][0]["delta"] = expected["choices"][0].pop("message")
-        assert made == expected
-        asked.close()
-        asked = await way.relay(body, affinity="a")
-        with pytest.raises(client.ChatError, match="broke"):
-            [chunks async for chunks in asked]
-        asked.close()
-    assert llm.exchanges[0].body["n"] == 2
-    assert llm.exchanges[0].body["top_k"] == 1
+
+        async def relayed(**fields: Any) -> list[Any]:
+            asked = await way.relay(body | fields, affinity="a")
+            try:
+                return [json.loads(one.data) for chunks in [c async for c in asked] for one in chunks]
+            finally:
+                asked.close()
+
+        assert await relayed() == sent
+        as_a_chunk = {"index": 0, "delta": message, "finish_reason": "stop"}
+        whole_as_chunk = whole(None, object="chat.completion.chunk", choices=[as_a_chunk])
+        assert await relayed(stream=False) == [whole_as_chunk]
+        with pytest.raises(ChatError, match="broke"):
+            await relayed()
+    assert (llm.exchanges[0].body["n"], llm.exchanges[0].body["top_k"]) == (2, 1)
     assert [exchange.body["stream"] for exchange in llm.exchanges] == [True, True, True]
 
 
@@ -214,7 +182,7 @@ async def test_a_relay_sends_the_clients_body_and_passes_on_what_comes(llm: Scri
 
 REFUSED = {
     "stream_options (OpenAI's shape)": (
-        400, {"error": {"message": "Unrecognized request argument supplied: stream_options"}}, {"stream_options": None},
+        400, failure("Unrecognized request argument supplied: stream_options"), {"stream_options": None},
     ),
     "stream_options (Mistral)": (
         422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]},
@@ -222,28 +190,21 @@ REFUSED = {
     ),
     "max_tokens (OpenAI)": (
         400,
-        {"error": {
-            "message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
-            "param": "max_tokens", "code": "unsupported_parameter",
-        }},
+        failure("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+                param="max_tokens", code="unsupported_parameter"),
         {"max_tokens": None, "max_completion_tokens": 9},
     ),
     "stream (OpenAI)": (
-        400,
-        {"error": {
-            "message": "Your organization must be verified to stream this model.", "param": "stream", "code": "unsupported_value",
-        }},
+        400, failure("Your organization must be verified to stream this model.", param="stream", code="unsupported_value"),
         {"stream": False, "stream_options": None},
     ),
-    "stream, in a capital": (400, {"error": {"message": "Streaming is not supported for this model"}}, {"stream": False}),
+    "stream, in a capital": (400, failure("Streaming is not supported for this model"), {"stream": False}),
     "stream (llama-server, with tools)": (
-        500, {"error": {"code": 500, "message": "Cannot use tools with stream", "type": "server_error"}}, {"stream": False},
+        500, failure("Cannot use tools with stream", code=500, type="server_error"), {"stream": False},
     ),
-    "stream_options, whatever the words": (
-        400, {"error": {"message": "参数 stream_options 无效"}}, {"stream": True, "stream_options": None},
-    ),
+    "stream_options, whatever the words": (400, failure("参数 stream_options 无效"), {"stream": True, "stream_options": None}),
     "stream_options, on a server without such a field": (
-        500, {"error": {"message": "ChatCompletionRequest has no field named stream_options"}}, {"stream_options": None},
+        500, failure("ChatCompletionRequest has no field named stream_options"), {"stream_options": None},
     ),
 }  # fmt: skip
 
@@ -265,7 +226,7 @@ async def test_a_field_that_is_refused_is_left_out_and_that_is_remembered(
 async def test_a_call_goes_with_an_empty_text_where_null_is_refused(llm: ScriptedLLM) -> None:
     """llama-cpp-python so refused for ever what it had answered itself."""
     words = "('body', 'messages', 1, 'ChatCompletionRequestAssistantMessage', 'content'), 'msg': 'Input should be a valid string'"
-    llm.play(answer("500 X", {"error": {"message": words}}))
+    llm.play(answer("500 X", failure(words)))
     call = {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "function": {"name": "f"}}]}
     said = {"role": "tool", "tool_call_id": "c", "content": 'Is "content":null a text?'}
     async with opened(llm) as way:
@@ -276,12 +237,13 @@ async def test_a_call_goes_with_an_empty_text_where_null_is_refused(llm: Scripte
 
 
 async def test_what_a_client_adds_to_stream_options_costs_nobody_the_usage(llm: ScriptedLLM) -> None:
-    words = "body.stream_options.include_obfuscation: Extra inputs are not permitted"
-    llm.script = lambda body: (
-        answer("422 X", {"error": {"message": words}})
-        if len(body.get("stream_options", ())) > 1
-        else answer(body=whole(HELLO))
-    )
+    refused = failure("body.stream_options.include_obfuscation: Extra inputs are not permitted")
+
+    def script(body: Any) -> list[Step]:
+        is_added_to = len(body.get("stream_options", ())) > 1
+        return answer("422 X", refused) if is_added_to else answer(body=whole(HELLO))
+
+    llm.script = script
     relayed = {"messages": [json.loads(HI)], "stream_options": {"include_obfuscation": False}}
     async with opened(llm) as way:
         for _ in range(2):
@@ -296,9 +258,9 @@ async def test_what_a_client_adds_to_stream_options_costs_nobody_the_usage(llm: 
 @pytest.mark.parametrize(
     "answered",
     [
-        {"error": {"message": "property '{}' is unsupported"}},  # Groq
+        failure("property '{}' is unsupported"),  # Groq
         {"detail": [{"type": "extra_forbidden", "loc": ["body", "{}"], "msg": "Extra inputs are not permitted"}]},
-        {"error": {"message": 'Invalid JSON payload received. Unknown name "{}": Cannot find field.'}},  # Gemini
+        failure('Invalid JSON payload received. Unknown name "{}": Cannot find field.'),  # Gemini
     ],
 )  # fmt: skip
 async def test_what_changes_no_answer_is_left_out_where_it_is_refused(
@@ -308,41 +270,31 @@ async def test_what_changes_no_answer_is_left_out_where_it_is_refused(
     async with opened(llm) as way:
         for _ in range(2):
             assert (await hear(way, top_k=5, **{field: "me"})).said == "Hello there."
-    assert [field in exchange.body for exchange in llm.exchanges] == [True, False, False]
-    assert all(exchange.body["top_k"] == 5 for exchange in llm.exchanges)
+    sent = [(exchange.body.get(field), exchange.body["top_k"]) for exchange in llm.exchanges]
+    assert sent == [("me", 5), (None, 5), (None, 5)]
 
 
 async def test_the_other_limit_is_tried_the_other_way_round(llm: ScriptedLLM) -> None:
-    forbidden = {
-        "type": "extra_forbidden",
-        "loc": ["body", "max_completion_tokens"],
-        "msg": "Extra inputs are not permitted",
-    }
-    llm.play(answer("422 X", {"detail": [forbidden]}))
-    async with opened(llm) as way:
-        assert (await hear(way, max_completion_tokens=9)).error is None
+    refused = {"loc": ["body", "max_completion_tokens"], "msg": "Extra inputs are not permitted"}
+    heard = await play(llm, answer("422 X", {"detail": [refused]}), fields={"max_completion_tokens": 9})
+    assert heard.error is None
     assert llm.exchanges[1].body["max_tokens"] == 9
     assert "max_completion_tokens" not in llm.exchanges[1].body
 
 
 async def test_what_stays_refused_is_an_error(llm: ScriptedLLM) -> None:
-    llm.script = lambda _: answer(
-        "400 X", {"error": {"message": "Unsupported: max_tokens, stream_options, stream"}}
-    )
-    async with opened(llm) as way:
-        heard = await hear(way, max_tokens=9)
-    assert heard.failed.code == "llm_rejected"
+    words = "Unsupported: max_tokens, stream_options, stream"
+    llm.script = lambda _: answer("400 X", failure(words))
+    assert (await play(llm, fields={"max_tokens": 9})).failed.code == "llm_rejected"
     assert len(llm.exchanges) == 4, "each field is tried without once"
 
 
 async def test_a_field_is_not_blamed_for_good_if_it_helped_nothing_to_leave_it_out(llm: ScriptedLLM) -> None:
     """Strict servers list all fields that they know when a client sends another."""
-    words = "unknown field `top_k`, expected one of `model`, `messages`, `stream`, `stream_options`"
-    llm.script = lambda body: (
-        answer("422 X", words.encode()) if "top_k" in body else answer(body=whole(HELLO))
-    )
+    words = b"unknown field `top_k`, expected one of `model`, `messages`, `stream`, `stream_options`"
+    llm.script = lambda body: answer("422 X", words) if "top_k" in body else answer(body=whole(HELLO))
     async with opened(llm) as way:
-        assert words in (await hear(way, top_k=5)).failed.message
+        assert words.decode() in (await hear(way, top_k=5)).failed.message
         llm.exchanges.clear()
         assert (await hear(way)).said == "Hello"
     assert llm.exchanges[0].body["stream"] is True
@@ -350,22 +302,15 @@ async def test_a_field_is_not_blamed_for_good_if_it_helped_nothing_to_leave_it_o
 
 
 async def test_a_value_that_is_refused_is_no_field_that_is(llm: ScriptedLLM) -> None:
-    llm.play(answer("400 X", {"error": {"message": "max_tokens must be at least 1", "param": "max_tokens"}}))
-    async with opened(llm) as way:
-        assert (await hear(way, max_tokens=0)).failed.code == "llm_rejected"
-    assert len(llm.exchanges) == 1
+    error = {"message": "max_tokens must be at least 1", "param": "max_tokens"}
+    heard = await play(llm, answer("400 X", {"error": error}), fields={"max_tokens": 0})
+    assert (heard.failed.code, len(llm.exchanges)) == ("llm_rejected", 1)
 
 
 # Its connections
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-async def test_a_refused_connection_is_unavailable(log: Any) -> None:
+async def test_a_refused_connection_is_unavailable() -> None:
     port = free_port()
     async with opened(f"http://127.0.0.1:{port}") as way:
         heard = await hear(way)
@@ -449,17 +394,14 @@ async def test_a_pooled_connection_that_died_is_replaced_once(llm: ScriptedLLM, 
 
 async def test_a_fresh_connection_that_dies_is_not_tried_again(llm: ScriptedLLM) -> None:
     llm.models = [*answer(body={"data": [{"id": "m"}]}), Close]
-    llm.play([Close], [Close])
-    async with opened(llm) as way:
-        way._has_looked = True
-        assert (await hear(way)).failed.code == "llm_error"
+    assert (await play(llm, [Close], [Close])).failed.code == "llm_error"
     assert len(llm.exchanges) == 1
 
 
 async def test_a_pooled_connection_that_dies_in_its_answer_is_not_asked_twice(llm: ScriptedLLM) -> None:
     async with opened(llm) as way:
         await hear(way)
-        llm.play(stream(text("one"), end=(Abort,)))
+        llm.play(stream(text("one"), Abort))
         assert (await hear(way)).failed.code == "llm_error"
     assert len(llm.exchanges) == 2, "a reply that had begun was paid for twice"
 
@@ -469,19 +411,19 @@ async def test_an_unasked_answer_on_a_kept_connection_is_nobodys(is_read: bool) 
     """One conversation's text in another's is the worst that can happen."""
     listening = socket.create_server(("127.0.0.1", 0))
     speak, has_spoken = threading.Event(), threading.Event()
+    kept: list[socket.socket] = []
 
     def serve() -> None:
         for said in ("one", "Hello there."):
             connection, _ = listening.accept()
+            kept.append(connection)
             connection.recv(65_536)
             connection.sendall(answer(body=completion(said))[0])  # type: ignore[arg-type]
             if said == "one":
                 speak.wait()
                 connection.sendall(answer(body=completion("of another conversation"))[0])  # type: ignore[arg-type]
                 has_spoken.set()
-            kept.append(connection)
 
-    kept: list[socket.socket] = []
     thread = threading.Thread(target=serve)
     thread.start()
     async with opened(f"http://127.0.0.1:{listening.getsockname()[1]}") as way:
@@ -500,7 +442,7 @@ async def test_connections_are_used_again_though_the_body_ends_late(llm: Scripte
     async with opened(llm) as way:
         for _ in range(3):
             gate = Gate()  # what ends the answer comes after what ends the reply
-            llm.play(stream(text("one"), STOP, DONE, end=(gate, http_chunk(b": bye\n\n"), END)))
+            llm.play(stream(text("one"), STOP, DONE, gate, b": bye\n\n"))
             assert (await hear(way)).said == "one"
             await gate.reached.wait()
             gate.open()
@@ -509,7 +451,7 @@ async def test_connections_are_used_again_though_the_body_ends_late(llm: Scripte
 
 
 async def test_a_connection_that_does_not_end_is_let_go(llm: ScriptedLLM, clock: Any) -> None:
-    llm.play(stream(text("one"), STOP, DONE, end=(Hang,)))
+    llm.play(stream(text("one"), STOP, DONE, Hang))
     async with opened(llm) as way:
         assert (await hear(way)).said == "one"
         assert not llm.exchanges[0].gone.is_set()
@@ -517,60 +459,68 @@ async def test_a_connection_that_does_not_end_is_let_go(llm: ScriptedLLM, clock:
         await asyncio.wait_for(llm.exchanges[0].gone.wait(), 5)
 
 
-async def test_headers_of_thirty_kilobytes_are_read_and_longer_ones_are_not(llm: ScriptedLLM) -> None:
-    async with opened(llm) as way:
-        llm.play(answer(body=completion("Hi"), headers=f"X-Policy: {'a' * 30_000}\r\n"))
-        assert (await hear(way)).said == "Hi"
-        llm.play(answer(body=completion("Hi"), headers=f"X-Policy: {'a' * 40_000}\r\n"))
-        failed = (await hear(way)).failed
-        assert (failed.code, failed.message) == ("llm_error", "The LLM server sent headers of over 32 KiB.")
+@pytest.mark.parametrize(
+    ("headers", "is_read"),
+    [
+        (f"X-Policy: {'a' * 30_000}\r\n", True),
+        ("".join(f"X-Gateway-{number}: passed\r\n" for number in range(900)), True),
+        (f"X-Policy: {'a' * 40_000}\r\n", False),
+    ],
+    ids=["30 KB", "hundreds", "40 KB"],
+)
+async def test_headers_of_thirty_kilobytes_are_read_and_longer_ones_are_not(
+    llm: ScriptedLLM, headers: str, is_read: bool
+) -> None:
+    heard = await play(llm, answer(body=completion("Hi"), headers=headers))
+    if is_read:
+        assert heard.said == "Hi"
+    else:
+        assert heard.failed.code == "llm_error"
+        assert heard.failed.message == "The LLM server sent headers of over 32 KiB."
 
 
-async def test_a_wrong_certificate_says_so() -> None:
+@pytest.fixture
+async def over_tls(llm: ScriptedLLM) -> AsyncIterator[asyncio.Server]:
+    """The LLM, with a certificate that nobody signed (it is of these tests alone, so it is no secret)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(
-        Path(__file__).parent / "self_signed.pem"
-    )  # nobody's secret: it is of this test alone
-    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0, ssl=context)
-    url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
-    async with opened(url) as way:
+    context.load_cert_chain(CERTIFICATE)
+    server = await asyncio.start_server(llm._serve, "127.0.0.1", 0, ssl=context)
+    yield server
+    server.close()
+
+
+def url_of(server: asyncio.Server) -> str:
+    return f"https://localhost:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_a_wrong_certificate_says_so(over_tls: asyncio.Server) -> None:
+    async with opened(url_of(over_tls)) as way:
         heard = await hear(way)
         state, note = await way.ready()
-    server.close()
     assert (heard.failed.code, heard.failed.kind, state) == ("llm_unavailable", "tls", "unreachable")
     assert "certificate" in heard.failed.message
     assert "self-signed" in note
     assert "Cannot connect" not in heard.failed.message, "where it is, is nobody's business"
 
 
-async def over_tls(llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch) -> asyncio.Server:
-    """The LLM, with a certificate that is trusted."""
-    file = Path(__file__).parent / "self_signed.pem"
-    monkeypatch.setenv("SSL_CERT_FILE", str(file))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    return await asyncio.start_server(llm._serve, "127.0.0.1", 0, ssl=context)
-
-
 async def test_a_certificate_of_the_operators_own_is_trusted(
-    llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch
+    over_tls: asyncio.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = await over_tls(llm, monkeypatch)
-    async with opened(f"https://localhost:{server.sockets[0].getsockname()[1]}") as way:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    async with opened(url_of(over_tls)) as way:
         assert (await hear(way)).said == "Hello there."
-    server.close()
 
 
 @pytest.mark.parametrize("begins", [False, True], ids=["silent", "begun"])
 async def test_over_tls_too_the_llm_is_let_go_of_at_once(
-    llm: ScriptedLLM, monkeypatch: pytest.MonkeyPatch, begins: bool
+    llm: ScriptedLLM, over_tls: asyncio.Server, monkeypatch: pytest.MonkeyPatch, begins: bool
 ) -> None:
-    server = await over_tls(llm, monkeypatch)
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def like_nginx(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Of a client that leaves, only the end of its connection is heard, not that of TLS."""
-        there, back = await asyncio.open_connection(*server.sockets[0].getsockname())
+        there, back = await asyncio.open_connection(*over_tls.sockets[0].getsockname())
 
         async def answer() -> None:
             while data := await there.read(65536):
@@ -586,8 +536,8 @@ async def test_over_tls_too_the_llm_is_let_go_of_at_once(
         writer.close()
 
     proxy = await asyncio.start_server(like_nginx, "127.0.0.1", 0)
-    llm.play(stream(text("Once "), end=(Hang,)) if begins else [Hang])
-    async with opened(f"https://localhost:{proxy.sockets[0].getsockname()[1]}") as way:
+    llm.play(stream(text("Once "), Hang) if begins else [Hang])
+    async with opened(url_of(proxy)) as way:
 
         async def ask() -> None:
             answer = await way.ask([HI], {})
@@ -600,15 +550,14 @@ async def test_over_tls_too_the_llm_is_let_go_of_at_once(
         asking.cancel()
         await asyncio.wait_for(ended.wait(), 5)
     proxy.close()
-    server.close()
 
 
 async def test_a_redirect_is_not_followed_and_the_key_does_not_travel(llm: ScriptedLLM) -> None:
     other = ScriptedLLM()
     await other.start()
-    llm.play(answer("307 Temporary", b"", f"Location: {other.url}/v1/chat/completions\r\n"))
-    async with opened(llm, llm_api_key="travels-not") as way:
-        assert (await hear(way)).failed.code == "llm_error"
+    redirect = answer("307 Temporary", b"", f"Location: {other.url}/v1/chat/completions?key=s3\r\n")
+    failed = (await play(llm, redirect, llm_api_key="travels-not")).failed
+    assert failed.message == f"The LLM server failed: it redirects to {other.url} (307)"
     assert (len(other.exchanges), other.model_requests) == (0, 0)
     await other.stop()
 

@@ -9,45 +9,38 @@ from typing import Any
 import pytest
 
 from chatbot.errors import ChatError, TooLong
-from tests.llm.asking import CUT, DONE, HI, Heard, chunk, hear, opened, play, stream
-from tests.llm.test_answers import text, whole
-from tests.tools.scripted_llm import SSE_HEAD, Abort, Close, Gate, Hang, ScriptedLLM, Step, answer, http_chunk
+from tests.llm.asking import DONE, HI, STOP, Heard, chunk, failure, opened, play, stream, text, whole
+from tests.tools.scripted_llm import Abort, Close, Gate, Hang, ScriptedLLM, Step, answer
+from tests.tools.server import Clock
 
-STOP = chunk(finish="stop")
 USAGE = {"choices": [], "usage": {"total_tokens": 7}}
 END = b"0\r\n\r\n"
 
-WHOLE: dict[str, tuple[list[Any], tuple[Step, ...], str, str]] = {
-    # what it is: (chunks, how the body ends, what is said, the finish_reason)
-    "[DONE] and the end": ([text("Hi"), STOP, USAGE, DONE], (END,), "Hi", "stop"),
-    "[DONE] in quotes": ([text("Hi"), STOP, b'data: "[DONE]"\n\n'], (END,), "Hi", "stop"),
-    "[DONE] in other words": ([text("Hi"), STOP, b"data: done\n\n"], (END,), "Hi", "stop"),
-    "no [DONE] (transformers)": ([text("Hi"), STOP], (END,), "Hi", "stop"),
-    "[DONE] and silence": ([text("Hi"), STOP, DONE], (Hang,), "Hi", "stop"),
-    "a reset after the finish": ([text("Hi"), STOP], (Abort,), "Hi", "stop"),
-    "a close after the finish": ([text("Hi"), STOP], (Close,), "Hi", "stop"),
-    "an event cut after the finish": ([text("Hi"), STOP, b'data: {"choi'], (Close,), "Hi", "stop"),
-    "text and finish in one chunk (Gemini)": ([chunk({"content": "Hi"}, "stop"), DONE], (END,), "Hi", "stop"),
-    "a finish before the first word": (
-        [chunk({"content": ""}, "stop"), text("Hel"), text("lo"), STOP, DONE], (END,), "Hello", "stop",
-    ),
-    "a finish in every chunk": (
-        [chunk({"content": c}, "stop") for c in ("He", "l", "lo")] + [DONE], (END,), "Hello", "stop",
-    ),
-    "another finish in the end": ([text("H"), STOP, text("i"), chunk(finish="length"), DONE], (END,), "Hi", "length"),
-    "a finish, then reasoning": ([STOP, chunk({"reasoning": "hm"}), text("Hi"), STOP, DONE], (END,), "[hm]Hi", "stop"),
-    "a finish, then nothing but pings": ([text("Hi"), STOP, {}, b": ping\n\n", USAGE], (END,), "Hi", "stop"),
-    "a refusal alone": ([chunk({"refusal": "No."}), STOP, DONE], (END,), "{No.}", "stop"),
-    "reasoning alone, cut by length": (
-        [chunk({"reasoning": "hm"}), chunk(finish="length"), DONE], (END,), "[hm]", "length",
-    ),
+WHOLE: dict[str, tuple[list[Any], str, str]] = {
+    # what it is: (chunks, what is said, the finish_reason)
+    "[DONE] and the end": ([text("Hi"), STOP, USAGE, DONE], "Hi", "stop"),
+    "[DONE] in quotes": ([text("Hi"), STOP, b'data: "[DONE]"\n\n'], "Hi", "stop"),
+    "[DONE] before a space, and silence": ([text("Hi"), STOP, b"data: [DONE] \n\n", Hang], "Hi", "stop"),
+    "[DONE] in other words": ([text("Hi"), STOP, b"data: done\n\n"], "Hi", "stop"),
+    "a long finish that is no Unicode": ([chunk({"content": "Hi"}, "\ud800" + "x" * 1000), DONE], "Hi", "\ufffd" + "x" * 63),
+    "no [DONE] (transformers)": ([text("Hi"), STOP], "Hi", "stop"),
+    "[DONE] and silence": ([text("Hi"), STOP, DONE, Hang], "Hi", "stop"),
+    "a reset after the finish": ([text("Hi"), STOP, Abort], "Hi", "stop"),
+    "a close after the finish": ([text("Hi"), STOP, Close], "Hi", "stop"),
+    "an event cut after the finish": ([text("Hi"), STOP, b'data: {"choi', Close], "Hi", "stop"),
+    "text and finish in one chunk (Gemini)": ([chunk({"content": "Hi"}, "stop"), DONE], "Hi", "stop"),
+    "a finish before the first word": ([chunk({"content": ""}, "stop"), text("Hel"), text("lo"), STOP, DONE], "Hello", "stop"),
+    "a finish in every chunk": ([chunk({"content": c}, "stop") for c in ("He", "l", "lo")] + [DONE], "Hello", "stop"),
+    "another finish in the end": ([text("H"), STOP, text("i"), chunk(finish="length"), DONE], "Hi", "length"),
+    "a finish, then reasoning": ([STOP, chunk({"reasoning": "hm"}), text("Hi"), STOP, DONE], "[hm]Hi", "stop"),
+    "a finish, then nothing but pings": ([text("Hi"), STOP, {}, b": ping\n\n", USAGE], "Hi", "stop"),
+    "a refusal alone": ([chunk({"refusal": "No."}), STOP, DONE], "{No.}", "stop"),
+    "reasoning alone, cut by length": ([chunk({"reasoning": "hm"}), chunk(finish="length"), DONE], "[hm]", "length"),
     "reasoning alone, cut by length in other words": (
-        [chunk({"reasoning": "hm"}), chunk(finish="max_output_tokens"), DONE], (END,), "[hm]", "max_output_tokens",
+        [chunk({"reasoning": "hm"}), chunk(finish="max_output_tokens"), DONE], "[hm]", "max_output_tokens",
     ),
-    "reasoning alone, filtered": (
-        [chunk({"reasoning": "hm"}), chunk(finish="content_filter"), DONE], (END,), "[hm]", "content_filter",
-    ),
-    "an open tag, cut by length": ([text("<think>hm"), chunk(finish="length"), DONE], (END,), "[hm]", "length"),
+    "reasoning alone, filtered": ([chunk({"reasoning": "hm"}), chunk(finish="content_filter"), DONE], "[hm]", "content_filter"),
+    "an open tag, cut by length": ([text("<think>hm"), chunk(finish="length"), DONE], "[hm]", "length"),
 }  # fmt: skip
 
 
@@ -55,18 +48,17 @@ WHOLE: dict[str, tuple[list[Any], tuple[Step, ...], str, str]] = {
 async def test_what_came_in_a_burst_before_the_connection_ended_is_read_to_its_end(
     llm: ScriptedLLM, end: Step
 ) -> None:
-    first, *burst = stream(text("first"), *[text("x" * 400)] * 2000, text("END"), STOP, end=())[1:]
-    heard = await play(
-        llm, [SSE_HEAD, first, b"".join(step for step in burst if isinstance(step, bytes)), end]
-    )
+    head, first, *burst, _ = stream(text("first"), *[text("x" * 400)] * 2000, text("END"), STOP)
+    at_once = b"".join(step for step in burst if isinstance(step, bytes))
+    heard = await play(llm, [head, first, at_once, end])
     assert heard.error is None
     assert (len(heard.said), heard.said[-3:], heard.finish) == (800_008, "END", "stop")
 
 
 @pytest.mark.parametrize("name", WHOLE)
 async def test_an_answer_is_complete_when_a_finish_stands_at_its_end(llm: ScriptedLLM, name: str) -> None:
-    chunks, end, said, finish = WHOLE[name]
-    heard = await play(llm, stream(*chunks, end=end))
+    chunks, said, finish = WHOLE[name]
+    heard = await play(llm, stream(*chunks))
     assert (heard.said, heard.finish, heard.error) == (said, finish, None)
     finishes = [
         c["finish_reason"] for one in heard.json for c in one.get("choices") or [] if c.get("finish_reason")
@@ -76,54 +68,56 @@ async def test_an_answer_is_complete_when_a_finish_stands_at_its_end(llm: Script
     assert last["choices"][0]["finish_reason"] == finish, "and nothing that is said after it"
 
 
-FAILED: dict[str, tuple[list[Any], tuple[Step, ...], str, str]] = {
-    # what it is: (chunks after "one", how the body ends, our code, a part of our message)
-    "[DONE] without a finish": ([DONE], (END,), "llm_error", "ended before"),
-    "an end without a finish": ([], (END,), "llm_error", "ended before"),
-    "a close": ([], CUT, "llm_error", "broke"),
-    "a reset": ([], (Abort,), "llm_error", "broke"),
-    "an early stop, more, and a cut": ([STOP, text("two")], CUT, "llm_error", "broke"),
-    "a stop in every chunk, and a cut": ([STOP, chunk({"content": "two"}, "stop")], CUT, "llm_error", "broke"),
-    "nonsense": ([b"data: <html>\n\n"], (END,), "llm_error", "not a chat completion"),
-    "plain words": ([b"data: upstream went away\n\n"], (END,), "llm_error", "upstream went away"),
-    "plain words of a rate": ([b"event: error\ndata: Rate limit exceeded\n\n"], (END,), "llm_rate_limited", "Rate limit"),
-    "plain words in quotes": ([b'event: error\ndata: "engine is overloaded"\n\n'], (END,), "llm_unavailable", "overloaded"),
-    "a page": ([b"data: <html><title>503 Service Temporarily Unavailable</title>\n\n"], (END,), "llm_unavailable", "503"),
-    "a number that is none": ([b'data: {"choices": 01}\n\n'], (END,), "llm_error", "not a chat completion"),
-    "an error": ([{"error": {"message": "GPU lost", "code": 500}}, DONE], (END,), "llm_error", "GPU lost"),
-    "an error of plain text": ([{"error": "GPU lost"}], (END,), "llm_error", "GPU lost"),
-    "an error with its event's name": (
-        [b'event: error\ndata: {"message": "GPU lost"}\n\n'], (END,), "llm_error", "GPU lost",
-    ),
-    "an error without data: (proxies)": ([b'{"error": {"message": "GPU lost"}}\n\n'], (END,), "llm_error", "GPU lost"),
-    "an error field (llama-server)": ([b'error: {"code":500,"message":"GPU lost"}\n\n'], (END,), "llm_error", "GPU lost"),
-    "an error after the finish": ([STOP, {"error": "GPU lost"}], (END,), "llm_error", "GPU lost"),
+FAILED: dict[str, tuple[list[Any], str, str]] = {
+    # what it is: (chunks after "one", our code, a part of our message)
+    "[DONE] without a finish": ([DONE], "llm_error", "ended before"),
+    "an end without a finish": ([], "llm_error", "ended before"),
+    "a close": ([Close], "llm_error", "broke"),
+    "a reset": ([Abort], "llm_error", "broke"),
+    "an early stop, more, and a cut": ([STOP, text("two"), Close], "llm_error", "broke"),
+    "a stop in every chunk, and a cut": ([STOP, chunk({"content": "two"}, "stop"), Close], "llm_error", "broke"),
+    "nonsense": ([b"data: <html>\n\n"], "llm_error", "not a chat completion"),
+    "plain words": ([b"data: upstream went away\n\n"], "llm_error", "upstream went away"),
+    "plain words of a rate": ([b"event: error\ndata: Rate limit exceeded\n\n"], "llm_rate_limited", "Rate limit"),
+    "plain words in quotes": ([b'event: error\ndata: "engine is overloaded"\n\n'], "llm_unavailable", "overloaded"),
+    "a page": ([b"data: <html><title>503 Service Temporarily Unavailable</title>\n\n"], "llm_unavailable", "503"),
+    "a number that is none": ([b'data: {"choices": 01}\n\n'], "llm_error", "not a chat completion"),
+    "an error": ([failure("GPU lost", code=500), DONE], "llm_error", "GPU lost"),
+    "an error of plain text": ([{"error": "GPU lost"}], "llm_error", "GPU lost"),
+    "an error with its event's name": ([b'event: error\ndata: {"message": "GPU lost"}\n\n'], "llm_error", "GPU lost"),
+    "an error without data: (proxies)": ([b'{"error": {"message": "GPU lost"}}\n\n'], "llm_error", "GPU lost"),
+    "an error field (llama-server)": ([b'error: {"code":500,"message":"GPU lost"}\n\n'], "llm_error", "GPU lost"),
+    "an error after the finish": ([STOP, {"error": "GPU lost"}], "llm_error", "GPU lost"),
     "an error in the choice": (
         [{"choices": [{"index": 0, "delta": {}, "error": {"message": "GPU lost", "code": 502}}]}],
-        (END,), "llm_error", "GPU lost",
+        "llm_error", "GPU lost",
     ),
-    "an error of Groq's": ([{"choices": [], "x_groq": {"error": "over capacity"}}], (END,), "llm_error", "capacity"),
-    "a limit": ([{"error": {"message": "slow", "code": 429}}], (END,), "llm_rate_limited", "slow"),
-    "a 400 (vLLM)": (
-        [{"error": {"message": "bad grammar", "type": "BadRequestError", "code": 400}}, DONE],
-        (END,), "llm_rejected", "bad grammar",
+    "an error of Groq's": ([{"choices": [], "x_groq": {"error": "over capacity"}}], "llm_error", "capacity"),
+    "a limit": ([failure("slow", code=429)], "llm_rate_limited", "slow"),
+    "a 400 (vLLM)": ([failure("bad grammar", type="BadRequestError", code=400), DONE], "llm_rejected", "bad grammar"),
+    "a number that JSON does not have, where a chunk is written anew": (
+        [b'data: {"id": 1e999, "choices": [{"delta": {"content": "\\ud83d"}}]}\n\n'], "llm_error", "a number that JSON does not",
     ),
-    "a line over 1 MiB": ([b"data: " + b"x" * (2**20 + 1)], (Hang,), "llm_error", "line of over 1 MiB"),
+    "a line over 1 MiB": ([b"data: " + b"x" * (2**20 + 1), Hang], "llm_error", "line of over 1 MiB"),
 }  # fmt: skip
+FAILED |= {
+    f"no object: {data[:9]!r}": ([b"data: %b\n\n" % data], "llm_error", "not a chat completion")
+    for data in (b"[]", b'"text"', b"null", b"{" * 3, b'{"a":' * 100_000, b'{"a": %b}' % (b"9" * 10_000))
+}
 
 
 @pytest.mark.parametrize("name", FAILED)
 async def test_what_fails_in_the_middle_is_told_after_all_that_came(llm: ScriptedLLM, name: str) -> None:
-    chunks, end, code, words = FAILED[name]
-    heard = await play(llm, stream(text("one"), *chunks, end=end))
+    chunks, code, words = FAILED[name]
+    heard = await play(llm, stream(text("one"), *chunks))
     assert heard.failed.code == code
     assert words in heard.failed.message
     assert heard.said.startswith("one")
 
 
-async def test_broken_chunked_encoding_in_the_middle_is_a_failure(llm: ScriptedLLM, clock: Any) -> None:
+async def test_broken_chunked_encoding_in_the_middle_is_a_failure(llm: ScriptedLLM) -> None:
     gate = Gate()
-    llm.play(stream(text("one"), end=(gate, b"zzz\r\n", Hang)))
+    llm.play([*stream(text("one"), gate)[:-1], b"zzz\r\n", Hang])
     async with opened(llm) as way:
         asked = await way.ask((HI,), {})
         assert await anext(asked)
@@ -134,48 +128,32 @@ async def test_broken_chunked_encoding_in_the_middle_is_a_failure(llm: ScriptedL
         await asyncio.wait_for(llm.exchanges[0].gone.wait(), 5)
 
 
-@pytest.mark.parametrize(
-    "finish",
-    [
-        *(
-            "error",
-            "error_finish",
-            "network_error",
-            "abort",
-            "aborted",
-            "engine_overloaded",
-            "ERROR",
-            "timeout",
-        ),
-        *(
-            "insufficient_system_resource",
-            "function_call_filter: MALFORMED_FUNCTION_CALL",
-            "function_call_filter: UNEXPECTED_TOOL_CALL",
-            "ERROR_LIMIT",
-            "cancelled",
-        ),
-    ],
-)
+FAILURES = [
+    *("error", "error_finish", "network_error", "abort", "aborted", "engine_overloaded", "ERROR", "timeout"),
+    *("insufficient_system_resource", "ERROR_LIMIT", "cancelled"),
+    "function_call_filter: MALFORMED_FUNCTION_CALL",
+    "function_call_filter: UNEXPECTED_TOOL_CALL",
+]
+
+
+@pytest.mark.parametrize("finish", FAILURES)
 @pytest.mark.parametrize("error", [None, {"code": 502, "message": "upstream went away"}])
 async def test_a_finish_that_means_failure_is_one(llm: ScriptedLLM, finish: str, error: Any) -> None:
     last = chunk(finish=finish)
     if error:
         last["choices"][0]["error"] = error
-    for script in (stream(text("one"), last, DONE), answer(body=whole({"content": "one"}, finish))):
-        heard = await play(llm, script)
-        assert (heard.failed.code, heard.failed.kind) == ("llm_error", "finish")
-        assert finish in heard.failed.message
     heard = await play(llm, stream(text("one"), last, DONE))
     assert ("upstream went away" in heard.failed.message) == bool(error)
+    for failed in (heard.failed, (await play(llm, answer(body=whole({"content": "one"}, finish)))).failed):
+        assert (failed.code, failed.kind) == ("llm_error", "finish")
+        assert finish in failed.message
 
 
 EMPTY: dict[str, tuple[list[Step], str, str]] = {
     # what it is: (script, our code, a part of our message)
     "a finish without text": (stream(STOP, DONE), "llm_error", "without text"),
     "nothing but [DONE]": (stream(DONE), "llm_error", "ended before"),
-    "reasoning alone that did not end by length": (
-        stream(chunk({"reasoning": "hm"}), STOP, DONE), "llm_error", "without text",
-    ),
+    "reasoning alone that did not end by length": (stream(chunk({"reasoning": "hm"}), STOP, DONE), "llm_error", "without text"),
     "filtered": (stream(chunk(finish="content_filter"), DONE), "llm_rejected", "content_filter"),
     "filtered (Gemini)": (stream(chunk(finish="RECITATION"), DONE), "llm_rejected", "RECITATION"),
     "filtered (Zhipu)": (stream(chunk(finish="sensitive"), DONE), "llm_rejected", "sensitive"),
@@ -193,7 +171,7 @@ EMPTY: dict[str, tuple[list[Step], str, str]] = {
     "more than 8 MiB": (
         [b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n{" + b" " * 8_500_000, Hang], "llm_error", "over 8 MiB",
     ),
-    "an error in 200": (answer(body={"error": {"message": "GPU lost"}}), "llm_error", "GPU lost"),
+    "an error in 200": (answer(body=failure("GPU lost")), "llm_error", "GPU lost"),
 }  # fmt: skip
 
 
@@ -208,13 +186,7 @@ async def test_an_answer_that_says_nothing_is_an_error(llm: ScriptedLLM, name: s
 
 @pytest.mark.parametrize(
     "script",
-    [
-        [SSE_HEAD, Close],
-        [SSE_HEAD, Abort],
-        [SSE_HEAD, END],
-        [SSE_HEAD, http_chunk(b": ping\n\n"), Close],
-        answer(),
-    ],
+    [stream(Close), stream(Abort), stream(), stream(b": ping\n\n", Close), answer()],
     ids=repr,
 )
 async def test_nothing_at_all_may_mean_too_long_or_a_crash(llm: ScriptedLLM, script: list[Step]) -> None:
@@ -238,39 +210,32 @@ FULL = {"prompt_tokens": 4095, "completion_tokens": 1, "total_tokens": 4096}
 )
 async def test_no_text_and_a_full_context_is_too_long(llm: ScriptedLLM, chunks: list[Any], size: Any) -> None:
     llm.models = answer(body={"data": [{"id": "m", "max_model_len": size}]})
-    heard = await play(llm, stream(*chunks, DONE))
-    assert isinstance(heard.failed, TooLong)
-    assert heard.failed.is_certain
+    failed = (await play(llm, stream(*chunks, DONE))).failed
+    assert isinstance(failed, TooLong)
+    assert failed.is_certain
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 async def test_an_end_after_the_one_token_that_was_asked_for_is_no_full_context(
     llm: ScriptedLLM, field: str
 ) -> None:
-    usage = {"prompt_tokens": 9, "completion_tokens": 1}
-    llm.play(stream(chunk({"reasoning": "hm"}), chunk(finish="length", usage=usage), DONE))
-    async with opened(llm) as way:
-        heard = await hear(way, **{field: 1})
+    last = chunk(finish="length", usage={"prompt_tokens": 9, "completion_tokens": 1})
+    heard = await play(llm, stream(chunk({"reasoning": "hm"}), last, DONE), fields={field: 1})
     assert (heard.said, heard.finish, heard.error) == ("[hm]", "length", None)
 
 
-async def waiting(llm: ScriptedLLM, *script: Any, seconds: float = 20) -> tuple[asyncio.Task[Heard], Any]:
-    """Asks; returns when all of the script has been played."""
+async def waiting(llm: ScriptedLLM, *chunks: Any) -> asyncio.Task[Heard]:
+    """Asks; returns when all of the chunks have been played. Then nothing comes any more."""
     gate = Gate()
-    llm.play(stream(*script, end=(gate, Hang)))
-
-    async def ask() -> Heard:
-        async with opened(llm, llm_timeout_seconds=seconds) as way:
-            return await hear(way)
-
-    task = asyncio.create_task(ask())
+    script = stream(*chunks, gate, Hang)
+    task = asyncio.create_task(play(llm, script, llm_timeout_seconds=20))
     await gate.reached.wait()
     await asyncio.sleep(0.02)  # what was played is on its way through the sockets
-    return task, gate
+    return task
 
 
-async def test_a_finish_waits_with_ordinary_patience(llm: ScriptedLLM, clock: Any) -> None:
-    task, _ = await waiting(llm, text("Hi"), STOP)
+async def test_a_finish_waits_with_ordinary_patience(llm: ScriptedLLM, clock: Clock) -> None:
+    task = await waiting(llm, text("Hi"), STOP)
     clock.advance(19)
     await asyncio.sleep(0.1)
     assert not task.done(), "more may come"
@@ -279,58 +244,50 @@ async def test_a_finish_waits_with_ordinary_patience(llm: ScriptedLLM, clock: An
     assert (heard.said, heard.finish, heard.error) == ("Hi", "stop", None)
 
 
-async def test_a_finish_with_usage_waits_for_a_short_time(llm: ScriptedLLM, clock: Any) -> None:
-    task, _ = await waiting(llm, text("Hi"), STOP, USAGE)
+async def test_a_finish_with_usage_waits_for_a_short_time(llm: ScriptedLLM, clock: Clock) -> None:
+    task = await waiting(llm, text("Hi"), STOP, USAGE)
     clock.advance(5)
     heard = await asyncio.wait_for(task, 5)
     assert (heard.said, heard.finish, heard.error) == ("Hi", "stop", None)
     assert heard.json[-1] == USAGE
 
 
-async def heard_slowly(llm: ScriptedLLM, clock: Any, gates: list[Gate]) -> Heard:
-    """What is heard of an LLM that takes 7 of its 20 seconds at each gate."""
-    async with opened(llm, llm_timeout_seconds=20) as way:
-        task = asyncio.create_task(hear(way))
-        for gate in gates:
-            await gate.reached.wait()
-            await asyncio.sleep(0.02)  # what was played is on its way through the sockets
-            clock.advance(7)
-            gate.open()
-        return await asyncio.wait_for(task, 5)
-
-
-async def test_pings_after_the_finish_do_not_prolong_it(llm: ScriptedLLM, clock: Any) -> None:
-    gates = [Gate() for _ in range(3)]
-    script = stream(text("Hi"), STOP)[:-1]
+async def heard_slowly(llm: ScriptedLLM, clock: Clock, begin: Any, pieces: list[Any], *end: Any) -> Heard:
+    """What is heard of an LLM that takes 7 of its 20 seconds before each piece."""
+    gates = [Gate() for _ in pieces]
+    late = [one for pair in zip(gates, pieces, strict=True) for one in pair]
+    task = asyncio.create_task(play(llm, stream(*begin, *late, *end), llm_timeout_seconds=20))
     for gate in gates:
-        script += [gate, http_chunk(b"data: {}\n\n")]
-    llm.play([*script, Hang])
-    heard = await heard_slowly(llm, clock, gates)
+        await gate.reached.wait()
+        await asyncio.sleep(0.02)  # what was played is on its way through the sockets
+        clock.advance(7)
+        gate.open()
+    return await asyncio.wait_for(task, 5)
+
+
+async def test_pings_after_the_finish_do_not_prolong_it(llm: ScriptedLLM, clock: Clock) -> None:
+    heard = await heard_slowly(llm, clock, [text("Hi"), STOP], [{}] * 3, Hang)
     assert (heard.said, heard.finish, heard.error) == ("Hi", "stop", None)
 
 
-async def test_text_that_comes_with_a_finish_is_no_silence(llm: ScriptedLLM, clock: Any) -> None:
-    gates = [Gate() for _ in range(4)]
-    script = stream(text("H"))[:-1]
-    for gate in gates:
-        script += [gate, *stream(chunk({"content": "i"}, "stop"))[1:-1]]
-    llm.play([*script, *stream(DONE)[1:]])
-    heard = await heard_slowly(llm, clock, gates)
+async def test_text_that_comes_with_a_finish_is_no_silence(llm: ScriptedLLM, clock: Clock) -> None:
+    pieces = [chunk({"content": "i"}, "stop")] * 4
+    heard = await heard_slowly(llm, clock, [text("H")], pieces, DONE)
     assert (heard.said, heard.finish, heard.error) == ("Hiiii", "stop", None)
 
 
 @pytest.mark.parametrize("chunks", [[], [text("one")], [STOP], [text("one"), STOP, text("two"), STOP]])
-async def test_silence_is_a_timeout(llm: ScriptedLLM, clock: Any, chunks: list[Any]) -> None:
-    task, _ = await waiting(llm, *chunks)
+async def test_silence_is_a_timeout(llm: ScriptedLLM, clock: Clock, chunks: list[Any]) -> None:
+    task = await waiting(llm, *chunks)
     clock.advance(20)
     heard = await asyncio.wait_for(task, 5)
     assert heard.failed.code == "llm_timeout"
     assert "silent for 20 seconds" in heard.failed.message
-    assert llm.exchanges[0].gone.is_set() or await asyncio.wait_for(llm.exchanges[0].gone.wait(), 5)
+    await asyncio.wait_for(llm.exchanges[0].gone.wait(), 5)
 
 
 async def test_text_that_came_with_a_finish_does_not_wait_for_the_end(llm: ScriptedLLM) -> None:
-    llm.play(stream(chunk({"content": "Hi"}, "stop"), end=(Hang,)))
+    llm.play(stream(chunk({"content": "Hi"}, "stop"), Hang))
     async with opened(llm) as way:
         answer_ = await way.ask((HI,), {})
         chunks = await asyncio.wait_for(anext(answer_), 5)
@@ -339,33 +296,28 @@ async def test_text_that_came_with_a_finish_does_not_wait_for_the_end(llm: Scrip
     assert b'"finish_reason":null' in chunks[0].data
 
 
-async def test_a_process_that_was_stopped_reads_before_it_judges(llm: ScriptedLLM, clock: Any) -> None:
+async def test_a_process_that_was_stopped_reads_before_it_judges(llm: ScriptedLLM, clock: Clock) -> None:
     """After SIGSTOP, or a night with the lid closed, the whole answer lies in the socket."""
     head, rest = Gate(), Gate()
-    steps = stream(text("Hi"), STOP, DONE)
-    llm.play([head, steps[0], rest, *steps[1:]])
-    async with opened(llm, llm_timeout_seconds=20) as way:
-        task = asyncio.create_task(hear(way))
-        for gate in (head, rest):
-            await gate.reached.wait()
-            gate.open()
-            clock.advance(100)  # the timer is due in the very turn in which the bytes are
-            await asyncio.sleep(0)
-        heard = await asyncio.wait_for(task, 5)
+    script = [head, *stream(rest, text("Hi"), STOP, DONE)]
+    task = asyncio.create_task(play(llm, script, llm_timeout_seconds=20))
+    for gate in (head, rest):
+        await gate.reached.wait()
+        gate.open()
+        clock.advance(100)  # the timer is due in the very turn in which the bytes are
+        await asyncio.sleep(0)
+    heard = await asyncio.wait_for(task, 5)
     assert (heard.said, heard.error) == ("Hi", None)
 
 
-async def test_silence_before_the_head_is_a_timeout(llm: ScriptedLLM, clock: Any) -> None:
-    llm.play([Hang])
-    async with opened(llm, llm_timeout_seconds=5) as way:
-        task = asyncio.create_task(hear(way))
-        await llm.asked()
-        clock.advance(5)
-        heard = await asyncio.wait_for(task, 5)
-    assert heard.failed.code == "llm_timeout"
+async def test_silence_before_the_head_is_a_timeout(llm: ScriptedLLM, clock: Clock) -> None:
+    task = asyncio.create_task(play(llm, [Hang], llm_timeout_seconds=5))
+    await llm.asked()
+    clock.advance(5)
+    assert (await asyncio.wait_for(task, 5)).failed.code == "llm_timeout"
 
 
-async def test_a_cancel_in_the_very_moment_of_the_timeout_is_a_cancel(llm: ScriptedLLM, clock: Any) -> None:
+async def test_a_cancel_in_the_very_moment_of_the_timeout_is_a_cancel(llm: ScriptedLLM, clock: Clock) -> None:
     llm.play([Hang])
     async with opened(llm, llm_timeout_seconds=30) as way:
         task = asyncio.create_task(way.ask((HI,), {}))
@@ -377,7 +329,7 @@ async def test_a_cancel_in_the_very_moment_of_the_timeout_is_a_cancel(llm: Scrip
 
 
 async def test_closing_in_the_middle_stops_the_llm_at_once(llm: ScriptedLLM) -> None:
-    llm.play(stream(text("one"), end=(Hang,)))
+    llm.play(stream(text("one"), Hang))
     async with opened(llm) as way:
         asked = await way.ask((HI,), {})
         assert await anext(asked)
