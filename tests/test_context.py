@@ -8,17 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.scripted_llm import (
-    DONE,
-    END,
-    ScriptedLLM,
-    Step,
-    answer,
-    capture,
-    delta,
-    events,
-    reply,
-)
+from tests.tools.scripted_llm import END, ScriptedLLM, Step, answer, capture, completion, delta, events, reply
 from tests.tools.server import Running, StartServer, text_of
 
 
@@ -52,25 +42,19 @@ async def explained(server: Running, session: str) -> Any:
     return told
 
 
+async def ask_again(server: Running, session: str, message: str) -> None:
+    """Asks on a branch beside the newest turn."""
+    newest = (await ids(server, session))[-1]
+    status, told, _ = await server.chat(session, message, replace=newest)
+    assert status == 200, told
+
+
+async def stop(server: Running) -> None:
+    await server.server.stop(asyncio.Event())
+    server.stopped = True
+
+
 # What goes
-
-
-async def test_the_newest_messages_go_to_the_llm_in_order(start: StartServer, llm: ScriptedLLM) -> None:
-    server = await start(max_context_messages=4)
-    llm.script = lambda body: reply("A" + body["messages"][-1]["content"][1:])
-    session = await server.session()
-    await talk(server, session, 4)
-    assert sent(llm, 0) == ["user: Q1"]
-    assert sent(llm, 1) == ["user: Q1", "assistant: A1", "user: Q2"]
-    # Four would begin with a reply, which many chat templates refuse.
-    assert sent(llm, 3) == ["user: Q3", "assistant: A3", "user: Q4"]
-
-
-async def test_a_context_of_one_is_the_message_alone(start: StartServer, llm: ScriptedLLM) -> None:
-    server = await start(max_context_messages=1, system_prompt="Be kind.")
-    session = await server.session()
-    await talk(server, session, 2)
-    assert sent(llm) == ["system: Be kind.", "user: Q2"]
 
 
 @pytest.mark.parametrize(
@@ -83,13 +67,14 @@ async def test_a_context_of_one_is_the_message_alone(start: StartServer, llm: Sc
         ("", {"system_prompt": "Be brief."}, ["system: Be brief."]),
     ],
 )
-async def test_the_sessions_own_system_prompt_goes_before_the_configured_one(
+async def test_the_newest_messages_go_in_order_after_the_sessions_own_system_prompt_or_the_configured_one(
     start: StartServer, llm: ScriptedLLM, configured: str, own: dict[str, str], expected: list[str]
 ) -> None:
     server = await start(system_prompt=configured, max_context_messages=3)
+    llm.script = lambda body: reply("A" + body["messages"][-1]["content"][1:])
     session = await server.session(**own)
     await talk(server, session, 5)
-    assert sent(llm) == [*expected, "user: Q4", "assistant: Hello there.", "user: Q5"]
+    assert sent(llm) == [*expected, "user: Q4", "assistant: A4", "user: Q5"]
 
 
 @pytest.mark.parametrize(
@@ -101,23 +86,19 @@ async def test_the_sessions_own_system_prompt_goes_before_the_configured_one(
     ],
 )
 async def test_a_template_that_wants_the_roles_by_turns_gets_them_so(
-    start: StartServer, llm: ScriptedLLM, words: str, is_event: bool
+    server: Running, llm: ScriptedLLM, words: str, is_event: bool
 ) -> None:
+    error = {"error": {"message": words}}
+    in_an_event = [*events(b"data: %b\n\n" % json.dumps(error).encode()), END]
+
     def strict(body: Any) -> list[Step]:
-        roles = [message["role"] for message in body["messages"]]
-        if "useruser" in "".join(roles):
-            error = {"error": {"message": words}}
-            return (
-                [*events(b"data: %b\n\n" % json.dumps(error).encode()), END]
-                if is_event
-                else answer("400 X", error)
-            )
+        if "useruser" in "".join(message["role"] for message in body["messages"]):
+            return in_an_event if is_event else answer("400 X", error)
         if body["messages"][-1]["content"] == "think":
-            return [*events(delta(reasoning_content="Hm"), delta(finish="length"), DONE), END]
+            return [*events(delta(reasoning_content="Hm"), delta(finish="length")), END]
         return reply("Hello.")
 
     llm.script = strict
-    server = await start()
     session = await server.session()
     for text in ("think", "Q1", "Q2"):
         status, told, _ = await server.chat(session, text)
@@ -128,22 +109,19 @@ async def test_a_template_that_wants_the_roles_by_turns_gets_them_so(
 
 @pytest.mark.parametrize("model", ["m", "m" * 300])
 async def test_a_template_that_refuses_any_order_is_asked_twice_and_no_more(
-    start: StartServer, llm: ScriptedLLM, model: str
+    server: Running, llm: ScriptedLLM, model: str
 ) -> None:
     llm.script = lambda _: answer("400 X", {"error": {"message": "conversation roles must alternate"}})
-    server = await start()
-    session = await server.session()
     for text in ("Q1", "Q2"):
         llm.exchanges.clear()
         said = [{"role": "user", "content": text}, {"role": "user", "content": "and?"}]
-        response = await server.call("POST", "/v1/responses", {"input": said, "model": model})
-        assert response[0] == 400
+        status, _, _ = await server.call("POST", "/v1/responses", {"input": said, "model": model})
+        assert status == 400
         assert len(llm.exchanges) <= 2
-    assert await server.history(session) == []
 
 
 async def test_a_prompt_that_a_client_repeats_goes_once_to_a_template_that_refuses_it(
-    start: StartServer, llm: ScriptedLLM
+    server: Running, llm: ScriptedLLM
 ) -> None:
     def strict(body: Any) -> list[Step]:
         if any(message["role"] == "system" for message in body["messages"][1:]):
@@ -151,30 +129,26 @@ async def test_a_prompt_that_a_client_repeats_goes_once_to_a_template_that_refus
         return reply("Hello.")
 
     llm.script = strict
-    server = await start()
     more: dict[str, str] = {}
     for text in ("Q1", "Q2"):
         said = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": text}]
-        status, told, _ = await server.call(
-            "POST", "/v1/responses", {"input": said, "instructions": "Hi.", **more}
-        )
+        asked = {"input": said, "instructions": "Hi.", **more}
+        status, told, _ = await server.call("POST", "/v1/responses", asked)
         assert status == 200, told
         more = {"previous_response_id": told["id"]}
     assert sent(llm) == ["system: Hi.\n\nBe kind.", "user: Q1", "assistant: Hello.", "user: Q2"]
 
 
 async def test_a_template_that_refuses_what_is_in_order_is_asked_once(
-    start: StartServer, llm: ScriptedLLM
+    server: Running, llm: ScriptedLLM
 ) -> None:
     llm.play(answer("400 X", {"error": {"message": "Conversation roles must alternate"}}))
-    server = await start()
     status, told, _ = await server.chat(await server.session(), "Q")
     assert (status, told["error"]["code"], len(llm.exchanges)) == (400, "llm_rejected", 1)
 
 
 @pytest.mark.parametrize("how", ["chat", "stream"])
-async def test_how_many_messages_went_is_told(start: StartServer, how: str) -> None:
-    server = await start()
+async def test_how_many_messages_went_is_told(server: Running, how: str) -> None:
     session = await server.session(system_prompt="Be kind.")
     for expected in (1, 3, 5, 7, 9, 5, 7):
         if how == "chat":
@@ -198,44 +172,33 @@ async def test_the_bytes_that_were_sent_are_sent_again(
     server = await start(**settings)
     session = await server.session()
     await talk(server, session, 7)
-    await server.server.stop(asyncio.Event())
-    server.stopped = True
+    await stop(server)
     server = await start(**settings)
     await talk(server, session, 1, first=8)
-    grown = [
-        number for number in range(1, 8) if sent_bytes(llm, number).startswith(sent_bytes(llm, number - 1))
-    ]
+    bodies = [sent_bytes(llm, number) for number in range(8)]
+    grown = [number for number in range(1, 8) if bodies[number].startswith(bodies[number - 1])]
     assert grown == [1, 2, 3, 4, 6, 7], "all but where the older half was dropped"
-
-    before = sent_bytes(llm, 6)
-    newest = (await ids(server, session))[-1]
-    asked = {"session_id": session, "message": "Q8 again", "replace": newest}
-    status, told, _ = await server.call("POST", "/api/chat", asked)
-    assert status == 200, told
-    assert sent_bytes(llm).startswith(before), "a branch begins where its trunk did"
+    await ask_again(server, session, "Q8 again")
+    assert sent_bytes(llm).startswith(bodies[6]), "a branch begins where its trunk did"
     assert sent(llm)[-1] == "user: Q8 again"
 
 
-async def test_another_system_prompt_is_sent_with_as_much_as_fits(
-    start: StartServer, llm: ScriptedLLM
-) -> None:
-    server = await start()
+async def test_another_system_prompt_is_sent_with_as_much_as_fits(server: Running, llm: ScriptedLLM) -> None:
     session = await server.session(system_prompt="Be kind.")
     await talk(server, session, 6)
     status, _, _ = await server.call("PATCH", f"/api/sessions/{session}", {"system_prompt": "Be brief."})
     assert status == 200
-    status, _, headers = await server.chat(session, "Q7")
-    assert headers["X-Context-Messages"] == "9"
-    assert sent(llm)[0] == "system: Be brief."
+    for text, expected in (("Q7", 9), ("Q8", 5)):
+        _, _, headers = await server.chat(session, text)
+        assert headers["X-Context-Messages"] == str(expected), "and from there it stands"
+        assert sent(llm)[0] == "system: Be brief."
 
 
 async def test_a_limit_of_tokens_holds_by_the_llms_own_counts(start: StartServer, llm: ScriptedLLM) -> None:
     def script(body: Any) -> list[Step]:
         prompt = sum(4 + len(message["content"]) // 3 for message in body["messages"])
-        counts = {"prompt_tokens": prompt, "completion_tokens": 104}
-        chunk = {"id": "c1", "choices": [], "usage": counts}
-        told = b"data: " + json.dumps(chunk).encode() + b"\n\n"
-        return [*events(delta("A" * 300, finish="stop"), told, DONE), END]
+        usage = {"prompt_tokens": prompt, "completion_tokens": 104}
+        return answer(body=completion("A" * 300) | {"usage": usage})
 
     llm.script = script
     server = await start(max_context_messages=1000, max_context_tokens=1000)
@@ -273,7 +236,7 @@ WAYS: dict[str, list[Step]] = {
     SILENT: capture("llama-cpp-python", "too_long_stream"),
     "vLLM": PROSE,
     "in an event": [
-        *events(b'data: {"error": {"message": "m", "code": "context_length_exceeded"}}\n\n', DONE),
+        *events(b'data: {"error": {"code": "context_length_exceeded", "message": "m"}}\n\n'),
         END,
     ],
 }
@@ -365,7 +328,7 @@ async def test_what_is_too_long_after_a_role_that_said_nothing_is_asked_with_les
 ) -> None:
     session = await server.session()
     await talk(server, session, 2)
-    llm.play([*events(delta("", role="assistant"), delta("", "model_context_window_exceeded"), DONE), END])
+    llm.play([*events(delta("", role="assistant"), delta("", "model_context_window_exceeded")), END])
     stream = await server.stream(session, "Q3")
     assert text_of(await stream.rest()) == "Hello there."
     assert len(llm.exchanges) == 4
@@ -385,20 +348,23 @@ async def test_a_stream_that_had_begun_is_not_begun_again(server: Running, llm: 
     assert len(await server.history(session)) == 4
 
 
-async def test_another_error_is_not_tried_with_less(server: Running, llm: ScriptedLLM) -> None:
-    session = await server.session()
-    await talk(server, session, 2)
-    failures: list[list[Step]] = [
+@pytest.mark.parametrize(
+    "failure",
+    [
         answer("500 Oops", b"<html>"),
         answer("400 Bad Request", {"error": {"message": "bad temperature"}}),
         answer("429 Slow down", {"error": {"message": "rate limit"}}),
-    ]
-    for failure in failures:
-        before = len(llm.exchanges)
-        llm.play(failure)
-        stream = await server.stream(session, "Q3")
-        assert stream.status in (400, 429, 502)
-        assert all(len(sent(llm, number)) == 5 for number in range(before, len(llm.exchanges)))
+    ],
+    ids=["500", "400", "429"],
+)
+async def test_another_error_is_not_tried_with_less(
+    server: Running, llm: ScriptedLLM, failure: list[Step]
+) -> None:
+    session = await server.session()
+    await talk(server, session, 2)
+    llm.play(failure)
+    assert (await server.chat(session, "Q3"))[0] in (400, 429, 502)
+    assert [len(sent(llm, number)) for number in range(2, len(llm.exchanges))] == [5]
 
 
 # How it is explained
@@ -433,16 +399,12 @@ async def test_a_conversation_has_one_key_for_life_which_is_not_its_id(
     session, other = await server.session(), await server.session()
     await talk(server, session, 2)
     await talk(server, other, 1)
-    await server.server.stop(asyncio.Event())
-    server.stopped = True
+    await stop(server)
     server = await start(**settings)
-    newest = (await ids(server, session))[-1]
-    asked = {"session_id": session, "message": "again", "replace": newest}
-    assert (await server.call("POST", "/api/chat", asked))[0] == 200
+    await ask_again(server, session, "again")
     keys = [exchange.headers["x-session-affinity"] for exchange in llm.exchanges]
     assert keys[0] == keys[1] == keys[3] != keys[2], "after a restart and on a branch too"
-    assert [exchange.body["prompt_cache_key"] for exchange in llm.exchanges] == [
-        f"chat-{key}" for key in keys
-    ]
+    cache_keys = [exchange.body["prompt_cache_key"] for exchange in llm.exchanges]
+    assert cache_keys == [f"chat-{key}" for key in keys]
     assert session not in keys[0]
     assert session.replace("-", "") not in keys[0]

@@ -34,6 +34,7 @@ def questions(messages: list[str]) -> list[str]:
         (1, [1, 1, 1, 1]),
         (2, [1, 1, 1, 1]),
         (3, [1, 3, 3, 3]),
+        (4, [1, 3, 3, 3]),  # four would begin with an answer, which many chat templates refuse
         (5, [1, 3, 5, 3, 5, 3, 5]),
         (10, [1, 3, 5, 7, 9, 5, 7, 9, 5, 7, 9]),
         (40, [*range(1, 40, 2), *range(19, 40, 2), *range(19, 40, 2)]),
@@ -48,27 +49,6 @@ def test_a_context_grows_until_it_is_full_and_then_half_of_it_stays(
     assert all(context.messages[0] == system_message("Be kind.") for context in talked.contexts)
 
 
-def test_what_was_sent_is_sent_again_byte_for_byte_while_the_beginning_stands() -> None:
-    talked = conversation(10)
-    talked.talk(60)
-    stood = 0
-    for number, (one, two) in enumerate(zip(talked.contexts, talked.contexts[1:], strict=False), 2):
-        before = [*one.messages, talked.turns[number - 1].output]
-        if two.turns[0].seq == (one.turns or two.turns)[0].seq:
-            assert two.messages[:-1] == before
-            stood += 1
-    assert stood == 40, "two questions of three, and at the start more"
-
-
-def test_after_a_restart_the_same_beginning_is_found() -> None:
-    whole, restarted = conversation(10), conversation(10)
-    whole.talk(12)
-    restarted.talk(7)
-    restarted.limits, restarted.llm = ContextLimits(10), PrefixLLM()
-    restarted.talk(5)
-    assert counts(restarted) == counts(whole)
-
-
 def test_a_rewind_and_a_branch_find_the_beginning_that_their_parent_had() -> None:
     talked = conversation(10)
     talked.talk(8)
@@ -76,17 +56,6 @@ def test_a_rewind_and_a_branch_find_the_beginning_that_their_parent_had() -> Non
     assert questions(talked.next(user("Q5")).messages) == ["Q1", "Q2", "Q3", "Q4", "Q5"]
     talked.current = 7  # the second after the step
     assert talked.next(user("Q8")).messages[:-1] == talked.contexts[7].messages[:-1]
-
-
-def test_with_another_prompt_as_much_is_sent_as_fits() -> None:
-    talked = conversation(10)
-    talked.talk(6)
-    assert talked.contexts[-1].count == 5
-    talked.prompt = "Be brief."
-    context = talked.next(user("Q7"))
-    assert (context.count, context.reason) == (9, "max_context_messages")
-    talked.talk(2)
-    assert counts(talked)[-2:] == [9, 5], "and from there it stands"
 
 
 @pytest.mark.parametrize("change", ["model", "tools"])
@@ -106,16 +75,6 @@ def test_where_tools_are_not_known_the_beginning_is_that_of_the_last_question() 
     assert unknown.messages == talked.next(user("Q7")).messages[:-1]
     assert len(unknown.turns) == 3
     assert plan(talked.path(), [], Head.of("n", None, []), Budget(10)).count == 8, "another model"
-
-
-def test_why_it_begins_there_is_known_after_the_step_too() -> None:
-    talked = conversation(10)
-    talked.talk(7)
-    reasons = [context.reason for context in talked.contexts]
-    assert reasons == [WHOLE] * 5 + ["max_context_messages"] * 2
-    first = talked.contexts[-1].first
-    assert first == message_id(talked.turns[4].turn_id, 1)
-    assert talked.contexts[0].first is None, "it is the new message"
 
 
 def test_only_what_is_sent_and_one_turn_more_is_read() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -25,25 +26,6 @@ def limits(*refused: tuple[int, int, int | None], tokens: int = 0) -> ContextLim
     return learned
 
 
-def test_a_refused_context_is_halved_until_it_fits() -> None:
-    talked = Conversation(PrefixLLM(), ContextLimits(40), "Be kind.")
-    talked.talk(4)
-    talked.llm.takes_messages = 4
-    context = talked.ask(user("Q5"), output=assistant("A5"))
-    assert talked.llm.asks == 4 + 3, "9 messages, then 5, then 3"
-    assert (context.count, context.reason, context.start) == (3, "llm_refused", 4)
-
-
-def test_when_only_the_question_is_left_the_refusal_is_final() -> None:
-    talked = Conversation(PrefixLLM(), ContextLimits(40))
-    talked.talk(2)
-    talked.llm.takes = 5
-    with pytest.raises(TooLong):
-        talked.ask(user("Q3" * 100), output=assistant("A3"))
-    assert talked.llm.asks == 2 + 3
-    assert len(talked.turns) == 2
-
-
 def test_when_the_size_is_named_the_step_is_to_its_measure() -> None:
     talked = Conversation(PrefixLLM(takes=1000, named=1000), ContextLimits(1000))
     while talked.llm.asks == len(talked.turns):
@@ -56,29 +38,31 @@ def test_when_the_size_is_named_the_step_is_to_its_measure() -> None:
     )
 
 
-@pytest.mark.parametrize("named", [None, 512, 3, 10**6])
-@pytest.mark.parametrize("is_varied", [False, True])
-def test_an_llm_that_takes_11_messages_is_asked_once_a_question(named: int | None, is_varied: bool) -> None:
-    drawn = random.Random(7)
-    llm, learned = PrefixLLM(takes_messages=12, named=named), ContextLimits(40)
+def ask_three_hundred(llm: PrefixLLM, limit: int, words: Sequence[int]) -> None:
+    """Asks in five sessions, in messages of so many words."""
+    drawn, learned = random.Random(7), ContextLimits(limit)
     for session in range(5):
         talked = Conversation(llm, learned, f"Be kind to {session}.")
         for number in range(60):
-            words = drawn.randint(1, 60) if is_varied else 30
-            talked.ask(user(f"Q{number}" + " word" * words), output=assistant("A" + " word" * words))
+            text = " word" * drawn.choice(words)
+            talked.ask(user(f"Q{number}{text}"), output=assistant(f"A{text}"))
+
+
+@pytest.mark.parametrize("named", [None, 512, 3, 10**6])
+@pytest.mark.parametrize("words", [[30], range(1, 61)], ids=["alike", "varied"])
+def test_an_llm_that_takes_11_messages_is_asked_once_a_question(
+    named: int | None, words: Sequence[int]
+) -> None:
+    llm = PrefixLLM(takes_messages=12, named=named)
+    ask_three_hundred(llm, 40, words)
     assert llm.asks <= 300 * 1.03, llm.asks
     assert sum(llm.counts) / len(llm.counts) >= 7, "and is sent most of what it takes"
 
 
 @pytest.mark.parametrize("named", [None, 2000, 900])
 def test_an_llm_that_takes_so_many_tokens_is_asked_once_a_question(named: int | None) -> None:
-    drawn = random.Random(7)
-    llm, learned = PrefixLLM(takes=2000, named=named), ContextLimits(1000)
-    for session in range(5):
-        talked = Conversation(llm, learned, f"Be kind to {session}.")
-        for number in range(60):
-            words = drawn.choice([1, 10, 100])
-            talked.ask(user(f"Q{number}" + " word" * words), output=assistant("A" + " word" * words))
+    llm = PrefixLLM(takes=2000, named=named)
+    ask_three_hundred(llm, 1000, [1, 10, 100])
     assert llm.asks <= 300 * 1.03, llm.asks
     assert sum(llm.prompts) / len(llm.prompts) >= 0.5 * 2000
 
