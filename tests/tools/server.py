@@ -239,3 +239,9 @@ async def until(condition: Callable[[], bool]) -> None:
     """Gives the event loop turns until something has come about; the test's timeout ends it otherwise."""
     while not condition():  # noqa: ASYNC110 (it gives turns and waits for no time to pass)
         await asyncio.sleep(0)
+
+
+async def turns(count: int = 5) -> None:
+    """Gives the event loop so many turns."""
+    for _ in range(count):
+        await asyncio.sleep(0)

@@ -6,22 +6,22 @@ import asyncio
 import socket
 import struct
 
+from tests.tools.raw import RawClient
 
-class Client:
+
+class Client(RawClient):
     """One connection; `received` is what came, `closed` whether it has ended."""
 
     def __init__(self, port: int, buffer: int = 32768) -> None:
-        self._socket = socket.socket()
+        super().__init__()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        self._socket.setblocking(True)
         self._socket.connect(("127.0.0.1", port))
         self._socket.setblocking(False)
-        self._loop = asyncio.get_running_loop()
-        self.received = bytearray()
-        self.closed = False
 
     async def send(self, data: bytes, *, end: bool = False) -> None:
         """Sends; `end` ends this half of the connection."""
-        await self._loop.sock_sendall(self._socket, data)
+        await asyncio.get_running_loop().sock_sendall(self._socket, data)
         if end:
             self.end()
 
@@ -32,25 +32,13 @@ class Client:
     async def get(self, path: str, *, end: bool = False, version: bytes = b"1.1") -> None:
         await self.send(b"GET %b HTTP/%b\r\nHost: x\r\n\r\n" % (path.encode(), version), end=end)
 
-    async def read(self, size: int = 1) -> int:
-        """Waits for at least so many bytes more; returns how many came, fewer at the end."""
-        before = len(self.received)
-        while len(self.received) < before + size and not self.closed:
-            try:
-                data = await self._loop.sock_recv(self._socket, 65536)
-            except ConnectionError:
-                data = b""
-            self.closed = not data
-            self.received += data
-        return len(self.received) - before
-
     async def read_until(self, text: bytes) -> None:
         while text not in self.received:
-            assert await self.read(), f"closed after {self.received[-200:]!r}"
+            assert await self.read(1), f"closed after {self.received[-200:]!r}"
 
     async def rest(self) -> bytearray:
         """All until the server closes the connection."""
-        while await self.read():
+        while await self.read(1):
             pass
         return self.received
 
@@ -58,4 +46,4 @@ class Client:
         """Closes the connection."""
         if reset:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._socket.close()
+        self.close()

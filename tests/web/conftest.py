@@ -39,6 +39,12 @@ async def client(site: Site) -> AsyncIterator[Callable[[], Client]]:
     await asyncio.sleep(0)
 
 
+@pytest.fixture
+async def one(client: Callable[[], Client]) -> Client:
+    """A client of the site."""
+    return client()
+
+
 StartSite = Callable[..., Process]
 
 

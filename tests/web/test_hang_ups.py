@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.tools.processes import Process
+from tests.tools.sockets import get, post
 from tests.web.client import Client
 from tests.web.conftest import StartSite
 
@@ -16,11 +18,10 @@ COUNT = 300
 MOST = 64 * 2**20
 
 REQUESTS = {
-    "page": b"GET /pieces?mb=14 HTTP/1.1\r\nHost: x\r\n\r\n",
-    "whole": b"GET /whole?mb=14 HTTP/1.1\r\nHost: x\r\n\r\n",
-    "upload": b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\n\r\n" + b"x" * 4_000_000,
-    "pipeline": b"GET /events?beat=0.1 HTTP/1.1\r\nHost: x\r\n\r\n"
-    + (b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000) * 30,
+    "page": get("/pieces?mb=14"),
+    "whole": get("/whole?mb=14"),
+    "upload": post("/upload", b"x" * 4_000_000, length=8_000_000),
+    "pipeline": get("/events?beat=0.1") + post("/upload", b"x" * 100_000) * 30,
 }
 
 
@@ -35,12 +36,10 @@ async def hang_up(process: Process, data: bytes, *, together: int) -> None:
     for _ in range(COUNT // together):
         clients = [Client(process.port) for _ in range(together)]
         for one in clients:
-            try:
+            with suppress(TimeoutError, ConnectionError):  # nobody reads any more, or it was refused
                 await asyncio.wait_for(one.send(data), 1)
                 if data.startswith(b"GET"):
-                    await one.read()
-            except (TimeoutError, ConnectionError):
-                pass  # nobody reads any more, or it was refused
+                    await one.read(1)
         for one in clients:
             one.leave()
 
@@ -62,7 +61,7 @@ async def test_two_hundred_clients_that_read_nothing_of_a_page_cost_little(start
     clients = [Client(process.port, buffer=4096) for _ in range(200)]
     for one in clients:
         await one.get("/pieces?mb=4")
-        await one.read()
+        await one.read(1)
     cost = resident(process) - before
     for one in clients:
         one.leave()
@@ -72,21 +71,17 @@ async def test_two_hundred_clients_that_read_nothing_of_a_page_cost_little(start
 async def test_bodies_on_their_way_are_bounded_and_small_ones_served(start_site: StartSite) -> None:
     process = start_site()
     before = resident(process)
-    head = b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\n\r\n"
-    clients = [Client(process.port) for _ in range(60)]
-    refused = 0
-    for one in clients:
-        try:
-            await asyncio.wait_for(one.send(head + b"x" * 4_000_000), 2)
-        except (TimeoutError, ConnectionError):
-            pass
+    clients = [Client(process.port) for _ in range(61)]
+    *large, small = clients
+    for one in large:
+        with suppress(TimeoutError, ConnectionError):
+            await asyncio.wait_for(one.send(REQUESTS["upload"]), 2)
     cost = resident(process) - before
-    small = Client(process.port)
-    await small.send(b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 40000\r\n\r\n" + b"x" * 40_000)
+    await small.send(post("/upload", b"x" * 40_000))
     await small.read_until(b'{"size":40000}')
     process.says("POST /upload 503")
     refused = sum(" POST /upload 503 " in line for line in process.lines)
-    for one in [*clients, small]:
+    for one in clients:
         one.leave()
     assert cost < 200 * 2**20, f"60 halves of 8 MB cost {cost / 2**20:.0f} MiB"
     assert 20 <= refused <= 30, f"{refused} of 60 were refused; 128 MiB hold some 33 halves"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from chatbot.web.metrics import MAX_SERIES, OTHER, Family
-from tests.tools.scripted_llm import DONE, END, ScriptedLLM, delta, events
+from tests.tools.scripted_llm import DONE, END, ScriptedLLM, answer, delta, events
 from tests.tools.server import Running, StartServer
 
 LINE = re.compile(r'([a-z_]+)(\{(?:[a-z_]+="(?:[^"\\]|\\.)*",?)+\})? (\+Inf|-?[\d.e+-]+)')
@@ -51,10 +51,10 @@ async def test_a_chat_is_counted_with_its_tokens_times_and_end(server: Running, 
 async def test_failures_and_foreign_words_are_counted_under_bounded_names(
     server: Running, llm: ScriptedLLM
 ) -> None:
-    llm.play([b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"])
+    llm.play(answer("500 No"))
     assert (await server.chat(await server.session()))[0] == 502
-    for path in ("/a", "/b", "/c"):
-        await server.call("BREW" if path == "/a" else "GET", path)
+    for method, path in (("BREW", "/a"), ("GET", "/b"), ("GET", "/c")):
+        await server.call(method, path)
     found = await metrics(server)
     assert found['chatbot_replies_total{end="llm_error"}'] == 1
     assert sum(value for name, value in found.items() if name.startswith("chatbot_llm_failures_total")) == 1
@@ -65,18 +65,11 @@ async def test_failures_and_foreign_words_are_counted_under_bounded_names(
 async def test_a_name_that_a_client_makes_up_is_a_label_and_not_a_long_one(
     server: Running, llm: ScriptedLLM
 ) -> None:
+    llm.play(answer("500 No"))
     name = 'a\t"\\\n' + "é" * 100_000
-    llm.play([b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"])
     assert (await server.chat(await server.session(), model=name))[0] == 502
-    found = await metrics(server)
-    assert (
-        found[
-            'gen_ai_server_request_duration_seconds_count{gen_ai_request_model="a\t\\"\\\\\\n'
-            + "é" * 251
-            + '"}'
-        ]
-        == 1
-    )
+    label = '{gen_ai_request_model="a\t\\"\\\\\\n' + "é" * 251 + '"}'
+    assert (await metrics(server))["gen_ai_server_request_duration_seconds_count" + label] == 1
 
 
 def test_no_metric_has_series_without_bound() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.tools.processes import Process
+from tests.tools.sockets import post
 from tests.web.client import Client
 from tests.web.conftest import StartSite
 
@@ -20,8 +22,15 @@ def process(start_site: StartSite) -> Process:
     return start_site(PATIENCE="1")
 
 
-async def test_who_read_all_that_had_been_sent_is_not_dropped(process: Process) -> None:
-    one = Client(process.port)
+@pytest.fixture
+async def one(process: Process) -> AsyncIterator[Client]:
+    """A client of the site."""
+    client = Client(process.port)
+    yield client
+    client.leave()
+
+
+async def test_who_read_all_that_had_been_sent_is_not_dropped(process: Process, one: Client) -> None:
     await one.get("/events?size=400000")
     await asyncio.sleep(0.3)  # it is stalled by now
     process.signal(signal.SIGSTOP)
@@ -30,20 +39,16 @@ async def test_who_read_all_that_had_been_sent_is_not_dropped(process: Process) 
     process.signal(signal.SIGCONT)
     await one.read(300_000)
     assert not one.closed, f"dropped after {len(one.received)} bytes"
-    one.leave()
 
 
-async def test_who_reads_nothing_is_dropped(process: Process) -> None:
-    one = Client(process.port)
+async def test_who_reads_nothing_is_dropped(process: Process, one: Client) -> None:
     await one.get("/events?size=4000000")
     await asyncio.to_thread(process.says, "GET /events 499")
-    one.leave()
 
 
-async def test_a_body_that_could_not_come_is_waited_for(process: Process) -> None:
-    one = Client(process.port)
+async def test_a_body_that_could_not_come_is_waited_for(process: Process, one: Client) -> None:
     body = b"x" * 6_000_000
-    await one.send(b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
+    await one.send(post("/upload", b"", length=len(body)))
     await asyncio.sleep(0.3)
     process.signal(signal.SIGSTOP)
     sending = asyncio.create_task(one.send(body))
@@ -51,11 +56,8 @@ async def test_a_body_that_could_not_come_is_waited_for(process: Process) -> Non
     process.signal(signal.SIGCONT)
     await sending
     await one.read_until(b'{"size":6000000}')
-    one.leave()
 
 
-async def test_a_body_that_does_not_come_is_refused(process: Process) -> None:
-    one = Client(process.port)
-    await one.send(b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+async def test_a_body_that_does_not_come_is_refused(one: Client) -> None:
+    await one.send(post("/upload", b"half", length=10))
     await one.read_until(b"did not arrive")
-    one.leave()
