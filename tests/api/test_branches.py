@@ -114,12 +114,11 @@ async def test_what_is_not_there_is_neither_replaced_nor_gone_to(
     theirs = await say(server, llm, other, "A1", message="Q1")
     [prompt] = await messages(server, session)
     named = {"prompt": prompt["message_id"], "other": theirs, "nonsense": "x"}[place]
-    status, told, _ = await server.chat(session, "Hi", replace=named)
-    found = (status, told["error"]["code"], told["error"]["param"])
-    assert found == (404, "message_not_found", "replace")
-    status, told, _ = await server.call("PATCH", f"/api/sessions/{session}", {"current": named})
-    found = (status, told["error"]["code"], told["error"]["param"])
-    assert found == (404, "message_not_found", "current")
+    replacing = await server.chat(session, "Hi", replace=named)
+    going = await server.call("PATCH", f"/api/sessions/{session}", {"current": named})
+    for (status, told, _), param in ((replacing, "replace"), (going, "current")):
+        found = (status, told["error"]["code"], told["error"]["param"])
+        assert found == (404, "message_not_found", param)
     assert len(llm.exchanges) == 1
 
 

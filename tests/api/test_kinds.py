@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from tests.tools.scripted_llm import END, Gate, ScriptedLLM, answer, completion, delta, events, reply
+from tests.tools.scripted_llm import END, Gate, ScriptedLLM, Step, answer, completion, delta, events, reply
 from tests.tools.server import Running
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": '{"zone":"KST"}'}}
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+SIGNATURE = {"extra_content": {"google": {"thought_signature": "CuwB"}}}
 
 
 def call(arguments: str, **head: Any) -> bytes:
@@ -20,6 +21,12 @@ def call(arguments: str, **head: Any) -> bytes:
 
 CALLING = [call('{"zone":', id="call_1", type="function"), call('"KST"}'), delta(finish="tool_calls")]
 CALLS = [*events(*CALLING, b"data: [DONE]\n\n"), END]
+OUTPUTS = [{"tool_call_id": "call_1", "output": "12:30"}]
+
+
+def calling(call: dict[str, Any]) -> list[Step]:
+    """An answer that is one call, in one piece."""
+    return [*events(delta(tool_calls=[call], finish="tool_calls")), END]
 
 
 async def ask(server: Running, session: str, **body: Any) -> tuple[int, Any]:
@@ -27,16 +34,21 @@ async def ask(server: Running, session: str, **body: Any) -> tuple[int, Any]:
     return status, told
 
 
-async def test_a_round_of_tools(server: Running, llm: ScriptedLLM) -> None:
+async def called(server: Running, llm: ScriptedLLM, script: list[Step] = CALLS) -> tuple[str, Any]:
+    """A session whose newest reply called a tool, and that reply."""
     session = await server.session()
-    llm.play(CALLS)
+    llm.play(script)
     status, told = await ask(server, session, message="What time is it?")
-    assert (status, told["content"], told["tool_calls"]) == (200, None, [CALL])
-    assert told["finish_reason"] == "tool_calls"
-    outputs = [{"tool_call_id": "call_1", "output": "12:30"}]
-    status, refused = await ask(server, session, tool_outputs=outputs, message="And?")
+    assert status == 200, told
+    return session, told
+
+
+async def test_a_round_of_tools(server: Running, llm: ScriptedLLM) -> None:
+    session, told = await called(server, llm)
+    assert (told["content"], told["tool_calls"], told["finish_reason"]) == (None, [CALL], "tool_calls")
+    status, refused = await ask(server, session, tool_outputs=OUTPUTS, message="And?")
     assert (status, refused["error"]["param"]) == (400, "tool_outputs")
-    status, told = await ask(server, session, tool_outputs=outputs)
+    status, told = await ask(server, session, tool_outputs=OUTPUTS)
     assert (status, told["content"]) == (200, "Hello there.")
     said = {"role": "tool", "tool_call_id": "call_1", "content": "12:30"}
     sent = llm.exchanges[-1].body["messages"]
@@ -45,7 +57,7 @@ async def test_a_round_of_tools(server: Running, llm: ScriptedLLM) -> None:
     assert [message["role"] for message in page["messages"]] == ["user", "assistant", "tool", "assistant"]
     shown = page["messages"][2]
     assert {name: shown[name] for name in said} == said
-    status, again = await ask(server, session, tool_outputs=outputs, replace=told["message_id"])
+    status, again = await ask(server, session, tool_outputs=OUTPUTS, replace=told["message_id"])
     assert (status, again["versions"]["index"]) == (200, 1)
     assert llm.exchanges[-1].body["messages"] == sent
 
@@ -65,27 +77,20 @@ async def test_a_whole_call_without_arguments_has_an_empty_object(
 async def test_tools_put_out_what_was_called_above_what_was_added_and_deleted(
     server: Running, llm: ScriptedLLM
 ) -> None:
-    session = await server.session()
-    llm.play(CALLS)
-    await ask(server, session, message="What time is it?")
+    session, _ = await called(server, llm)
     path = f"/v1/conversations/conv_{session}/items"
     _, added, _ = await server.call("POST", path, {"items": [{"role": "user", "content": "Quick!"}]})
     assert (await server.call("DELETE", f"{path}/{added['data'][0]['id']}"))[0] == 200
-    outputs = [{"tool_call_id": "call_1", "output": "12:30"}]
-    status, told = await ask(server, session, tool_outputs=outputs)
+    status, told = await ask(server, session, tool_outputs=OUTPUTS)
     assert (status, told.get("content")) == (200, "Hello there."), told
 
 
 async def test_the_signature_of_a_call_goes_back_with_it(server: Running, llm: ScriptedLLM) -> None:
     """Gemini refuses a round of tools without it."""
-    session = await server.session()
-    signed = CALL | {"extra_content": {"google": {"thought_signature": "CuwB"}}}
-    llm.play([*events(delta(tool_calls=[signed], finish="tool_calls"), b"data: [DONE]\n\n"), END])
-    status, told = await ask(server, session, message="What time is it?")
-    assert (status, told["tool_calls"]) == (200, [signed])
-    outputs = [{"tool_call_id": "call_1", "output": "12:30"}]
-    assert (await ask(server, session, tool_outputs=outputs))[0] == 200
-    assert llm.exchanges[-1].body["messages"][1]["tool_calls"] == [signed]
+    session, told = await called(server, llm, calling(CALL | SIGNATURE))
+    assert told["tool_calls"] == [CALL | SIGNATURE]
+    assert (await ask(server, session, tool_outputs=OUTPUTS))[0] == 200
+    assert llm.exchanges[-1].body["messages"][1]["tool_calls"] == [CALL | SIGNATURE]
 
 
 @pytest.mark.parametrize("id_", ["call_1", None], ids=["as it came", "rewritten"])
@@ -93,62 +98,40 @@ async def test_the_signature_of_a_call_is_in_the_stream_and_in_its_replay(
     server: Running, llm: ScriptedLLM, id_: str | None
 ) -> None:
     session = await server.session()
-    signed = CALL | {"index": 0, "id": id_, "extra_content": {"google": {"thought_signature": "CuwB"}}}
-    llm.play([*events(delta(tool_calls=[signed]), delta(finish="tool_calls"), b"data: [DONE]\n\n"), END])
+    signed = delta(tool_calls=[CALL | SIGNATURE | {"index": 0, "id": id_}])
+    llm.play([*events(signed, delta(finish="tool_calls")), END])
     live = await server.stream(session, "What time is it?")
     first, *_ = await live.rest()
     again, *_ = await (await server.resume(session, live.message_id)).rest()
     for event in (first, again):
-        (call,) = event.json["choices"][0]["delta"]["tool_calls"]
-        assert call["extra_content"] == signed["extra_content"]
+        [call] = event.json["choices"][0]["delta"]["tool_calls"]
+        assert call["extra_content"] == SIGNATURE["extra_content"]
 
 
 @pytest.mark.parametrize("odd", [rb'"\ud800"', b"1e999", b"[" * 99 + b"]" * 99])
 async def test_a_signature_that_could_not_be_stored_costs_no_reply(
     server: Running, llm: ScriptedLLM, odd: bytes
 ) -> None:
-    session = await server.session()
     said = delta(tool_calls=[CALL | {"extra_content": "odd"}], finish="tool_calls").replace(b'"odd"', odd)
-    llm.play([*events(said, b"data: [DONE]\n\n"), END])
-    status, told = await ask(server, session, message="What time is it?")
-    assert (status, told["tool_calls"]) == (200, [CALL])
+    _, told = await called(server, llm, [*events(said), END])
+    assert told["tool_calls"] == [CALL]
 
 
-@pytest.mark.parametrize(
-    "outputs",
-    [
-        [{"tool_call_id": "call_2", "output": "x"}],
-        [{"tool_call_id": "call_1", "output": "x"}, {"tool_call_id": "call_1", "output": "x"}],
-    ],
-)
+@pytest.mark.parametrize("outputs", [[OUTPUTS[0] | {"tool_call_id": "call_2"}], OUTPUTS * 2])
 async def test_outputs_of_what_was_not_called_are_refused(
     server: Running, llm: ScriptedLLM, outputs: list[dict[str, str]]
 ) -> None:
-    session = await server.session()
-    llm.play(CALLS)
-    await ask(server, session, message="What time is it?")
+    session, _ = await called(server, llm)
     status, told = await ask(server, session, tool_outputs=outputs)
     assert (status, told["error"]["param"]) == (400, "tool_outputs")
     assert len(llm.exchanges) == 1
 
 
 async def test_a_call_without_its_output_is_shown_and_not_sent(server: Running, llm: ScriptedLLM) -> None:
-    session = await server.session()
-    llm.play(CALLS)
-    await ask(server, session, message="What time is it?")
+    session, _ = await called(server, llm)
     await ask(server, session, message="Never mind.")
     assert "tool_calls" not in str(llm.exchanges[-1].body["messages"])
     assert "call_1" in str((await server.call("GET", f"/api/sessions/{session}/messages"))[1])
-
-
-async def test_of_two_calls_the_one_without_an_output_is_not_sent(server: Running, llm: ScriptedLLM) -> None:
-    session = await server.session()
-    both = delta(tool_calls=[CALL, CALL | {"id": "call_2"}])
-    llm.play(events(both, delta(finish="tool_calls"), b"data: [DONE]\n\n"))
-    await ask(server, session, message="What time is it?")
-    await ask(server, session, tool_outputs=[{"tool_call_id": "call_2", "output": "12:00"}])
-    [_, called, output] = llm.exchanges[-1].body["messages"]
-    assert [one["id"] for one in called["tool_calls"]] == [output["tool_call_id"]] == ["call_2"]
 
 
 @pytest.mark.parametrize("how", ["stream", "whole"])
@@ -173,12 +156,10 @@ async def test_reasoning_is_stored_and_shown_and_not_sent_back(
 
 async def test_a_refusal_is_told_apart_from_the_text(server: Running, llm: ScriptedLLM) -> None:
     session = await server.session()
-    llm.play([*events(delta(refusal="I can"), delta(refusal="not."), delta(finish="stop")), END])
-    _, told = await ask(server, session, message="Hi")
-    assert (told["content"], told["refusal"]) == (None, "I cannot.")
-    llm.play([*events(delta("Well, "), delta(refusal="no."), delta(finish="stop")), END])
-    _, told = await ask(server, session, message="Hi")
-    assert (told["content"], told["refusal"]) == ("Well, ", "no.")
+    for said in ((None, "I cannot."), ("Well, ", "no.")):
+        llm.play([*events(delta(said[0]), *(delta(refusal=c) for c in said[1]), delta(finish="stop")), END])
+        _, told = await ask(server, session, message="Hi")
+        assert (told["content"], told["refusal"]) == said
     assert llm.exchanges[-1].body["messages"][1]["content"] == "I cannot."
 
 

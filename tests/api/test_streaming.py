@@ -15,6 +15,7 @@ from chatbot.web import streaming
 from chatbot.web.backpressure import MAX_UNSENT
 from chatbot.web.streaming import StreamListener
 from tests.tools.counting import Counted
+from tests.tools.server import turns
 
 
 class Source:
@@ -92,11 +93,6 @@ def listen(source: Source, after: int = 0, heartbeat: float = 1000) -> asyncio.T
     return asyncio.create_task(run())
 
 
-async def turns(count: int = 5) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
 async def test_what_comes_before_the_headers_goes_after_them_and_the_rest_at_once(writer: Writer) -> None:
     source = Source()
     task = listen(source)
@@ -133,26 +129,25 @@ async def test_one_who_falls_behind_is_caught_up_and_live_again(writer: Writer) 
     assert writer.sent[-1] == b"data: [DONE]\n\n"
 
 
+@pytest.mark.parametrize("has_fallen_behind", [True, False])
 async def test_a_finish_that_was_missed_is_sent_once_and_one_that_was_not_is_not_sent_again(
-    writer: Writer,
+    writer: Writer, has_fallen_behind: bool
 ) -> None:
-    for has_fallen_behind in (True, False):
-        writer.sent.clear()
-        source = Source()
-        task = listen(source)
-        source.say("one")
-        await turns()
-        writer.waiting = MAX_UNSENT + 1
-        if has_fallen_behind:
-            source.say("two")
-        source.finish()
-        await turns()
-        writer.waiting = 0
-        await task
-        everything = b"".join(writer.sent)
-        assert everything.count(b'"finish_reason":"stop"') + everything.count(b'"finish"') == 1
-        assert everything.count(b"total_tokens") == has_fallen_behind
-        assert everything.endswith(b"data: [DONE]\n\n")
+    source = Source()
+    task = listen(source)
+    source.say("one")
+    await turns()
+    writer.waiting = MAX_UNSENT + 1
+    if has_fallen_behind:
+        source.say("two")
+    source.finish()
+    await turns()
+    writer.waiting = 0
+    await task
+    everything = b"".join(writer.sent)
+    assert everything.count(b'"finish_reason":"stop"') + everything.count(b'"finish"') == 1
+    assert everything.count(b"total_tokens") == has_fallen_behind
+    assert everything.endswith(b"data: [DONE]\n\n")
 
 
 async def test_chunks_that_the_log_does_not_hold_are_bounded_too(writer: Writer) -> None:
@@ -181,9 +176,7 @@ async def test_long_text_is_read_from_the_log_in_pieces(writer: Writer) -> None:
     assert [event.count(b"z") for event in writer.sent[1:-2]] == [16 * 1024, 20_000 - 16 * 1024]
 
 
-async def test_one_who_comes_between_the_finish_and_the_end_waits_for_the_end(
-    writer: Writer,
-) -> None:
+async def test_one_who_comes_between_the_finish_and_the_end_waits_for_the_end(writer: Writer) -> None:
     source = Source()
     source.log.append((Piece(TEXT, "one"),))
     source.has_pushed = source.finish_sent = True
