@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -31,7 +32,7 @@ async def test_who_reads_nothing_is_dropped_after_thirty_seconds(
     await stalled(site, clock, 29)
     assert (site.connections.open, site.connections.dropped) == (1, 0)
     await stalled(site, clock, 7)
-    await until(lambda: site.connections.open == 0)
+    await asyncio.wait_for(until(lambda: site.connections.open == 0), 10)
     assert (site.connections.dropped, site.connections.stalled) == (1, 0)
 
 
