@@ -34,7 +34,6 @@ CREATE TABLE turns (
     replied_at      INTEGER NOT NULL,
     finish_reason   TEXT,                           -- NULL: no answer, a client only added messages
     input_count     INTEGER NOT NULL,               -- how many new messages it has, without those deleted alone
-    calls           INTEGER NOT NULL DEFAULT 0,     -- how many tool calls the reply made
     context_start   INTEGER,                        -- seq of the turn at which its context began; NULL: this turn
     context_key     TEXT,                           -- hash of what is before the turns, and why it began there
     model           TEXT,
@@ -110,10 +109,10 @@ DELETE FROM prompts WHERE session_id = ?;
 SELECT session_id FROM sessions WHERE last_accessed <= ? LIMIT ?;
 
 -- name: add_turn: Adds a turn: the new messages and their answer.
-INSERT INTO turns (input_count, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start,
+INSERT INTO turns (input_count, session_id, parent, turn_id, asked_at, replied_at, finish_reason, context_start,
                    context_key, model, first_token_ms, token_usage, idempotency_key, request_hash, response_id,
                    response, input, output, reasoning, layout, chunk_ends)
-VALUES (:input_count, :session_id, :parent, :turn_id, :asked_at, :replied_at, :finish_reason, :calls, :context_start,
+VALUES (:input_count, :session_id, :parent, :turn_id, :asked_at, :replied_at, :finish_reason, :context_start,
         :context_key, :model, :first_token_ms, :token_usage, :idempotency_key, :request_hash, :response_id,
         :response, :input, :output, :reasoning, :layout, :chunk_ends);
 -- name: turns_up: Reads a turn (by seq, id, key or response), its parent, its parent …; at most :limit (-1: all).
@@ -122,7 +121,7 @@ WITH RECURSIVE up(seq) AS (
     WHERE seq = :seq OR turn_id = :turn_id OR idempotency_key = :key OR response_id = :response_id
     UNION ALL SELECT parent FROM up CROSS JOIN turns USING (seq)
 )
-SELECT seq, session_id, parent, turn_id, asked_at, replied_at, finish_reason, calls, context_start, context_key, model,
+SELECT seq, session_id, parent, turn_id, asked_at, replied_at, finish_reason, context_start, context_key, model,
        first_token_ms, token_usage, idempotency_key, request_hash, response_id, response, input, output, reasoning,
        layout, chunk_ends
 FROM up CROSS JOIN turns USING (seq) LIMIT :limit;
@@ -150,10 +149,10 @@ WHERE session_id = :session_id AND parent IS :parent AND :least <= (
 -- name: session_of_turn: Finds the session of a turn, and the finish_reason of its reply, if it has one.
 SELECT session_id, finish_reason FROM alive WHERE seq = ?;
 -- name: keep_only: Deletes some messages or the answer of a turn, and its idempotency key, which would be wrong now.
-UPDATE turns SET input = :input, input_count = :input_count, output = :output, calls = coalesce(:calls, 0),
-                 reasoning = :reasoning, layout = :layout, chunk_ends = :chunk_ends, token_usage = NULL,
-                 finish_reason = CASE WHEN :output IS NULL THEN NULL WHEN :calls THEN 'tool_calls' ELSE 'stop' END,
-                 idempotency_key = NULL, request_hash = NULL
+UPDATE turns SET input = :input, input_count = :input_count, output = :output, reasoning = :reasoning,
+                 layout = :layout, chunk_ends = :chunk_ends, token_usage = NULL, idempotency_key = NULL, request_hash = NULL,
+                 finish_reason = CASE WHEN json_type(:output, '$.tool_calls') = 'array' THEN 'tool_calls'
+                                      WHEN :output IS NOT NULL THEN 'stop' END
 WHERE seq = :seq;
 -- name: forget_response: Deletes the response id of a turn and its idempotency key. The turn itself stays.
 UPDATE turns SET response_id = NULL, response = NULL, idempotency_key = NULL, request_hash = NULL WHERE seq = ?;

@@ -101,7 +101,6 @@ class _Row(NamedTuple):
     asked_at: int
     replied_at: int
     finish_reason: str | None = None
-    calls: int = 0
     context_start: int | None = None
     context_key: str | None = None
     model: str | None = None

@@ -137,7 +137,6 @@ class ReplyLog:
             "reasoning": texts.get(REASONING),
             "layout": None if [name for name, _ in layout] == [TEXT] else as_json(layout),
             "chunk_ends": "".join(map(chr, lengths)).encode("utf-8", "surrogatepass"),
-            "calls": len(heads),
         }
 
     @classmethod

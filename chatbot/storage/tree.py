@@ -163,7 +163,7 @@ class Tree:
     def keep_only(self, seq: int, messages: str, answer: Mapping[str, Any] | None = None) -> None:
         """Replaces a turn's messages and reply (None: deletes the reply); frees its idempotency key."""
         count = sum(line != DELETED for line in messages.split("\n"))
-        kept = answer or dict.fromkeys(("output", "calls", "reasoning", "layout", "chunk_ends"))
+        kept = answer or dict.fromkeys(("output", "reasoning", "layout", "chunk_ends"))
         self._db.run("keep_only", {**kept, "seq": seq, "input": messages, "input_count": count})
 
     def forget_response(self, seq: int) -> None:

@@ -42,7 +42,7 @@ class Book:
         finish_reason = None if answer is None else "stop"
         values: dict[str, Any] = dict.fromkeys(Turn._fields)
         values |= {"seq": 0, "session_id": SESSION, "parent": parent, "turn_id": new_turn_id(0)}
-        values |= {"asked_at": 0, "replied_at": 0, "finish_reason": finish_reason, "calls": 0}
+        values |= {"asked_at": 0, "replied_at": 0, "finish_reason": finish_reason}
         values |= {"input": "\n".join(said), "output": answer, "reasoning": reasoning}
         turn = Turn(**values)
         turn = turn._replace(seq=self.store.add_turn(turn))

@@ -124,7 +124,6 @@ def test_a_reply_of_text_alone_needs_no_layout() -> None:
         "reasoning": None,
         "layout": None,
         "chunk_ends": bytes([5, 4]),
-        "calls": 0,
     }
 
 
@@ -142,8 +141,8 @@ def test_a_call_is_stored_as_it_is_sent_back() -> None:
     function = {"name": "time", "arguments": '{"z":1}'}
     call = {"id": "call_1", "type": "function", "function": function}
     assert json.loads(columns["output"]) == {"role": "assistant", "content": None, "tool_calls": [call]}
-    found = [columns[name] for name in ("reasoning", "layout", "chunk_ends", "calls")]
-    assert found == ["Hm", '[["reasoning",2],[0,8]]', bytes([6, 4]), 1]
+    found = [columns[name] for name in ("reasoning", "layout", "chunk_ends")]
+    assert found == ["Hm", '[["reasoning",2],[0,8]]', bytes([6, 4])]
 
 
 def test_a_log_takes_little_more_memory_than_its_letters() -> None:

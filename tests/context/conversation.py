@@ -33,10 +33,9 @@ def tool(call: str, content: str = "found") -> str:
 def make_turn(seq: int, said: Sequence[str], output: str | None, **values: Any) -> Turn:
     """A row of the table; what is not given is empty."""
     row: dict[str, Any] = dict.fromkeys(Turn._fields)
-    calls = output.count('"type":"function"') if output else 0
     finish = "stop" if output else None
     row |= {"seq": seq, "parent": seq - 1 or None, "session_id": "s", "turn_id": new_turn_id(seq)}
-    row |= {"input": "\n".join(said), "output": output, "calls": calls, "finish_reason": finish}
+    row |= {"input": "\n".join(said), "output": output, "finish_reason": finish}
     return Turn(**row | {"asked_at": 0, "replied_at": 0} | values)
 
 

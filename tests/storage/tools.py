@@ -39,7 +39,6 @@ def a_turn(
         asked_at=1,
         replied_at=2,
         finish_reason="stop",
-        calls=0,
         context_start=None,
         context_key=None,
         model="m",
