@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from chatbot.chat import history
-from tests.tools.scripted_llm import Gate, ScriptedLLM, answer, completion, delta, events, reply
+from tests.tools.scripted_llm import ScriptedLLM, answer, completion
 from tests.tools.server import Clock, Running, StartServer
 
 FIELDS = ["message_id", "role", "content", "created_at", "token_usage", "finish_reason"]
@@ -225,28 +225,6 @@ async def test_a_rewind_leaves_whole_turns(server: Running, place: int, left: li
     assert (await page(server, bystander))[0] == texts
     status, told, _ = await server.call("DELETE", path)
     assert (status, told["error"]["code"]) == (404, "message_not_found"), "gone is gone"
-
-
-@pytest.mark.parametrize("named", ["the running reply", "an earlier message"])
-async def test_a_rewind_discards_the_running_reply_that_follows_and_its_listeners_hear_of_it(
-    server: Running, llm: ScriptedLLM, named: str
-) -> None:
-    session = await server.session()
-    _, first, _ = await server.chat(session, "Q1")
-    gate = Gate()
-    llm.play([*events(delta("one")), gate, *reply("two")])
-    stream = await server.stream(session, "Q2")
-    assert await stream.event()
-    target = stream.message_id if named == "the running reply" else first["message_id"]
-    status, told, _ = await server.call("DELETE", f"/api/sessions/{session}/messages/{target}")
-    assert (status, told) == (200, {"deleted": 0 if named == "the running reply" else 2})
-    rest = await stream.rest()
-    assert [event.json["error"]["code"] for event in rest] == ["message_not_found"]
-    await llm.exchanges[-1].gone.wait()
-    left = ["Q1", "Hello there."] if named == "the running reply" else []
-    assert [text for _, text in await server.history(session)] == left
-    status, _, _ = await server.chat(session, "Q2")
-    assert status == 200, "the session is free again"
 
 
 async def test_the_context_is_explained_without_the_operators_words(

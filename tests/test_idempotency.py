@@ -21,7 +21,7 @@ from tests.tools.scripted_llm import (
     events,
     reply,
 )
-from tests.tools.server import Running, StartServer, Stream, text_of
+from tests.tools.server import Running, StartServer, text_of
 
 KEY = {"Idempotency-Key": "k1"}
 
@@ -33,8 +33,7 @@ async def told(server: Running, session: str, *, stream: bool, message: str = "H
         told = {"status": status, "replayed": headers.get("Idempotent-Replayed")}
         if status != 200:
             return told | {"error": body["error"]["code"]}
-        reason = body["finish_reason"]
-        return told | {"id": body["message_id"], "text": body["content"], "reason": reason}
+        return told | {"id": body["message_id"], "text": body["content"], "reason": body["finish_reason"]}
     opened = await server.stream(session, message, KEY)
     told = {"status": opened.status, "replayed": opened.headers.get("Idempotent-Replayed")}
     if opened.status != 200:
@@ -129,8 +128,7 @@ async def test_a_turn_cancelled_before_its_first_word_frees_its_key(
     session = await server.session()
     asking = asyncio.create_task(told(server, session, stream=True))
     await llm.asked()
-    running = server.replies.occupying(session)
-    assert running
+    running = server.running(session)
     await server.call("POST", f"/api/sessions/{session}/messages/{running.message_id}/cancel")
     assert (await asking)["error"] == "reply_cancelled"
     assert (await told(server, session, stream=True))["text"] == "Hello there."
@@ -138,9 +136,7 @@ async def test_a_turn_cancelled_before_its_first_word_frees_its_key(
 
 async def test_a_cancelled_turn_is_told_again_as_it_was_stored(server: Running, llm: ScriptedLLM) -> None:
     llm.play(events(delta("Once "), Hang))
-    session = await server.session()
-    stream = await server.stream(session, "Hi", KEY)
-    await stream.event()
+    session, stream = await server.begin(headers=KEY)
     await server.call("POST", f"/api/sessions/{session}/messages/{stream.message_id}/cancel")
     for again in (True, False):
         found = await told(server, session, stream=again)
@@ -212,8 +208,7 @@ async def test_a_key_survives_a_restart_on_a_file(
     server = await start(database_url=file)
     session = await server.session()
     before = await told(server, session, stream=True)
-    await server.server.stop()
-    server.stopped = True
+    await server.stop()
     again = await start(database_url=file)
     for stream in (True, False):
         after = await told(again, session, stream=stream)
@@ -239,9 +234,7 @@ async def test_a_rewound_turn_frees_its_key(server: Running, llm: ScriptedLLM, r
 
 async def test_a_running_turn_that_is_rewound_frees_its_key(server: Running, llm: ScriptedLLM) -> None:
     llm.play(events(delta("Once "), Hang))
-    session = await server.session()
-    stream = await server.stream(session, "Hi", KEY)
-    await stream.event()
+    session, stream = await server.begin(headers=KEY)
     await server.call("DELETE", f"/api/sessions/{session}/messages/{stream.message_id}")
     found = await told(server, session, stream=True, message="Ho")
     assert (found["text"], found["replayed"]) == ("Hello there.", None)
@@ -250,12 +243,9 @@ async def test_a_running_turn_that_is_rewound_frees_its_key(server: Running, llm
 async def test_a_retry_goes_on_where_the_first_try_was_cut(server: Running, llm: ScriptedLLM) -> None:
     gate = Gate()
     llm.play(reply("Once ", "upon ", gate, "a time"))
-    session = await server.session()
-    stream = await server.stream(session, "Hi", KEY)
-    event = await stream.event()
-    assert event
+    session, stream = await server.begin(headers=KEY)
     await server.leave(stream)
-    again = await server.stream(session, "Hi", KEY | {"Last-Event-ID": str(event.id)})
+    again = await server.stream(session, "Hi", KEY | {"Last-Event-ID": "5"})
     assert (again.headers["Idempotent-Replayed"], again.message_id) == ("true", stream.message_id)
     gate.open()
     assert text_of(await again.rest()) == "upon a time"
@@ -291,35 +281,3 @@ async def test_a_key_of_every_printable_character_will_do(server: Running, llm: 
         status, _, _ = await server.chat(session, "Hi", {"Idempotency-Key": key})
         assert status == 200
     assert len(llm.exchanges) == 1
-
-
-async def test_without_a_key_the_same_message_is_another_turn(server: Running, llm: ScriptedLLM) -> None:
-    session = await server.session()
-    for _ in range(2):
-        await server.chat(session, "Hi")
-    assert len(llm.exchanges) == 2
-    assert len(await server.history(session)) == 4
-
-
-async def test_a_client_that_lost_its_connection_and_asks_again_joins_the_same_reply(
-    server: Running, llm: ScriptedLLM
-) -> None:
-    gate = Gate()
-    llm.play([gate, *reply("Hello there.")])
-    session = await server.session()
-    lost = asyncio.create_task(server.chat(session, "Hi", KEY))
-    await gate.reached.wait()
-    lost.cancel()
-    asking = asyncio.create_task(server.chat(session, "Hi", KEY))
-    opened: Stream = await asyncio.wait_for(open_when_told(server, session, gate), 10)
-    assert text_of(await opened.rest()) == "Hello there."
-    status, body, _ = await asking
-    assert (status, body["content"]) == (200, "Hello there.")
-    assert len(llm.exchanges) == 1
-
-
-async def open_when_told(server: Running, session: str, gate: Gate) -> Stream:
-    opening = asyncio.create_task(server.stream(session, "Hi", KEY))
-    await server.heard_by(session, 2)
-    gate.open()
-    return await opening

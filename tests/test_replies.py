@@ -32,9 +32,8 @@ from tests.tools.scripted_llm import (
     events,
     http_chunk,
     reply,
-    usage,
 )
-from tests.tools.server import Clock, Event, Running, StartServer, Stream, text_of, until
+from tests.tools.server import Clock, Running, StartServer, Stream, text_of, until
 
 TEXTS = ("Once ", "upon ", "a time.")
 WHOLE = "".join(TEXTS)
@@ -51,13 +50,6 @@ async def cancel(server: Running, session: str, message_id: str) -> tuple[int, A
     return status, body
 
 
-async def read_texts(stream: Stream, count: int) -> list[Event]:
-    """The next `count` events."""
-    found = [await stream.event() for _ in range(count)]
-    assert all(found), f"the stream ended after {found}"
-    return [event for event in found if event]
-
-
 def rows(server: Running, session: str) -> list[tuple[Any, ...]]:
     """What is stored of a session's turns: (question, answer, finish_reason)."""
     statement = "SELECT input, output, finish_reason FROM turns WHERE session_id = ? ORDER BY seq"
@@ -65,25 +57,18 @@ def rows(server: Running, session: str) -> list[tuple[Any, ...]]:
     return [(json.loads(said)["content"], json.loads(told)["content"], end) for said, told, end in turns]
 
 
-async def finish_is_held(server: Running, session: str) -> None:
-    """Waits until the LLM has said how the reply ends, and not yet that it does."""
-    running = server.replies.occupying(session)
-    assert running
-    await until(lambda: running._asking.answer.reader.finish_reason is not None)
-
-
 # The client leaves
 
 
 def paused(place: int) -> tuple[Gate, list[Step]]:
-    """A script that waits before text `place`; after the last one it waits before it says that it ends."""
+    """A script that waits before its text `place`, 3: before its finish, or 4: before its [DONE]."""
     gate = Gate()
-    steps: list[str | Gate] = list(TEXTS)
+    steps: list[Step] = [*map(delta, TEXTS), delta(finish="stop"), DONE]
     steps.insert(place, gate)
-    return gate, reply(*steps)
+    return gate, [*events(*steps), END]
 
 
-@pytest.mark.parametrize("place", [0, 1, 2, 3])
+@pytest.mark.parametrize("place", [0, 1, 2, 3, 4])
 async def test_a_reply_whose_client_left_is_stored_whole(
     server: Running, llm: ScriptedLLM, place: int
 ) -> None:
@@ -94,7 +79,9 @@ async def test_a_reply_whose_client_left_is_stored_whole(
     await gate.reached.wait()
     if place:
         stream = await asking
-        await read_texts(stream, place)
+        await stream.read(min(place, 3))
+        if place == 4:
+            await server.finish_is_held(session)
         await server.leave(stream)
     else:  # no headers have come yet
         before = server.connections
@@ -103,21 +90,6 @@ async def test_a_reply_whose_client_left_is_stored_whole(
     gate.open()
     await server.ended()
     assert rows(server, session) == [("Tell", WHOLE, "stop")]
-
-
-async def test_a_reply_is_stored_whole_whose_client_left_between_its_finish_and_done(
-    server: Running, llm: ScriptedLLM
-) -> None:
-    gate = Gate()
-    llm.play([*events(delta(WHOLE), delta(finish="length"), gate, usage(9)), END])
-    session = await server.session()
-    stream = await server.stream(session, "Tell")
-    await read_texts(stream, 1)
-    await finish_is_held(server, session)
-    await server.leave(stream)
-    gate.open()
-    await server.ended()
-    assert rows(server, session) == [("Tell", WHOLE, "length")]
 
 
 @pytest.mark.parametrize("read", [0, 1, 3])
@@ -131,7 +103,7 @@ async def test_without_a_grace_a_reply_is_stopped_when_its_client_leaves(
     exchange = await llm.asked()
     if read:
         stream = await asking
-        await read_texts(stream, read)
+        await stream.read(read)
         stream.leave()
     else:
         asking.cancel()
@@ -142,31 +114,14 @@ async def test_without_a_grace_a_reply_is_stopped_when_its_client_leaves(
     assert rows(server, session) == expected
 
 
-async def test_without_a_grace_a_reply_that_had_finished_is_stored_as_finished(
-    start: StartServer, llm: ScriptedLLM
-) -> None:
-    server = await start(disconnect_grace_seconds=0)
-    llm.play(events(delta(WHOLE), delta(finish="stop"), Hang))
-    session = await server.session()
-    stream = await server.stream(session, "Tell")
-    await read_texts(stream, 1)
-    await finish_is_held(server, session)
-    stream.leave()
-    await closed((await llm.asked()).gone)
-    await server.ended()
-    assert rows(server, session) == [("Tell", WHOLE, "stop")]
-
-
 async def test_one_who_waits_for_the_whole_reply_keeps_it_from_being_stopped(
     start: StartServer, llm: ScriptedLLM
 ) -> None:
     server = await start(disconnect_grace_seconds=0)
     gate = Gate()
     llm.play(reply("Once ", gate, "upon"))
-    session = await server.session()
     key = {"Idempotency-Key": "k"}
-    stream = await server.stream(session, "Tell", key)
-    await read_texts(stream, 1)
+    session, stream = await server.begin("Tell", headers=key)
     waiting = asyncio.create_task(server.chat(session, "Tell", key))
     await server.heard_by(session, 2)
     await server.leave(stream)
@@ -175,36 +130,27 @@ async def test_one_who_waits_for_the_whole_reply_keeps_it_from_being_stopped(
     assert (status, body["content"]) == (200, "Once upon")
 
 
-async def test_a_page_that_was_reloaded_finds_the_reply_it_is_being_given(
-    server: Running, llm: ScriptedLLM
+@pytest.mark.parametrize("how", ["left", "cancelled", "silent"])
+async def test_a_reply_that_is_stopped_after_the_llm_said_its_finish_is_stored_as_finished(
+    start: StartServer, llm: ScriptedLLM, clock: Clock, how: str
 ) -> None:
-    gate = Gate()
-    llm.play(reply("Once ", gate, "upon"))
-    session = await server.session()
-    stream = await server.stream(session, "Tell")
-    await read_texts(stream, 1)
-    await server.leave(stream)
-    _, body, _ = await server.call("GET", f"/api/sessions/{session}")
-    assert body["active_reply"]["message"] == "Tell"
-    again = await server.resume(session, body["active_reply"]["message_id"])
-    gate.open()
-    assert text_of(await again.rest()) == "Once upon"
-    _, body, _ = await server.call("GET", f"/api/sessions/{session}")
-    assert body["active_reply"] is None
-
-
-async def test_a_reply_that_had_finished_is_kept_though_the_llm_never_ends_its_stream(
-    server: Running, llm: ScriptedLLM, clock: Clock
-) -> None:
-    llm.play(events(delta(WHOLE), delta(finish="stop"), Hang))
-    session = await server.session()
-    stream = await server.stream(session, "Tell")
-    await read_texts(stream, 1)
-    await finish_is_held(server, session)
-    clock.advance(121)  # LLM_TIMEOUT_SECONDS
-    found = await stream.rest()
-    assert rows(server, session) == [("Tell", WHOLE, "stop")], found
-    assert found[-1].data == "[DONE]"
+    server = await start(disconnect_grace_seconds=0)
+    llm.play(events(delta(WHOLE), delta(finish="length"), Hang))
+    session, stream = await server.begin("Tell")
+    await server.finish_is_held(session)
+    if how == "left":
+        stream.leave()
+    elif how == "cancelled":
+        status, body = await cancel(server, session, stream.message_id)
+        assert (status, body["content"], body["finish_reason"]) == (200, WHOLE, "length")
+    else:
+        clock.advance(121)  # LLM_TIMEOUT_SECONDS
+    await closed(llm.exchanges[0].gone)
+    await server.ended()
+    assert rows(server, session) == [("Tell", WHOLE, "length")]
+    if how != "left":
+        finish, done = await stream.rest()
+        assert (finish.finish_reason, finish.id, done.data) == ("length", len(WHOLE), "[DONE]")
 
 
 # Cancel
@@ -217,8 +163,7 @@ async def test_a_reply_cancelled_before_its_first_word_leaves_nothing(
     session = await server.session()
     asking = asyncio.create_task(server.stream(session, "Tell"))
     exchange = await llm.asked()
-    running = server.replies.occupying(session)
-    assert running
+    running = server.running(session)
     assert await cancel(server, session, running.message_id) == (204, None)
     await closed(exchange.gone)
     stream = await asking
@@ -243,30 +188,13 @@ async def test_a_reply_cancelled_after_heartbeats_and_before_its_first_word_ends
     assert rows(server, session) == []
 
 
-async def test_one_who_waits_for_the_whole_of_a_cancelled_reply_is_told_so(
-    server: Running, llm: ScriptedLLM
-) -> None:
-    llm.play([Hang])
-    session = await server.session()
-    asking = asyncio.create_task(server.chat(session, "Tell"))
-    exchange = await llm.asked()
-    running = server.replies.occupying(session)
-    assert running
-    assert await cancel(server, session, running.message_id) == (204, None)
-    await closed(exchange.gone)
-    status, body, _ = await asking
-    assert (status, body["error"]["code"]) == (409, "reply_cancelled")
-
-
 @pytest.mark.parametrize("read", [1, 2, 3])
 async def test_a_cancelled_reply_is_stored_as_far_as_it_came(
     server: Running, llm: ScriptedLLM, read: int
 ) -> None:
     llm.play(events(*(delta(text) for text in TEXTS[:read]), Hang))
     text = "".join(TEXTS[:read])
-    session = await server.session()
-    stream = await server.stream(session, "Tell")
-    await read_texts(stream, read)
+    session, stream = await server.begin("Tell", read)
     status, body = await cancel(server, session, stream.message_id)
     assert (status, body["content"], body["finish_reason"]) == (200, text, "cancelled")
     assert body["message_id"] == stream.message_id
@@ -280,10 +208,8 @@ async def test_all_who_listen_to_a_cancelled_reply_are_told_the_same(
     server: Running, llm: ScriptedLLM
 ) -> None:
     llm.play(events(delta("Once "), delta("upon"), Hang))
-    session = await server.session()
     key = {"Idempotency-Key": "k"}
-    first = await server.stream(session, "Tell", key)
-    await read_texts(first, 2)
+    session, first = await server.begin("Tell", 2, key)
     others = [await server.resume(session, first.message_id, after) for after in (0, 3, 9)]
     waiting = asyncio.create_task(server.chat(session, "Tell", key))
     await server.heard_by(session, 5)
@@ -298,9 +224,7 @@ async def test_a_reply_cancelled_twice_at_once_has_one_row_and_one_answer(
     server: Running, llm: ScriptedLLM
 ) -> None:
     llm.play(events(delta("Once "), Hang))
-    session = await server.session()
-    stream = await server.stream(session, "Tell")
-    await read_texts(stream, 1)
+    session, stream = await server.begin("Tell")
     answers = await asyncio.gather(*(cancel(server, session, stream.message_id) for _ in range(10)))
     answers.append(await cancel(server, session, stream.message_id))
     assert all(found == answers[0] for found in answers), answers
@@ -310,26 +234,9 @@ async def test_a_reply_cancelled_twice_at_once_has_one_row_and_one_answer(
 
 async def test_a_reply_cancelled_after_its_end_is_answered_as_it_stands(server: Running) -> None:
     session = await server.session()
-    stream = await server.stream(session, "Tell")
-    await stream.rest()
-    status, body = await cancel(server, session, stream.message_id)
-    assert (status, body["content"], body["finish_reason"]) == (200, "Hello there.", "stop")
+    _, told, _ = await server.chat(session, "Tell")
+    assert await cancel(server, session, told["message_id"]) == (200, told)
     assert rows(server, session) == [("Tell", "Hello there.", "stop")]
-
-
-async def test_a_reply_cancelled_when_the_llm_had_said_its_finish_is_stored_as_finished(
-    server: Running, llm: ScriptedLLM
-) -> None:
-    llm.play(events(delta(WHOLE), delta(finish="stop"), Hang))
-    session = await server.session()
-    stream = await server.stream(session, "Tell")
-    await read_texts(stream, 1)
-    await finish_is_held(server, session)
-    status, body = await cancel(server, session, stream.message_id)
-    assert (status, body["content"], body["finish_reason"]) == (200, WHOLE, "stop")
-    finish, done = await stream.rest()
-    assert (finish.finish_reason, finish.id, done.data) == ("stop", len(WHOLE), "[DONE]")
-    await closed((await llm.asked()).gone)
 
 
 @pytest.mark.parametrize("place", [2, 3])
@@ -342,7 +249,7 @@ async def test_a_cancel_that_races_the_end_neither_loses_text_nor_tells_two_stor
         gate, script = paused(place)
         llm.play(script)
         stream = await server.stream(session, f"Tell {number}")
-        before = text_of(await read_texts(stream, place))
+        before = text_of(await stream.read(place))
         cancelling = None
         if lead < 0:
             cancelling = asyncio.create_task(cancel(server, session, stream.message_id))
@@ -371,9 +278,7 @@ async def test_a_cancel_that_races_the_end_neither_loses_text_nor_tells_two_stor
 
 async def test_a_cancelled_turn_is_part_of_the_conversation(server: Running, llm: ScriptedLLM) -> None:
     llm.play(events(delta("Once "), Hang))
-    session = await server.session()
-    stream = await server.stream(session, "Tell")
-    await read_texts(stream, 1)
+    session, stream = await server.begin("Tell")
     await cancel(server, session, stream.message_id)
     status, _, _ = await server.chat(session, "Go on")
     assert status == 200
@@ -381,14 +286,17 @@ async def test_a_cancelled_turn_is_part_of_the_conversation(server: Running, llm
     assert sent == [("user", "Tell"), ("assistant", "Once "), ("user", "Go on")]
 
 
-async def test_there_is_nothing_to_cancel_but_replies(server: Running) -> None:
-    session, other = await server.session(), await server.session()
-    _, body, _ = await server.chat(session, "Tell")
+@pytest.mark.parametrize(("method", "what"), [("GET", "stream"), ("POST", "cancel")])
+async def test_only_replies_of_the_session_can_be_streamed_and_cancelled(
+    server: Running, method: str, what: str
+) -> None:
+    session, other = await server.session(system_prompt="Be brief."), await server.session()
+    await server.chat(session)
     _, page, _ = await server.call("GET", f"/api/sessions/{session}/messages")
-    question = page["messages"][0]["message_id"]
-    for where, message_id in ((session, question), (other, body["message_id"]), (session, "nothing")):
-        status, answered = await cancel(server, where, message_id)
-        assert (status, answered["error"]["code"]) == (404, "message_not_found")
+    prompt, question, answered = (message["message_id"] for message in page["messages"])
+    for where, message_id in ((session, prompt), (session, question), (other, answered), (session, "x")):
+        status, body, _ = await server.call(method, f"/api/sessions/{where}/messages/{message_id}/{what}")
+        assert (status, body["error"]["code"]) == (404, "message_not_found")
 
 
 # Two at once
@@ -404,8 +312,7 @@ async def test_of_twenty_asked_at_once_in_one_session_one_is_answered(
     wholes = [asyncio.create_task(server.chat(session, f"w{n}")) for n in range(10)]
     await gate.reached.wait()
     await until(lambda: sum(task.done() for task in streams + wholes) == 19)
-    running = server.replies.occupying(session)
-    assert running
+    running = server.running(session)
     refused = [(await task.result().response.json()) for task in streams if task.done()]
     assert all(task.result().status == 409 for task in streams if task.done())
     refused += [task.result()[1] for task in wholes if task.done()]
@@ -439,9 +346,7 @@ async def ends_with(stream: Stream, code: str) -> None:
 
 async def test_a_deleted_session_takes_its_running_reply_along(server: Running, llm: ScriptedLLM) -> None:
     llm.play(events(delta("Once "), Hang))
-    session = await server.session()
-    stream = await server.stream(session, "Tell")
-    await read_texts(stream, 1)
+    session, stream = await server.begin("Tell")
     other = await server.resume(session, stream.message_id, 2)
     status, _, _ = await server.call("DELETE", f"/api/sessions/{session}")
     assert status == 204
@@ -469,35 +374,24 @@ async def test_a_session_deleted_before_the_first_word_is_a_404_to_who_waits(
     assert server.sql("SELECT * FROM messages") == []
 
 
-async def test_a_rewind_takes_the_running_reply_along(server: Running, llm: ScriptedLLM) -> None:
+@pytest.mark.parametrize(("named", "deleted", "left"), [("the reply itself", 0, 3), ("an earlier one", 4, 1)])
+async def test_a_rewind_takes_the_running_reply_along(
+    server: Running, llm: ScriptedLLM, named: str, deleted: int, left: int
+) -> None:
     session = await server.session()
     turns = [(await server.chat(session, f"Turn {n}"))[1] for n in range(3)]
     llm.play(events(delta("Once "), Hang))
     stream = await server.stream(session, "Tell")
-    await read_texts(stream, 1)
-    path = f"/api/sessions/{session}/messages/{turns[1]['message_id']}"
-    status, body, _ = await server.call("DELETE", path)
-    assert (status, body) == (200, {"deleted": 4}), "a reply takes its question along"
+    await stream.read()
+    message_id = stream.message_id if named == "the reply itself" else turns[1]["message_id"]
+    status, body, _ = await server.call("DELETE", f"/api/sessions/{session}/messages/{message_id}")
+    assert (status, body) == (200, {"deleted": deleted}), "a reply takes its question along"
     await closed((await llm.asked(4)).gone)
     await ends_with(stream, "message_not_found")
-    assert await server.history(session) == [("user", "Turn 0"), ("assistant", "Hello there.")]
+    assert [question for question, _, _ in rows(server, session)] == [f"Turn {n}" for n in range(left)]
+    assert (await server.resume(session, stream.message_id)).status == 404
     status, _, _ = await server.chat(session, "Tell again")
     assert status == 200, "the session is free"
-
-
-async def test_a_running_reply_can_be_rewound_by_its_own_id(server: Running, llm: ScriptedLLM) -> None:
-    session = await server.session()
-    await server.chat(session, "Before")
-    llm.play(events(delta("Once "), Hang))
-    stream = await server.stream(session, "Tell")
-    await read_texts(stream, 1)
-    status, body, _ = await server.call("DELETE", f"/api/sessions/{session}/messages/{stream.message_id}")
-    assert (status, body) == (200, {"deleted": 0})
-    await closed((await llm.asked(2)).gone)
-    await ends_with(stream, "message_not_found")
-    assert await server.history(session) == [("user", "Before"), ("assistant", "Hello there.")]
-    gone = await server.resume(session, stream.message_id)
-    assert gone.status == 404
 
 
 async def test_a_rewind_to_what_is_not_there_leaves_the_running_reply_alone(
@@ -505,9 +399,7 @@ async def test_a_rewind_to_what_is_not_there_leaves_the_running_reply_alone(
 ) -> None:
     gate = Gate()
     llm.play(reply("Once ", gate, "upon"))
-    session = await server.session()
-    stream = await server.stream(session, "Tell")
-    await read_texts(stream, 1)
+    session, stream = await server.begin("Tell")
     status, _, _ = await server.call("DELETE", f"/api/sessions/{session}/messages/nothing")
     assert status == 404
     gate.open()
@@ -600,8 +492,7 @@ async def test_nothing_of_the_conversation_is_held_while_it_is_told(
     llm.play(reply("one", gate, "two"))
     stream = await server.stream(session, "What is asked")
     assert await stream.event()
-    running = server.replies.occupying(session)
-    assert running
+    running = server.running(session)
     assert running._task
     life: Any = running._task.get_coro()
     held: list[Any] = [*vars(running).values()]
@@ -619,8 +510,7 @@ async def test_a_close_waits_until_every_reply_has_let_go_of_the_llm(
     server: Running, llm: ScriptedLLM
 ) -> None:
     llm.play([*events(delta("one")), Hang])
-    stream = await server.stream(await server.session())
-    assert await stream.event()
+    await server.begin()
 
     def alive() -> list[str]:
         return [task.get_name() for task in asyncio.all_tasks() if task.get_name() == "reply"]
@@ -633,12 +523,13 @@ async def test_a_close_waits_until_every_reply_has_let_go_of_the_llm(
 async def test_a_reply_ends_though_nothing_can_be_written(server: Running, llm: ScriptedLLM) -> None:
     gate = Gate()
     llm.play(reply("one", gate, "two"))
-    session = await server.session()
-    stream = await server.stream(session)
-    assert await stream.event()
+    session, stream = await server.begin()
     server.sql("PRAGMA query_only=ON")  # an error that is no way of saying "full"
     gate.open()
-    assert (await stream.rest())[-1].json["error"]["code"] == "internal_error"
+    error = (await stream.rest())[-1].json["error"]
+    assert (error["code"], "readonly" in error["message"]) == ("internal_error", False)
+    status, body, _ = await server.chat(session)
+    assert (status, body["error"]["code"]) == (500, "internal_error")
     server.sql("PRAGMA query_only=OFF")
     assert (await server.chat(session))[0] == 200
     assert len(await server.history(session)) == 2

@@ -11,7 +11,7 @@ import pytest
 
 from chatbot.api.events import Events
 from chatbot.chat.reply_source import ReplySource
-from tests.tools.scripted_llm import END, Gate, Hang, ScriptedLLM, Step, delta, events, reply, usage
+from tests.tools.scripted_llm import END, Gate, ScriptedLLM, Step, delta, events, reply, usage
 from tests.tools.server import Clock, Event, Running, StartServer, Stream, text_of
 
 TOKENS = [
@@ -100,15 +100,6 @@ def check_ids(found: list[Event], after: int = 0) -> None:
             assert event.id == length, f"{event} after {length} characters"
 
 
-async def read(stream: Stream, count: int) -> list[Event]:
-    found = []
-    for _ in range(count):
-        event = await stream.event()
-        assert event, f"the stream ended after {found}"
-        found.append(event)
-    return found
-
-
 def last_id(found: list[Event]) -> int:
     return found[-1].id or 0 if found else 0
 
@@ -125,7 +116,7 @@ async def test_a_stream_cut_after_any_frame_goes_on_without_losing_a_character(
         llm.play([*events(*steps), END])
         session = await server.session()
         stream = await server.stream(session, "인사해")
-        before = await read(stream, cut)
+        before = await stream.read(cut)
         await server.leave(stream)
         if meanwhile == "ended":
             gate.open()
@@ -144,29 +135,6 @@ async def test_a_stream_cut_after_any_frame_goes_on_without_losing_a_character(
         assert kept == ("생각…", WHOLE, "Nope."), where
 
 
-async def test_a_stream_cut_after_every_frame_in_turn_is_one_text(server: Running, llm: ScriptedLLM) -> None:
-    gates = [Gate() for _ in range(FRAMES)]
-    steps: list[Step] = []
-    chunks = told(escaped=True)
-    for gate, chunk in zip(gates, chunks, strict=False):
-        steps += [gate, chunk]
-    llm.play([*events(*steps, *chunks[FRAMES:]), END])
-    session = await server.session()
-    gates[0].open()
-    stream = await server.stream(session, "인사해")
-    pieces = await read(stream, 1)
-    for gate in gates[1:]:
-        await server.leave(stream)
-        stream = await server.resume(session, stream.message_id, last_id(pieces))
-        gate.open()
-        event = await stream.event()
-        assert event
-        if event.data != "[DONE]":
-            pieces.append(event)
-    assert units(pieces) == ALL
-    check_ids(pieces)
-
-
 async def test_five_listeners_at_different_offsets_are_all_told_the_rest(
     server: Running, llm: ScriptedLLM
 ) -> None:
@@ -175,12 +143,12 @@ async def test_five_listeners_at_different_offsets_are_all_told_the_rest(
     llm.play([*events(*map(delta, half), gate, *map(delta, TOKENS[10:]), delta(finish="stop")), END])
     session = await server.session()
     first = await server.stream(session)
-    length = last_id(await read(first, len(half)))
+    length = last_id(await first.read(len(half)))
     offsets = [0, 1, length // 2, length - 1, length]
     listeners = [await server.resume(session, first.message_id, offset) for offset in offsets]
     caught_up = []
     for offset, listener in zip(offsets[:-1], listeners, strict=False):
-        event = (await read(listener, 1))[0]
+        event = (await listener.read())[0]
         assert (event.text, event.id) == (WHOLE[offset:length], length), f"one catch-up from {offset}"
         caught_up.append(event.text)
     gate.open()
@@ -193,64 +161,26 @@ async def test_five_listeners_at_different_offsets_are_all_told_the_rest(
     assert len(llm.exchanges) == 1
 
 
-async def check_every_offset(server: Running, session: str, message_id: str) -> None:
+async def test_a_reply_that_ended_long_ago_is_told_from_any_character_also_after_a_restart(
+    start: StartServer, llm: ScriptedLLM, clock: Clock, tmp_path: Path
+) -> None:
+    settings = {"database_url": str(tmp_path / "chat.db"), "session_timeout_hours": 1000}
+    server = await start(**settings)
+    llm.play([*events(*told(escaped=True)), END])
+    session, stream = await server.begin(read=5)
+    await server.leave(stream)
+    await server.ended()
+    await server.chat(session, "and then?")
+    await server.stop()
+    clock.advance(3600 * 999)
+    server = await start(**settings)
     for after in range(len(ALL) + 1):
-        found = await (await server.resume(session, message_id, after)).rest()
+        found = await (await server.resume(session, stream.message_id, after)).rest()
         assert units(found) == ALL[after:], f"from character {after}"
         check_ids(found, after)
         assert [event.finish_reason for event in found if event.finish_reason] == ["stop"]
         assert found[-1].data == "[DONE]"
-
-
-async def test_a_reply_that_ended_long_ago_is_told_from_any_character(
-    start: StartServer, llm: ScriptedLLM, clock: Clock
-) -> None:
-    server = await start(session_timeout_hours=1000)
-    llm.play([*events(*told(escaped=True)), END])
-    session = await server.session()
-    stream = await server.stream(session)
-    await stream.rest()
-    await server.chat(session, "and then?")
-    clock.advance(3600 * 999)
-    await check_every_offset(server, session, stream.message_id)
     assert len(llm.exchanges) == 2
-
-
-async def test_a_reply_on_a_file_is_told_from_any_character_after_a_restart(
-    start: StartServer, llm: ScriptedLLM, tmp_path: Path
-) -> None:
-    file = str(tmp_path / "chat.db")
-    server = await start(database_url=file)
-    llm.play([*events(*told(escaped=True)), END])
-    session = await server.session()
-    stream = await server.stream(session)
-    await read(stream, 5)
-    await server.leave(stream)
-    await server.ended()
-    await server.server.stop()
-    server.stopped = True
-    again = await start(database_url=file)
-    await check_every_offset(again, session, stream.message_id)
-    assert len(llm.exchanges) == 1
-
-
-async def test_what_was_told_before_the_shutdown_is_in_the_file_after_the_restart(
-    start: StartServer, llm: ScriptedLLM, tmp_path: Path
-) -> None:
-    file = str(tmp_path / "chat.db")
-    server = await start(database_url=file, shutdown_grace_seconds=0)
-    llm.play(events(delta("Once "), delta("upon"), Hang))
-    session = await server.session()
-    stream = await server.stream(session)
-    seen = await read(stream, 2)
-    await server.server.stop()
-    server.stopped = True
-    assert (await stream.rest())[-1].json["error"]["code"] == "shutting_down"
-    again = await start(database_url=file)
-    found = await (await again.resume(session, stream.message_id, last_id(seen))).rest()
-    assert [event.finish_reason for event in found[:-1]] == ["cancelled"]
-    assert found[-1].data == "[DONE]"
-    assert (await again.history(session))[-1] == ("assistant", "Once upon")
 
 
 async def test_a_listener_may_come_before_the_first_word(server: Running, llm: ScriptedLLM) -> None:
@@ -259,9 +189,7 @@ async def test_a_listener_may_come_before_the_first_word(server: Running, llm: S
     session = await server.session()
     asking = asyncio.create_task(server.stream(session))
     await gate.reached.wait()
-    running = server.replies.occupying(session)
-    assert running
-    listening = asyncio.create_task(server.resume(session, running.message_id, 0))
+    listening = asyncio.create_task(server.resume(session, server.running(session).message_id, 0))
     await server.heard_by(session, 2)
     gate.open()
     for stream in (await asking, await listening):
@@ -274,9 +202,7 @@ async def test_one_who_resumes_before_the_end_is_sent_the_finish_and_the_usage_o
 ) -> None:
     gate = Gate()
     llm.play([*events(delta("Hello"), delta(finish="stop"), gate, usage(9)), END])
-    session = await server.session()
-    stream = await server.stream(session)
-    await read(stream, 1)
+    session, stream = await server.begin()
     await gate.reached.wait()
     again = await server.resume(session, stream.message_id, after)
     gate.open()
@@ -306,8 +232,7 @@ async def test_the_header_wins_over_the_query(server: Running) -> None:
 
 @pytest.mark.parametrize("after", ["13", "-1", "1.5", "six", "", " ", "1e3", "99999999999999999999", "٣"])
 async def test_an_offset_that_is_none_is_refused(server: Running, after: str) -> None:
-    session = await server.session()
-    stream = await server.stream(session)
+    session, stream = await server.begin()
     await stream.rest()
     path = f"/api/sessions/{session}/messages/{stream.message_id}/stream"
     status, body, _ = await server.call("GET", f"{path}?after={after}")
@@ -322,26 +247,12 @@ async def test_an_offset_beyond_a_running_reply_is_refused_and_the_reply_goes_on
 ) -> None:
     gate = Gate()
     llm.play(reply("Once ", gate, "upon"))
-    session = await server.session()
-    stream = await server.stream(session)
-    await read(stream, 1)
+    session, stream = await server.begin()
     path = f"/api/sessions/{session}/messages/{stream.message_id}/stream"
     status, body, _ = await server.call("GET", path, headers={"Last-Event-ID": "6"})
     assert (status, body["error"]["code"]) == (400, "invalid_request")
     gate.open()
     assert text_of(await stream.rest()) == "upon"
-
-
-async def test_only_replies_of_the_session_have_a_stream(server: Running, llm: ScriptedLLM) -> None:
-    session, other = await server.session(system_prompt="Be brief."), await server.session()
-    _, body, _ = await server.chat(session)
-    _, page, _ = await server.call("GET", f"/api/sessions/{session}/messages")
-    prompt, question, answered = (message["message_id"] for message in page["messages"])
-    assert answered == body["message_id"]
-    for where, message_id in ((session, prompt), (session, question), (other, answered), (session, "x")):
-        stream = await server.resume(where, message_id)
-        error: Any = await stream.response.json()
-        assert (stream.status, error["error"]["code"]) == (404, "message_not_found")
 
 
 async def test_a_resumed_stream_says_what_it_is(server: Running) -> None:
@@ -372,9 +283,9 @@ async def test_a_long_text_is_caught_up_in_pieces_of_bounded_size(
     if ended:
         await stream.rest()
     else:
-        await read(stream, 30)
+        await stream.read(30)
     again = await server.resume(session, stream.message_id, 5)
-    caught_up = await read(again, 21)
+    caught_up = await again.read(21)
     gate.open()
     found = caught_up + await again.rest()
     assert text_of(found) == ("".join(pieces) + " end")[5:]

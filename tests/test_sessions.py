@@ -213,21 +213,6 @@ async def test_delete_takes_the_conversation_along(server: Running) -> None:
     assert (status, told["error"]["code"]) == (404, "session_not_found")
 
 
-async def test_delete_stops_the_running_reply_and_tells_its_listeners(
-    server: Running, llm: ScriptedLLM
-) -> None:
-    session = await server.session()
-    llm.play([*events(delta("one")), Hang])
-    stream = await server.stream(session)
-    assert await stream.event()
-    status, _, _ = await server.call("DELETE", f"/api/sessions/{session}")
-    assert status == 204
-    assert [event.json["error"]["code"] for event in await stream.rest()] == ["session_not_found"]
-    await llm.exchanges[0].gone.wait()
-    assert server.sql("SELECT count(*) FROM messages") == [(0,)]
-    assert len(server.replies) == 0
-
-
 # Which requests name a session
 
 REQUESTS = [
@@ -299,18 +284,19 @@ async def test_the_system_prompt_is_found_by_its_id_in_capitals(server: Running)
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body"),
+    ("method", "path", "body", "expected"),
     [
-        ("GET", "messages?limit=0", None),
-        ("GET", "messages?before=a&after=b", None),
-        ("GET", "messages/{m}?parts=all", None),
-        ("GET", "messages/{m}/stream?after=-1", None),
-        ("PATCH", "", {}),
-        ("PATCH", "", {"name": "x"}),
+        ("GET", "messages?limit=0", None, 400),
+        ("GET", "messages?before=a&after=b", None, 400),
+        ("GET", "messages/{m}?parts=all", None, 400),
+        ("GET", "messages/{m}/stream?after=-1", None, 400),
+        ("GET", "messages/no-such", None, 404),
+        ("PATCH", "", {}, 400),
+        ("PATCH", "", {"name": "x"}, 400),
     ],
 )
-async def test_what_is_refused_keeps_its_session_alive_too(
-    server: Running, method: str, path: str, body: Any
+async def test_what_is_refused_keeps_its_session_alive_too_and_names_it(
+    server: Running, method: str, path: str, body: Any, expected: int
 ) -> None:
     wall = Wall(server)
     session = await server.session()
@@ -318,7 +304,7 @@ async def test_what_is_refused_keeps_its_session_alive_too(
     wall.ms += 86_399_999
     path = f"/api/sessions/{session}/{path.format(m=said['message_id'])}".rstrip("/")
     status, _, headers = await server.call(method, path, body)
-    assert (status, headers.get("X-Session-ID")) == (400, session)
+    assert (status, headers.get("X-Session-ID")) == (expected, session)
     assert server.sql("SELECT last_accessed FROM sessions") == [(wall.ms,)]
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,16 @@ import pytest
 
 from chatbot.web.backpressure import MAX_UNSENT
 from tests.test_slow_listeners import unsent
-from tests.tools.processes import ROOT, Process, start_chatbot
+from tests.tools.processes import ENV, Process, start_chatbot
 from tests.tools.raw import RawClient
 from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, Step, delta, events, reply
 from tests.tools.server import Event, Log, Running, StartServer, Stream, text_of, until
 
 
-@contextmanager
-def chatbot(llm: ScriptedLLM, tmp_path: Path, grace: float) -> Iterator[Process]:
-    env = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "LLM_SERVER_URL": llm.url,
-        "LLM_MODEL": "m",
-        "DATABASE_URL": f"sqlite:///{tmp_path / 'chat.db'}",
-        "SHUTDOWN_GRACE_SECONDS": str(grace),
-    }
-    with start_chatbot("--port", "0", env=env, cwd=tmp_path) as process:
-        yield process
+def chatbot(llm: ScriptedLLM, tmp_path: Path, grace: float) -> AbstractContextManager[Process]:
+    env = {"LLM_SERVER_URL": llm.url, "LLM_MODEL": "m", "SHUTDOWN_GRACE_SECONDS": str(grace)}
+    env["DATABASE_URL"] = f"sqlite:///{tmp_path / 'chat.db'}"
+    return start_chatbot("--port", "0", env=ENV | env, cwd=tmp_path)
 
 
 @pytest.fixture
@@ -45,9 +36,9 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 class Client:
     """Talks to a process."""
 
-    def __init__(self, http: aiohttp.ClientSession, port: int) -> None:
+    def __init__(self, http: aiohttp.ClientSession, process: Process) -> None:
         self.http = http
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = process.url
 
     async def session(self) -> str:
         async with self.http.post(f"{self.url}/api/sessions", json={}) as response:
@@ -60,6 +51,12 @@ class Client:
     async def get(self, path: str) -> tuple[int, Any]:
         async with self.http.get(self.url + path) as response:
             return response.status, await response.json()
+
+
+async def terminate(process: Process) -> None:
+    """Sends SIGTERM; returns when the process lets no more chats begin."""
+    process.signal(signal.SIGTERM)
+    await asyncio.to_thread(process.says, "shutting down")
 
 
 async def exit_of(process: Process) -> int:
@@ -91,13 +88,12 @@ async def test_fifty_streams_end_properly_and_in_time(
     llm.script = script
     grace = 1.0
     with chatbot(llm, tmp_path, grace) as process:
-        client = Client(http, process.port)
+        client = Client(http, process)
         sessions = [await client.session() for _ in range(50)]
         streams = [await client.stream(session, str(n)) for n, session in enumerate(sessions)]
-        begun = await asyncio.gather(*(stream.event() for stream in streams))
-        assert [event and event.text for event in begun] == ["Once "] * 50
-        process.signal(signal.SIGTERM)
-        await asyncio.to_thread(process.says, "shutting down")
+        begun = await asyncio.gather(*(stream.read() for stream in streams))
+        assert list(map(text_of, begun)) == ["Once "] * 50
+        await terminate(process)
         gate.open()
         ends = await asyncio.gather(*(stream.rest() for stream in streams))
         code = await exit_of(process)
@@ -106,37 +102,12 @@ async def test_fifty_streams_end_properly_and_in_time(
     assert [text_of(found[:-1]) for found in ends[1::2]] == ["upon"] * 25
     check_log(process)
     with chatbot(llm, tmp_path, grace) as process:
-        client = Client(http, process.port)
+        client = Client(http, process)
         for number, session in enumerate(sessions):
             _, page = await client.get(f"/api/sessions/{session}/messages")
             found = [(message["content"], message["finish_reason"]) for message in page["messages"]]
             whole = ("Once upon", "stop") if number % 2 else ("Once ", "cancelled")
             assert found == [(str(number), None), whole], "what was told must be kept"
-
-
-async def test_a_process_with_nothing_to_do_exits_at_once(llm: ScriptedLLM, tmp_path: Path) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with chatbot(llm, tmp_path, 3600) as process:
-            process.signal(number)
-            assert await exit_of(process) == 0
-        check_log(process)
-
-
-async def test_a_process_exits_when_its_last_reply_has_ended(
-    llm: ScriptedLLM, tmp_path: Path, http: aiohttp.ClientSession
-) -> None:
-    gate = Gate()
-    llm.play(reply("Once ", gate, "upon"))
-    with chatbot(llm, tmp_path, 3600) as process:
-        client = Client(http, process.port)
-        stream = await client.stream(await client.session(), "Hi")
-        await stream.event()
-        process.signal(signal.SIGTERM)
-        await asyncio.to_thread(process.says, "shutting down")
-        gate.open()
-        assert ended_properly(await stream.rest()) == "[DONE]"
-        assert await exit_of(process) == 0
-    check_log(process)
 
 
 async def test_what_is_only_relayed_is_waited_for_and_told(
@@ -145,13 +116,12 @@ async def test_what_is_only_relayed_is_waited_for_and_told(
     gate = Gate()
     llm.play(reply("Once ", gate, "upon"), events(delta("Once "), Hang), events(delta("Once "), Hang))
     with chatbot(llm, tmp_path, 1.0) as process:
-        url = f"http://127.0.0.1:{process.port}/v1/chat/completions"
+        url = f"{process.url}/v1/chat/completions"
         body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
         streams = [Stream(await http.post(url, json=body)) for _ in range(2)]
         whole = asyncio.create_task(http.post(url, json=body | {"stream": False}))
         await llm.asked(3)
-        process.signal(signal.SIGTERM)
-        await asyncio.to_thread(process.says, "shutting down")
+        await terminate(process)
         async with http.post(url, json=body) as refused:
             assert (refused.status, (await refused.json())["error"]["code"]) == (503, "shutting_down")
         gate.open()
@@ -186,11 +156,10 @@ async def test_a_second_signal_ends_the_grace(
 ) -> None:
     llm.play(events(delta("Once "), Hang))
     with chatbot(llm, tmp_path, 3600) as process:
-        client = Client(http, process.port)
+        client = Client(http, process)
         stream = await client.stream(await client.session(), "Hi")
         await stream.event()
-        process.signal(signal.SIGTERM)
-        await asyncio.to_thread(process.says, "shutting down")
+        await terminate(process)
         process.signal(signal.SIGTERM)
         assert ended_properly(await stream.rest()) == "shutting_down"
         assert await exit_of(process) == 0
@@ -211,9 +180,9 @@ def look_up(host, *more, **named):
     threading.Event().wait()
 socket.getaddrinfo = look_up
 sys.exit(main())"""
-    env = {"PYTHONPATH": str(ROOT), "LLM_SERVER_URL": "http://llm", "SHUTDOWN_GRACE_SECONDS": "0"}
+    env = ENV | {"LLM_SERVER_URL": "http://llm", "SHUTDOWN_GRACE_SECONDS": "0"}
     with start_chatbot("--port", "0", command=(sys.executable, "-c", script), env=env) as process:
-        client = Client(http, process.port)
+        client = Client(http, process)
         asking = asyncio.create_task(client.stream(await client.session(), "Hi"))
         await asyncio.to_thread(process.says, "looking up")
         process.signal(signal.SIGTERM)
@@ -229,7 +198,7 @@ async def test_a_client_that_does_not_read_does_not_hold_the_exit_up(
     llm.play([*events(*(delta("x" * 32768) for _ in range(120)), gate, Hang)])
     silent = RawClient()
     with chatbot(llm, tmp_path, 0.2) as process:
-        client = Client(http, process.port)
+        client = Client(http, process)
         body = {"session_id": await client.session(), "message": "Hi"}
         await silent.request(process.port, "POST", "/api/chat/stream", body)
         await gate.reached.wait()
@@ -247,16 +216,16 @@ async def stopping(server: Running, hurry: asyncio.Event | None = None) -> async
     return task
 
 
-async def test_while_it_drains_no_chat_begins_and_all_else_is_served(
-    server: Running, llm: ScriptedLLM
+async def test_while_it_drains_no_chat_begins_and_all_else_is_served_and_the_last_reply_ends_it(
+    start: StartServer, llm: ScriptedLLM
 ) -> None:
+    server = await start(shutdown_grace_seconds=3600)
     gate = Gate()
-    session, other = await server.session(), await server.session()
+    other = await server.session()
     key = {"Idempotency-Key": "k"}
     await server.chat(other, "Before", key)
     llm.play(reply("Once ", gate, "upon"))
-    stream = await server.stream(session, "Hi", key)
-    await stream.event()
+    session, stream = await server.begin(headers=key)
     task = await stopping(server)
     for path in ("/api/chat", "/api/chat/stream"):
         body = {"session_id": other, "message": "Hi"}
@@ -287,11 +256,10 @@ async def test_text_told_by_the_end_of_the_grace_is_stored_as_cancelled(
     file = str(tmp_path / "chat.db")
     server = await start(database_url=file, shutdown_grace_seconds=0)
     llm.play([Hang], events(delta("Once "), Hang))
-    wordless, session = await server.session(), await server.session()
+    wordless = await server.session()
     waiting = asyncio.create_task(server.chat(wordless, "Hi"))
     silent = await llm.asked()
-    stream = await server.stream(session, "Hi")
-    await stream.event()
+    session, stream = await server.begin()
     await (await stopping(server))
     status, body, headers = await waiting
     assert (status, body["error"]["code"], headers["Retry-After"]) == (503, "shutting_down", "5")
@@ -301,8 +269,8 @@ async def test_text_told_by_the_end_of_the_grace_is_stored_as_cancelled(
     again = await start(database_url=file)
     assert await again.history(wordless) == []
     assert await again.history(session) == [("user", "Hi"), ("assistant", "Once ")]
-    _, body, _ = await again.call("GET", f"/api/sessions/{session}/messages/{stream.message_id}")
-    assert body["finish_reason"] == "cancelled"
+    finish, done = await (await again.resume(session, stream.message_id, 5)).rest()
+    assert (finish.finish_reason, done.data) == ("cancelled", "[DONE]")
 
 
 async def test_a_reply_that_had_finished_by_the_end_of_the_grace_is_done(
@@ -311,12 +279,8 @@ async def test_a_reply_that_had_finished_by_the_end_of_the_grace_is_done(
     file = str(tmp_path / "chat.db")
     server = await start(database_url=file, shutdown_grace_seconds=0)
     llm.play(events(delta("Once "), delta(finish="stop"), Hang))
-    session = await server.session()
-    stream = await server.stream(session, "Hi")
-    await stream.event()
-    running = server.replies.occupying(session)
-    assert running
-    await until(lambda: running._asking.answer.reader.finish_reason is not None)
+    session, stream = await server.begin()
+    await server.finish_is_held(session)
     await (await stopping(server))
     found = await stream.rest()
     assert ended_properly(found) == "[DONE]", "the turn is complete and stored: nothing to come back for"

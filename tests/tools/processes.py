@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import re
 import signal
@@ -16,6 +18,8 @@ from types import TracebackType
 
 ROOT = Path(__file__).parent.parent.parent
 WAIT_SECONDS = 60.0
+ENV = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+"""All that a process of the server is given of this one's environment."""
 
 
 def free_port() -> int:
@@ -64,6 +68,10 @@ class Process:
         return self._process.pid
 
     @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
     def output(self) -> str:
         """What the program has printed so far, on either stream."""
         with self._changed:
@@ -81,6 +89,15 @@ class Process:
             in_time = self._changed.wait_for(look, WAIT_SECONDS)
         assert found, f"{'no' if in_time else 'not in time:'} {pattern!r} in: {self.output}"
         return found[0]
+
+    def ask(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, str]:
+        """Makes a request to the server that it is; returns the status and the text of the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_SECONDS)
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, text
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -116,12 +133,10 @@ class Process:
 def start_chatbot(
     *arguments: str,
     command: Sequence[str | Path] = (sys.executable, "-m", "chatbot"),
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str] = ENV,
     cwd: Path | None = None,
 ) -> Iterator[Process]:
     """Runs the server until the end of the block; `port` is where it listens."""
-    if env is None:
-        env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     with Process([*command, *arguments], env=env, cwd=cwd) as process:
         process.port = int(process.says(r"listening on http://\S+:(\d+)$")[1])
         yield process

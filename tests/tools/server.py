@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 
 from chatbot import app
+from chatbot.chat.reply import Reply
 from chatbot.chat.reply_registry import ReplyRegistry
 from chatbot.chat.sessions import Sessions
 from chatbot.config import Config
@@ -117,6 +118,12 @@ class Stream:
                 return Event(number, data)
         return None
 
+    async def read(self, count: int = 1) -> list[Event]:
+        """The next events, of which there must be so many."""
+        found = [event for _ in range(count) if (event := await self.event())]
+        assert len(found) == count, f"the stream ended after {found}"
+        return found
+
     async def rest(self) -> list[Event]:
         """All events up to the end of the stream."""
         found = []
@@ -170,6 +177,22 @@ class Running:
         await until(lambda: self.connections < before or not open_still)
         await asyncio.sleep(0)  # the handler is cancelled in the turn after
 
+    def running(self, session_id: str) -> Reply:
+        """The reply that a session is being given."""
+        reply = self.replies.occupying(session_id)
+        assert reply, "no reply runs"
+        return reply
+
+    async def finish_is_held(self, session_id: str) -> None:
+        """Waits until the LLM has said how the reply ends, and not yet that it does."""
+        running = self.running(session_id)
+        await until(lambda: running._asking.answer.reader.finish_reason is not None)
+
+    async def stop(self) -> None:
+        """Stops the server before the end of the test."""
+        self.stopped = True
+        await self.server.stop()
+
     async def heard_by(self, session_id: str, count: int) -> None:
         """Waits until so many wait for the reply that a session is being given."""
 
@@ -217,6 +240,13 @@ class Running:
         stream = Stream(await self.http.post(self.url + "/api/chat/stream", json=body, headers=headers))
         self.streams.append(stream)
         return stream
+
+    async def begin(self, message: str = "Hi", read: int = 1, headers: Any = None) -> tuple[str, Stream]:
+        """Makes a session and asks in it; returns its id and the stream after so many events."""
+        session_id = await self.session()
+        stream = await self.stream(session_id, message, headers)
+        await stream.read(read)
+        return session_id, stream
 
     async def resume(self, session_id: str, message_id: str, after: int | None = None) -> Stream:
         """GET the stream of a reply, from a character on."""
