@@ -63,7 +63,7 @@ main();
 @pytest.fixture
 def url() -> Iterator[str]:
     with start_chatbot("--demo", "--port", "0") as server:
-        yield f"http://127.0.0.1:{server.port}"
+        yield server.url
 
 
 @pytest.fixture
@@ -82,20 +82,10 @@ def run(folder: Path, *command: str | Path) -> None:
 
 def test_openapi_python_client(url: str, document: Path, tmp_path: Path) -> None:
     pytest.importorskip("openapi_python_client")
-    generator = (sys.executable, "-m", "openapi_python_client", "generate", "--fail-on-warning")
     (tmp_path / "settings.yaml").write_text("post_hooks: []\n")
-    run(
-        tmp_path,
-        *generator,
-        "--path",
-        document,
-        "--output-path",
-        "made",
-        "--meta",
-        "none",
-        "--config",
-        "settings.yaml",
-    )
+    generate = (sys.executable, "-m", "openapi_python_client", "generate", "--fail-on-warning")
+    options = ("--output-path", "made", "--meta", "none", "--config", "settings.yaml")
+    run(tmp_path, *generate, "--path", document, *options)
     (tmp_path / "chat.py").write_text(PYTHON)
     run(tmp_path, sys.executable, "chat.py", url)
 
@@ -104,15 +94,6 @@ def test_openapi_typescript(url: str, document: Path, tmp_path: Path) -> None:
     npx = shutil.which("npx") or pytest.skip("node is not installed")
     run(tmp_path, npx, "--yes", "openapi-typescript@7", document, "-o", "made.d.ts")
     (tmp_path / "chat.ts").write_text(TYPESCRIPT)
-    options = (
-        "--strict",
-        "--target",
-        "es2022",
-        "--lib",
-        "es2022,dom",
-        "--module",
-        "commonjs",
-        "--skipLibCheck",
-    )
-    run(tmp_path, npx, "--yes", "-p", "typescript@5", "tsc", *options, "chat.ts")
+    options = ("--strict", "--skipLibCheck", "--target", "es2022", "--lib", "es2022,dom")
+    run(tmp_path, npx, "--yes", "-p", "typescript@5", "tsc", *options, "--module", "commonjs", "chat.ts")
     run(tmp_path, "node", "chat.js", url)

@@ -107,19 +107,17 @@ def test_it_is_made_of_the_description_as_it_is_now() -> None:
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 async def test_each_call_works_as_it_stands_there() -> None:
     with start_chatbot("--demo", "--port", "0") as chatbot:
-        url = f"http://127.0.0.1:{chatbot.port}"
-        page = await run(f"curl -s {url}/docs")
-        begin, *commands = [
-            unescape(found) for found in re.findall("<pre>((?:URL=|curl ).*?)</pre>", page, flags=re.DOTALL)
-        ]
-        begin = begin.replace("http://localhost:8080", url)
+        page = await run(f"curl -s {chatbot.url}/docs")
+        shown = re.findall("<pre>((?:URL=|curl ).*?)</pre>", page, flags=re.DOTALL)
+        begin, *commands = map(unescape, shown)
+        begin = begin.replace("http://localhost:8080", chatbot.url)
         assert len(commands) == len(OPERATIONS)
         for command in commands:
-            shown = await run(f"{begin}\n{command.replace('curl ', 'curl --fail-with-body ', 1)}")
+            printed = await run(f"{begin}\n{command.replace('curl ', 'curl --fail-with-body ', 1)}")
             if "/stream" in command:
-                assert shown.rstrip().endswith("data: [DONE]"), (command, shown)
-            elif shown and "metrics" not in command:
-                assert "error" not in json.loads(shown), (command, shown)
+                assert printed.rstrip().endswith("data: [DONE]"), (command, printed)
+            elif printed and "metrics" not in command:
+                assert "error" not in json.loads(printed), (command, printed)
 
 
 async def run(script: str) -> str:

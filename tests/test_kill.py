@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
-from tests.tools.processes import ROOT, start_chatbot
+from tests.tools.processes import ENV, Process, start_chatbot
 from tests.tools.scripted_llm import ScriptedLLM, Step, reply
 from tests.tools.server import Stream, text_of
 
@@ -181,24 +181,23 @@ async def test_what_was_acknowledged_survives_being_killed(llm: ScriptedLLM, tmp
     rng = random.Random(seed)
     llm.script = script
     file = tmp_path / "chat.db"
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "MAX_CONTEXT_MESSAGES": "3"}
-    env |= {"LLM_SERVER_URL": llm.url, "LLM_MODEL": "m", "DATABASE_URL": f"sqlite:///{file}"}
+    env = ENV | {"MAX_CONTEXT_MESSAGES": "3", "DATABASE_URL": f"sqlite:///{file}"}
+    env |= {"LLM_SERVER_URL": llm.url, "LLM_MODEL": "m"}
     talks: dict[str, Talk] = {}
     for _ in range(KILLS):
         with start_chatbot("--port", "0", env=env) as process:
             await live_and_kill(process, rng, talks)
         check_file(file, tmp_path / "copy.db", talks)
     with start_chatbot("--port", "0", env=env) as process:
-        await check_server(f"http://127.0.0.1:{process.port}", rng, talks)
+        await check_server(process.url, rng, talks)
     turns = sum(len(talk.turns) for talk in talks.values())
-    branches = sum(
-        len(talk.turns) - len({turn.parent for turn in talk.turns.values()}) for talk in talks.values()
-    )
+    parents = sum(len({turn.parent for turn in talk.turns.values()}) for talk in talks.values())
+    branches = turns - parents
     print(f"kills {KILLS}, sessions {len(talks)}, turns seen and not deleted {turns}, branches {branches}")
     assert turns > KILLS, "there was no load: the test shows nothing"
 
 
-async def live_and_kill(process: Any, rng: random.Random, talks: dict[str, Talk]) -> None:
+async def live_and_kill(process: Process, rng: random.Random, talks: dict[str, Talk]) -> None:
     """Lets clients talk to the server, and kills it at any moment."""
     left, now = rng.randrange(400), asyncio.Event()
 
@@ -208,9 +207,10 @@ async def live_and_kill(process: Any, rng: random.Random, talks: dict[str, Talk]
         if left < 0:
             now.set()
 
-    url = f"http://127.0.0.1:{process.port}"
     async with aiohttp.ClientSession() as http:
-        clients = [asyncio.create_task(Client(http, url, rng, saw).live(talks)) for _ in range(CLIENTS)]
+        clients = [
+            asyncio.create_task(Client(http, process.url, rng, saw).live(talks)) for _ in range(CLIENTS)
+        ]
         async with asyncio.timeout(30):
             await now.wait()
             # So far the moment is one at which this process runs; now it is any.
@@ -228,10 +228,8 @@ async def check_server(url: str, rng: random.Random, talks: dict[str, Talk]) -> 
         for session in rng.sample(sure, min(200, len(sure))):
             async with http.get(f"{url}/api/sessions/{session}/messages?limit=1000") as response:
                 messages = (await response.json())["messages"]
-            talk, shown = (
-                talks[session],
-                [one["message_id"] for one in messages if one["role"] == "assistant"],
-            )
+            talk = talks[session]
+            shown = [one["message_id"] for one in messages if one["role"] == "assistant"]
             if shown and shown[-1] not in talk.turns:
                 assert messages[-2]["content"] == talk.asking
                 shown.pop()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import aiohttp
 
-from tests.tools.processes import ROOT, start_chatbot
+from tests.tools.processes import ENV, start_chatbot
 from tests.tools.scripted_llm import ScriptedLLM, reply
 from tests.tools.server import until
 from tests.web.test_hang_ups import MOST, resident
@@ -17,10 +16,10 @@ from tests.web.test_hang_ups import MOST, resident
 async def test_thirty_long_replies_at_once_leave_little(llm: ScriptedLLM, tmp_path: Path) -> None:
     long = reply(*["x" * 20_000] * 200)
     llm.script = lambda body: long
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LLM_SERVER_URL": llm.url, "LLM_MODEL": "m"}
+    env = ENV | {"LLM_SERVER_URL": llm.url, "LLM_MODEL": "m"}
     with start_chatbot("--port", "0", env=env, cwd=tmp_path) as process:
         before = resident(process)
-        url = f"http://127.0.0.1:{process.port}/v1/chat/completions"
+        url = f"{process.url}/v1/chat/completions"
 
         async def ask(http: aiohttp.ClientSession) -> None:
             async with http.post(url, json={"messages": [{"role": "user", "content": "Hi"}]}) as answer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import importlib.util
 import json
 import os
@@ -18,7 +17,7 @@ from types import MappingProxyType
 
 import pytest
 
-from tests.tools.processes import ROOT, Process, start_chatbot
+from tests.tools.processes import ROOT, start_chatbot
 
 SOURCES = ["chatbot", "tools", "schema.sql", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"]
 VERSIONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
@@ -99,23 +98,6 @@ def run(
     return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
-def get(server: Process, path: str, **headers: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    connection.request("GET", path, headers=headers)
-    response = connection.getresponse()
-    body = response.read()
-    connection.close()
-    return response.status, body
-
-
-def post(server: Process, path: str, body: object) -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    connection.request("POST", path, json.dumps(body))
-    answer = connection.getresponse().read()
-    connection.close()
-    return answer
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 def test_it_tells_its_version_and_its_options_to_every_python(version: str, pyz: Path, bare: Path) -> None:
     python = find_python(version)
@@ -137,17 +119,17 @@ def test_an_old_python_is_told_what_is_needed(version: str, pyz: Path, bare: Pat
 def test_it_serves_a_conversation_with_nothing_but_a_python(version: str, pyz: Path, bare: Path) -> None:
     command = [find_python(version), "-I", pyz]
     with start_chatbot("--demo", "--port", "0", command=command, env={}, cwd=bare) as server:
-        status, health = get(server, "/api/health")
+        status, health = server.ask("GET", "/api/health")
         assert (status, json.loads(health)["status"]) == (200, "ok")
-        session_id = json.loads(post(server, "/api/sessions", {}))["session_id"]
+        session_id = json.loads(server.ask("POST", "/api/sessions", {})[1])["session_id"]
         question = {"session_id": session_id, "message": "My name is Ada."}
-        events = post(server, "/api/chat/stream", question).decode().strip().split("\n\n")
+        events = server.ask("POST", "/api/chat/stream", question)[1].strip().split("\n\n")
         assert events[-1] == "data: [DONE]"
         chunks = [json.loads(event.partition("data: ")[2]) for event in events[:-1]]
         choices = [choice for chunk in chunks for choice in chunk["choices"]]
         assert "".join(choice["delta"].get("content", "") for choice in choices).startswith("Hello, Ada!")
         assert len(choices) > 3
-        history = json.loads(get(server, f"/api/sessions/{session_id}/messages")[1])["messages"]
+        history = json.loads(server.ask("GET", f"/api/sessions/{session_id}/messages")[1])["messages"]
         assert [message["role"] for message in history] == ["user", "assistant"]
         assert server.end(signal.SIGTERM) == 0, server.output
 
@@ -155,19 +137,20 @@ def test_it_serves_a_conversation_with_nothing_but_a_python(version: str, pyz: P
 def test_it_holds_the_page_and_the_description(pyz: Path, bare: Path) -> None:
     command = [sys.executable, "-I", pyz]
     with start_chatbot("--demo", "--port", "0", command=command, env={}, cwd=bare) as server:
-        status, page = get(server, "/")
-        assert (status, b"<main" in page) == (200, True)
-        assert get(server, "/page/style.css") == (200, (ROOT / "chatbot/page/style.css").read_bytes())
-        assert get(server, "/page/markdown/writer.js")[0] == 200
-        assert json.loads(get(server, "/api/openapi.json")[1])["openapi"].startswith("3.1")
-        assert get(server, "/docs")[0] == 200
+        status, page = server.ask("GET", "/")
+        assert (status, "<main" in page) == (200, True)
+        style = (ROOT / "chatbot/page/style.css").read_text("utf-8")
+        assert server.ask("GET", "/page/style.css") == (200, style)
+        assert server.ask("GET", "/page/markdown/writer.js")[0] == 200
+        assert json.loads(server.ask("GET", "/api/openapi.json")[1])["openapi"].startswith("3.1")
+        assert server.ask("GET", "/docs")[0] == 200
 
 
 def test_it_reads_the_dotenv_of_the_working_directory(pyz: Path, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("PORT=0\nAPI_KEYS=open-sesame\nDATABASE_URL=sqlite:///here.db\n")
     with start_chatbot("--demo", command=[sys.executable, "-I", pyz], env={}, cwd=tmp_path) as server:
-        assert get(server, "/api/sessions/x")[0] == 401
-        assert get(server, "/api/sessions/x", Authorization="Bearer open-sesame")[0] == 404
+        assert server.ask("GET", "/api/sessions/x")[0] == 401
+        assert server.ask("GET", "/api/sessions/x", Authorization="Bearer open-sesame")[0] == 404
         assert (tmp_path / "here.db").exists()
 
 
