@@ -11,7 +11,6 @@ import pytest
 
 from chatbot.chat.reply_log import MAX_BYTES
 from chatbot.chat.sessions import Sessions
-from chatbot.errors import ChatError
 from chatbot.llm.client import LLM
 from chatbot.storage.database import Locked
 from tests.tools.scripted_llm import (
@@ -21,6 +20,7 @@ from tests.tools.scripted_llm import (
     Gate,
     Hang,
     ScriptedLLM,
+    Step,
     answer,
     completion,
     delta,
@@ -29,16 +29,7 @@ from tests.tools.scripted_llm import (
     reply,
     usage,
 )
-from tests.tools.server import Clock, Event, Running, StartServer, Stream, text_of, until
-
-
-async def test_a_streamed_turn_is_in_the_history_once_done_is_seen(server: Running) -> None:
-    session = await server.session()
-    stream = await server.stream(session, "Hi")
-    events = await stream.rest()
-    assert events[-1].data == "[DONE]"
-    assert text_of(events) == "Hello there."
-    assert await server.history(session) == [("user", "Hi"), ("assistant", "Hello there.")]
+from tests.tools.server import Clock, Event, Log, Running, Stream, text_of, until
 
 
 async def test_a_frame_reaches_the_client_before_the_next_one_is_sent(
@@ -46,24 +37,11 @@ async def test_a_frame_reaches_the_client_before_the_next_one_is_sent(
 ) -> None:
     gates = [Gate(), Gate()]
     llm.play(reply("one", gates[0], "two", gates[1], "three"))
-    session = await server.session()
-    stream = await server.stream(session)
-    seen = []
-    for gate in gates:
-        event = await stream.event()
-        assert event
-        seen.append(event.text)
+    stream = await server.stream(await server.session())
+    for gate, text in zip(gates, ("one", "two"), strict=True):
+        assert text_of(await stream.read()) == text
         gate.open()
-    assert seen == ["one", "two"]
     assert text_of(await stream.rest()) == "three"
-
-
-async def test_a_whole_turn(server: Running) -> None:
-    session = await server.session()
-    status, answer, _ = await server.chat(session, "Hi")
-    assert status == 200
-    assert answer["content"] == "Hello there."
-    assert await server.history(session) == [("user", "Hi"), ("assistant", "Hello there.")]
 
 
 # Shapes
@@ -87,6 +65,7 @@ async def test_a_whole_answer_has_the_documented_shape(server: Running) -> None:
         "token_usage": {"total_tokens": 7},
         "model": "m",
     }
+    assert await server.history(session) == [("user", "Hi"), ("assistant", "Hello there.")]
 
 
 async def test_a_stream_has_the_documented_headers(server: Running) -> None:
@@ -100,34 +79,36 @@ async def test_a_stream_has_the_documented_headers(server: Running) -> None:
     where = f"/api/sessions/{session}/messages/{stream.message_id}/stream"
     assert stream.headers["Content-Location"] == where
     assert "Content-Length" not in stream.headers
-    await stream.rest()
+    found = await stream.rest()
+    assert (text_of(found), found[-1].data) == ("Hello there.", "[DONE]")
     _, told, _ = await server.call("GET", where.removesuffix("/stream"))
     assert (told["role"], told["content"]) == ("assistant", "Hello there.")
+    assert await server.history(session) == [("user", "Hi"), ("assistant", "Hello there.")]
 
 
 async def test_the_id_of_a_frame_counts_the_characters_delivered_with_it(
     server: Running, llm: ScriptedLLM
 ) -> None:
-    llm.play(
-        [
-            *events(
-                delta(role="assistant"), delta("안녕"), delta(" 👋"), delta("e\u0301"), delta(finish="stop")
-            ),
-            END,
-        ]
-    )
-    events_ = await (await server.stream(await server.session())).rest()
-    assert [event.id for event in events_] == [0, 2, 4, 6, 6, None]
-    assert events_[-1].data == "[DONE]"
+    texts = ["안녕", " 👋", "e\u0301"]
+    llm.play([*events(delta(role="assistant"), *map(delta, texts), delta(finish="stop")), END])
+    told = await (await server.stream(await server.session())).rest()
+    assert [event.id for event in told] == [0, 2, 4, 6, 6, None]
+    assert told[-1].data == "[DONE]"
 
 
-async def test_a_frame_is_two_lines_and_a_blank_one(server: Running, llm: ScriptedLLM) -> None:
+async def test_a_frame_is_two_lines_and_a_blank_one_and_the_llms_own_comments_and_pings_are_none(
+    server: Running, llm: ScriptedLLM
+) -> None:
     chunk = delta("one").removeprefix(b"data: ").strip()
     last = delta(finish="stop").removeprefix(b"data: ").strip()
     llm.play(
         [
             *events(
-                b"data:" + chunk + b"\r\n\r\n", b": ping\n\n", b"id: 77\nretry: 1\ndata: " + last + b"\n\n"
+                b": ping\n\n",
+                b"data:" + chunk + b"\r\n\r\n",
+                b": OPENROUTER PROCESSING\n\n",
+                b"event: ping\n\n",
+                b"id: 77\nretry: 1\ndata: " + last + b"\n\n",
             ),
             END,
         ]
@@ -271,6 +252,7 @@ async def test_null_is_as_if_it_were_absent(server: Running, llm: ScriptedLLM) -
         ({"tools": ["now"]}, "tools"),
         ({"tool_choice": 1}, "tool_choice"),
         ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+        ({"session_id": None}, "session_id"),
         ({"session_id": 7}, "session_id"),
         ({"session_id": ""}, "session_id"),
         ({"stream": True}, "stream"),
@@ -296,28 +278,14 @@ async def test_what_cannot_be_asked_is_refused_by_name_and_not_sent(
     assert not llm.exchanges
 
 
-@pytest.mark.parametrize("missing", ["session_id", "message"])
-async def test_what_is_missing_is_named(server: Running, missing: str) -> None:
-    asked = {"session_id": await server.session(), "message": "Hi"}
-    del asked[missing]
-    status, told, _ = await server.call("POST", "/api/chat", asked)
-    assert (status, told["error"]["param"]) == (400, missing)
-
-
 # Unicode
 
 
 async def test_text_is_valid_unicode_though_pairs_are_split_over_chunks(
     server: Running, llm: ScriptedLLM
 ) -> None:
-    llm.play(
-        [
-            *events(
-                delta("a\ud83d"), delta("\udc4b"), delta("b\ud83d"), delta("c"), delta(finish="stop"), DONE
-            ),
-            END,
-        ]
-    )
+    texts = ["a\ud83d", "\udc4b", "b\ud83d", "c"]
+    llm.play([*events(*map(delta, texts), delta(finish="stop"), DONE), END])
     session = await server.session()
     told = await (await server.stream(session)).rest()
     assert text_of(told) == "a👋b\ufffdc"
@@ -399,102 +367,20 @@ async def test_done_is_sent_only_after_the_turn_is_stored(
     add = server.store.add_turn
     monkeypatch.setattr(server.store, "add_turn", add_turn)
     llm.play([*events(delta("one"), delta(finish="stop"), DONE), END])
-    session = await server.session()
-    stream = await server.stream(session)
-    told = [await stream.event(), await stream.event()]
-    assert [event.finish_reason for event in told if event] == [None, "stop"]
-    done = asyncio.create_task(stream.event())
+    _, stream = await server.begin()
+    assert [event.finish_reason for event in await stream.read()] == ["stop"]
+    done = asyncio.create_task(stream.read())
     for _ in range(3):
         await server.call("GET", "/api/health")
     assert not done.done(), "[DONE] came before the turn was stored"
     assert server.sql("SELECT count(*) FROM messages") == [(0,)]
     locked = False
     clock.advance(1)
-    event = await done
-    assert event
-    assert event.data == "[DONE]"
+    assert [event.data for event in await done] == ["[DONE]"]
     assert server.sql("SELECT count(*) FROM messages") == [(2,)]
 
 
-@pytest.mark.parametrize(
-    ("failure", "status", "code"),
-    [
-        (ChatError("storage_full", "The storage is full.", retry_after="60"), 503, "storage_full"),
-        (RuntimeError("secret"), 500, "internal_error"),
-    ],
-)
-async def test_a_turn_that_cannot_be_stored_is_never_called_done(
-    server: Running, monkeypatch: pytest.MonkeyPatch, failure: Exception, status: int, code: str
-) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise failure
-
-    session = await server.session()
-    with monkeypatch.context() as patch:
-        patch.setattr(server.store, "add_turn", fail)
-        told = await (await server.stream(session)).rest()
-        assert told[-1].json["error"]["code"] == code
-        assert "secret" not in told[-1].data
-        assert "[DONE]" not in [event.data for event in told]
-        got, whole, headers = await server.chat(session)
-        assert (got, whole["error"]["code"]) == (status, code)
-        assert headers.get("Retry-After") == ("60" if code == "storage_full" else None)
-    assert await server.history(session) == []
-    assert (await server.chat(session))[0] == 200
-
-
-async def test_a_real_full_storage_is_told_and_the_turn_absent(server: Running, llm: ScriptedLLM) -> None:
-    session = await server.session()
-    await server.chat(session)
-    [(pages,)] = server.sql("PRAGMA page_count")
-    server.sql(f"PRAGMA max_page_count={pages}")
-    llm.script = lambda body: (
-        reply("x" * 100_000) if body["stream"] else answer(body=completion("x" * 100_000))
-    )
-    told = await (await server.stream(session)).rest()
-    assert told[-1].json["error"]["code"] == "storage_full"
-    status, whole, headers = await server.chat(session)
-    assert (status, whole["error"]["code"], headers["Retry-After"]) == (503, "storage_full", "60")
-    assert len(await server.history(session)) == 2
-    server.sql(f"PRAGMA max_page_count={pages + 1000}")
-    assert (await server.chat(session))[0] == 200
-
-
-async def test_past_the_limit_of_the_database_nothing_new_is_begun(
-    start: StartServer, llm: ScriptedLLM
-) -> None:
-    server = await start(max_database_mb=1)
-    session = await server.session()
-    gate = Gate()
-    llm.play(reply("one", gate, "x" * 300_000))
-    stream = await server.stream(session)
-    assert await stream.event()
-    other = await server.session()
-    llm.play(answer(body=completion("x" * 1_100_000)))
-    assert (await server.chat(other))[0] == 200
-    asked = len(llm.exchanges)
-    for method, path, body in [
-        ("POST", "/api/sessions", {}),
-        ("PATCH", f"/api/sessions/{session}", {"metadata": {}}),
-        ("POST", "/api/chat", {"session_id": other, "message": "Hi"}),
-        ("POST", "/api/chat/stream", {"session_id": other, "message": "Hi"}),
-    ]:
-        status, told, headers = await server.call(method, path, body)
-        assert (status, told["error"]["code"]) == (503, "storage_full"), path
-        assert int(headers["Retry-After"]) > 0
-    assert len(llm.exchanges) == asked, "the LLM worked for a turn that could not be stored"
-    gate.open()
-    assert (await stream.rest())[-1].data == "[DONE]", "a reply that was admitted is stored"
-    assert len(await server.history(session)) == 2
-    await server.call("DELETE", f"/api/sessions/{other}")
-    assert (await server.chat(session))[0] == 200
-
-
 # Silence
-
-
-async def raw_line(stream: Stream) -> bytes:
-    return await stream.response.content.readline()
 
 
 async def test_silence_is_filled_with_comments_that_end_no_event(
@@ -502,13 +388,13 @@ async def test_silence_is_filled_with_comments_that_end_no_event(
 ) -> None:
     gate = Gate()
     llm.play(reply("one", gate, "two"))
-    stream = await server.stream(await server.session())
-    assert (await stream.event()) is not None
+    _, stream = await server.begin()
     for _ in range(3):
         clock.advance(15)
-        assert await raw_line(stream) == b": keep-alive\n"
+        assert await stream.response.content.readline() == b": keep-alive\n"
     gate.open()
-    assert (await raw_line(stream)).startswith(b"id: 6"), "a blank line after the comment"
+    line = await stream.response.content.readline()
+    assert line.startswith(b"id: 6"), "a blank line after the comment"
     told = await stream.rest()
     assert told[-1].data == "[DONE]"
 
@@ -520,18 +406,18 @@ async def test_a_heartbeat_waits_for_the_whole_of_its_silence(
     llm.play(reply("one", gates[0], "two", gates[1], "three", gates[2], "four"))
     stream = await server.stream(await server.session())
     for gate in gates:
-        assert await stream.event()
+        await stream.read()
         clock.advance(10)
         gate.open()
     await stream.rest()
     assert stream.comments == 0
 
 
-async def test_a_slow_llm_begins_with_heartbeats(server: Running, llm: ScriptedLLM, clock: Clock) -> None:
+async def begun_with_heartbeats(server: Running, llm: ScriptedLLM, clock: Clock, *script: Step) -> Stream:
+    """Asks an LLM that is silent for longer than a heartbeat before it plays the script."""
     gate = Gate()
-    llm.play([gate, *reply("one")])
-    session = await server.session()
-    asking = asyncio.create_task(server.stream(session))
+    llm.play([gate, *script])
+    asking = asyncio.create_task(server.stream(await server.session()))
     await gate.reached.wait()
     clock.advance(15)
     stream = await asking
@@ -539,47 +425,26 @@ async def test_a_slow_llm_begins_with_heartbeats(server: Running, llm: ScriptedL
     assert stream.message_id
     assert "X-Context-Messages" not in stream.headers, "it is not known yet"
     clock.advance(15)
-    assert await raw_line(stream) == b": keep-alive\n"
+    assert await stream.response.content.readline() == b": keep-alive\n"
     gate.open()
+    return stream
+
+
+async def test_a_slow_llm_begins_with_heartbeats(server: Running, llm: ScriptedLLM, clock: Clock) -> None:
+    stream = await begun_with_heartbeats(server, llm, clock, *reply("one"))
     told = await stream.rest()
     assert (text_of(told), told[-1].data) == ("one", "[DONE]")
-    assert await server.history(session) == [("user", "Hi"), ("assistant", "one")]
+    assert await server.history(stream.headers["X-Session-ID"]) == [("user", "Hi"), ("assistant", "one")]
 
 
 async def test_an_error_after_the_heartbeats_began_is_a_frame(
     server: Running, llm: ScriptedLLM, clock: Clock
 ) -> None:
-    gate = Gate()
-    llm.play([gate, *answer("429 Too Many Requests", headers="Retry-After: 7\r\n")])
-    session = await server.session()
-    asking = asyncio.create_task(server.stream(session))
-    await gate.reached.wait()
-    clock.advance(15)
-    stream = await asking
-    assert stream.status == 200
-    gate.open()
+    refusal = answer("429 Too Many Requests", headers="Retry-After: 7\r\n")
+    stream = await begun_with_heartbeats(server, llm, clock, *refusal)
     told = await stream.rest()
     assert [(event.id, event.json["error"]["code"]) for event in told] == [(None, "llm_rate_limited")]
-    assert await server.history(session) == []
-
-
-async def test_the_llms_own_comments_and_pings_are_not_passed_on(server: Running, llm: ScriptedLLM) -> None:
-    llm.play(
-        [
-            *events(
-                b": ping\n\n",
-                delta("one"),
-                b": OPENROUTER PROCESSING\n\n",
-                b"event: ping\n\n",
-                delta(finish="stop"),
-            ),
-            END,
-        ]
-    )
-    stream = await server.stream(await server.session())
-    told = await stream.rest()
-    assert [event.text for event in told] == ["one", "", ""]
-    assert stream.comments == 0
+    assert await server.history(stream.headers["X-Session-ID"]) == []
 
 
 # Length
@@ -637,29 +502,30 @@ async def test_many_conversations_at_once_do_not_mix(server: Running, llm: Scrip
     await until(lambda: len(server.replies) == 0)
 
 
-async def test_every_crash_of_a_reply_is_told_and_logged_and_says_nothing_of_the_inside(
-    server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("room", "name", "failure", "status", "code", "retry_after"),
+    [
+        (LLM, "ask", RuntimeError("secret"), 500, "internal_error", None),
+        (LLM, "ask", MemoryError(), 503, "overloaded", "5"),
+        (Sessions, "use", MemoryError(), 503, "overloaded", "5"),
+    ],
+)
+async def test_a_crash_is_told_and_says_nothing_of_the_inside_and_a_full_memory_is_told_as_that(
+    server: Running,
+    monkeypatch: pytest.MonkeyPatch,
+    log: Log,
+    room: type,
+    name: str,
+    failure: Exception,
+    status: int,
+    code: str,
+    retry_after: str | None,
 ) -> None:
-    async def crash(*_: Any, **__: Any) -> None:
-        raise RuntimeError("secret")
-
     session = await server.session()
     with monkeypatch.context() as patch:
-        patch.setattr(LLM, "ask", crash)
-        status, told, _ = await server.chat(session)
-    assert (status, told["error"]["code"]) == (500, "internal_error")
+        patch.setattr(room, name, Mock(side_effect=failure))
+        found, told, headers = await server.chat(session)
+    assert (found, told["error"]["code"], headers.get("Retry-After")) == (status, code, retry_after)
     assert "secret" not in json.dumps(told)
-    assert "RuntimeError: secret" in caplog.text
-    assert (await server.chat(session))[0] == 200
-
-
-async def test_a_full_memory_is_told_as_that_wherever_it_is_met(
-    server: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = await server.session()
-    for room, name in ((LLM, "ask"), (Sessions, "use")):
-        with monkeypatch.context() as patch:
-            patch.setattr(room, name, Mock(side_effect=MemoryError))
-            status, told, headers = await server.chat(session)
-        assert (status, told["error"]["code"], headers["Retry-After"]) == (503, "overloaded", "5")
+    assert bool(log.lines(holding="RuntimeError: secret")) == (code == "internal_error")
     assert (await server.chat(session))[0] == 200
