@@ -123,27 +123,6 @@ async def test_the_line_of_a_refusal_says_why(start: StartServer, log: Log) -> N
     assert lines == ["error=storage_full", "error=invalid_request", "error=message_not_found"]
 
 
-@pytest.mark.parametrize(
-    ("sent", "status"),
-    [
-        (b"garbage\r\n\r\n", 400),
-        (get("/", b"A: " + b"x" * 40_000 + b"\r\n"), 431),
-        (post("/api/sessions", b"{}", b"Expect: a-miracle\r\n"), 417),
-    ],
-)
-async def test_what_never_reaches_the_application_is_found_by_its_request_id(
-    server: Running, caplog: pytest.LogCaptureFixture, sent: bytes, status: int
-) -> None:
-    caplog.set_level(logging.INFO, "chatbot.access")
-    connection = await Socket.open(server)
-    await connection.send(sent)
-    _, _, headers = await connection.answer()
-    line = json.loads(JsonFormatter().format(caplog.records[-1]))
-    assert (line["status"], line["request_id"]) == (status, headers["x-request-id"])
-    assert f" {status} {headers['x-request-id']} " in line["message"]
-    assert headers["server"] == "chatbot"
-
-
 def test_a_crash_is_one_line_of_json() -> None:
     try:
         raise RuntimeError("two\nlines")
