@@ -8,6 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,7 +18,7 @@ from chatbot.chat.context import WHOLE
 from chatbot.chat.limits import LISTED, MESSAGES, REFUSED, TOKENS
 from chatbot.config import SERVER_FIELDS, Config
 from chatbot.errors import ERRORS, ChatError
-from tests.tools.scripted_llm import Gate, Hang, ScriptedLLM, answer, completion, delta, events, reply
+from tests.tools.scripted_llm import Hang, ScriptedLLM, answer, delta, events, reply
 from tests.tools.server import Clock, Running, StartServer, until
 
 DOC: dict[str, Any] = json.loads(FILE.body)
@@ -162,14 +163,8 @@ def test_the_document_and_the_tables_of_the_code_agree() -> None:
 
 def test_every_setting_that_the_document_names_exists() -> None:
     named = set(re.findall(r"`([A-Z][A-Z_]+)`", json.dumps(DOC)))
-    known = {name.upper() for name in Config.__dataclass_fields__} | {
-        "DELETE",
-        "GET",
-        "HEAD",
-        "OPTIONS",
-        "POST",
-    }
-    assert named - known == set()
+    known = {name.upper() for name in Config.__dataclass_fields__}
+    assert named - known - {"DELETE", "GET", "HEAD", "OPTIONS", "POST"} == set()
     assert {"MAX_REQUEST_BYTES", "API_KEYS", "ALLOWED_ORIGINS"} <= named
 
 
@@ -312,93 +307,74 @@ async def test_every_event_of_a_stream_is_as_described(server: Running, llm: Scr
 
 # Every error, provoked: the table, the document and the server agree about each.
 
+LLM_SAYS = {
+    "context_too_long": answer("400 Bad Request", {"error": {"code": "context_length_exceeded"}}),
+    "llm_rejected": answer("400 Bad Request", {"error": {"message": "temperature must be at most 2"}}),
+    "llm_rate_limited": answer("429 Too Many Requests", {"error": "slow"}, "Retry-After: 7\r\n"),
+    "llm_error": answer(body=b"<html>"),
+    "llm_unavailable": answer("503 Loading", {}, "Retry-After: 3\r\n"),
+}
+"""What the LLM answers to a chat."""
+
+REFUSALS: dict[str, tuple[dict[str, Any], str, Any, dict[str, str]]] = {
+    "invalid_request": ({}, "create_session", {"metadata": 1}, {}),
+    "unauthorized": ({"api_keys": ("k",)}, "create_session", None, {}),
+    "origin_not_allowed": ({}, "health", None, {"Origin": "https://evil.example"}),
+    "session_not_found": ({}, "chat", {"session_id": MISSING, "message": "Hi"}, {}),
+    "request_too_large": ({"max_request_bytes": 1024}, "chat", {"message": "x" * 1024}, {}),
+    "storage_full": ({"max_database_mb": 0}, "create_session", None, {}),
+}
+"""Settings, and an operation with a body and headers that is refused under them."""
+
 Provoked = tuple[str, tuple[int, Any, Any]]
-Scenario = Callable[[StartServer, ScriptedLLM, Clock], Awaitable[Provoked]]
-SCENARIOS: dict[str, Scenario] = {}
+Scenario = Callable[[Running, ScriptedLLM, Clock], Awaitable[Provoked]]
+SCENARIOS: dict[str, tuple[dict[str, Any], Scenario]] = {}
+"""Settings, and what must come about for the other errors."""
 
 
-def provokes(code: str) -> Callable[[Scenario], Scenario]:
+def provokes(code: str, **settings: Any) -> Callable[[Scenario], Scenario]:
     def register(scenario: Scenario) -> Scenario:
-        SCENARIOS[code] = scenario
+        SCENARIOS[code] = settings, scenario
         return scenario
 
     return register
 
 
-async def chat_when_llm_says(start: StartServer, llm: ScriptedLLM, *script: Any) -> Provoked:
-    llm.play(*script)
-    server = await start()
-    return "chat", await server.chat(await server.session())
+async def provoke(code: str, start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    """Makes the server answer with an error; returns which operation it was, and the answer."""
+    if code in LLM_SAYS:
+        llm.play(LLM_SAYS[code])
+        server = await start()
+        return "chat", await server.chat(await server.session())
+    if code in REFUSALS:
+        settings, operation_id, body, headers = REFUSALS[code]
+        return operation_id, await request(await start(**settings), operation_id, {}, body, headers)
+    settings, scenario = SCENARIOS[code]
+    return await scenario(await start(**settings), llm, clock)
 
 
 @provokes("invalid_json")
-async def no_json(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    server = await start()
+async def no_json(server: Running, llm: ScriptedLLM, clock: Clock) -> Provoked:
     async with server.http.post(server.url + "/api/chat", data=b"{") as response:
         return "chat", (response.status, await response.json(), response.headers)
 
 
-@provokes("invalid_request")
-async def wrong_type(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    server = await start()
-    return "chat", await server.chat(await server.session(), temperature="hot")
-
-
-@provokes("context_too_long")
-async def too_long(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    error = {"error": {"code": "context_length_exceeded", "message": "too long"}}
-    return await chat_when_llm_says(start, llm, answer("400 Bad Request", error))
-
-
-@provokes("llm_rejected")
-async def rejected(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    error = {"error": {"message": "temperature must be at most 2"}}
-    return await chat_when_llm_says(start, llm, answer("400 Bad Request", error))
-
-
-@provokes("unauthorized")
-async def no_key(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    server = await start(api_keys=("k",))
-    return "create_session", await server.call("POST", "/api/sessions")
-
-
-@provokes("origin_not_allowed")
-async def another_site(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    server = await start()
-    headers = {"Origin": "https://evil.example"}
-    return "health", await server.call("GET", "/api/health", headers=headers)
-
-
-@provokes("session_not_found")
-async def no_session(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    server = await start()
-    return "chat", await server.chat(MISSING)
-
-
 @provokes("message_not_found")
-async def no_message(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    server = await start()
+async def no_message(server: Running, llm: ScriptedLLM, clock: Clock) -> Provoked:
     path = f"/api/sessions/{await server.session()}/messages/{MISSING}"
     return "get_message", await server.call("GET", path)
 
 
 @provokes("session_busy")
-async def busy(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    llm.play([Hang])
-    server = await start()
-    session_id = await server.session()
-    first = server.http.post(server.url + "/api/chat", json={"session_id": session_id, "message": "Hi"})
-    task = asyncio.create_task(first.__aenter__())
-    await llm.asked()
-    found = await server.chat(session_id, "again")
-    task.cancel()
-    return "chat", found
+async def busy(server: Running, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    llm.play(events(delta("one"), Hang))
+    session_id, _ = await server.begin()
+    return "chat", await server.chat(session_id, "again")
 
 
 @provokes("reply_cancelled")
-async def cancelled(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+async def cancelled(server: Running, llm: ScriptedLLM, clock: Clock) -> Provoked:
     llm.play([Hang])
-    server = await start()
     session_id = await server.session()
     task = asyncio.create_task(server.chat(session_id))
     await llm.asked()
@@ -410,68 +386,30 @@ async def cancelled(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provo
     return "chat", await task
 
 
-@provokes("request_too_large")
-async def too_large(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    server = await start(max_request_bytes=1024)
-    return "chat", await server.chat(MISSING, "x" * 1024)
-
-
 @provokes("idempotency_key_reused")
-async def reused(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    server = await start()
+async def reused(server: Running, llm: ScriptedLLM, clock: Clock) -> Provoked:
     session_id = await server.session()
     await server.chat(session_id, "one", {"Idempotency-Key": "k"})
     return "chat", await server.chat(session_id, "two", {"Idempotency-Key": "k"})
 
 
-@provokes("llm_rate_limited")
-async def rate_limited(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    return await chat_when_llm_says(
-        start, llm, answer("429 Too Many Requests", {"error": "slow"}, "Retry-After: 7\r\n")
-    )
-
-
 @provokes("internal_error")
-async def bug(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    server = await start()
-
-    def crash() -> None:
-        raise ValueError("the inside")
-
-    server.store.require_space = crash  # type: ignore[method-assign]
-    operation_id, answered = "create_session", await server.call("POST", "/api/sessions")
+async def bug(server: Running, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    server.store.require_space = Mock(side_effect=ValueError("the inside"))  # type: ignore[method-assign]
+    answered = await server.call("POST", "/api/sessions")
     assert "inside" not in json.dumps(answered[1])
-    return operation_id, answered
+    return "create_session", answered
 
 
-@provokes("llm_error")
-async def nonsense(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    return await chat_when_llm_says(start, llm, answer(body=b"<html>"))
-
-
-@provokes("llm_unavailable")
-async def loading(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    return await chat_when_llm_says(start, llm, answer("503 Loading", {}, "Retry-After: 3\r\n"))
-
-
-@provokes("overloaded")
-async def overloaded(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    gate = Gate()
-    llm.play(reply(gate))
-    server = await start(max_active_replies=1, stream_heartbeat_seconds=0.01)
-    await server.stream(await server.session())
+@provokes("overloaded", max_active_replies=1)
+async def overloaded(server: Running, llm: ScriptedLLM, clock: Clock) -> Provoked:
+    llm.play(events(delta("one"), Hang))
+    await server.begin()
     return "chat", await server.chat(await server.session())
 
 
-@provokes("storage_full")
-async def full(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    server = await start(max_database_mb=0)
-    return "create_session", await server.call("POST", "/api/sessions")
-
-
 @provokes("shutting_down")
-async def ending(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
-    server = await start()
+async def ending(server: Running, llm: ScriptedLLM, clock: Clock) -> Provoked:
     session_id = await server.session()
     draining = asyncio.create_task(server.replies.drain(0, asyncio.Event()))
     await until(lambda: server.replies.closing)
@@ -484,9 +422,8 @@ async def ending(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked
 
 
 @provokes("llm_timeout")
-async def silent(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked:
+async def silent(server: Running, llm: ScriptedLLM, clock: Clock) -> Provoked:
     llm.play([Hang])
-    server = await start()
     session_id = await server.session()
     task = asyncio.create_task(server.chat(session_id))
     await llm.asked()
@@ -494,11 +431,14 @@ async def silent(start: StartServer, llm: ScriptedLLM, clock: Clock) -> Provoked
     return "chat", await task
 
 
-@pytest.mark.parametrize("code", SCENARIOS)
+PROVOKED = {*LLM_SAYS, *REFUSALS, *SCENARIOS}
+
+
+@pytest.mark.parametrize("code", sorted(PROVOKED))
 async def test_every_error_code_is_answered_as_described(
     code: str, start: StartServer, llm: ScriptedLLM, clock: Clock
 ) -> None:
-    operation_id, (status, body, headers) = await SCENARIOS[code](start, llm, clock)
+    operation_id, (status, body, headers) = await provoke(code, start, llm, clock)
     assert body["error"]["code"] == code, body
     assert (status, body["error"]["type"]) == ERRORS[code]
     assert undocumented(operation_id, status, body, headers) == []
@@ -507,7 +447,7 @@ async def test_every_error_code_is_answered_as_described(
 
 def test_every_error_is_provoked() -> None:
     elsewhere = {"not_found", "method_not_allowed", "headers_too_large", "conversation_locked"}
-    assert set(ERRORS) - set(SCENARIOS) == elsewhere
+    assert set(ERRORS) - PROVOKED == elsewhere
 
 
 @pytest.mark.parametrize(
@@ -525,15 +465,6 @@ async def test_what_is_not_in_the_document_is_answered_as_it_says(
     response = DOC["components"]["responses"][name]
     assert flaws(body, response["content"]["application/json"]["schema"], strict=True) == []
     assert found.get("Allow") == ("POST" if name == "405" else None)
-
-
-async def test_a_reply_in_one_piece_and_its_message_are_the_same(server: Running, llm: ScriptedLLM) -> None:
-    llm.play(answer(body=completion("One.")))
-    ids = await turn(server)
-    _, message, _ = await request(server, "get_message", ids)
-    _, cancelled_late, _ = await request(server, "cancel", ids)
-    assert message == cancelled_late
-    assert message["content"] == "One."
 
 
 def test_an_error_code_that_the_table_lacks_cannot_be_raised_unseen() -> None:
