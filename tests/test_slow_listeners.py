@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -13,10 +12,11 @@ import pytest
 from chatbot.storage.database import when_unlocked
 from chatbot.web.backpressure import MAX_UNSENT
 from tests.storage.tools import a_turn
-from tests.tools.processes import ROOT, start_chatbot
+from tests.tools.processes import ENV, start_chatbot
 from tests.tools.raw import RawClient
 from tests.tools.scripted_llm import END, Gate, ScriptedLLM, delta, events, reply
 from tests.tools.server import Clock, Running, StartServer, Stream, text_of, until
+from tests.web.test_hang_ups import resident
 
 BIG = [f"{number:04d}" * 8192 for number in range(120)]
 """3.75 MiB of text, far more than the kernel keeps for one who does not read."""
@@ -77,9 +77,7 @@ async def test_a_listener_that_reads_nothing_makes_none_of_twenty_others_wait(
     for gate in gates:
         steps += [gate, "word "]
     llm.play(reply("Hi ", gates[0], *BIG, *steps[1:]))
-    session = await server.session()
-    first = await server.stream(session)
-    await first.event()
+    session, first = await server.begin()
     message_id = first.message_id
     silent = stalled()
     await silent.request(server.server.port, "GET", f"/api/sessions/{session}/messages/{message_id}/stream")
@@ -91,8 +89,8 @@ async def test_a_listener_that_reads_nothing_makes_none_of_twenty_others_wait(
     for number, gate in enumerate(gates[1:]):
         # The LLM says no other word before each of the twenty has this one: none of them can be late.
         length += len("word ")
-        words = await asyncio.gather(*(stream.event() for stream in others))
-        assert [word and (word.text, word.id) for word in words] == [("word ", length)] * 20, f"word {number}"
+        words = await asyncio.gather(*(stream.read() for stream in others))
+        assert [(word.text, word.id) for [word] in words] == [("word ", length)] * 20, f"word {number}"
         waiting = max(unsent(server))
         assert waiting < MOST_UNSENT, f"{waiting} bytes wait for one client"
         gate.open()
@@ -102,18 +100,23 @@ async def test_a_listener_that_reads_nothing_makes_none_of_twenty_others_wait(
     assert (await server.history(session))[-1][1] == "Hi " + "".join(BIG) + "word " * 100
 
 
-async def test_one_who_reads_again_is_caught_up_with_the_very_text(
+async def test_one_who_reads_in_fits_while_the_reply_goes_on_is_caught_up_with_the_very_text(
     server: Running, llm: ScriptedLLM, stalled: Callable[[], RawClient]
 ) -> None:
-    gate = Gate()
     texts = [text + "한é👩‍👧" for text in BIG]
-    llm.play(reply(*texts, gate, "the end"))
+    gates = [Gate() for _ in range(8)]
+    steps: list[str | Gate] = []
+    for number, gate in enumerate(gates):
+        steps += [*texts[number * 15 : number * 15 + 15], gate]
+    llm.play(reply(*steps, "the end"))
     session = await server.session()
     slow = stalled()
     await slow.request(server.server.port, "POST", "/api/chat/stream", asked(session))
-    await gate.reached.wait()
-    assert await settled(server), "it was not stalled: the test shows nothing"
-    gate.open()
+    for number, gate in enumerate(gates):
+        await gate.reached.wait()
+        assert await settled(server), "it was not stalled: the test shows nothing"
+        await slow.read((number % 3) * 300_000)
+        gate.open()
     await server.ended()
     await slow.read_to_done()
     found = slow.events
@@ -124,25 +127,6 @@ async def test_one_who_reads_again_is_caught_up_with_the_very_text(
     for event in found[:-1]:
         length += len(event.text)
         assert event.id == length
-
-
-async def test_one_who_reads_in_fits_while_the_reply_goes_on_misses_nothing(
-    server: Running, llm: ScriptedLLM, stalled: Callable[[], RawClient]
-) -> None:
-    gates = [Gate() for _ in range(8)]
-    steps: list[str | Gate] = []
-    for number, gate in enumerate(gates):
-        steps += [*BIG[number * 15 : number * 15 + 15], gate]
-    llm.play(reply(*steps, "the end"))
-    session = await server.session()
-    slow = stalled()
-    await slow.request(server.server.port, "POST", "/api/chat/stream", asked(session))
-    for number, gate in enumerate(gates):
-        await gate.reached.wait()
-        await slow.read((number % 3) * 300_000)
-        gate.open()
-    await slow.read_to_done()
-    assert text_of(slow.events) == "".join(BIG) + "the end"
 
 
 async def test_one_who_reads_nothing_for_thirty_seconds_is_let_go_and_can_come_back(
@@ -175,28 +159,6 @@ async def test_one_who_reads_nothing_for_thirty_seconds_is_let_go_and_can_come_b
     rest = await again.rest()
     assert text_of(found) + text_of(rest) == "".join(BIG) + "the end"
     assert rest[-1].data == "[DONE]"
-
-
-async def test_one_who_reads_nothing_of_a_finished_reply_is_let_go_too(
-    server: Running, llm: ScriptedLLM, clock: Clock, stalled: Callable[[], RawClient]
-) -> None:
-    llm.play(reply(*BIG))
-    session = await server.session()
-    stream = await server.stream(session)
-    await stream.rest()
-    path = f"/api/sessions/{session}/messages/{stream.message_id}/stream"
-    before = server.connections
-    silent = [stalled() for _ in range(10)]
-    for client in silent:
-        await client.request(server.server.port, "GET", path)
-    await until(lambda: sum(size > 0 for size in unsent(server)) == 10)
-    assert 0 < await settled(server) < MOST_UNSENT
-    clock.advance(31)
-    await until(lambda: server.connections == before)
-    for client in silent:
-        while await client.read(1):
-            pass
-        assert "".join(BIG).startswith(text_of(client.events))
 
 
 async def test_one_who_stops_reading_is_let_go_wherever_it_stops(
@@ -239,12 +201,6 @@ async def test_one_who_reads_a_little_now_and_then_is_not_let_go(
     assert text_of(slow.events) == "".join(BIG) + "the end"
 
 
-def resident(pid: int) -> int:
-    """The bytes of memory that a process holds."""
-    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
 async def test_while_a_client_of_the_relay_reads_nothing_the_llm_is_not_taken_for_silent(
     start: StartServer, llm: ScriptedLLM, clock: Clock, stalled: Callable[[], RawClient]
 ) -> None:
@@ -272,9 +228,8 @@ async def test_fifty_listeners_that_read_nothing_cost_the_process_little_memory(
     words = [delta(f"{number:08d} wood chucks ") for number in range(50_000)]
     bunches = [b"".join(words[start : start + 100]) for start in range(0, len(words), 100)]
     llm.play([*events(delta("Hi "), gate, *bunches, end, delta(finish="stop")), END])
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LLM_SERVER_URL": llm.url}
-    with start_chatbot("--port", "0", env=env | {"LLM_MODEL": "m"}) as process:
-        url = f"http://127.0.0.1:{process.port}"
+    with start_chatbot("--port", "0", env=ENV | {"LLM_SERVER_URL": llm.url, "LLM_MODEL": "m"}) as process:
+        url = process.url
         async with aiohttp.ClientSession() as http:
             async with http.post(f"{url}/api/sessions", json={}) as response:
                 session = (await response.json())["session_id"]
@@ -285,14 +240,13 @@ async def test_fifty_listeners_that_read_nothing_cost_the_process_little_memory(
             for client in silent:
                 await client.request(process.port, "GET", path)
                 await client.read(1)
-            before = resident(process.pid)
+            before = resident(process)
             gate.open()
             await read_to(reader, 3 + 50_000 * 21)
-            grown = resident(process.pid) - before
+            grown = resident(process) - before
             end.open()
             await reader.rest()
-    frames = sum(map(len, bunches))
-    assert frames > 8 * 2**20
+    assert sum(map(len, bunches)) > 8 * 2**20
     # 50 times what may wait, the text itself, and some room for the allocator; all frames for all
     # of them would be over 400 MiB.
     assert grown < 48 * 2**20, f"{grown / 2**20:.1f} MiB for 50 silent listeners"
