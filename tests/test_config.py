@@ -1,41 +1,10 @@
-"""The settings: the documented names and defaults; what cannot be used is refused by name."""
+"""The settings: what can be used is taken, what cannot be is refused by name."""
 
 from __future__ import annotations
 
 import pytest
 
 from chatbot.config import Config, ConfigError, read_dotenv
-
-
-def test_the_defaults_are_the_documented_ones() -> None:
-    assert Config.from_env({}) == Config(
-        llm_server_url="http://localhost:8000",
-        llm_api_key="",
-        llm_model="",
-        llm_headers={},
-        llm_extra_body={},
-        system_prompt="",
-        llm_timeout_seconds=120,
-        max_context_messages=10,
-        max_context_tokens=0,
-        session_timeout_hours=24,
-        database_url=":memory:",
-        database_sync="normal",
-        host="127.0.0.1",
-        port=8080,
-        api_keys=(),
-        allowed_origins=(),
-        max_request_bytes=8_388_608,
-        max_database_mb=1024,
-        max_active_replies=1000,
-        disconnect_grace_seconds=60,
-        stream_heartbeat_seconds=15,
-        shutdown_grace_seconds=10,
-        send_reasoning=False,
-        session_id_range=(0, 255),
-        log_level="INFO",
-        log_format="text",
-    )
 
 
 @pytest.mark.parametrize(
@@ -46,16 +15,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
         ("LLM_SERVER_URL", "http://my_llm:8000", "http://my_llm:8000"),
         ("LLM_SERVER_URL", "http://user:pass@host", "http://user:pass@host"),
         ("LLM_SERVER_URL", "https://a.example/?api-version=1", "https://a.example/?api-version=1"),
-        (
-            "LLM_HEADERS",
-            '{"api-key": "k", "X-Session": "{session}"}',
-            {"api-key": "k", "X-Session": "{session}"},
-        ),
-        (
-            "LLM_EXTRA_BODY",
-            '{"cache": {"id": "{session}"}, "top_k": 5}',
-            {"cache": {"id": "{session}"}, "top_k": 5},
-        ),
+        ("LLM_HEADERS", '{"api-key": "k", "X-S": "{session}"}', {"api-key": "k", "X-S": "{session}"}),
+        ("LLM_EXTRA_BODY", '{"a": {"id": "{session}"}, "k": 5}', {"a": {"id": "{session}"}, "k": 5}),
         ("LLM_API_KEY", "sk-1", "sk-1"),
         ("LLM_MODEL", "org/model:7b", "org/model:7b"),
         ("SYSTEM_PROMPT", "친절하게 대답해.", "친절하게 대답해."),
@@ -70,11 +31,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         ("PORT", "0", 0),
         ("PORT", "65535", 65_535),
         ("API_KEYS", " a, b ,,c", ("a", "b", "c")),
-        (
-            "ALLOWED_ORIGINS",
-            "https://Example.com/, http://localhost:3000",
-            ("https://example.com", "http://localhost:3000"),
-        ),
+        ("ALLOWED_ORIGINS", "https://A.io/, http://localhost:3", ("https://a.io", "http://localhost:3")),
         ("ALLOWED_ORIGINS", "capacitor://localhost", ("capacitor://localhost",)),
         ("ALLOWED_ORIGINS", "tauri://localhost", ("tauri://localhost",)),
         ("ALLOWED_ORIGINS", "app://obsidian.md", ("app://obsidian.md",)),

@@ -217,7 +217,7 @@ async def test_delete_takes_the_conversation_along(server: Running) -> None:
 
 REQUESTS = [
     ("GET", "/api/sessions/{s}", None),
-    ("PATCH", "/api/sessions/{s}", {"metadata": {}}),
+    ("PATCH", "/api/sessions/{s}", {"metadata": {}, "current": "{m}"}),
     ("GET", "/api/sessions/{s}/context", None),
     ("GET", "/api/sessions/{s}/messages", None),
     ("GET", "/api/sessions/{s}/messages?before={m}", None),
@@ -231,42 +231,54 @@ REQUESTS = [
 ]
 
 
-async def ask(server: Running, request: tuple[str, str, Any], session: str, message: str) -> tuple[int, str]:
-    """Makes the request; returns its status and its error's code."""
-    method, path, body = request
-    path = path.format(s=session, m=message)
-    body = body and {key: session if value == "{s}" else value for key, value in body.items()}
-    async with server.http.request(method, server.url + path, json=body) as response:
-        text = await response.text()
-        assert response.headers.get("X-Session-ID") == (session if response.status < 400 else None)
-        return response.status, json.loads(text)["error"]["code"] if response.status >= 400 else ""
+REFUSED = [
+    ("GET", "/api/sessions/{s}/messages?limit=0", None, 400),
+    ("GET", "/api/sessions/{s}/messages?before=a&after=b", None, 400),
+    ("GET", "/api/sessions/{s}/messages/{m}?parts=all", None, 400),
+    ("GET", "/api/sessions/{s}/messages/{m}/stream?after=-1", None, 400),
+    ("GET", "/api/sessions/{s}/messages/no-such", None, 404),
+    ("PATCH", "/api/sessions/{s}", {}, 400),
+    ("PATCH", "/api/sessions/{s}", {"name": "x"}, 400),
+]
 
 
-@pytest.mark.parametrize("request_", REQUESTS[:-1], ids=lambda request: f"{request[0]} {request[1]}")
-async def test_every_request_that_names_a_session_keeps_it_alive(
-    server: Running, request_: tuple[str, str, Any]
+async def ask(
+    server: Running, method: str, path: str, body: Any, session: str, message: str
+) -> tuple[int, str, Any]:
+    """Makes a request about a session and a message; returns its status, its text and its headers."""
+
+    def named(value: Any) -> Any:
+        return value.format(s=session, m=message) if isinstance(value, str) else value
+
+    body = body and {key: named(value) for key, value in body.items()}
+    async with server.http.request(method, server.url + named(path), json=body) as response:
+        return response.status, await response.text(), response.headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "expected"), [*((*one, 200) for one in REQUESTS[:-1]), *REFUSED]
+)
+async def test_every_request_that_names_a_session_keeps_it_alive_also_if_it_is_refused(
+    server: Running, method: str, path: str, body: Any, expected: int
 ) -> None:
     wall = Wall(server)
     session = await server.session()
     _, said, _ = await server.chat(session)
     wall.ms += 86_399_999
-    status, _ = await ask(server, request_, session, said["message_id"])
-    assert status == 200
+    status, text, headers = await ask(server, method, path, body, session, said["message_id"])
+    assert (status, headers["X-Session-ID"]) == (expected, session), text
     assert server.sql("SELECT last_accessed FROM sessions") == [(wall.ms,)]
 
 
-@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: f"{request[0]} {request[1]}")
-async def test_ids_may_be_written_in_capitals(server: Running, request_: tuple[str, str, Any]) -> None:
+@pytest.mark.parametrize(("method", "path", "body"), REQUESTS)
+async def test_ids_may_be_written_in_capitals(server: Running, method: str, path: str, body: Any) -> None:
     """As some clients' UUIDs write themselves; answers have small letters."""
     session = await server.session()
     _, said, _ = await server.chat(session)
-    method, path, body = request_
-    path = path.format(s=session.upper(), m=said["message_id"].upper())
-    named = {"current": said["message_id"].upper()} if method == "PATCH" else {"session_id": session.upper()}
-    body = body and {**body, **named}
-    async with server.http.request(method, server.url + path, json=body) as response:
-        assert response.status < 300, await response.text()
-        assert response.headers["X-Session-ID"] == session
+    ids = session.upper(), said["message_id"].upper()
+    status, text, headers = await ask(server, method, path, body, *ids)
+    assert status < 300, text
+    assert headers["X-Session-ID"] == session
 
 
 async def test_the_system_prompt_is_found_by_its_id_in_capitals(server: Running) -> None:
@@ -281,31 +293,6 @@ async def test_the_system_prompt_is_found_by_its_id_in_capitals(server: Running)
     assert page["messages"][-1]["message_id"] == said["message_id"]
     assert (await server.call("GET", f"{path}?before={prompt}"))[1]["messages"] == []
     assert (await server.call("DELETE", f"{path}/{prompt}"))[1] == {"deleted": 3}
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "body", "expected"),
-    [
-        ("GET", "messages?limit=0", None, 400),
-        ("GET", "messages?before=a&after=b", None, 400),
-        ("GET", "messages/{m}?parts=all", None, 400),
-        ("GET", "messages/{m}/stream?after=-1", None, 400),
-        ("GET", "messages/no-such", None, 404),
-        ("PATCH", "", {}, 400),
-        ("PATCH", "", {"name": "x"}, 400),
-    ],
-)
-async def test_what_is_refused_keeps_its_session_alive_too_and_names_it(
-    server: Running, method: str, path: str, body: Any, expected: int
-) -> None:
-    wall = Wall(server)
-    session = await server.session()
-    _, said, _ = await server.chat(session)
-    wall.ms += 86_399_999
-    path = f"/api/sessions/{session}/{path.format(m=said['message_id'])}".rstrip("/")
-    status, _, headers = await server.call(method, path, body)
-    assert (status, headers.get("X-Session-ID")) == (expected, session)
-    assert server.sql("SELECT last_accessed FROM sessions") == [(wall.ms,)]
 
 
 async def test_the_end_of_a_chat_is_when_its_session_was_last_accessed(
@@ -346,10 +333,7 @@ async def test_a_chat_that_begins_no_reply_keeps_the_session_alive_too(
     stream = await server.stream(session)
     assert await stream.event()
     assert await chat({}) == 409
-    async with server.http.post(
-        server.url + "/api/chat", json={"session_id": session, "message": "other"}, headers=key
-    ) as response:
-        assert response.status == 422
+    assert (await server.chat(session, "other", key))[0] == 422
     server.replies.closing = True
     await server.call("DELETE", f"/api/sessions/{session}/messages/{stream.message_id}")
     assert await chat({}) == 503
@@ -374,10 +358,10 @@ async def test_a_full_disk_does_not_stop_the_reading(
     assert server.sql("SELECT last_accessed FROM sessions") == before
 
 
-@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: f"{request[0]} {request[1]}")
+@pytest.mark.parametrize(("method", "path", "body"), REQUESTS)
 @pytest.mark.parametrize("gone", ["never was", "deleted", "expired", "nonsense"])
 async def test_a_session_that_is_not_there_is_one_answer_whatever_the_reason(
-    server: Running, llm: ScriptedLLM, request_: tuple[str, str, Any], gone: str
+    server: Running, llm: ScriptedLLM, method: str, path: str, body: Any, gone: str
 ) -> None:
     wall = Wall(server)
     session = await server.session()
@@ -390,7 +374,9 @@ async def test_a_session_that_is_not_there_is_one_answer_whatever_the_reason(
         await server.call("DELETE", f"/api/sessions/{session}")
     else:
         wall.ms += 86_400_000
-    assert await ask(server, request_, session, said["message_id"]) == (404, "session_not_found")
+    status, text, headers = await ask(server, method, path, body, session, said["message_id"])
+    assert (status, json.loads(text)["error"]["code"]) == (404, "session_not_found")
+    assert "X-Session-ID" not in headers
     assert len(llm.exchanges) == 1, "the LLM was asked for a session that is not there"
 
 
