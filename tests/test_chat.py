@@ -68,15 +68,21 @@ async def test_a_whole_answer_has_the_documented_shape(server: Running) -> None:
     assert await server.history(session) == [("user", "Hi"), ("assistant", "Hello there.")]
 
 
-async def test_a_stream_has_the_documented_headers(server: Running) -> None:
+@pytest.mark.parametrize("how", ["live", "resumed"])
+async def test_a_stream_has_the_documented_headers_and_is_in_the_history_once_done_is_seen(
+    server: Running, how: str
+) -> None:
     session = await server.session()
     stream = await server.stream(session)
+    where = f"/api/sessions/{session}/messages/{stream.message_id}/stream"
+    if how == "resumed":
+        await stream.rest()
+        stream = Stream(await server.http.get(server.url + where))
     assert stream.status == 200
     assert stream.headers["Content-Type"] == "text/event-stream; charset=utf-8"
     assert stream.headers["Cache-Control"] == "no-cache, no-transform"
     assert stream.headers["X-Accel-Buffering"] == "no"
     assert stream.headers["X-Session-ID"] == session
-    where = f"/api/sessions/{session}/messages/{stream.message_id}/stream"
     assert stream.headers["Content-Location"] == where
     assert "Content-Length" not in stream.headers
     found = await stream.rest()

@@ -95,15 +95,6 @@ async def test_a_body_that_trickles_is_refused_after_thirty_seconds(
     assert server.sql("SELECT count(*) FROM sessions") == [(0,)]
 
 
-async def test_a_connection_that_says_nothing_is_let_go(server: Running, clock: Clock) -> None:
-    client = await Socket.open(server)
-    await until(lambda: server.connections == 1)
-    clock.advance(74)
-    await is_well(server)
-    clock.advance(2)
-    assert await client.ended() == b""
-
-
 async def test_two_thousand_idle_connections_keep_nobody_waiting_and_are_let_go(
     server: Running, clock: Clock
 ) -> None:

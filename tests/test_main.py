@@ -219,32 +219,6 @@ def test_sighup_stays_ignored_where_it_was() -> None:
         assert process.end(signal.SIGTERM) == 0, process.output
 
 
-def test_the_demo_talks_without_an_llm(tmp_path: Path) -> None:
-    """The settings of a real LLM are not for the demo's."""
-    env = ENV | {"LLM_SERVER_URL": "http://127.0.0.1:9", "LLM_MODEL": "x", "LLM_API_KEY": "secret"}
-    with start_chatbot("--demo", "--port", "0", env=env) as process:
-        session = json.loads(process.ask("POST", "/api/sessions")[1])["session_id"]
-        body = {"session_id": session, "message": "I need a holiday"}
-        status, told = process.ask("POST", "/api/chat", body)
-        assert status == 200, told
-        reply = json.loads(told)
-        assert reply["finish_reason"] == "stop"
-        status, told = process.ask("POST", "/api/chat/stream", body | {"message": "나는 슬퍼요"})
-        assert status == 200, told
-        assert told.endswith("data: [DONE]\n\n"), told
-        history = json.loads(process.ask("GET", f"/api/sessions/{session}/messages")[1])["messages"]
-        assert [message["content"] for message in history[:3]] == [
-            "I need a holiday",
-            reply["content"],
-            "나는 슬퍼요",
-        ]
-        assert len(history) == 4
-        assert any("가" <= letter <= "힣" for letter in history[3]["content"]), "Korean is answered in Korean"
-        assert json.loads(process.ask("GET", "/api/health/ready")[1])["llm"] == "ok"
-        assert process.end(signal.SIGTERM) == 0, process.output
-        assert "Traceback" not in process.output
-
-
 # In this process, where a subprocess would show no more
 
 

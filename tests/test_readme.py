@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import fields
@@ -67,6 +68,8 @@ def test_the_conversation_in_the_readme_goes_as_it_is_printed(name: str, demo: P
     assert len(outputs) == len(shown) == len(commands) > 5
     for command, output, expected in zip(commands, outputs, shown, strict=True):
         assert re.fullmatch(as_pattern(expected), output), f"{command}printed\n{output}\nand not\n{expected}"
+    assert demo.end(signal.SIGTERM) == 0, demo.output
+    assert "Traceback" not in demo.output
 
 
 @pytest.mark.parametrize("name", READMES)

@@ -135,32 +135,6 @@ async def test_a_stream_cut_after_any_frame_goes_on_without_losing_a_character(
         assert kept == ("생각…", WHOLE, "Nope."), where
 
 
-async def test_five_listeners_at_different_offsets_are_all_told_the_rest(
-    server: Running, llm: ScriptedLLM
-) -> None:
-    half = TOKENS[:10]
-    gate = Gate()
-    llm.play([*events(*map(delta, half), gate, *map(delta, TOKENS[10:]), delta(finish="stop")), END])
-    session = await server.session()
-    first = await server.stream(session)
-    length = last_id(await first.read(len(half)))
-    offsets = [0, 1, length // 2, length - 1, length]
-    listeners = [await server.resume(session, first.message_id, offset) for offset in offsets]
-    caught_up = []
-    for offset, listener in zip(offsets[:-1], listeners, strict=False):
-        event = (await listener.read())[0]
-        assert (event.text, event.id) == (WHOLE[offset:length], length), f"one catch-up from {offset}"
-        caught_up.append(event.text)
-    gate.open()
-    rest = await asyncio.gather(*(listener.rest() for listener in listeners))
-    for offset, start, found in zip(offsets, [*caught_up, ""], rest, strict=True):
-        assert start + text_of(found) == WHOLE[offset:], f"the listener from {offset}"
-        assert found[-1].data == "[DONE]"
-        check_ids(found, length)
-    assert text_of(await first.rest()) == WHOLE[length:]
-    assert len(llm.exchanges) == 1
-
-
 async def test_a_reply_that_ended_long_ago_is_told_from_any_character_also_after_a_restart(
     start: StartServer, llm: ScriptedLLM, clock: Clock, tmp_path: Path
 ) -> None:
@@ -253,22 +227,6 @@ async def test_an_offset_beyond_a_running_reply_is_refused_and_the_reply_goes_on
     assert (status, body["error"]["code"]) == (400, "invalid_request")
     gate.open()
     assert text_of(await stream.rest()) == "upon"
-
-
-async def test_a_resumed_stream_says_what_it_is(server: Running) -> None:
-    session = await server.session()
-    stream = await server.stream(session)
-    await stream.rest()
-    assert (
-        stream.headers["Content-Location"] == f"/api/sessions/{session}/messages/{stream.message_id}/stream"
-    )
-    url = server.url + stream.headers["Content-Location"]
-    again = Stream(await server.http.get(url, headers={"Last-Event-ID": "6"}))
-    assert text_of(await again.rest()) == "there."
-    for name in ("Content-Type", "Cache-Control", "X-Accel-Buffering", "X-Message-ID", "Content-Location"):
-        assert again.headers[name] == stream.headers[name], name
-    assert again.headers["Content-Type"] == "text/event-stream; charset=utf-8"
-    assert again.headers["X-Session-ID"] == session
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
