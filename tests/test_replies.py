@@ -406,64 +406,59 @@ async def test_a_rewind_to_what_is_not_there_leaves_the_running_reply_alone(
     assert text_of(await stream.rest()) == "upon"
 
 
+ENDS: dict[str, tuple[int, list[Step]]] = {
+    "finished": (200, reply("Hello")),
+    "refused": (502, answer("500 Broken")),
+    "too long": (400, answer("400 Bad Request", {"error": {"code": "context_length_exceeded"}})),
+    "cut short": (200, [*events(delta("one")), END]),
+    "broken": (200, [*events(delta("one")), Abort]),
+}
+"""Ends that the LLM brings about: the status of the stream, and what the LLM says."""
+
+STOPS = ["fallen silent", "left", "cancelled", "deleted"]
+
+
 async def end(how: str, server: Running, llm: ScriptedLLM, clock: Clock) -> None:
     """Lets one reply come to an end in the given way."""
     session = await server.session()
-    if how == "finished":
-        await (await server.stream(session)).rest()
+    if how in ENDS:
+        status, script = ENDS[how]
+        llm.play(script)
+        stream = await server.stream(session)
+        await stream.rest()
+        assert stream.status == status
     elif how == "finished whole":
         assert (await server.chat(session))[0] == 200
-    elif how == "refused":
-        llm.play(answer("500 Broken"))
-        assert (await server.stream(session)).status == 502
-    elif how == "too long":
-        too_long = {"error": {"code": "context_length_exceeded", "message": "too long"}}
-        llm.play(answer("400 Bad Request", too_long))
-        assert (await server.chat(session))[0] == 400
     elif how == "never begun":
         llm.play([Hang])
         asked = asyncio.create_task(server.chat(session))
         await llm.asked(len(llm.exchanges) + 1)
         clock.advance(31)
         assert (await asked)[0] == 504
-    elif how == "cut short":
-        llm.play([*events(delta("one")), END])
-        await (await server.stream(session)).rest()
-    elif how == "broken":
-        llm.play([*events(delta("one")), Abort])
-        await (await server.stream(session)).rest()
     elif how == "not stored":
         pages = server.sql("PRAGMA page_count")[0][0]
         server.sql(f"PRAGMA max_page_count={pages}")
         llm.play(reply("x" * 100_000))
         assert (await (await server.stream(session)).rest())[-1].json["error"]["code"] == "storage_full"
     else:
+        assert how in STOPS
         llm.play([*events(delta("one")), Hang])
-        stream = await server.stream(session)
-        assert await stream.event()
+        session, stream = await server.begin()
         if how == "fallen silent":
             clock.advance(31)
         elif how == "left":
             await server.leave(stream)
             clock.advance(61)
         elif how == "cancelled":
-            await server.call("POST", f"/api/sessions/{session}/messages/{stream.message_id}/cancel")
+            await cancel(server, session, stream.message_id)
         else:
-            assert how == "deleted"
             await server.call("DELETE", f"/api/sessions/{session}")
         if how != "left":
             await stream.rest()
     await server.ended()
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        *("finished", "finished whole", "refused", "too long", "never begun", "cut short", "broken"),
-        "not stored",
-        *("fallen silent", "left", "cancelled", "deleted"),
-    ],
-)
+@pytest.mark.parametrize("how", [*ENDS, "finished whole", "never begun", "not stored", *STOPS])
 async def test_what_a_reply_was_made_of_is_freed_without_the_garbage_collector(
     start: StartServer, llm: ScriptedLLM, clock: Clock, how: str
 ) -> None:
