@@ -227,61 +227,50 @@ async def test_null_is_as_if_it_were_absent(server: Running, llm: ScriptedLLM) -
     assert not set(nulls) & set(llm.exchanges[0].body)
 
 
-@pytest.mark.parametrize("path", ["/api/chat", "/api/chat/stream"])
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"message": None}, "message"),
-        ({"message": ""}, "message"),
-        ({"message": 7}, "message"),
-        ({"message": []}, "message"),
-        ({"message": ["Hi"]}, "message"),
-        ({"message": [{"type": "text"}]}, "message"),
-        ({"message": [{"type": ["text"], "text": "Hi"}]}, "message"),
-        ({"message": [{"type": "image_url", "image_url": "data:"}]}, "message"),
-        ({"message": [{"type": "image_url", "image_url": {"url": ""}}]}, "message"),
-        ({"message": [{"type": "input_audio", "input_audio": {"data": "x"}}]}, "message"),
-        ({"message": [{"type": "video", "video": {}}]}, "message"),
-        ({"tool_outputs": [{"tool_call_id": "c", "output": "x"}]}, "tool_outputs"),
-        ({"message": None, "tool_outputs": []}, "tool_outputs"),
-        ({"message": None, "tool_outputs": [{"tool_call_id": "c"}]}, "tool_outputs"),
-        ({"message": None, "tool_outputs": [{"tool_call_id": "c", "output": "", "x": 1}]}, "tool_outputs"),
-        ({"replace": ""}, "replace"),
-        ({"replace": 7}, "replace"),
-        ({"extra_body": {"n": 2}}, "extra_body"),
-        ({"extra_body": {"messages": []}}, "extra_body"),
-        ({"extra_body": {"stream": None}}, "extra_body"),
-        ({"extra_body": {"stream_options": {}}}, "extra_body"),
-        ({"extra_body": []}, "extra_body"),
-        ({"n": 2}, "n"),
-        ({"tools": {}}, "tools"),
-        ({"tools": ["now"]}, "tools"),
-        ({"tool_choice": 1}, "tool_choice"),
-        ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
-        ({"session_id": None}, "session_id"),
-        ({"session_id": 7}, "session_id"),
-        ({"session_id": ""}, "session_id"),
-        ({"stream": True}, "stream"),
-        ({"messages": []}, "messages"),
-        ({"model": ""}, "model"),
-        ({"temperature": "hot"}, "temperature"),
-        ({"temperature": True}, "temperature"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": 1.5}, "max_tokens"),
-        ({"stop": [""]}, "stop"),
-        ({"seed": 1.5}, "seed"),
-        ({"response_format": "json"}, "response_format"),
+WRONG: dict[str, list[Any]] = {
+    "session_id": [None, "", 7],
+    "message": [
+        *(None, "", 7, [], ["Hi"], [{"type": "text"}], [{"type": ["text"], "text": "Hi"}]),
+        [{"type": "image_url", "image_url": "data:"}],
+        [{"type": "image_url", "image_url": {"url": ""}}],
+        [{"type": "input_audio", "input_audio": {"data": "x"}}],
+        [{"type": "video", "video": {}}],
     ],
-    ids=str,
-)
+    "tool_outputs": [[], [{"tool_call_id": "c"}], [{"tool_call_id": "c", "output": "", "x": 1}]],
+    "replace": ["", 7],
+    "extra_body": [{"n": 2}, {"messages": []}, {"stream": None}, {"stream_options": {}}, []],
+    "n": [2],
+    "tools": [{}, ["now"]],
+    "tool_choice": [1],
+    "parallel_tool_calls": [1],
+    "stream": [True],
+    "messages": [[]],
+    "model": [""],
+    "temperature": ["hot", True],
+    "max_tokens": [0, 1.5],
+    "stop": [[""]],
+    "seed": [1.5],
+    "response_format": ["json"],
+}
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/chat/stream"])
+@pytest.mark.parametrize(("param", "value"), [(name, value) for name in WRONG for value in WRONG[name]])
 async def test_what_cannot_be_asked_is_refused_by_name_and_not_sent(
-    server: Running, llm: ScriptedLLM, path: str, body: dict[str, Any], param: str
+    server: Running, llm: ScriptedLLM, path: str, param: str, value: Any
 ) -> None:
-    session = await server.session()
-    asked = {"session_id": session, "message": "Hi"} | body
+    asked: dict[str, Any] = {"session_id": await server.session(), "message": "Hi", param: value}
+    if param == "tool_outputs":
+        del asked["message"]
     status, told, _ = await server.call("POST", path, asked)
     assert (status, told["error"]["code"], told["error"]["param"]) == (400, "invalid_request", param)
     assert not llm.exchanges
+
+
+async def test_a_message_and_the_outputs_of_tools_exclude_each_other(server: Running) -> None:
+    outputs = [{"tool_call_id": "c", "output": "x"}]
+    status, told, _ = await server.chat(await server.session(), tool_outputs=outputs)
+    assert (status, told["error"]["code"], told["error"]["param"]) == (400, "invalid_request", "tool_outputs")
 
 
 # Unicode
@@ -316,25 +305,18 @@ async def test_bytes_cut_anywhere_make_the_same_text(server: Running, llm: Scrip
     assert await server.history(session) == [("user", "Hi"), ("assistant", "안녕 👋!")]
 
 
-@pytest.mark.parametrize(
-    "stream",
-    [
-        delta("one", "stop"),
-        delta("one") + delta(finish="stop").strip(),
-        delta("one") + delta(finish="stop").replace(b"\n", b"\r"),
-        b"data:\n\n" + delta("one") + b"data: \n\n" + delta(finish="stop"),
-        b"\xef\xbb\xbf" + delta("one") + delta("", "stop") + DONE + delta("not of this reply"),
-    ],
-    ids=[
-        "in its last chunk",
-        "in an event that nothing ends",
-        "with CR line ends",
-        "after empty events",
-        "before [DONE]",
-    ],
-)
-async def test_a_finish_is_seen_wherever_it_stands(server: Running, llm: ScriptedLLM, stream: bytes) -> None:
-    llm.play([*events(stream), END])
+FINISHES = {
+    "in its last chunk": delta("one", "stop"),
+    "in an event that nothing ends": delta("one") + delta(finish="stop").strip(),
+    "with CR line ends": delta("one") + delta(finish="stop").replace(b"\n", b"\r"),
+    "after empty events": b"data:\n\n" + delta("one") + b"data: \n\n" + delta(finish="stop"),
+    "before [DONE]": b"\xef\xbb\xbf" + delta("one") + delta("", "stop") + DONE + delta("not of this reply"),
+}
+
+
+@pytest.mark.parametrize("where", FINISHES)
+async def test_a_finish_is_seen_wherever_it_stands(server: Running, llm: ScriptedLLM, where: str) -> None:
+    llm.play([*events(FINISHES[where]), END])
     session = await server.session()
     told = await (await server.stream(session)).rest()
     assert text_of(told) == "one"

@@ -130,7 +130,8 @@ async def test_a_turn_cancelled_before_its_first_word_frees_its_key(
     await llm.asked()
     running = server.running(session)
     await server.call("POST", f"/api/sessions/{session}/messages/{running.message_id}/cancel")
-    assert (await asking)["error"] == "reply_cancelled"
+    assert await asking == {"status": 409, "replayed": None, "error": "reply_cancelled"}
+    assert await server.history(session) == []
     assert (await told(server, session, stream=True))["text"] == "Hello there."
 
 

@@ -17,11 +17,8 @@ from tests.tools.sockets import Socket, get, post
 
 MESSAGE = "planted-message-9d1f"
 PLANTED = (
-    MESSAGE,
-    "planted-reply-77aa",
-    "planted-api-key-5c3e",
-    "planted-llm-key-02bd",
-    "planted-metadata-6b6b",
+    *(MESSAGE, "planted-reply-77aa", "planted-api-key-5c3e"),
+    *("planted-llm-key-02bd", "planted-metadata-6b6b"),
 )
 SECRETS.update(PLANTED)
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")

@@ -450,23 +450,6 @@ def test_every_error_is_provoked() -> None:
     assert set(ERRORS) - PROVOKED == elsewhere
 
 
-@pytest.mark.parametrize(
-    ("path", "method", "headers", "name"),
-    [
-        ("/api/nothing", "GET", {}, "404"),
-        ("/api/chat", "GET", {}, "405"),
-        ("/api/health", "GET", {"X-Long": "x" * 33_000}, "431"),
-    ],
-)
-async def test_what_is_not_in_the_document_is_answered_as_it_says(
-    server: Running, path: str, method: str, headers: dict[str, str], name: str
-) -> None:
-    _, body, found = await server.call(method, path, headers=headers)
-    response = DOC["components"]["responses"][name]
-    assert flaws(body, response["content"]["application/json"]["schema"], strict=True) == []
-    assert found.get("Allow") == ("POST" if name == "405" else None)
-
-
 def test_an_error_code_that_the_table_lacks_cannot_be_raised_unseen() -> None:
     files = (Path(__file__).parents[1] / "chatbot").rglob("*.py")
     raised = re.findall(r"(?:ChatError|TooLong)\(\s*\"(\w+)\"", "".join(file.read_text() for file in files))
