@@ -32,6 +32,13 @@ from tests.tools.scripted_llm import (
 from tests.tools.server import Clock, Event, Log, Running, Stream, text_of, until
 
 
+async def streamed(server: Running, llm: ScriptedLLM, *said: bytes) -> tuple[str, list[Event]]:
+    """Makes a session and asks in it; returns its id, and what is sent of these events of the LLM."""
+    llm.play([*events(*said), END])
+    session = await server.session()
+    return session, await (await server.stream(session)).rest()
+
+
 async def test_a_frame_reaches_the_client_before_the_next_one_is_sent(
     server: Running, llm: ScriptedLLM
 ) -> None:
@@ -96,8 +103,7 @@ async def test_the_id_of_a_frame_counts_the_characters_delivered_with_it(
     server: Running, llm: ScriptedLLM
 ) -> None:
     texts = ["안녕", " 👋", "e\u0301"]
-    llm.play([*events(delta(role="assistant"), *map(delta, texts), delta(finish="stop")), END])
-    told = await (await server.stream(await server.session())).rest()
+    _, told = await streamed(server, llm, delta(role="assistant"), *map(delta, texts), delta(finish="stop"))
     assert [event.id for event in told] == [0, 2, 4, 6, 6, None]
     assert told[-1].data == "[DONE]"
 
@@ -107,18 +113,9 @@ async def test_a_frame_is_two_lines_and_a_blank_one_and_the_llms_own_comments_an
 ) -> None:
     chunk = delta("one").removeprefix(b"data: ").strip()
     last = delta(finish="stop").removeprefix(b"data: ").strip()
-    llm.play(
-        [
-            *events(
-                b": ping\n\n",
-                b"data:" + chunk + b"\r\n\r\n",
-                b": OPENROUTER PROCESSING\n\n",
-                b"event: ping\n\n",
-                b"id: 77\nretry: 1\ndata: " + last + b"\n\n",
-            ),
-            END,
-        ]
-    )
+    pings = [b": ping\n\n", b": OPENROUTER PROCESSING\n\n", b"event: ping\n\n"]
+    said = [b"data:" + chunk + b"\r\n\r\n", *pings, b"id: 77\nretry: 1\ndata: " + last + b"\n\n"]
+    llm.play([*events(pings[0], *said), END])
     stream = await server.stream(await server.session())
     told = await stream.response.read()
     assert told == b"id: 3\ndata: " + chunk + b"\n\nid: 3\ndata: " + last + b"\n\ndata: [DONE]\n\n"
@@ -133,9 +130,7 @@ async def test_the_llms_chunks_are_passed_on_as_they_are(server: Running, llm: S
         {"choices": [], "usage": {"total_tokens": 7, "details": {"cached": 1}}},
     ]
     sent = [json.dumps(chunk, ensure_ascii=False) for chunk in chunks]
-    llm.play([*events(*(f"data: {one}\n\n".encode() for one in sent), DONE), END])
-    session = await server.session()
-    told = await (await server.stream(session)).rest()
+    _, told = await streamed(server, llm, *(f"data: {one}\n\n".encode() for one in sent), DONE)
     assert [event.data for event in told] == [*sent, "[DONE]"]
     [(usage_,)] = server.sql("SELECT token_usage FROM turns")
     assert json.loads(usage_) == {"total_tokens": 7, "details": {"cached": 1}}
@@ -158,9 +153,7 @@ async def test_any_finish_reason_is_the_llms_to_give(
 
 
 async def test_usage_is_stored_as_reported_or_not_at_all(server: Running, llm: ScriptedLLM) -> None:
-    llm.play([*events(delta("one"), delta(finish="stop")), END])
-    session = await server.session()
-    await (await server.stream(session)).rest()
+    session, _ = await streamed(server, llm, delta("one"), delta(finish="stop"))
     whole = completion("two")
     del whole["usage"]
     llm.play(answer(body=whole), answer(body=completion("three") | {"usage": None}))
@@ -280,9 +273,7 @@ async def test_text_is_valid_unicode_though_pairs_are_split_over_chunks(
     server: Running, llm: ScriptedLLM
 ) -> None:
     texts = ["a\ud83d", "\udc4b", "b\ud83d", "c"]
-    llm.play([*events(*map(delta, texts), delta(finish="stop"), DONE), END])
-    session = await server.session()
-    told = await (await server.stream(session)).rest()
+    session, told = await streamed(server, llm, *map(delta, texts), delta(finish="stop"), DONE)
     assert text_of(told) == "a👋b\ufffdc"
     for event in told[:-1]:
         json.dumps(event.json, ensure_ascii=False).encode()
@@ -316,9 +307,7 @@ FINISHES = {
 
 @pytest.mark.parametrize("where", FINISHES)
 async def test_a_finish_is_seen_wherever_it_stands(server: Running, llm: ScriptedLLM, where: str) -> None:
-    llm.play([*events(FINISHES[where]), END])
-    session = await server.session()
-    told = await (await server.stream(session)).rest()
+    session, told = await streamed(server, llm, FINISHES[where])
     assert text_of(told) == "one"
     assert [event.finish_reason for event in told if event.finish_reason] == ["stop"]
     assert told[-1].data == "[DONE]"

@@ -204,10 +204,6 @@ def examples_of(operation_id: str) -> list[Any]:
     return resolve(body["content"]["application/json"]["schema"])["examples"] if body else []
 
 
-def bodies_in_examples() -> list[Any]:
-    return [(operation_id, example) for operation_id in OPERATIONS for example in examples_of(operation_id)]
-
-
 async def request(
     server: Running,
     operation_id: str,
@@ -241,7 +237,9 @@ def about(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
     return body | {name: value for name, value in real.items() if name in body}
 
 
-@pytest.mark.parametrize(("operation_id", "body"), bodies_in_examples(), ids=str)
+@pytest.mark.parametrize(
+    ("operation_id", "body"), [(one, body) for one in OPERATIONS for body in examples_of(one)], ids=str
+)
 async def test_every_example_of_a_body_is_taken_and_answered_as_described(
     server: Running, llm: ScriptedLLM, operation_id: str, body: dict[str, Any]
 ) -> None:
