@@ -252,10 +252,7 @@ def test_main_gives_the_settings_to_the_server(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (
-            OSError(98, "Address already in use"),
-            "cannot listen on 127.0.0.1 port 8080: Address already in use",
-        ),
+        (OSError(98, "It is in use"), "cannot listen on 127.0.0.1 port 8080: It is in use"),
         (OSError("odd"), "cannot listen on 127.0.0.1 port 8080: odd"),
         (KeyboardInterrupt(), "interrupted"),
     ],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -25,16 +26,20 @@ MOST_UNSENT = 512 * 1024
 """64 KiB may wait for one client, and what the LLM sends at once may come on top."""
 
 
+Stall = Callable[..., Awaitable[RawClient]]
+
+
 @pytest.fixture
-async def stalled() -> AsyncIterator[Callable[[], RawClient]]:
-    """Makes clients that read only what they are told to."""
+async def stall() -> AsyncIterator[Stall]:
+    """Makes requests whose clients read only what they are told to."""
     clients: list[RawClient] = []
 
-    def make() -> RawClient:
+    async def stall(port: int, method: str, path: str, body: Any = None) -> RawClient:
         clients.append(RawClient())
+        await clients[-1].request(port, method, path, body)
         return clients[-1]
 
-    yield make
+    yield stall
     for client in clients:
         client.close()
 
@@ -70,7 +75,7 @@ async def read_to(stream: Stream, length: int) -> None:
 
 
 async def test_a_listener_that_reads_nothing_makes_none_of_twenty_others_wait(
-    server: Running, llm: ScriptedLLM, stalled: Callable[[], RawClient]
+    server: Running, llm: ScriptedLLM, stall: Stall
 ) -> None:
     gates = [Gate() for _ in range(100)]
     steps: list[str | Gate] = []
@@ -79,8 +84,7 @@ async def test_a_listener_that_reads_nothing_makes_none_of_twenty_others_wait(
     llm.play(reply("Hi ", gates[0], *BIG, *steps[1:]))
     session, first = await server.begin()
     message_id = first.message_id
-    silent = stalled()
-    await silent.request(server.server.port, "GET", f"/api/sessions/{session}/messages/{message_id}/stream")
+    await stall(server.server.port, "GET", f"/api/sessions/{session}/messages/{message_id}/stream")
     others = [first, *[await server.resume(session, message_id, 3) for _ in range(19)]]
     gates[0].open()
     length = 3 + sum(map(len, BIG))
@@ -101,7 +105,7 @@ async def test_a_listener_that_reads_nothing_makes_none_of_twenty_others_wait(
 
 
 async def test_one_who_reads_in_fits_while_the_reply_goes_on_is_caught_up_with_the_very_text(
-    server: Running, llm: ScriptedLLM, stalled: Callable[[], RawClient]
+    server: Running, llm: ScriptedLLM, stall: Stall
 ) -> None:
     texts = [text + "한é👩‍👧" for text in BIG]
     gates = [Gate() for _ in range(8)]
@@ -110,8 +114,7 @@ async def test_one_who_reads_in_fits_while_the_reply_goes_on_is_caught_up_with_t
         steps += [*texts[number * 15 : number * 15 + 15], gate]
     llm.play(reply(*steps, "the end"))
     session = await server.session()
-    slow = stalled()
-    await slow.request(server.server.port, "POST", "/api/chat/stream", asked(session))
+    slow = await stall(server.server.port, "POST", "/api/chat/stream", asked(session))
     for number, gate in enumerate(gates):
         await gate.reached.wait()
         assert await settled(server), "it was not stalled: the test shows nothing"
@@ -130,14 +133,13 @@ async def test_one_who_reads_in_fits_while_the_reply_goes_on_is_caught_up_with_t
 
 
 async def test_one_who_reads_nothing_for_thirty_seconds_is_let_go_and_can_come_back(
-    start: StartServer, llm: ScriptedLLM, clock: Clock, stalled: Callable[[], RawClient]
+    start: StartServer, llm: ScriptedLLM, clock: Clock, stall: Stall
 ) -> None:
     server = await start(disconnect_grace_seconds=1000, llm_timeout_seconds=1000)
     gate = Gate()
     llm.play(reply(*BIG, gate, "the end"))
     session = await server.session()
-    silent = stalled()
-    await silent.request(server.server.port, "POST", "/api/chat/stream", asked(session))
+    silent = await stall(server.server.port, "POST", "/api/chat/stream", asked(session))
     await gate.reached.wait()
     assert await settled(server), "it was not stalled: the test shows nothing"
     open_before = server.connections
@@ -162,7 +164,7 @@ async def test_one_who_reads_nothing_for_thirty_seconds_is_let_go_and_can_come_b
 
 
 async def test_one_who_stops_reading_is_let_go_wherever_it_stops(
-    server: Running, clock: Clock, stalled: Callable[[], RawClient]
+    server: Running, clock: Clock, stall: Stall
 ) -> None:
     # Of some nothing waits at the end, of some the middle of the text, of some its very last piece.
     session = await server.session()
@@ -170,7 +172,7 @@ async def test_one_who_stops_reading_is_let_go_wherever_it_stops(
         turn = a_turn(session, reply="x" * length, chunk_ends=None)
         await when_unlocked(lambda turn=turn: server.store.add_turn(turn))  # type: ignore[misc]
         path = f"/api/sessions/{session}/messages/{turn.turn_id}/stream"
-        await stalled().request(server.server.port, "GET", path)
+        await stall(server.server.port, "GET", path)
     assert 0 < await settled(server) < MOST_UNSENT
     clock.advance(31)
     await settled(server)
@@ -180,14 +182,13 @@ async def test_one_who_stops_reading_is_let_go_wherever_it_stops(
 
 
 async def test_one_who_reads_a_little_now_and_then_is_not_let_go(
-    start: StartServer, llm: ScriptedLLM, clock: Clock, stalled: Callable[[], RawClient]
+    start: StartServer, llm: ScriptedLLM, clock: Clock, stall: Stall
 ) -> None:
     server = await start(llm_timeout_seconds=10_000)
     gate = Gate()
     llm.play(reply(*BIG, gate, "the end"))
     session = await server.session()
-    slow = stalled()
-    await slow.request(server.server.port, "POST", "/api/chat/stream", asked(session))
+    slow = await stall(server.server.port, "POST", "/api/chat/stream", asked(session))
     await gate.reached.wait()
     rounds, enough = 0, sum(map(len, BIG)) - 500_000  # at the very end there is less to read than it asks for
     while len(slow.received) < enough and await settled(server):
@@ -202,13 +203,12 @@ async def test_one_who_reads_a_little_now_and_then_is_not_let_go(
 
 
 async def test_while_a_client_of_the_relay_reads_nothing_the_llm_is_not_taken_for_silent(
-    start: StartServer, llm: ScriptedLLM, clock: Clock, stalled: Callable[[], RawClient]
+    start: StartServer, llm: ScriptedLLM, clock: Clock, stall: Stall
 ) -> None:
     server = await start(llm_timeout_seconds=5)
     llm.play(reply(*BIG))
-    slow = stalled()
     body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-    await slow.request(server.server.port, "POST", "/v1/chat/completions", body)
+    slow = await stall(server.server.port, "POST", "/v1/chat/completions", body)
     await until(lambda: max(unsent(server), default=0) > MAX_UNSENT)
     for _ in range(3):
         for seconds in (5.1, 0.1):
@@ -221,7 +221,7 @@ async def test_while_a_client_of_the_relay_reads_nothing_the_llm_is_not_taken_fo
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 async def test_fifty_listeners_that_read_nothing_cost_the_process_little_memory(
-    llm: ScriptedLLM, stalled: Callable[[], RawClient]
+    llm: ScriptedLLM, stall: Stall
 ) -> None:
     gate, end = Gate(), Gate()
     # What a model says is a few characters a frame: 1 MiB of text are over 10 MiB of frames.
@@ -236,10 +236,9 @@ async def test_fifty_listeners_that_read_nothing_cost_the_process_little_memory(
             reader = Stream(await http.post(f"{url}/api/chat/stream", json=asked(session)))
             await reader.event()
             path = f"/api/sessions/{session}/messages/{reader.message_id}/stream"
-            silent = [stalled() for _ in range(50)]
-            for client in silent:
-                await client.request(process.port, "GET", path)
-                await client.read(1)
+            for _ in range(50):
+                silent = await stall(process.port, "GET", path)
+                await silent.read(1)
             before = resident(process)
             gate.open()
             await read_to(reader, 3 + 50_000 * 21)
