@@ -150,14 +150,18 @@ def test_the_settings_are_read_from_dotenv_under_the_environment_and_the_options
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
-    [(b"PORT=\xe9\n", ".env cannot be read"), (b"\nPORT 80\n", ".env: line 2 cannot be read")],
+    ("content", "arguments", "said"),
+    [
+        (b"PORT=\xe9\n", [], ".env cannot be read"),
+        (b"\nPORT 80\n", [], ".env: line 2 cannot be read"),
+        (b"", ["--port", "http"], "--port must be "),
+    ],
 )
-def test_a_dotenv_that_cannot_be_read_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, said: str
+def test_settings_that_cannot_be_read_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, arguments: list[str], said: str
 ) -> None:
     (tmp_path / ".env").write_bytes(content)
-    assert __main__.main([]) == 2
+    assert __main__.main(arguments) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"chatbot: {said}")
 

@@ -68,14 +68,14 @@ def paused(place: int) -> tuple[Gate, list[Step]]:
     return gate, [*events(*steps), END]
 
 
-@pytest.mark.parametrize("place", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize(("how", "place"), [("chat", 0), *(("stream", place) for place in range(5))])
 async def test_a_reply_whose_client_left_is_stored_whole(
-    server: Running, llm: ScriptedLLM, place: int
+    server: Running, llm: ScriptedLLM, how: str, place: int
 ) -> None:
     gate, script = paused(place)
     llm.play(script)
     session = await server.session()
-    asking = asyncio.create_task(server.stream(session, "Tell"))
+    asking = asyncio.create_task((server.chat if how == "chat" else server.stream)(session, "Tell"))
     await gate.reached.wait()
     if place:
         stream = await asking
