@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator
@@ -212,10 +213,11 @@ async def request(
     headers: Any = None,
     query: str = "",
 ) -> tuple[int, Any, Any]:
-    """Makes the request of an operation; returns its status, its body and its headers."""
+    """Makes the request of an operation, bytes as they are; returns its status, its body and its headers."""
     method, path = OPERATIONS[operation_id]
     url = server.url + path.format(**ids) + query
-    async with server.http.request(method, url, json=body, headers=headers) as response:
+    sent: Any = {"data": io.BytesIO(body)} if isinstance(body, bytes) else {"json": body}
+    async with server.http.request(method, url, headers=headers, **sent) as response:
         text = await response.text()
         is_json = response.headers.get("Content-Type", "").startswith("application/json")
         return response.status, json.loads(text) if is_json else text or None, response.headers

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.test_openapi import OPERATIONS, turn, undocumented
+from tests.test_openapi import OPERATIONS, request, turn, undocumented
 from tests.tools.scripted_llm import ScriptedLLM
 from tests.tools.server import Log, Running, StartServer
 from tests.tools.sockets import Socket, get, post
@@ -110,17 +110,6 @@ async def check(server: Running, log: Log, operation_id: str, status: int, body:
     assert health[0] == 200
 
 
-async def send(
-    server: Running, operation_id: str, ids: dict[str, str], data: bytes, headers: dict[str, str]
-) -> tuple[int, Any, Any]:
-    method, path = OPERATIONS[operation_id]
-    url = server.url + path.format(**ids)
-    async with server.http.request(method, url, data=io.BytesIO(data), headers=headers) as response:
-        text = await response.text()
-        is_json = response.headers.get("Content-Type", "").startswith("application/json")
-        return response.status, json.loads(text) if is_json else text or None, response.headers
-
-
 def with_session(body: bytes, session_id: str) -> bytes:
     """The body with the id of a session that exists put into it, if it is an object at all."""
     return re.sub(rb"^\{", b'{"session_id":"%b",' % session_id.encode(), body, count=1).replace(b",}", b"}")
@@ -136,7 +125,7 @@ async def test_any_body_is_taken_or_refused_as_described(
     if known and "chat" in operation_id:
         data = with_session(data, ids["session_id"])
     headers = {"Content-Type": content_type} | ({"Idempotency-Key": "k"} if key else {})
-    await check(server, log, operation_id, *await send(server, operation_id, ids, data, headers))
+    await check(server, log, operation_id, *await request(server, operation_id, ids, data, headers))
 
 
 NASTY_BODIES: dict[str, bytes] = {
@@ -181,14 +170,14 @@ async def test_a_nasty_body_is_taken_or_refused_as_described(
     ids = await turn(server)
     data = NASTY_BODIES[name]
     for headers in ({}, {"Content-Type": "application/json; charset=utf-16"}):
-        status, body, got = await send(server, operation_id, ids, data, headers)
+        status, body, got = await request(server, operation_id, ids, data, headers)
         await check(server, log, operation_id, status, body, got)
     assert (await server.chat(ids["session_id"], "And now?"))[0] == 200
 
 
 @pytest.mark.parametrize("name", ["nested and never closed", "half a million numbers", "300,000 arrays"])
 async def test_a_body_that_would_take_long_to_read_is_refused_unread(server: Running, name: str) -> None:
-    status, answer, _ = await send(server, "create_session", {}, NASTY_BODIES[name], {})
+    status, answer, _ = await request(server, "create_session", {}, NASTY_BODIES[name])
     assert (status, answer["error"]["code"]) == (400, "invalid_request")
     assert "65536 values" in answer["error"]["message"]
 
@@ -200,7 +189,7 @@ async def test_a_body_that_would_take_long_to_read_is_refused_unread(server: Run
 async def test_a_message_may_be_a_book_of_anything(server: Running, llm: ScriptedLLM, text: str) -> None:
     session_id = await server.session()
     body = f'{{"session_id":"{session_id}","message":"{text}"}}'.encode()
-    status, answer, _ = await send(server, "chat", {}, body, {})
+    status, answer, _ = await request(server, "chat", {}, body)
     assert status == 200, answer
     assert llm.exchanges[0].body["messages"][0]["content"] == json.loads(f'"{text}"')
 
@@ -209,7 +198,7 @@ async def test_a_message_may_be_a_book_of_anything(server: Running, llm: Scripte
     "body", ['"' + r"\"" * 500_000, '"' * 1_000_001, "\\" * 1_000_000, '{"a":"' + "\\" * 1_000_000]
 )
 async def test_a_string_that_never_ends_is_read_once(server: Running, body: str) -> None:
-    status, answer, _ = await send(server, "create_session", {}, body.encode(), {})
+    status, answer, _ = await request(server, "create_session", {}, body.encode())
     assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
 
 
@@ -226,7 +215,7 @@ async def test_a_wrong_field_is_named(server: Running, field: str, wrong: str) -
     operation_id = "create_session" if field == "metadata" else "chat"
     body = {} if field == "metadata" else {"session_id": session_id, "message": "Hi"}
     text = json.dumps(body | {field: "WRONG"}).replace('"WRONG"', wrong)
-    status, answer, _ = await send(server, operation_id, {}, text.encode(), {})
+    status, answer, _ = await request(server, operation_id, {}, text.encode())
     assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "invalid_request", field)
 
 
@@ -248,7 +237,7 @@ async def test_a_compressed_body_is_refused_and_never_unpacked(server: Running, 
     assert len(bomb) < 1_048_576
     for encoding in ("gzip", "deflate", "br", "zstd", "GZIP", "identity, gzip"):
         headers = {"Content-Encoding": encoding, "Content-Type": "application/json"}
-        answered = await send(server, "create_session", {}, bomb, headers)
+        answered = await request(server, "create_session", {}, bomb, headers)
         await check(server, log, "create_session", *answered)
         assert answered[0] == 400
         assert answered[1]["error"]["param"] == "Content-Encoding"

@@ -50,6 +50,12 @@ async def cancel(server: Running, session: str, message_id: str) -> tuple[int, A
     return status, body
 
 
+async def answer_to(asking: asyncio.Task[Any]) -> tuple[int, Any]:
+    """The status and the JSON that one was answered who asked for a stream or for the whole."""
+    found = await asking
+    return (found.status, await found.response.json()) if isinstance(found, Stream) else found[:2]
+
+
 def rows(server: Running, session: str) -> list[tuple[Any, ...]]:
     """What is stored of a session's turns: (question, answer, finish_reason)."""
     statement = "SELECT input, output, finish_reason FROM turns WHERE session_id = ? ORDER BY seq"
@@ -293,21 +299,19 @@ async def test_of_twenty_asked_at_once_in_one_session_one_is_answered(
     gate = Gate()
     llm.play([gate, *reply("Hello")])
     session, other = await server.session(), await server.session()
-    streams = [asyncio.create_task(server.stream(session, f"s{n}")) for n in range(10)]
-    wholes = [asyncio.create_task(server.chat(session, f"w{n}")) for n in range(10)]
+    asks = (server.stream, server.chat)
+    asking = [asyncio.create_task(ask(session, f"{n}")) for n in range(10) for ask in asks]
     await gate.reached.wait()
-    await until(lambda: sum(task.done() for task in streams + wholes) == 19)
+    await until(lambda: sum(task.done() for task in asking) == 19)
     running = server.running(session)
-    refused = [(await task.result().response.json()) for task in streams if task.done()]
-    assert all(task.result().status == 409 for task in streams if task.done())
-    refused += [task.result()[1] for task in wholes if task.done()]
-    for body in refused:
-        assert body["error"]["code"] == "session_busy"
-        assert body["error"]["message_id"] == running.message_id
+    for task in filter(asyncio.Task.done, asking):
+        status, body = await answer_to(task)
+        refusal = (status, body["error"]["code"], body["error"]["message_id"])
+        assert refusal == (409, "session_busy", running.message_id)
     status, _, _ = await server.chat(other, "in another session")
     assert status == 200
     gate.open()
-    await asyncio.gather(*streams, *wholes)
+    await asyncio.gather(*asking)
     await server.ended()
     assert [body.body["messages"][-1]["content"] for body in llm.exchanges] == [
         json.loads(running.question.input[0])["content"],
@@ -352,9 +356,7 @@ async def test_a_session_deleted_before_the_first_word_is_a_404_to_who_waits(
         exchange = await llm.asked(len(llm.exchanges) + 1)
         await server.call("DELETE", f"/api/sessions/{session}")
         await closed(exchange.gone)
-        found = await asking
-        status = found.status if isinstance(found, Stream) else found[0]
-        body = await found.response.json() if isinstance(found, Stream) else found[1]
+        status, body = await answer_to(asking)
         assert (status, body["error"]["code"]) == (404, "session_not_found")
     assert server.sql("SELECT * FROM messages") == []
 
