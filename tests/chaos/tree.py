@@ -28,7 +28,7 @@ class Node(NamedTuple):
     @property
     def open_calls(self) -> list[str]:
         """The ids of the calls that may be given outputs: of a cut reply not the last, nor a half one."""
-        calls = told(self.heard).get("tool_calls", [])
+        calls = told(self.heard, self.reason).get("tool_calls", [])
         if self.reason == "cancelled":
             calls = [call for call in calls[:-1] if call["function"]["arguments"].endswith("}")]
         return [call["id"] for call in calls]
@@ -77,7 +77,9 @@ class Tree:
         for node in self.path():
             for place, text in enumerate(node.said, 1):
                 found.append({"message_id": f"{node.message_id[:-3]}{place:03x}"} | json.loads(text))
-            found.append({"message_id": node.message_id, "finish_reason": node.reason} | told(node.heard))
+            found.append(
+                {"message_id": node.message_id, "finish_reason": node.reason} | told(node.heard, node.reason)
+            )
             same = [
                 one.message_id
                 for one in self.nodes.values()
@@ -117,8 +119,8 @@ def node_of(turn: Turn, parent: str | None) -> Node:
     return Node(turn.turn_id, parent, tuple(turn.messages), tuple(heard), turn.finish_reason or "")
 
 
-def told(heard: tuple[Character, ...]) -> dict[str, Any]:
-    """The message that a reply is, from its characters."""
+def told(heard: tuple[Character, ...], reason: str) -> dict[str, Any]:
+    """The message that a reply is, from its characters; a whole call without arguments has {}."""
     text = [letter for kind, _, letter in heard if kind == "text"]
     found: dict[str, Any] = {"role": "assistant", "content": "".join(text) if text else None}
     if thoughts := [letter for kind, _, letter in heard if kind == "reasoning"]:
@@ -130,4 +132,6 @@ def told(heard: tuple[Character, ...]) -> dict[str, Any]:
             calls[call] = {"id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
         elif kind == "call":
             calls[call]["function"]["arguments"] += letter
+    for whole in calls.values() if reason != "cancelled" else ():
+        whole["function"]["arguments"] = whole["function"]["arguments"] or "{}"
     return found | ({"tool_calls": list(calls.values())} if calls else {})

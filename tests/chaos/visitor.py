@@ -159,7 +159,7 @@ class Visitor:
         if status != 200:
             await self._refused(status, body["error"])
             return
-        whole = told(tuple(characters(ask.question)))
+        whole = told(tuple(characters(ask.question)), body["finish_reason"])
         if body["finish_reason"] != "cancelled":
             assert {name: body.get(name) for name in whole} == whole
         self.unsure.add(ask.question)  # what it is piece by piece is read from what is stored
