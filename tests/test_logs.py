@@ -90,7 +90,7 @@ async def test_a_request_is_one_line_with_its_route_status_time_and_id(server: R
     assert len(lines) == 3, lines
     expected = r"GET /api/sessions/\{session_id\}/messages 200 \d+\.\dms my-id session=[0-9a-f]{8}"
     assert re.fullmatch(expected, lines[1]), lines[1]
-    assert re.fullmatch(r"GET - 404 \d+\.\dms my-other-id", lines[2]), lines[2]
+    assert re.fullmatch(r"GET - 404 \d+\.\dms my-other-id error=not_found", lines[2]), lines[2]
 
 
 async def test_the_line_of_a_chat_says_what_came_of_it_as_text_and_as_json(

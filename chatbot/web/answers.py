@@ -9,6 +9,7 @@ from multidict import istr
 
 from chatbot.errors import ChatError
 from chatbot.records import dumps
+from chatbot.web.logs import ERROR
 
 JSON = "application/json"
 
@@ -29,8 +30,11 @@ def json_response(value: object, status: int = 200, headers: Mapping[str, str] |
     return web.Response(body=body, status=status, headers=headers, content_type=JSON)
 
 
-def error_response(error: ChatError, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Returns the HTTP response that reports an error."""
+def error_response(
+    request: web.BaseRequest, error: ChatError, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Returns the HTTP response that reports an error; the request's line in the log will have its code."""
+    request[ERROR] = error.code
     response = json_response(error.to_object(), error.status, headers)
     if error.retry_after:
         response.headers["Retry-After"] = error.retry_after
@@ -41,11 +45,13 @@ def error_response(error: ChatError, headers: Mapping[str, str] | None = None) -
     return response
 
 
-def http_error(error: web.HTTPException) -> web.Response:
+def http_error(request: web.BaseRequest, error: web.HTTPException) -> web.Response:
     """Returns the response to an error of aiohttp's router, in the shape of our errors."""
     if isinstance(error, web.HTTPMethodNotAllowed):
         allow = ", ".join(sorted(error.allowed_methods))
-        return error_response(ChatError("method_not_allowed", f"This path takes {allow}."), {"Allow": allow})
+        refused = ChatError("method_not_allowed", f"This path takes {allow}.")
+        return error_response(request, refused, {"Allow": allow})
     if error.status == 404:
-        return error_response(ChatError("not_found", "There is nothing at this path."))
-    return error_response(ChatError("invalid_request", f"The request cannot be served: {error.reason}."))
+        return error_response(request, ChatError("not_found", "There is nothing at this path."))
+    reason = f"The request cannot be served: {error.reason}."
+    return error_response(request, ChatError("invalid_request", reason))

@@ -193,7 +193,7 @@ class Connection(web.RequestHandler):
             log.error("request %s crashed", request_id(request), exc_info=exc or True)
         if request.writer.output_size > 0:
             raise ConnectionResetError("the answer had begun")
-        response = error_response(error, COMMON_HEADERS | {"X-Request-ID": request_id(request)})
+        response = error_response(request, error, COMMON_HEADERS | {"X-Request-ID": request_id(request)})
         response.force_close()
         return response
 
@@ -207,8 +207,8 @@ class Connection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Writes a response; an error that aiohttp raised before the middleware (Expect) gets our shape."""
         if not resp.prepared and isinstance(resp, web.HTTPException):
-            log_refusal(request, resp.status, type(resp).__name__)
-            resp = http_error(resp)
+            why, resp = type(resp).__name__, http_error(request, resp)
+            log_refusal(request, resp.status, why)
         finished = await super().finish_response(request, resp, start_time)
         if self._half_closed:
             self._lingering_time = 0.0  # the rest of a body will not come

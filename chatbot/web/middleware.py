@@ -15,7 +15,7 @@ from chatbot.web import answers, backpressure
 from chatbot.web.access import Access
 from chatbot.web.answers import COMMON_HEADERS, error_response, http_error
 from chatbot.web.connection import is_surplus
-from chatbot.web.logs import ERROR, LEFT, SESSION_ID, log_request, request_id, route_of
+from chatbot.web.logs import LEFT, SESSION_ID, log_request, request_id, route_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Observer = Callable[[str, str, int, float], None]
@@ -74,10 +74,9 @@ class Gate:
                 raise ChatError("overloaded", "Others read too slowly what they asked for.", retry_after="1")
             return response
         except ChatError as error:
-            request[ERROR] = error.code
-            return error_response(without_frames(error))
+            return error_response(request, without_frames(error))
         except web.HTTPException as error:
-            return http_error(error)
+            return http_error(request, error)
 
     async def set_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Adds the headers of every response; an on_response_prepare signal."""
