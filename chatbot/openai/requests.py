@@ -29,7 +29,7 @@ _WORDS: Mapping[type, str] = {
     dict: "an object", list: "a list",
 }  # fmt: skip
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
-_TEXTS = dict.fromkeys(("input_text", "output_text", "summary_text", "text"), "text") | {"refusal": "refusal"}
+_TEXTS = ("input_text", "output_text", "summary_text", "reasoning_text", "text", "refusal")
 _LIKE: Object = {name: value for name, value in SETTINGS.items() if name != "tool_choice"} | {
     "max_output_tokens": 0, "max_tool_calls": 0, "model": "", "stream": False, "include": []
 }  # fmt: skip
@@ -139,7 +139,8 @@ def _message(item: Any, param: str, find_item: FindItem) -> Object:
             output = _content(item.get("output"), f"{param}.output")
             return {"role": "tool", "tool_call_id": _text(item, "call_id", param), "content": output}
         case "reasoning":
-            said = _content(item.get("summary") or [], f"{param}.summary")
+            name = "content" if item.get("content") else "summary"
+            said = _content(item.get(name) or [], f"{param}.{name}")
             thoughts = [said] if isinstance(said, str) else [part.get("text", "") for part in said]
             return {"role": "assistant", "content": [], "reasoning": thoughts} if any(thoughts) else {}
     raise refuse(f"{param}.type", f"is {type_!r}, which is not served")
@@ -157,8 +158,8 @@ def _content(value: object, param: str) -> Any:
 
 def _part(part: Any, param: str) -> Object:
     type_ = str(require(part, dict, param).get("type"))
-    if name := _TEXTS.get(type_):
-        return {"type": "text", "text": _text(part, name, param)}
+    if type_ in _TEXTS:
+        return {"type": "text", "text": _text(part, "refusal" if type_ == "refusal" else "text", param)}
     _check_types(part, {"detail": None, "filename": None}, f"{param}.")
     elsewhere = next((name for name in ("file_id", "file_url") if part.get(name)), "")
     if type_ == "input_image" and not elsewhere:

@@ -40,8 +40,15 @@ async def test_a_client_that_keeps_its_conversation_gives_thoughts_back(
     assert llm.exchanges[-1].body["messages"][1] == answer
 
 
-async def test_thoughts_that_are_added_to_a_conversation_are_items_of_it(door: Door, llm: ScriptedLLM):
-    added = [QUESTION, *(await ask(door, llm)), OUTPUT]
+@pytest.mark.parametrize("field", ["summary", "content"])
+async def test_thoughts_that_are_added_to_a_conversation_are_items_of_it(
+    door: Door, llm: ScriptedLLM, field: str
+):
+    """Servers of open models show the thoughts themselves, in the content, beside an empty summary."""
+    thought, call = await ask(door, llm)
+    if field == "content":
+        thought |= {"summary": [], "content": [{"type": "reasoning_text", "text": "Let me see."}]}
+    added = [QUESTION, thought, call, OUTPUT]
     conversation = await door.converse(*added)
     items = await door.items(conversation)
     kinds = ["message", "reasoning", "function_call", "function_call_output"]
