@@ -271,15 +271,15 @@ def _tool_options(given: Mapping[str, Any]) -> Object:
         allowed = {str(tool.get("name")) for tool in listed if isinstance(tool, dict)}
         tools = [tool for tool in tools if tool["name"] in allowed]
         choice = choice.get("mode") or "auto"
-    if isinstance(choice, dict) and choice.get("type") == "function":
+    is_named = isinstance(choice, dict) and choice.get("type") == "function"
+    if choice not in ("auto", "none") and not (tools and (is_named or choice == "required")):
+        raise refuse("tool_choice", "must be auto, none or, with functions, required or an object for them")
+    if is_named:
         choice = {"type": "function", "function": {"name": _text(choice, "name", "tool_choice")}}
-    elif choice not in ("auto", "none", "required"):
-        raise refuse("tool_choice", "must be auto, none, required, or an object for functions")
     if not tools:  # without tools LLM servers refuse the other two fields
         return {}
-    functions = [_only(tool, "name", *_FUNCTION) for tool in tools]
     return {
-        "tools": [{"type": "function", "function": function} for function in functions],
+        "tools": [{"type": "function", "function": _only(tool, "name", *_FUNCTION)} for tool in tools],
         "tool_choice": None if choice == "auto" else choice,
         "parallel_tool_calls": given.get("parallel_tool_calls"),
     }

@@ -18,6 +18,7 @@ from tests.tools.server import StartServer
 
 TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 FORMAT = {"type": "json_schema", "name": "n", "schema": {}}
+ALLOWED = {"type": "allowed_tools", "tools": [{"type": "function", "name": "another"}]}
 
 
 def _no_item(item_id: str, param: str) -> Any:
@@ -42,6 +43,9 @@ def _said(part: dict[str, Any]) -> dict[str, Any]:
         ("text.verbosity", {"text": {"verbosity": 1}}),
         ("tool_choice", {"tools": [TOOL], "tool_choice": {"type": "web_search_preview"}}),
         ("tool_choice", {"tools": [TOOL], "tool_choice": "any"}),
+        ("tool_choice", {"tool_choice": "required"}),
+        ("tool_choice", {"tool_choice": {"type": "function", "name": "weather"}}),
+        ("tool_choice", {"tools": [TOOL], "tool_choice": ALLOWED | {"mode": "required"}}),
         ("tool_choice.tools", {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "tools": 5}}),
         ("prompt", {"prompt": {"id": "pmpt_1"}}),
         ("context_management", {"context_management": [{"type": "compaction"}]}),
