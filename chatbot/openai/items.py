@@ -120,7 +120,7 @@ def _part_object(part: Any, role: str) -> Any:
             return {"type": "input_text", "text": part["text"]}
         case "image_url":
             image = part["image_url"]
-            return {"type": "input_image", "image_url": image["url"], "detail": image.get("detail", "auto")}
+            return {"type": "input_image", "image_url": image["url"], "detail": image.get("detail") or "auto"}
         case "file":
             return {"type": "input_file"} | part["file"]
     return part

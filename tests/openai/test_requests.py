@@ -261,6 +261,14 @@ def test_items_of_every_kind_become_messages_and_items_again():
     assert messages_of(items, "input", _no_item) == messages
 
 
+def test_a_picture_without_a_detail_is_shown_with_the_one_that_it_has_then():
+    """The other door takes parts as they are, and some clients write every field."""
+    picture = {"type": "image_url", "image_url": {"url": "data:,", "detail": None}}
+    message = json.dumps({"role": "user", "content": [picture]}, separators=(",", ":"))
+    (item,) = said_items([message], "01234567-89ab-7def-8123-456789abc000")
+    assert item["content"] == [{"type": "input_image", "image_url": "data:,", "detail": "auto"}]
+
+
 async def test_an_output_whose_call_was_not_made_is_refused(door: Door):
     output = {"type": "function_call_output", "call_id": "call_0", "output": "x"}
     await door.refused(400, "input", input=[output])
