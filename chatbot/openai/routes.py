@@ -84,6 +84,8 @@ class OpenAIDoor(Conversations):
         if key and not scope:
             raise refuse("Idempotency-Key", "needs a conversation or an API key to which it belongs")
         if source := self.registry.known(key, request_hash):
+            if source.session_id:
+                self.sessions.use(source.session_id, "Idempotency-Key")
             return source, {"Idempotent-Replayed": "true"}
         new = new_of(asked.input, self.store.path_up(parent))
         if not new and is_nothing(self.store.path_up(parent)):

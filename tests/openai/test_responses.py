@@ -125,6 +125,15 @@ async def test_an_idempotency_key_has_a_scope(door: Door, llm: ScriptedLLM):
     assert len(llm.exchanges) == 3
 
 
+async def test_a_response_that_is_repeated_by_its_key_is_kept_alive(door: Door, clock: Clock):
+    used = list[int]()
+    for _ in range(2):
+        clock.advance(1)
+        await door.call("POST", "/responses", {"input": "Hi"}, Idempotency_Key="k", Authorization="Bearer a")
+        used += door.server.sql("SELECT last_accessed FROM sessions")[0]
+    assert used[1] >= used[0] + 1000, "whoever was sent it may go on from it"
+
+
 async def test_a_response_that_is_deleted_frees_its_idempotency_key(door: Door):
     conversation = await door.converse()
     body = {"input": "Hi", "conversation": conversation}
