@@ -34,6 +34,18 @@ def is_nothing(turns: Iterable[Turn]) -> bool:
     return all(turn.output is None and {*turn.messages} == {DELETED} for turn in turns)
 
 
+def says_nothing(turns: Iterable[Turn], said: Sequence[str]) -> bool:
+    """Whether nothing would be sent of the new messages `said` and of the turns, which come newest first."""
+    if any(sent_of((), said)):
+        return False
+    path = list[Turn]()
+    for turn in turns:
+        if any(sent_of([turn], ())):
+            return False
+        path.insert(0, turn)
+    return not any(sent_of(path, said))
+
+
 def may_open(message: str) -> bool:
     """Whether a context may begin with the message; DELETED stands for no message."""
     return message != DELETED and role_of(message) not in ("assistant", "tool")

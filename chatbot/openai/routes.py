@@ -11,7 +11,7 @@ from aiohttp import web
 from chatbot.chat.asking import Question
 from chatbot.chat.reply import Reply
 from chatbot.chat.reply_source import ReplySource
-from chatbot.chat.turn_messages import is_nothing
+from chatbot.chat.turn_messages import says_nothing
 from chatbot.errors import ChatError
 from chatbot.ids import new_session_id
 from chatbot.openai.conversations import Conversations, answered, page_of, read_cursor
@@ -88,7 +88,7 @@ class OpenAIDoor(Conversations):
                 self.sessions.use(source.session_id, "Idempotency-Key")
             return source, {"Idempotent-Replayed": "true"}
         new = new_of(asked.input, self.store.path_up(parent))
-        if not new and is_nothing(self.store.path_up(parent)):
+        if says_nothing(self.store.path_up(parent), new):
             raise refuse("input", "says nothing")
         self.require_unlocked(asked.session_id)  # never raises for ""
         self.registry.admit(session_id, occupies=False, stores=asked.stored)

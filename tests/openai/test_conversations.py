@@ -273,6 +273,28 @@ async def test_what_was_added_is_answered_without_saying_more(door: Door, llm: S
     assert [message["content"] for message in llm.exchanges[-1].body["messages"]] == ["two"]
 
 
+CALL = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
+THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm."}]}
+
+
+@pytest.mark.parametrize("said", [CALL, THOUGHT, {"role": "assistant", "content": ""}])
+async def test_the_llm_is_not_asked_if_it_would_be_sent_nothing(
+    door: Door, llm: ScriptedLLM, said: dict[str, Any]
+):
+    await door.refused(400, "input", input=[said], background=True)
+    conversation = await door.converse(said)
+    await door.refused(400, "input", input=[], conversation=conversation)
+    assert not llm.exchanges
+
+
+async def test_a_call_and_its_output_that_were_added_apart_are_answered(door: Door, llm: ScriptedLLM):
+    conversation = await door.converse(CALL)
+    output = {"type": "function_call_output", "call_id": "call_1", "output": "x"}
+    await door.call("POST", f"/conversations/{conversation}/items", {"items": [output]})
+    await door.respond([], conversation=conversation)
+    assert [message["role"] for message in llm.exchanges[0].body["messages"]] == ["assistant", "tool"]
+
+
 async def test_an_answer_to_what_was_added_can_be_asked_for_again(door: Door, llm: ScriptedLLM):
     conversation = await door.converse({"role": "user", "content": "one"})
     first = await door.respond(None, conversation=conversation)
