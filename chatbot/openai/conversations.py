@@ -101,13 +101,13 @@ class Conversations:
         now = int(self.clock() * 1000)
         turn_id = new_turn_id(now)
         if messages:
-            self.require_unlocked(session.session_id)
+            self.require_free(session.session_id)
             self.store.require_space()
             said = "\n".join(messages)
             self.store.add_turn(Turn(0, session.session_id, session.current, turn_id, now, now, input=said))
         return turn_id
 
-    def require_unlocked(self, session_id: str) -> None:
+    def require_free(self, session_id: str) -> None:
         """Raises ChatError: shutting_down, conversation_locked (a running reply occupies the session)."""
         self.registry.refuse_if_closing()
         if self.registry.occupying(session_id):

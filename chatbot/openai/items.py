@@ -122,7 +122,7 @@ def _part_object(part: Any, role: str) -> Any:
             image = part["image_url"]
             return {"type": "input_image", "image_url": image["url"], "detail": image.get("detail") or "auto"}
         case "file":
-            return {"type": "input_file"} | part["file"]
+            return part["file"] | {"type": "input_file"}
     return part
 
 

@@ -21,7 +21,7 @@ from chatbot.llm.chunks import MAX_MODEL_CHARS
 from chatbot.llm.client import LLM
 from chatbot.llm.json_text import valid
 from chatbot.llm.models import entries_of
-from chatbot.openai.requests import known, refuse, require
+from chatbot.openai.requests import as_openai_error, refuse, require
 from chatbot.records import CUT, Chunk, as_json, dumps
 from chatbot.storage.store import Store
 from chatbot.web import backpressure
@@ -89,7 +89,7 @@ class Relay:
                 return await self._stream(request, answer, wants_usage=bool(options.get("include_usage")))
             except ChatError as error:
                 # The log and the metrics keep the error.
-                raise known(without_frames(error), "messages") from None
+                raise as_openai_error(without_frames(error), "messages") from None
 
     async def _answer(
         self, request: web.Request, body: dict[str, Any], affinity: str
@@ -137,7 +137,7 @@ class Relay:
         except ChatError as error:
             if not response.prepared:
                 raise
-            ending = dumps(known(without_frames(error), "messages").to_object())
+            ending = dumps(as_openai_error(without_frames(error), "messages").to_object())
         finally:
             beating.cancel()
         await backpressure.finish(request, response, b"data: %b\n\n" % ending)

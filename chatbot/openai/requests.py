@@ -53,7 +53,7 @@ def refuse(param: str, message: str) -> ChatError:
     return ChatError("invalid_request", f"{param} {message}.", param)
 
 
-def known(error: ChatError, param: str = "input") -> ChatError:
+def as_openai_error(error: ChatError, param: str = "input") -> ChatError:
     """Returns the error, with OpenAI's code if the context is too long: LangChain looks for that code."""
     if error.code != "context_too_long":
         return error
@@ -270,7 +270,7 @@ def _tool_options(given: Mapping[str, Any]) -> Object:
         listed = require(choice.get("tools"), list, "tool_choice.tools")
         allowed = {str(tool.get("name")) for tool in listed if isinstance(tool, dict)}
         tools = [tool for tool in tools if tool["name"] in allowed]
-        choice = choice.get("mode") or "auto"
+        choice = "auto" if choice.get("mode") is None else choice["mode"]
     is_named = isinstance(choice, dict) and choice.get("type") == "function"
     if choice not in ("auto", "none") and not (tools and (is_named or choice == "required")):
         raise refuse("tool_choice", "must be auto, none or, with functions, required or an object for them")

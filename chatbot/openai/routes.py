@@ -18,7 +18,7 @@ from chatbot.openai.conversations import Conversations, answered, page_of, read_
 from chatbot.openai.events import ResponseEncoder
 from chatbot.openai.items import Object, said_items
 from chatbot.openai.relay import Relay
-from chatbot.openai.requests import known, new_of, read_question, refuse
+from chatbot.openai.requests import as_openai_error, new_of, read_question, refuse
 from chatbot.openai.responses import Response, failed_response
 from chatbot.records import DELETED
 from chatbot.storage.database import when_unlocked
@@ -90,7 +90,7 @@ class OpenAIDoor(Conversations):
         new = new_of(asked.input, self.store.path_up(parent))
         if says_nothing(self.store.path_up(parent), new):
             raise refuse("input", "says nothing")
-        self.require_unlocked(asked.session_id)  # never raises for ""
+        self.require_free(asked.session_id)  # never raises for ""
         self.registry.admit(session_id, occupies=False, stores=asked.stored)
         if asked.stored and not session_id:
             request[SESSION_ID] = session_id = self.sessions.create("{}").session_id
@@ -194,4 +194,4 @@ class OpenAIDoor(Conversations):
 def _raise_failure(source: ReplySource) -> None:
     """Raises the error of a reply that failed with nothing stored; a cancelled reply did not fail."""
     if source.error and not source.finish_reason and source.error.code != "reply_cancelled":
-        raise known(source.error)
+        raise as_openai_error(source.error)

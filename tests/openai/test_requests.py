@@ -47,6 +47,7 @@ def _said(part: dict[str, Any]) -> dict[str, Any]:
         ("tool_choice", {"tool_choice": {"type": "function", "name": "weather"}}),
         ("tool_choice", {"tools": [TOOL], "tool_choice": ALLOWED | {"mode": "required"}}),
         ("tool_choice.tools", {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "tools": 5}}),
+        ("tool_choice", {"tools": [TOOL], "tool_choice": ALLOWED | {"mode": {}}}),
         ("prompt", {"prompt": {"id": "pmpt_1"}}),
         ("context_management", {"context_management": [{"type": "compaction"}]}),
         ("top_logprobs", {"top_logprobs": 3}),
@@ -261,12 +262,16 @@ def test_items_of_every_kind_become_messages_and_items_again():
     assert messages_of(items, "input", _no_item) == messages
 
 
-def test_a_picture_without_a_detail_is_shown_with_the_one_that_it_has_then():
-    """The other door takes parts as they are, and some clients write every field."""
+def test_parts_that_the_other_door_took_as_they_were_are_shown_as_this_one_has_them():
+    """There some clients write every field, and a file may have fields of any name."""
     picture = {"type": "image_url", "image_url": {"url": "data:,", "detail": None}}
-    message = json.dumps({"role": "user", "content": [picture]}, separators=(",", ":"))
+    file = {"type": "file", "file": {"type": "odd", "file_data": "data:,"}}
+    message = json.dumps({"role": "user", "content": [picture, file]}, separators=(",", ":"))
     (item,) = said_items([message], "01234567-89ab-7def-8123-456789abc000")
-    assert item["content"] == [{"type": "input_image", "image_url": "data:,", "detail": "auto"}]
+    assert item["content"] == [
+        {"type": "input_image", "image_url": "data:,", "detail": "auto"},
+        {"type": "input_file", "file_data": "data:,"},
+    ]
 
 
 async def test_an_output_whose_call_was_not_made_is_refused(door: Door):
