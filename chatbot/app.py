@@ -49,13 +49,8 @@ def create_app(
         OpenAIDoor(config, store, registry, sessions, llm, now).add_routes(app.router)
         Health(store=store, registry=registry, llm=llm).add_routes(app.router)
         watch_parts(metrics, store, registry, sessions, connections)
-        tasks = [
-            asyncio.create_task(forever)
-            for forever in (
-                sessions.clean_forever(),
-                metrics.watch_event_loop(),
-            )
-        ]
+        forever = sessions.clean_forever(), metrics.watch_event_loop()
+        tasks = [asyncio.create_task(one) for one in forever]
         yield
         for task in tasks:
             task.cancel()

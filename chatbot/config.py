@@ -111,7 +111,7 @@ def _word(default: str, *words: str) -> Any:
 
 
 def _list(parse: Callable[[str], str], wants: str, *, secret: bool = False) -> Any:
-    """A setting that is a list, separated by commas. It must not be empty: no API keys means open access."""
+    """A setting that is a list, separated by commas. API_KEYS=, is an error: no keys would be open access."""
 
     def parse_all(text: str) -> tuple[str, ...]:
         words = [word for word in map(str.strip, text.split(",")) if word.strip("\"' ")]

@@ -131,5 +131,5 @@ class Turn(_Row):
         return self.seq if self.context_start is None else self.context_start
 
     def had_head(self, key: str) -> bool:
-        """Whether its context had a head with this key, or with a key of which this is the first half."""
+        """Whether its context had a head with this key, or, if `key` is only a first half, with that half."""
         return (self.context_key or "").startswith(key)

@@ -152,7 +152,7 @@ class Api:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Handle "POST /api/chat": the reply in one piece."""
         asked = await requests.read_chat(request)
-        source, headers = self._begin_or_join(request, asked)
+        source, headers = self._begin_or_find(request, asked)
         await until_ended(source)
         if source.context_messages:
             headers[answers.CONTEXT_MESSAGES] = str(source.context_messages)
@@ -162,7 +162,7 @@ class Api:
         """Handle "POST /api/chat/stream": the reply as server-sent events while it is written."""
         after = requests.read_offset(request)
         asked = await requests.read_chat(request)
-        source, headers = self._begin_or_join(request, asked, after)
+        source, headers = self._begin_or_find(request, asked, after)
         return await self._stream(request, source, after, headers)
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
@@ -180,7 +180,7 @@ class Api:
             return web.Response(status=204)
         return self._reply_answer(source, {})
 
-    def _begin_or_join(
+    def _begin_or_find(
         self, request: web.Request, asked: ChatRequest, after: int = 0
     ) -> tuple[ReplySource, dict[str, str]]:
         """Starts the reply to a chat request, or finds it by its key; returns it, and headers that say which.

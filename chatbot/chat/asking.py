@@ -109,7 +109,7 @@ class Asking:
                 answer = self.answer = await self.llm.ask(sent, fields, affinity=self._affinity())
                 return answer, await answer.first(take)
             except TooLong as error:
-                # An error that may be a crash counts as "too long" only once: a crash must not cost history.
+                # If the error may be a crash, the LLM is asked once with less. A second one is a crash.
                 is_crash = has_guessed and not error.is_certain
                 if is_crash or not self.question.truncates:
                     raise

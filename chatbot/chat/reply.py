@@ -86,7 +86,7 @@ class Reply:
     async def _run(self) -> None:
         try:
             await self._asking.run(self._take)
-            # If there is no finish_reason, the end is already decided, and this call does nothing.
+            # Without a finish_reason `_take` has refused chunks: the end is decided, and this does nothing.
             self._finish(self._asking.answer.reader.finish_reason or "")
         except ChatError as error:
             logger.warning("reply %s failed: %s", self.message_id, error.code)
@@ -135,7 +135,7 @@ class Reply:
 
     def _finish(self, finish_reason: str, error: ChatError | None = None) -> None:
         """Ends the reply with a turn, and sends listeners `error`, if given. No-op if the end is decided."""
-        if not self.log.length:  # the first piece was too large for the log: a tool's name of megabytes
+        if not self.log.length:  # nothing fitted into the log, as when a tool's name has megabytes
             self._fail(ChatError("llm_error", "The LLM server sent a reply without an answer."))
         elif self._decide():
             turn = self._new_turn(finish_reason)

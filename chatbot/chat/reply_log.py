@@ -21,7 +21,7 @@ MAX_BYTES = 4 * 1024 * 1024
 """The largest size of a reply in UTF-8, all kinds together."""
 
 _HEAD = "\n"  # stands for a head in the text; any character would do, for it is never read
-_LONGEST = sys.maxunicode  # the longest chunk that can be stored: its length is stored as one character
+_LONGEST = sys.maxunicode  # the longest chunk that can be stored: chunk_ends has each length n as chr(n)
 
 
 class Run(NamedTuple):

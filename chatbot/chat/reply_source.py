@@ -73,4 +73,4 @@ class ReplySource(Outcome, Protocol):
         """Removes a listener."""
 
     def stop(self, error: ChatError | None = None) -> None:
-        """Ends a running reply with what has arrived. Listeners are sent `error`, if given, if it is cut."""
+        """Ends a running reply with what has arrived. If it is cut off, `error` (if given) is sent."""

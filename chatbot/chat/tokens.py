@@ -1,9 +1,14 @@
 """Estimates how many tokens a context has, without a tokenizer: from the counts in the LLM's answers.
 
 An answer's `token_usage` has the tokens of its prompt and those of the answer. Two consecutive prompts that
-began at the same turn differ by the answer between them and the next question. What was never counted is
-estimated from its length, at the rate of this conversation. Estimates are rather high for what is kept, and
-rather low for what is dropped.
+began at the same turn differ by the answer between them and the next question:
+
+    turn 1   prompt 100, answer 40
+    turn 2   prompt 160, answer 50     so its question has 160 - 100 - 40 = 20
+    next     160 + 50 + a few          because an answer that is sent back may have a few tokens more,
+             + the new question        which is estimated from its length, at the rate of this conversation
+
+Estimates are rather high for what is kept, and rather low for what is dropped.
 """
 
 from __future__ import annotations
@@ -59,8 +64,8 @@ def measure(
     """About how many tokens are sent if the context begins at each of the turns; the last number: at none.
 
     `head` and `said` are the lengths of what is sent before and after the turns. `key` identifies the head.
-    `began` is the turn (its seq) at which the last context with this head began; the turn above it helps to
-    estimate it.
+    `began` is the turn (its seq) at which the last context with this head began; the turn above `began` helps
+    to estimate the size of the turn `began`.
     """
     counts = [_Count.of(*pair, send_reasoning) for pair in zip(turns, lengths, strict=True)]
     between = [_between(counts, lengths, place) for place in range(len(turns))]

@@ -24,7 +24,7 @@ class FastPath:
     def __init__(self) -> None:
         self.forget()
         self._kind = TEXT
-        self._credit = 6  # study() costs 3, recognise() earns 1: stops learning from a stream in vain
+        self._credit = 6  # study() costs 3, recognise() earns 1: it stops if nothing is recognised
 
     def forget(self) -> None:
         """Recognises nothing until it learns again, because the next chunk depends on earlier ones."""

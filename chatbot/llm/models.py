@@ -69,9 +69,8 @@ def _can_chat(name: str, entry: dict[str, Any]) -> bool:
     if isinstance(can, list) and can:  # Ollama
         return not {"completion", "chat", "tools", "vision"}.isdisjoint(map(str, can))
     types = (entry.get(field) for field in ("type", "task", "model_type", "mode", "pipeline_tag", "modality"))
-    kinds = (
-        kind.rpartition("->")[2] for kind in types if isinstance(kind, str)
-    )  # OpenRouter's "text->image"
+    # OpenRouter's modality is like "text->image".
+    kinds = (kind.rpartition("->")[2] for kind in types if isinstance(kind, str))
     return not any(map(_NO_CHAT.search, (name, *kinds)))
 
 

@@ -100,7 +100,7 @@ class Answer:
                 if any(chunk.pieces for chunk in chunks):
                     return chunks
                 if not take(chunks):
-                    return chunks  # `take` will refuse them in deliver() too, and that ends the answer
+                    return chunks  # the reply has ended: deliver() offers them again, is refused, and closes
             return []
         except BaseException:
             self.close()

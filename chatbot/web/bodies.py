@@ -45,7 +45,7 @@ async def read_body(request: web.Request) -> bytes:
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ChatError("invalid_request", "The body must not be compressed.", "Content-Encoding")
-    # A body that is larger than what all may hold would never be received, so to try again would not help.
+    # A body that is larger than what all bodies may hold is too large: to try again would not help.
     limit, expected = min(request.client_max_size, MAX_HELD - SMALL), request.content_length or 0
     if expected > limit:  # there is no need to wait for the body
         raise _too_large(limit)

@@ -44,7 +44,8 @@ async def stream(
     """Sends the client of `listener` its reply as a stream.
 
     Nothing may be awaited between finding the reply and this call (see `ReplySource.join`). An error that
-    `headers` raises becomes an HTTP status. If `waits`, `headers` is called after StreamListener.begin().
+    `headers` raises becomes an HTTP status. `waits`: whether to wait for the first event before the headers,
+    so that an early error is a status. The stream of a background response begins at once.
     """
     source = listener.source
     source.join(listener)
