@@ -139,6 +139,27 @@ async def test_a_prompt_that_a_client_repeats_goes_once_to_a_template_that_refus
     assert sent(llm) == ["system: Hi.\n\nBe kind.", "user: Q1", "assistant: Hello.", "user: Q2"]
 
 
+async def test_a_question_after_a_tools_output_goes_to_an_llm_that_wants_an_answer_in_between(
+    server: Running, llm: ScriptedLLM
+) -> None:
+    words = "Unexpected role 'user' after role 'tool'"  # Mistral
+
+    def strict(body: Any) -> list[Step]:
+        if "tooluser" in "".join(message["role"] for message in body["messages"]):
+            error = {"message": words, "type": "invalid_request_message_order", "code": "3230"}
+            return answer("400 X", {"object": "error"} | error)
+        return reply("Hello.")
+
+    llm.script = strict
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "c", "output": "42"}
+    said = [{"role": "user", "content": "Q1"}, call, output, {"role": "user", "content": "Q2"}]
+    status, told, _ = await server.call("POST", "/v1/responses", {"input": said})
+    assert status == 200, told
+    roles = [message["role"] for message in llm.exchanges[-1].body["messages"]]
+    assert roles == ["user", "assistant", "tool", "assistant", "user"]
+
+
 async def test_a_template_that_refuses_what_is_in_order_is_asked_once(
     server: Running, llm: ScriptedLLM
 ) -> None:

@@ -86,11 +86,16 @@ def sent_of(turns: Sequence[Turn], said: Sequence[str], *, send_reasoning: bool 
 
 
 def in_order(messages: Sequence[str]) -> list[str]:
-    """Messages as strict templates want them: first one system message, then no role twice in a row."""
+    """Messages as strict templates want them: first one system message, then no role twice in a row.
+
+    Mistral wants an answer between a tool's output and a user's message: where there is none, it gets "OK".
+    """
     system = dict.fromkeys(text for text in messages if role_of(text) == "system")  # clients may repeat it
     taken: list[dict[str, Any]] = [{}]
     for message in map(json.loads, (*system, *(text for text in messages if text not in system))):
         last = taken[-1]
+        if (last.get("role"), message["role"]) == ("tool", "user"):
+            taken.append({"role": "assistant", "content": "OK"})
         if message["role"] != last.get("role") or message["role"] == "tool" or "tool_calls" in last:
             taken.append(message)
             continue

@@ -28,7 +28,7 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
      r"|budget[_ ](has been )?exceeded|(exceeded|over)[_ ]?budget|spending limit|free_?tier_?only|欠费|余额|额度不足|充值|资源包|잔액|결제)"),
     ("moderation", "llm_rejected", False, (), "The LLM server's moderation rejected the request",
      r"content[_ ]?filter|content management|content[_ ]policy|moderation|flagged|data_?inspection|inappropriate|exists risk|censor|guardrail"
-     r"|responsibleai|prohibited[_ ]content|safety(?!_identifier)|unsafe content|(?<!case.)(?<!in)sensitive|敏感|违规|不当|부적절|유해"),
+     r"|responsibleai|prohibited[_ ]content|safety(?!_(identifier|settings))|unsafe content|(?<!case.)(?<!in)sensitive|敏感|违规|不当|부적절|유해"),
     ("rate", "llm_rate_limited", True, (429,), "The LLM server limits the rate of requests",
      r"rate.?limit|throttl|too many requests|wait before trying|per[ _](minute|day|second|hour)\b|\b[rt]pm\b"
      r"|resource_exhausted|quota|限流|频率|速率|并发|请求过多|분당|초당|요청이 (너무 )?많|할당량"),
@@ -42,7 +42,7 @@ _TABLE: list[tuple[str, str, bool, Container[int], str, str]] = [
      r"out of memory|outofmemory|cuda error|requires more system memory|insufficient (memory|system resources)|failed to allocate"),
     ("template", "llm_rejected", False, (), "The LLM's template rejected the request",
      r"(system|developer|tool) (role|message)s?.{0,20}not supported|jinja|chat.?template|must alternate|must be at the beginning"
-     r"|valid role|only user(,| and) (assistant|model)"),
+     r"|valid role|unexpected role|only user(,| and) (assistant|model)"),
     ("model", "llm_error", False, (), "The LLM server does not have the model",
      r"model_?not_?(found|exist|available|supported)|deployment_?not_?found|模型不存在|decommissioned"
      r"|(unknown|invalid|valid|no such|unrecognized|unavailable) model\b|no models? loaded|no endpoints found for"

@@ -136,6 +136,10 @@ ORDERS = {
         [Q, A, assistant(None, "a", "b"), tool("a"), tool("b"), A],
         [Q, assistant("A", "a", "b"), tool("a"), tool("b"), A],
     ),
+    "a question after an output": (
+        [Q, assistant(None, "a"), tool("a"), Q],
+        [Q, assistant(None, "a"), tool("a"), as_json({"role": "assistant", "content": "OK"}), Q],
+    ),
 }  # fmt: skip
 
 

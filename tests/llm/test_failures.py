@@ -160,6 +160,9 @@ FAILURES: dict[str, tuple[int, Any, str, str]] = {
     "the name of a field is no moderation": (
         400, failure("Invalid 'safety_identifier': not a string", param="safety_identifier"), "rejected", "not a string",
     ),
+    "a field that a proxy does not know is no moderation": (
+        400, failure('Unknown name "safety_settings": Cannot find field.', status="INVALID_ARGUMENT"), "rejected", "Unknown",
+    ),
     "a model (GitHub)": (400, failure("Unavailable model: o3", code="unavailable_model"), "model", "o3"),
     "another path (Kong)": (404, {"message": "no Route matched with those values"}, "address", "no Route"),
     "a missing key (Gemini)": (400, [failure("Missing or invalid Authorization header.")], "credentials", "header"),
