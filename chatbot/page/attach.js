@@ -8,21 +8,21 @@ const LARGEST = 5.5e6;  // bytes; more would not fit into a request
 const PICTURES = /^image\/(?:png|jpeg|gif|webp)$/;
 const SOUNDS = { 'audio/wav': 'wav', 'audio/x-wav': 'wav', 'audio/mpeg': 'mp3', 'audio/mp3': 'mp3' };
 
-const problem = (word, name) => Object.assign(new Error(name), { word });
+const problem = (word) => Object.assign(new Error(word), { word });
 
 // A File as a part of a message, as the chat-completions API has it.
 export async function toPart(file) {
 	if (/^image\//.test(file.type) && file.type !== 'image/svg+xml') {
 		return { type: 'image_url', image_url: { url: await picture(file) } };
 	}
-	if (file.size > LARGEST) throw problem('bigFile', file.name);
+	if (file.size > LARGEST) throw problem('bigFile');
 	if (SOUNDS[file.type]) {
 		const url = await dataUrl(file);
 		return { type: 'input_audio', input_audio: { data: url.slice(url.indexOf(',') + 1), format: SOUNDS[file.type] } };
 	}
 	if (file.type === 'application/pdf') return { type: 'file', file: { filename: file.name, file_data: await dataUrl(file) } };
 	const text = decode(await file.arrayBuffer());
-	if (text === null) throw problem('badFile', file.name);
+	if (text === null) throw problem('badFile');
 	return { type: 'text', text: fileText(file.name || 'text', text) };
 }
 
@@ -53,7 +53,7 @@ async function picture(file) {
 	try {
 		bitmap = await createImageBitmap(file);
 	} catch {
-		throw problem('badPicture', file.name);
+		throw problem('badPicture');
 	}
 	const scale = Math.min(1, LONGEST / Math.max(bitmap.width, bitmap.height));
 	if (scale === 1 && file.size <= SMALL && PICTURES.test(file.type)) {
@@ -72,6 +72,6 @@ async function picture(file) {
 	bitmap.close();
 	const toBlob = (type, quality) => new Promise((resolve) => { canvas.toBlob(resolve, type, quality); });
 	const blob = await toBlob('image/jpeg', 0.85);
-	if (!blob) throw problem('badPicture', file.name);
+	if (!blob) throw problem('badPicture');
 	return dataUrl(blob.size > LARGEST / 2 ? await toBlob('image/jpeg', 0.6) : blob);
 }

@@ -71,8 +71,9 @@ export async function add(list) {
 		try {
 			added.push(await toPart(file));
 		} catch (error) {
-			if (!error.word) throw error;
-			toast(t(error.word, error.message || t('file')));
+			// A folder, or a file that is gone, cannot be read.
+			if (!error.word && !(error instanceof DOMException)) throw error;
+			toast(t(error.word ?? 'badFile', file.name || t('file')));
 		}
 	}
 	if (!added.length || talk !== state.current) return;

@@ -95,3 +95,15 @@ async def test_a_draft_survives_a_refresh_and_belongs_to_its_conversation(reader
     await reader.see_value(reader.box, "")
     await reader.listed.click()
     await reader.see_value(reader.box, "half a thought")
+
+
+async def test_a_folder_that_is_dropped_takes_no_file_with_it(reader, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "note.txt").write_text("hello")
+    files = [str(tmp_path / name) for name in ("folder", "note.txt")]
+    session = await reader.page.context.new_cdp_session(reader.page)
+    data = {"items": [], "files": files, "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        await session.send("Input.dispatchDragEvent", {"type": kind, "x": 600, "y": 300, "data": data})
+    await reader.see(reader.held, count=1)
+    await reader.see(reader.page.locator(".toast"), "folder is of a kind that no model reads.")
