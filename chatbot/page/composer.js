@@ -3,7 +3,7 @@
 import { edit, giveBack, send, startOver, stop } from './actions.js';
 import { toPart } from './attach.js';
 import { inLine, parted, showContent } from './content.js';
-import { button, div, iconButton, make, page, say, toast } from './dom.js';
+import { button, composing, div, iconButton, make, page, say, toast } from './dom.js';
 import { draft, parts, tab } from './keep.js';
 import { on, state, tell } from './state.js';
 import { t } from './words.js';
@@ -172,10 +172,9 @@ export function start() {
 		if (!state.editing) draft(state.current.id, message.value);
 	};
 	message.onkeydown = (event) => {
-		// The Enter that ends a composition is the input method's; Safari tells it by the key code alone.
-		const composing = event.isComposing || event.keyCode === 229;
-		if (event.key === 'Enter' && !event.shiftKey && !composing) submit(event);
-		if (event.key === 'ArrowUp' && !message.value && !composing && !state.editing) {
+		if (composing(event)) return;
+		if (event.key === 'Enter' && !event.shiftKey) submit(event);
+		if (event.key === 'ArrowUp' && !message.value && !state.editing) {
 			const last = state.current.turns.findLast((turn) => turn.said.length);
 			if (!last || state.current.running) return;
 			event.preventDefault();

@@ -24,6 +24,9 @@ export function iconButton(name, word, onclick, className = '') {
 	return node;
 }
 
+// The Enter that ends a composition is the input method's; Safari tells it by the key code alone.
+export const composing = ({ isComposing, keyCode }) => isComposing || keyCode === 229;
+
 // The live region for what happens: short, and one thing at a time.
 export function say(text) {
 	page.status.textContent = text;

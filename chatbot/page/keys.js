@@ -2,7 +2,7 @@
 
 import { leaveEdit } from './composer.js';
 import { stop } from './actions.js';
-import { copy, div, make, page, say } from './dom.js';
+import { composing, copy, div, make, page, say } from './dom.js';
 import { showMenu } from './list.js';
 import { open as openSettings } from './settings.js';
 import { state } from './state.js';
@@ -49,7 +49,7 @@ const COMMANDS = [
 ];
 
 function onKey(event) {
-	if (event.isComposing || event.keyCode === 229) return;
+	if (composing(event)) return;
 	const modal = document.querySelector('dialog[open], [popover]:popover-open');
 	if (modal) return;
 	// While Korean, Greek or Russian is written the key's own letter is none of those below: its place is.

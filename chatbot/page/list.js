@@ -1,7 +1,7 @@
 // The list of conversations: by day, searched, renamed in place, deleted with a way back.
 
 import { call, get, request, unless } from './api.js';
-import { iconButton, make, openMenu, page, toast } from './dom.js';
+import { composing, iconButton, make, openMenu, page, toast } from './dom.js';
 import { isId, kept, listed } from './keep.js';
 import { on, state, talks, tell } from './state.js';
 import { forget, setTitle, textOf, texts } from './talks.js';
@@ -112,7 +112,7 @@ export function rename(id, anchor) {
 	};
 	box.onblur = () => end(box.value.trim());
 	box.onkeydown = (event) => {
-		if (event.isComposing || event.keyCode === 229) return;
+		if (composing(event)) return;
 		// The button that is focused next must not be pressed by the same key.
 		if (event.key === 'Enter' || event.key === 'Escape') event.preventDefault();
 		if (event.key === 'Enter') end(box.value.trim());
@@ -174,6 +174,7 @@ export function showMenu(open) {
 export function start() {
 	page.search.oninput = showList;
 	page.search.onkeydown = (event) => {
+		if (composing(event)) return;
 		if (event.key === 'Enter') page.list.querySelector('a')?.click();
 		if (event.key !== 'Escape' || !page.search.value) return;
 		event.stopPropagation();

@@ -201,3 +201,18 @@ async def test_a_real_input_method_composes_undisturbed(reader):
     await reader.see(reader.turns, count=0)
     await reader.box.press("Enter")
     await reader.see(reader.answers, "You said: 한")
+
+
+async def test_the_enter_that_ends_a_composition_opens_no_conversation(reader):
+    await reader.ask("한글 공부")
+    await reader.page.get_by_role("link", name="New conversation").click()
+    session = await reader.page.context.new_cdp_session(reader.page)
+    search = reader.page.get_by_role("searchbox")
+    await search.focus()
+    await session.send("Input.imeSetComposition", {"text": "한글", "selectionStart": 2, "selectionEnd": 2})
+    key = {"type": "rawKeyDown", "windowsVirtualKeyCode": 229, "key": "Enter", "code": "Enter"}
+    await session.send("Input.dispatchKeyEvent", key)
+    await session.send("Input.insertText", {"text": "한글"})
+    assert reader.session() == ""
+    await search.press("Enter")
+    await reader.see(reader.questions, "한글 공부")
