@@ -163,6 +163,17 @@ function next(talk) {
 	send(talk, question);
 }
 
+// What was written before the conversation had an id goes with it.
+async function carry(talk) {
+	tab('queue null', null);
+	setQueue(talk, talk.queue);
+	if (talk !== state.current) return;
+	draft(talk.id, draft(null));
+	draft(null, '');
+	await parts(keyOf(talk), await parts('draft null'));
+	parts('draft null', null);
+}
+
 // ---- What happens to the box ----
 
 export function start() {
@@ -210,6 +221,7 @@ export function start() {
 	on('draft', showDraft);
 	on('queue', showQueue);
 	on('ended', next);
+	on('created', carry);
 	on('compose', (question) => {
 		const { text, files: attached } = parted(question);
 		setText(text);

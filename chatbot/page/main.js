@@ -27,7 +27,8 @@ function route() {
 		return show(talk);
 	}
 	if (!state.blank || state.blank.id || state.blank.running) {
-		state.blank = newTalk();
+		// What was on its way when the page was left is taken up once.
+		state.blank = Object.assign(newTalk(), { restored: Boolean(state.blank) });
 		state.blank.settings = sane(tab('settings new'));
 	}
 	return show(state.blank);

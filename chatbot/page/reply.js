@@ -117,6 +117,7 @@ async function create(talk, turn, signal) {
 	tab('settings new', null);
 	Object.assign(talk, { id, restored: true });
 	outbox(talk, turn);
+	tell('created', talk);
 	talks.set(id, talk);
 	if (talk === state.current) history.replaceState(null, '', `#${id}`);
 	setTitle(talk, title);

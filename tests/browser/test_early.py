@@ -1,0 +1,47 @@
+"""Somebody is quicker than the line: nothing is lost, sent twice or shown in the wrong place."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+async def delay(page, path):
+    """Requests for that path wait for the event that is returned."""
+    gate = asyncio.Event()
+
+    async def wait(route):
+        await gate.wait()
+        await route.continue_()
+
+    await page.route(path, wait)
+    return gate
+
+
+async def test_what_is_written_while_a_conversation_begins_goes_with_it(reader, llm):
+    begun = await delay(reader.page, "**/api/sessions")
+    await reader.send("slowly begun")
+    await reader.send("waits for that")
+    await reader.type("half a thought")
+    begun.set()
+    await reader.see(reader.done, count=2)
+    for _ in range(2):
+        await reader.page.get_by_role("link", name="New conversation").click()
+        await reader.see_value(reader.box, "")
+        await reader.ask("apart from it")
+        await reader.see(reader.questions, "apart from it")
+    await reader.listed.last.click()
+    await reader.see(reader.questions, ["slowly begun", "waits for that"])
+    await reader.see_value(reader.box, "half a thought")
+    assert llm.times_asked("waits for that") == 1
+
+
+async def test_what_is_on_its_way_is_not_sent_by_the_next_conversation_too(reader, llm):
+    begun = await delay(reader.page, "**/api/sessions")
+    await reader.send("not yet begun")
+    await reader.page.get_by_role("link", name="New conversation").click()
+    await reader.see(reader.turns, count=0)
+    begun.set()
+    await reader.ask("the next one")
+    await reader.see(reader.questions, "the next one")
+    await reader.see(reader.listed, count=2)
+    assert llm.times_asked("not yet begun") == 1
