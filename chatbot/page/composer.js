@@ -116,11 +116,13 @@ export function submit(event) {
 		showDraft(talk);
 		if (talk.turns.includes(turn) && !talk.running) return tell('replace', talk, turn, question);
 	}
-	if (talk.running || talk.queue.length) return enqueue(talk, question);
+	if (waits(talk) || talk.queue.length) return enqueue(talk, question);
 	send(talk, question);
 }
 
-// ---- Questions that wait for an answer to end ----
+// ---- Questions that wait for an answer to end, or for what was said before ----
+
+const waits = (talk) => talk.running || (talk.id && !talk.restored);
 
 function enqueue(talk, question) {
 	setQueue(talk, [...talk.queue, question]);
@@ -157,7 +159,7 @@ function showQueue(talk) {
 }
 
 function next(talk) {
-	if (talk.running || talk.lost || !talk.queue.length) return;
+	if (waits(talk) || talk.lost || !talk.queue.length) return;
 	const [question, ...rest] = talk.queue;
 	setQueue(talk, rest);
 	send(talk, question);

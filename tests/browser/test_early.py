@@ -45,3 +45,16 @@ async def test_what_is_on_its_way_is_not_sent_by_the_next_conversation_too(reade
     await reader.see(reader.questions, "the next one")
     await reader.see(reader.listed, count=2)
     assert llm.times_asked("not yet begun") == 1
+
+
+async def test_a_message_sent_before_the_history_came_stands_below_it(reader, llm):
+    await reader.ask("early history")
+    come = await delay(reader.page, "**/messages?*")
+    await reader.refresh()
+    answer = llm.answers("too early")
+    await reader.send("too early")
+    await reader.see_part(reader.page.locator("#queue"), "too early")
+    come.set()
+    answer.say("Now").finish()
+    await reader.see(reader.answers, ["You said: early history", "Now"])
+    await reader.see(reader.questions, ["early history", "too early"])
