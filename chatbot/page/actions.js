@@ -218,12 +218,12 @@ export async function stop(talk) {
 async function startOver(talk) {
 	const text = draft(talk.id);
 	const files = parts(`draft ${talk.id}`);
-	if (talk.id) forget(talk.id);
 	history.pushState(null, '', '#');
 	tell('route');
 	const { current } = state;
 	const left = [...talk.queue, ...await files, text].flatMap((part) => (typeof part === 'string' ? { type: 'text', text: part } : part)).filter((part) => part.text !== '');
 	if (left.length) giveBack(current, left);
+	forget(talk.id);
 }
 
 on('redo', redo);

@@ -7,7 +7,7 @@ import { get, trouble } from './api.js';
 import { plain } from './content.js';
 import { button, div, page, pause } from './dom.js';
 import { showOutput } from './folds.js';
-import { keepList, listed } from './keep.js';
+import { keepList, kept, listed, parts, tab } from './keep.js';
 import { state, talks, tell } from './state.js';
 import { failure } from './trouble.js';
 import { addTurn, buildTurn, dropTurn, showVersions } from './turn.js';
@@ -198,6 +198,9 @@ export function setTitle(talk, title) {
 export function forget(id) {
 	talks.delete(id);
 	texts.delete(id);
+	for (const key of [`draft ${id}`, `sent ${id}`, `queue ${id}`]) {
+		for (const keep of [kept, tab, parts]) keep(key, null);
+	}
 	keepList(listed().filter((entry) => entry.id !== id));
 	tell('list');
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from tests.browser.talking import file
+
 
 async def test_a_conversation_is_listed_under_its_first_words_and_found_again(reader, server):
     await reader.ask("What is the\n tallest   mountain?")
@@ -75,6 +77,21 @@ async def test_what_was_deleted_when_the_page_was_left_is_deleted_when_it_is_ope
         await reader.refresh()
     assert (await server.call("GET", f"/sessions/{session}"))[0] == 404
     await reader.see(reader.listed, count=0)
+
+
+async def test_what_was_written_in_a_deleted_conversation_is_deleted_with_it(reader, llm):
+    await reader.begin(llm, "to be forgotten", "Some")
+    await reader.send("secret that waits")
+    await reader.hold(file("note.txt", "text/plain", b"secret"))
+    await reader.type("secret draft")
+    draft = f"draft {reader.session()}"
+    await reader.stop_clock()
+    await reader.choose("Delete")
+    async with reader.page.expect_response(lambda response: response.request.method == "DELETE"):
+        await reader.page.clock.run_for(10_000)
+    stored = await reader.page.evaluate("JSON.stringify([{ ...localStorage }, { ...sessionStorage }])")
+    assert "secret" not in stored
+    assert await reader.in_module("keep.js", "({ parts }, key) => parts(key)", draft) == []
 
 
 async def test_deleting_a_conversation_that_is_being_answered_stops_the_answer(reader, llm):
