@@ -7,7 +7,7 @@ import { draft, parts, tab } from './keep.js';
 import { cancel, follow, fromOutbox, optionsOf, outbox } from './reply.js';
 import { showCalls, showOutput } from './folds.js';
 import { flush as flushLive } from './live.js';
-import { on, state, tell } from './state.js';
+import { on, state, talks, tell } from './state.js';
 import { announce, done, forget, load, lose, reread } from './talks.js';
 import { addTurn, dropTurn, showState } from './turn.js';
 import { againButton, failure } from './trouble.js';
@@ -32,8 +32,11 @@ async function begin(talk, turn) {
 	say(t('running'));
 	const error = await follow(talk, turn);
 	turn.tookMs = performance.now() - turn.since;
-	if (turn.dropped) release(talk, turn);
-	else if (error) fail(talk, turn, error);
+	if (turn.dropped) {
+		release(talk, turn);
+		// It was answered before the page was back; what waits goes on, unless the conversation was deleted.
+		if (talks.has(talk.id)) tell('ended', talk);
+	} else if (error) fail(talk, turn, error);
 	else await finish(talk, turn);
 }
 

@@ -93,6 +93,18 @@ async def test_a_message_answered_while_the_page_was_away_is_shown_once(reader, 
     assert llm.times_asked("answered meanwhile") == 1
 
 
+async def test_what_waited_for_an_answer_that_ended_while_the_page_was_away_is_sent(reader, llm):
+    answer = await reader.begin(llm, "ends unseen", "Soon")
+    await reader.send("waited for it")
+    address = reader.page.url
+    await reader.page.goto("about:blank")
+    answer.finish()
+    watcher = await reader.another_tab(address)
+    await watcher.see(watcher.done, count=1)
+    await reader.page.goto(address)
+    await reader.see(reader.answers, ["Soon", "You said: waited for it"])
+
+
 async def test_two_tabs_show_the_same_answer_as_it_comes(reader, llm):
     await reader.ask("hello, tabs")
     idle = await reader.another_tab(reader.page.url)
