@@ -16,7 +16,7 @@ const KEPT = 8;  // as many conversations stay drawn
 export const texts = new Map();  // what was read of the others, to be searched
 
 export function newTalk(id = null, title = '') {
-	const talk = { id, title, settings: {}, turns: [], queue: [], notice: div('notice'), older: div('older'), more: false };
+	const talk = { id, title, settings: {}, turns: [], queue: (id && tab(`queue ${id}`)) || [], notice: div('notice'), older: div('older'), more: false };
 	talk.log = div(id ? 'log' : 'log fresh', talk.older, talk.notice);
 	if (id) talks.set(id, talk);
 	return talk;

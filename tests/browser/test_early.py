@@ -47,6 +47,18 @@ async def test_what_is_on_its_way_is_not_sent_by_the_next_conversation_too(reade
     assert llm.times_asked("not yet begun") == 1
 
 
+async def test_a_message_sent_before_those_that_wait_are_there_is_added_to_them(reader, llm):
+    answer = await reader.begin(llm, "much to do", "Well")
+    await reader.send("waits already")
+    come = await delay(reader.page, "**/messages?*")
+    await reader.refresh()
+    await reader.send("comes early")
+    come.set()
+    answer.finish()
+    await reader.see(reader.questions, ["much to do", "waits already", "comes early"])
+    await reader.see(reader.done, count=3)
+
+
 async def test_a_message_sent_before_the_history_came_stands_below_it(reader, llm):
     await reader.ask("early history")
     come = await delay(reader.page, "**/messages?*")
