@@ -1,7 +1,7 @@
 // The list of conversations: by day, searched, renamed in place, deleted with a way back.
 
 import { call, get, request, unless } from './api.js';
-import { composing, iconButton, make, openMenu, page, toast } from './dom.js';
+import { composing, iconButton, make, openMenu, page, pause, toast } from './dom.js';
 import { isId, kept, listed } from './keep.js';
 import { on, state, talks, tell } from './state.js';
 import { forget, setTitle, textOf, texts } from './talks.js';
@@ -10,6 +10,7 @@ import { save } from './transfer.js';
 import { korean, t } from './words.js';
 
 const DAY = 86400000;
+const UNDO = 7000;  // milliseconds
 const month = new Intl.DateTimeFormat(korean ? 'ko' : 'en', { year: 'numeric', month: 'long' });
 const hidden = new Set();  // deleted, as long as it can be undone
 let renaming = null;
@@ -129,7 +130,7 @@ async function setName(id, title) {
 	await call(talk, 'PATCH', '', { body: { metadata: { ...metadata, title } } });
 }
 
-// The server is asked when there is no way back any more, and at the latest when the page is opened again.
+// The server is asked when there is no way back any more, also in another tab; by the next page if this one is left.
 export async function remove(id) {
 	const title = titleOf(id) || t('new');
 	hidden.add(id);
@@ -137,26 +138,25 @@ export async function remove(id) {
 	if (state.current.id === id) location.hash = '';
 	showList();
 	page.message.focus();
-	const undone = await toast(t('removed', title), 'undo');
+	const undone = await toast(t('removed', title), 'undo', UNDO);
 	hidden.delete(id);
-	kept('deleting', deleting().filter((other) => other !== id));
-	if (undone) {
-		location.hash = id;
-		return showList();
-	}
-	return erase(id);
+	if (!undone) return erase(id);
+	settle(id);
+	location.hash = id;
+	return showList();
 }
 
 const deleting = () => [kept('deleting') ?? []].flat().filter(isId);
+const settle = (id) => kept('deleting', deleting().filter((other) => other !== id));
 
 async function erase(id) {
 	const talk = talks.get(id);
 	forget(id);
 	try {
 		await request('DELETE', `api/sessions/${id}`).catch(unless('session_not_found'));
+		settle(id);
 	} catch (error) {
 		if (!error.told) throw error;
-		kept('deleting', [...deleting(), id]);
 	}
 	if (talk?.running) dropTurn(talk, talk.running);
 	if (state.current?.id === id) location.hash = '';
@@ -183,7 +183,13 @@ export function start() {
 	};
 	on('list', showList);
 	const left = deleting();
-	kept('deleting', null);
-	for (const id of left) erase(id);
+	for (const id of left) hidden.add(id);
+	pause(UNDO + 1000).then(() => {
+		for (const id of left) {
+			hidden.delete(id);
+			if (deleting().includes(id)) erase(id);
+		}
+		showList();
+	});
 }
 

@@ -73,10 +73,28 @@ async def test_what_was_deleted_when_the_page_was_left_is_deleted_when_it_is_ope
     await reader.stop_clock()
     await reader.choose("Delete")
     await reader.see(reader.listed, count=0)
+    await reader.refresh()
+    await reader.see(reader.page.get_by_role("button", name="Send"))
+    await reader.see(reader.listed, count=0)
     async with reader.page.expect_response(lambda response: response.request.method == "DELETE"):
-        await reader.refresh()
+        await reader.page.clock.run_for(10_000)
     assert (await server.call("GET", f"/sessions/{session}"))[0] == 404
     await reader.see(reader.listed, count=0)
+
+
+async def test_a_deletion_can_be_undone_though_another_tab_was_opened(reader, server):
+    await reader.ask("deleted by mistake")
+    session = reader.session()
+    await reader.stop_clock()
+    await reader.choose("Delete")
+    tab = await reader.another_tab()
+    await tab.ask("in another tab")
+    await tab.see(tab.listed, "in another tab")
+    await reader.press("Undo")
+    await reader.see(reader.answers, "You said: deleted by mistake")
+    await reader.page.clock.run_for(10_000)
+    await tab.see(tab.listed, count=2)
+    assert (await server.call("GET", f"/sessions/{session}"))[0] == 200
 
 
 async def test_what_was_written_in_a_deleted_conversation_is_deleted_with_it(reader, llm):
@@ -96,9 +114,12 @@ async def test_what_was_written_in_a_deleted_conversation_is_deleted_with_it(rea
 
 async def test_deleting_a_conversation_that_is_being_answered_stops_the_answer(reader, llm):
     answer = await reader.begin(llm, "delete me meanwhile", "Some")
+    await reader.stop_clock()
     await reader.choose("Delete")
     await reader.see(reader.turns, count=0)
     await reader.refresh()
+    await reader.see(reader.page.get_by_role("button", name="Send"))
+    await reader.page.clock.run_for(10_000)
     await answer.left.wait()
     await reader.see(reader.page.get_by_role("button", name="Send"))
 
