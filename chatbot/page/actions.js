@@ -64,7 +64,7 @@ async function finish(talk, turn) {
 	// The versions, as the server counts them, and what a tool put out.
 	if (turn.replace || turn.outputs) await reread(talk, done(talk).indexOf(turn)).catch(ignore);
 	// Asked elsewhere: what it replaced there is known only now.
-	else if (!turn.fresh) await load(talk);
+	else if (!turn.fresh || talk.behind) await load(talk);
 	tell('ended', talk);
 }
 

@@ -85,13 +85,16 @@ async function readPage(talk, cursor) {
 
 // load brings a talk up to date: opened, come back to, or worked in by another tab.
 export async function load(talk) {
-	if (!talk.id || talk.running || talk.loading || talk.lost) return;
+	// What this answer keeps from being shown is loaded when it ends.
+	talk.behind = Boolean(talk.running);
+	if (!talk.id || talk.behind || talk.loading || talk.lost) return;
 	talk.loading = true;
 	try {
 		// The session first: a reply that ends between the two requests is then in the history.
 		const session = await get(talk);
 		const { turns, more } = await readPage(talk, '');
-		if (talk.running) return;
+		talk.behind = Boolean(talk.running);
+		if (talk.behind) return;
 		talk.notice.replaceChildren();
 		setTitle(talk, String(session.metadata?.title ?? talk.title));
 		tell('session', talk, session);

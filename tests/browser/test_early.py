@@ -70,3 +70,19 @@ async def test_a_message_sent_before_the_history_came_stands_below_it(reader, ll
     answer.say("Now").finish()
     await reader.see(reader.answers, ["You said: early history", "Now"])
     await reader.see(reader.questions, ["early history", "too early"])
+
+
+async def test_what_another_tab_asked_is_shown_after_an_answer_that_began_before_it_was_known(reader, llm):
+    await reader.ask("in both tabs")
+    tab = await reader.another_tab(reader.page.url)
+    await tab.see(tab.done, count=1)
+    come = await delay(tab.page, "**/messages?*")
+    async with tab.page.expect_request("**/messages?*"):
+        await reader.ask("from one tab")
+    await reader.page.close()
+    answer = await tab.begin(llm, "from the other", "Well")
+    async with tab.page.expect_event("requestfinished", lambda request: "/messages?" in request.url):
+        come.set()
+    answer.finish()
+    await tab.see(tab.questions, ["in both tabs", "from one tab", "from the other"])
+    await tab.see(tab.done, count=3)
