@@ -7,13 +7,13 @@ import hashlib
 import json
 import math
 import re
-from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
 
 from chatbot.chat.reply_registry import key_hash
 from chatbot.errors import ChatError
+from chatbot.web.stalls import Patience
 
 BODY_SECONDS = 30.0
 """How long a body may take to arrive."""
@@ -63,18 +63,21 @@ async def read_body(request: web.Request) -> bytes:
 
 async def _receive(content: Any, limit: int) -> bytes:
     body = bytearray()  # one block of memory, which is returned to the system as a whole
+    patience = Patience(BODY_SECONDS, LOOK_SECONDS)
     try:
-        # It counts looks: a process that is stopped (SIGSTOP, a laptop's lid) neither receives nor looks.
-        for _ in range(round(BODY_SECONDS / LOOK_SECONDS)):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
-                    while chunk := await content.readany():
-                        if len(body) + len(chunk) > limit:
-                            raise _too_large(limit)
-                        _require_memory(len(body) + len(chunk))
-                        body += chunk
-                        _Budget.held += len(chunk)
-                    return bytes(body)
+        while (left := patience.left()) > 0:
+            try:
+                async with asyncio.timeout(min(left, LOOK_SECONDS)):
+                    chunk = await content.readany()
+            except TimeoutError:
+                continue
+            if not chunk:
+                return bytes(body)
+            if len(body) + len(chunk) > limit:
+                raise _too_large(limit)
+            _require_memory(len(body) + len(chunk))
+            body += chunk
+            _Budget.held += len(chunk)
         raise ChatError("invalid_request", f"The body did not arrive within {BODY_SECONDS:g} seconds.")
     finally:
         _Budget.held -= len(body)

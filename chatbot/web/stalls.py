@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,9 +36,6 @@ class StallWatch:
 
     `count_written` returns how many bytes the `transport` was given. Those that no longer wait in its buffer
     have left this process. If their number does not grow, the client does not read.
-
-    It counts looks and not seconds: a process that is stopped (SIGSTOP, a laptop's lid) does not look. Its
-    clients could not read meanwhile, and that must not be held against them.
     """
 
     def __init__(
@@ -48,8 +46,7 @@ class StallWatch:
         self._count_written = count_written
         self._loop = asyncio.get_running_loop()
         connections.stalled += 1
-        self._sent = -1
-        self._vain_looks = 0
+        self._sent: int | None = None
         self._look()
 
     def stop(self) -> None:
@@ -59,10 +56,33 @@ class StallWatch:
 
     def _look(self) -> None:
         sent = self._count_written() - self._transport.get_write_buffer_size()
-        self._vain_looks = self._vain_looks + 1 if sent == self._sent else 0
-        self._sent = sent
-        if self._vain_looks * LOOK_SECONDS >= STALL_SECONDS:
+        if sent != self._sent:
+            self._sent, self._patience = sent, Patience(STALL_SECONDS, LOOK_SECONDS)
+        elif self._patience.left() <= 0:
             self._connections.dropped += 1
             self._transport.abort()
             return
         self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
+
+
+class Patience:
+    """A timeout of `seconds`; left() must be called every `look` seconds or more often.
+
+    The time for which this process was stopped (SIGSTOP, a laptop's lid) does not count: its clients could
+    neither send nor read. It was stopped if more than twice `look` of real time lies between two calls.
+    """
+
+    def __init__(self, seconds: float, look: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._end = self._loop.time() + seconds
+        self._look = look
+        self._looked = time.monotonic()
+
+    def left(self) -> float:
+        """Returns how many seconds are left; 0 or less after the timeout."""
+        now = time.monotonic()
+        stopped = now - self._looked - self._look
+        self._looked = now
+        if stopped > self._look:
+            self._end += stopped
+        return self._end - self._loop.time()
