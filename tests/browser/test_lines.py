@@ -78,15 +78,20 @@ async def test_a_message_that_never_arrived_is_sent_after_a_refresh(reader, llm,
     assert llm.times_asked(f"lost on the way to {call}") == 1
 
 
-async def test_a_message_answered_while_the_page_was_away_is_shown_once(reader, llm):
-    """Its key, kept in the tab, is the proof that it need not be asked again."""
-    answer = await reader.begin(llm, "answered meanwhile", "Soon")
+async def away_until_answered(reader, answer):
+    """Leaves the page, and comes back when the answer has ended."""
     address = reader.page.url
     await reader.page.goto("about:blank")
     answer.finish()
     watcher = await reader.another_tab(address)
     await watcher.see(watcher.done, count=1)
     await reader.page.goto(address)
+
+
+async def test_a_message_answered_while_the_page_was_away_is_shown_once(reader, llm):
+    """Its key, kept in the tab, is the proof that it need not be asked again."""
+    answer = await reader.begin(llm, "answered meanwhile", "Soon")
+    await away_until_answered(reader, answer)
     await reader.see(reader.done, count=1)
     await reader.page.wait_for_load_state("networkidle")
     await reader.see(reader.questions, ["answered meanwhile"])
@@ -96,12 +101,7 @@ async def test_a_message_answered_while_the_page_was_away_is_shown_once(reader, 
 async def test_what_waited_for_an_answer_that_ended_while_the_page_was_away_is_sent(reader, llm):
     answer = await reader.begin(llm, "ends unseen", "Soon")
     await reader.send("waited for it")
-    address = reader.page.url
-    await reader.page.goto("about:blank")
-    answer.finish()
-    watcher = await reader.another_tab(address)
-    await watcher.see(watcher.done, count=1)
-    await reader.page.goto(address)
+    await away_until_answered(reader, answer)
     await reader.see(reader.answers, ["Soon", "You said: waited for it"])
 
 
