@@ -162,7 +162,7 @@ def test_a_file_that_came_meanwhile_is_not_replaced(
 
 
 COPIES = """
-import os, sys
+import os, signal, sys
 from contextlib import nullcontext
 from chatbot.__main__ import main
 from chatbot.storage import backup
@@ -171,6 +171,7 @@ def show(count):
     if count > 500_000: print("half", flush=True); sys.stdin.readline()
 backup._progress = lambda *_: nullcontext(show)
 os.environ["DATABASE_URL"] = "sqlite:///" + sys.argv[1]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in a script's background it is ignored
 sys.exit(main(["--backup", sys.argv[2]]))
 """
 
